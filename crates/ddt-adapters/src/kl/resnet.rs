@@ -1,0 +1,49 @@
+//! A residual block of two convolutions.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::config::KlConfig;
+use crate::conv::{Conv2d, Geometry};
+use crate::group_norm::{Activation, GroupNorm};
+
+/// Of every normalisation in the network.
+pub(super) const NORM_EPS: f64 = 1e-6;
+
+/// `shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))))))`: `(B, in, H, W) -> (B, out, H, W)`.
+#[derive(Debug, Clone)]
+pub(super) struct Resnet {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    /// A 1x1 convolution where the number of channels changes.
+    shortcut: Option<Conv2d>,
+}
+
+impl Resnet {
+    pub(super) fn new(cfg: &KlConfig, inp: usize, out: usize, vb: VarBuilder) -> Result<Self> {
+        let norm = |channels, name| {
+            GroupNorm::new((channels, cfg.norm_num_groups), NORM_EPS, Activation::Silu, vb.pp(name))
+        };
+        let shortcut = (inp != out)
+            .then(|| Conv2d::new(inp, out, Geometry::POINT, vb.pp("conv_shortcut")))
+            .transpose()?;
+        Ok(Self {
+            norm1: norm(inp, "norm1")?,
+            conv1: Conv2d::new(inp, out, Geometry::SAME, vb.pp("conv1"))?,
+            norm2: norm(out, "norm2")?,
+            conv2: Conv2d::new(out, out, Geometry::SAME, vb.pp("conv2"))?,
+            shortcut,
+        })
+    }
+
+    pub(super) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let ys = self.conv1.forward(&self.norm1.forward(xs)?)?;
+        let ys = self.conv2.forward(&self.norm2.forward(&ys)?)?;
+        match &self.shortcut {
+            Some(shortcut) => shortcut.forward(xs)? + ys,
+            None => xs + ys,
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The frozen networks around DDT: between the pixels that people see and the latents it draws.
+//!
+//! An [`Autoencoder`] turns pixels in `[-1, 1]` into latents and back:
+//!
+//! - [`KlAutoencoder`] is Stable Diffusion's, which the published weights were trained with;
+//! - [`TinyAutoencoder`] is a small stand-in, whose [`TinyEncoder`] and [`TinyDecoder`] also work alone;
+//! - [`PixelSpace`] is the identity, for networks that draw pixels directly.
+//!
+//! Each is made from a [`TensorSource`](ddt_checkpoint::TensorSource), usually a
+//! [`Checkpoint`](ddt_checkpoint::Checkpoint): all of its tensors, or one [`LoadError`] that names
+//! everything wrong. [`to_rgb8`] and [`from_rgb8`] stand between pixels and bytes.
+//!
+//! [`hub`] names the published files and finds them in the local cache; the feature `hub` (off by
+//! default, as it brings an HTTP client and about 200 crates) downloads them.
+//!
+//! # Example
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use candle_nn::VarBuilder;
+//! use ddt_adapters::{Autoencoder, TinyConfig, TinyDecoder, to_rgb8};
+//!
+//! let weights = VarBuilder::zeros(DType::F32, &Device::Cpu);
+//! let decoder = TinyDecoder::new(&TinyConfig::sd(), weights)?;
+//! let latents = Tensor::zeros((1, decoder.latent_channels(), 2, 3), DType::F32, &Device::Cpu)?;
+//! let pixels = decoder.decode(&latents)?;
+//! assert_eq!(pixels.dims(), [1, 3, 16, 24]);
+//! let images = to_rgb8(&pixels)?;
+//! assert_eq!(images[0].len(), 16 * 24 * 3);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub use autoencoder::Autoencoder;
+pub use kl::{KlAutoencoder, KlConfig, Posterior};
+pub use load::LoadError;
+pub use pixels::PixelSpace;
+pub use rgb8::{Rgb8Error, from_rgb8, to_rgb8};
+pub use tiny::{TinyAutoencoder, TinyConfig, TinyDecoder, TinyEncoder};
+
+pub mod hub;
+
+mod autoencoder;
+mod conv;
+mod group_norm;
+mod kl;
+mod load;
+mod pixels;
+mod rgb8;
+#[cfg(test)]
+mod testing;
+mod tiny;

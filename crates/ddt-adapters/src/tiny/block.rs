@@ -1,0 +1,74 @@
+//! The residual block that everything in a tiny autoencoder is made of.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::conv::{Conv2d, Geometry};
+use crate::group_norm::{Activation, GroupNorm};
+
+/// Channels between the first and the last convolution.
+pub(super) const WIDTH: usize = 64;
+
+/// `relu(conv(relu(conv(relu(conv(x))))) + x)`, after `x += pool(x)` where there is a pool.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    pool: Option<Pool>,
+    convs: [Conv2d; 3],
+}
+
+impl Block {
+    pub(super) fn new(vb: VarBuilder) -> Result<Self> {
+        let conv = |name| Conv2d::new(WIDTH, WIDTH, Geometry::SAME, vb.pp(name));
+        Ok(Self { pool: None, convs: [conv("conv.0")?, conv("conv.2")?, conv("conv.4")?] })
+    }
+
+    pub(super) fn with_pool(vb: VarBuilder) -> Result<Self> {
+        Ok(Self { pool: Some(Pool::new(vb.pp("pool"))?), ..Self::new(vb)? })
+    }
+
+    pub(super) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let pooled = match &self.pool {
+            Some(pool) => (xs + pool.forward(xs)?)?,
+            None => xs.clone(),
+        };
+        let [first, second, third] = &self.convs;
+        let ys = second.forward(&first.forward(&pooled)?.relu()?)?.relu()?;
+        (third.forward(&ys)? + pooled)?.relu()
+    }
+}
+
+/// Two 1x1 convolutions around a normalisation, which carries statistics of the whole image.
+#[derive(Debug, Clone)]
+struct Pool {
+    widen: Conv2d,
+    norm: GroupNorm,
+    narrow: Conv2d,
+}
+
+impl Pool {
+    fn new(vb: VarBuilder) -> Result<Self> {
+        const WIDE: usize = 4 * WIDTH;
+        Ok(Self {
+            widen: Conv2d::new_no_bias(WIDTH, WIDE, Geometry::POINT, vb.pp(0))?,
+            norm: GroupNorm::new((WIDE, 4), 1e-5, Activation::Relu, vb.pp(1))?,
+            narrow: Conv2d::new_no_bias(WIDE, WIDTH, Geometry::POINT, vb.pp(3))?,
+        })
+    }
+
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.narrow.forward(&self.norm.forward(&self.widen.forward(xs)?)?)
+    }
+}
+
+/// `count` blocks named from `first` on.
+pub(super) fn blocks(
+    names: std::ops::Range<usize>,
+    make: fn(VarBuilder) -> Result<Block>,
+    vb: &VarBuilder,
+) -> Result<Vec<Block>> {
+    names.map(|name| make(vb.pp(name))).collect()
+}
+
+pub(super) fn forward_all(blocks: &[Block], xs: Tensor) -> Result<Tensor> {
+    blocks.iter().try_fold(xs, |xs, block| block.forward(&xs))
+}

@@ -1,0 +1,55 @@
+//! One transformer block, the same in both halves of DDT.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use ddt_kernels::{RopeTable, gate_residual};
+
+use crate::{
+    ada_ln::{AdaLn, Modulation},
+    attention::Attention,
+    rms_norm::RmsNorm,
+    swiglu::{SwiGlu, swiglu_hidden_size},
+};
+
+/// Attention, then MLP, each normalised, modulated, gated and added:
+///
+/// ```text
+/// x += gate1 * attn(rms1(x) (1 + scale1) + shift1)
+/// x += gate2 * mlp (rms2(x) (1 + scale2) + shift2)
+/// ```
+#[derive(Debug, Clone)]
+pub struct Block {
+    norm1: RmsNorm,
+    attn: Attention,
+    norm2: RmsNorm,
+    mlp: SwiGlu,
+    ada_ln: AdaLn,
+}
+
+impl Block {
+    /// Parameters `norm1`, `attn`, `norm2`, `mlp`, `adaLN_modulation`.
+    pub fn new(hidden_size: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            norm1: RmsNorm::new(hidden_size, vb.pp("norm1"))?,
+            attn: Attention::new(hidden_size, num_heads, vb.pp("attn"))?,
+            norm2: RmsNorm::new(hidden_size, vb.pp("norm2"))?,
+            mlp: SwiGlu::new(hidden_size, swiglu_hidden_size(hidden_size), vb.pp("mlp"))?,
+            ada_ln: AdaLn::new(hidden_size, vb.pp("adaLN_modulation"))?,
+        })
+    }
+
+    /// What `condition`, `(B, 1 or L, D)`, makes of this block.
+    /// It depends on the condition alone, so a caller who keeps the condition may keep this too.
+    pub fn modulation(&self, condition: &Tensor) -> Result<Modulation> {
+        self.ada_ln.forward(condition)
+    }
+
+    /// # Shapes
+    /// `xs: (B, L, D) -> (B, L, D)`; `rope` has `L` rows.
+    pub fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
+        let ys = self.norm1.forward_modulated(xs, &modulation.attn_shift_scale)?;
+        let xs = gate_residual(xs, &modulation.attn_gate, &self.attn.forward(&ys, rope)?)?;
+        let ys = self.norm2.forward_modulated(&xs, &modulation.mlp_shift_scale)?;
+        gate_residual(&xs, &modulation.mlp_gate, &self.mlp.forward(&ys)?)
+    }
+}

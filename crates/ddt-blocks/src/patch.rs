@@ -1,0 +1,89 @@
+//! Latents to tokens and back.
+
+use candle_core::{Result, Tensor, bail};
+use candle_nn::VarBuilder;
+
+use crate::{init, linear::Linear};
+
+/// Cuts a latent into patches: `(B, C, H, W) -> (B, L, C P^2)`.
+///
+/// Elements of a patch are ordered channel, row, column; tokens are in row-major order.
+///
+/// # Errors
+/// When `H` or `W` is not a positive multiple of `patch_size`.
+pub fn patchify(xs: &Tensor, patch_size: usize) -> Result<Tensor> {
+    let (b, c, h, w) = xs.dims4()?;
+    let p = patch_size;
+    if p == 0 || h == 0 || w == 0 || h % p != 0 || w % p != 0 {
+        bail!("expected (B, C, H, W) with H and W positive multiples of patch {p}, got {:?}", xs.dims());
+    }
+    xs.reshape(&[b, c, h / p, p, w / p, p][..])?
+        .permute(&[0, 2, 4, 1, 3, 5][..])? // (B, H/P, W/P, C, P, P)
+        .reshape((b, (h / p) * (w / p), c * p * p)) // (B, L, C P^2)
+}
+
+/// Undoes [`patchify`]: `(B, L, C P^2) -> (B, C, H, W)` for `size = (H, W)`.
+///
+/// # Errors
+/// When the tokens do not fill the size.
+pub fn unpatchify(tokens: &Tensor, patch_size: usize, size: (usize, usize)) -> Result<Tensor> {
+    let (b, l, patch_dim) = tokens.dims3()?;
+    let (p, (h, w)) = (patch_size, size);
+    if p == 0 || h % p != 0 || w % p != 0 || l != (h / p) * (w / p) || patch_dim % (p * p) != 0 {
+        bail!("expected (B, {h}*{w}/{p}^2, C*{p}^2), got {:?}", tokens.dims());
+    }
+    let c = patch_dim / (p * p);
+    tokens
+        .reshape(&[b, h / p, w / p, c, p, p][..])?
+        .permute(&[0, 3, 1, 4, 2, 5][..])? // (B, C, H/P, P, W/P, P)
+        .reshape((b, c, h, w))
+}
+
+/// A linear layer on patches.
+#[derive(Debug, Clone)]
+pub struct PatchEmbed {
+    proj: Linear,
+    patch_size: usize,
+}
+
+impl PatchEmbed {
+    /// Parameters under `proj`: Xavier-uniform weight, zero bias.
+    pub fn new(in_channels: usize, patch_size: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        let patch_dim = in_channels * patch_size * patch_size;
+        let xavier = init::xavier_uniform(patch_dim, hidden_size);
+        let proj = Linear::with_init(patch_dim, hidden_size, xavier, Some(init::ZEROS), vb.pp("proj"))?;
+        Ok(Self { proj, patch_size })
+    }
+
+    /// # Shapes
+    /// `xs: (B, C, H, W) -> (B, L, D)`.
+    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.proj.forward(&patchify(xs, self.patch_size)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn patches_are_channel_major_and_undone() -> Result<()> {
+        let xs = Tensor::arange(0f32, 2.0 * 3.0 * 4.0 * 6.0, &Device::Cpu)?.reshape((2, 3, 4, 6))?;
+        let tokens = patchify(&xs, 2)?;
+        assert_eq!(tokens.dims(), &[2, 6, 12]);
+        let second: Vec<f32> = tokens.get(0)?.get(1)?.to_vec1()?;
+        assert_eq!(second, [2., 3., 8., 9., 26., 27., 32., 33., 50., 51., 56., 57.]);
+        let back = unpatchify(&tokens, 2, (4, 6))?;
+        assert_eq!((back - xs)?.abs()?.sum_all()?.to_scalar::<f32>()?, 0.0);
+        Ok(())
+    }
+
+    #[test]
+    fn sizes_the_patch_does_not_divide_are_refused() -> Result<()> {
+        let xs = Tensor::zeros((1, 1, 4, 5), candle_core::DType::F32, &Device::Cpu)?;
+        assert!(patchify(&xs, 2).unwrap_err().to_string().contains("multiples of patch 2"));
+        assert!(patchify(&xs, 0).is_err());
+        Ok(())
+    }
+}

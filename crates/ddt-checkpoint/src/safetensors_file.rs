@@ -1,0 +1,297 @@
+//! The safetensors format: a length, a JSON header, and the numbers.
+//!
+//! ```text
+//! u64 little-endian n | n bytes of JSON | data
+//! {"__metadata__": {..}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..}
+//! ```
+//!
+//! Checked before anything is read from the data: the header's length against a limit and the file, names for
+//! duplicates, shapes for overflow, sizes against types, and that the tensors tile the data without gap or
+//! overlap.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use candle_core::{DType, Device, Tensor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+
+use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_TENSORS};
+use crate::shape::{checked_bytes, clip};
+use crate::source::Source;
+use crate::{CheckpointError, TensorInfo};
+
+/// Bytes of the length that begins a file.
+const LENGTH_BYTES: u64 = 8;
+
+/// The reserved key of the text entries.
+pub(crate) const METADATA_KEY: &str = "__metadata__";
+
+/// An opened safetensors file.
+#[derive(Debug)]
+pub(crate) struct SafetensorsFile {
+    pub(crate) tensors: BTreeMap<String, Place>,
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// Where a tensor lies: `begin` counts from the start of the file.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) info: TensorInfo,
+    begin: u64,
+    bytes: u64,
+}
+
+impl SafetensorsFile {
+    pub(crate) fn open(source: &Source) -> Result<Self, CheckpointError> {
+        let path = || source.path().to_path_buf();
+        let length = source.read("the header length", 0, LENGTH_BYTES)?;
+        let length = length.iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+        if length > MAX_HEADER_BYTES {
+            let (what, limit) = ("the header length", MAX_HEADER_BYTES);
+            return Err(CheckpointError::Limit { path: path(), what, limit, got: length });
+        }
+        let json = source.read("the header", LENGTH_BYTES, length)?;
+        let header: Header = serde_json::from_slice(&json)
+            .map_err(|e| CheckpointError::Header { path: path(), problem: clip(&e.to_string()) })?;
+        let data = LENGTH_BYTES + length;
+        place(header.tensors, data, source).map(|tensors| Self { tensors, metadata: header.metadata })
+    }
+
+    pub(crate) fn tensor(
+        &self,
+        source: &Source,
+        name: &str,
+        device: &Device,
+    ) -> Result<Option<Tensor>, CheckpointError> {
+        let Some(place) = self.tensors.get(name) else { return Ok(None) };
+        let bytes = source.read("a tensor", place.begin, place.bytes)?;
+        tensor_from_bytes(source, name, &place.info, &bytes, device).map(Some)
+    }
+}
+
+/// Makes a tensor of little-endian bytes whose number has been checked against `info`.
+pub(crate) fn tensor_from_bytes(
+    source: &Source,
+    name: &str,
+    info: &TensorInfo,
+    bytes: &[u8],
+    device: &Device,
+) -> Result<Tensor, CheckpointError> {
+    Tensor::from_raw_buffer(bytes, info.dtype, &info.shape, device).map_err(|error| CheckpointError::Tensor {
+        path: source.path().to_path_buf(),
+        name: name.to_string(),
+        source: Box::new(error),
+    })
+}
+
+fn place(
+    raw: BTreeMap<String, RawTensor>,
+    data: u64,
+    source: &Source,
+) -> Result<BTreeMap<String, Place>, CheckpointError> {
+    let header = |problem| CheckpointError::Header { path: source.path().to_path_buf(), problem };
+    let mut order: Vec<(&String, &RawTensor)> = raw.iter().collect();
+    order.sort_by_key(|(_, it)| it.data_offsets);
+    let mut end = 0;
+    let mut placed = BTreeMap::new();
+    for (name, tensor) in order {
+        let Some(dtype) = dtype_of(&tensor.dtype) else {
+            let (path, name, dtype) = (source.path().to_path_buf(), name.clone(), clip(&tensor.dtype));
+            return Err(CheckpointError::UnsupportedDtype { path, name, dtype });
+        };
+        let bytes =
+            checked_bytes(dtype, &tensor.shape).map_err(|problem| header(format!("`{name}`: {problem}")))?;
+        let (from, to) = tensor.data_offsets;
+        if from != end {
+            return Err(header(format!(
+                "`{name}` begins at {from}, expected {end}: tensors must be adjacent"
+            )));
+        }
+        if to.checked_sub(from) != Some(bytes) {
+            return Err(header(format!(
+                "`{name}` of type {} and shape {:?} needs {bytes} bytes, its offsets are {from} and {to}",
+                tensor.dtype, tensor.shape
+            )));
+        }
+        end = to;
+        let info = TensorInfo { dtype, shape: tensor.shape.clone() };
+        // Saturates only in a file that fails the check below.
+        placed.insert(name.clone(), Place { info, begin: data.saturating_add(from), bytes });
+    }
+    let expected = data.saturating_add(end);
+    if expected > source.len() {
+        let (path, got) = (source.path().to_path_buf(), source.len());
+        return Err(CheckpointError::Truncated { path, what: "the tensor data", expected, got });
+    }
+    if expected < source.len() {
+        return Err(header(format!("{} bytes follow the last tensor", source.len() - expected)));
+    }
+    Ok(placed)
+}
+
+fn dtype_of(name: &str) -> Option<DType> {
+    Some(match name {
+        "BOOL" | "U8" => DType::U8,
+        "U32" => DType::U32,
+        "I16" => DType::I16,
+        "I32" => DType::I32,
+        "I64" => DType::I64,
+        "BF16" => DType::BF16,
+        "F16" => DType::F16,
+        "F32" => DType::F32,
+        "F64" => DType::F64,
+        "F8_E4M3" => DType::F8E4M3,
+        _ => return None,
+    })
+}
+
+struct Header {
+    tensors: BTreeMap<String, RawTensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+#[derive(serde::Deserialize)]
+struct RawTensor {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+/// Reads the header's object, whose keys serde's own maps would silently overwrite.
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let mut tensors = BTreeMap::new();
+        let mut metadata = None;
+        while let Some(key) = map.next_key::<String>()? {
+            if key == METADATA_KEY {
+                let UniqueText(text) = map.next_value()?;
+                if metadata.replace(text).is_some() {
+                    return Err(de::Error::custom("duplicate metadata"));
+                }
+                continue;
+            }
+            if key.len() > MAX_NAME_BYTES {
+                return Err(de::Error::custom(format!("a name has {} bytes", key.len())));
+            }
+            if tensors.len() == MAX_TENSORS {
+                return Err(de::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+            }
+            let tensor: RawTensor = map.next_value()?;
+            if tensors.insert(key.clone(), tensor).is_some() {
+                return Err(de::Error::custom(format!("duplicate name `{key}`")));
+            }
+        }
+        Ok(Header { tensors, metadata: metadata.unwrap_or_default() })
+    }
+}
+
+/// Text entries, each key at most once.
+struct UniqueText(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for UniqueText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(UniqueTextVisitor)
+    }
+}
+
+struct UniqueTextVisitor;
+
+impl<'de> Visitor<'de> for UniqueTextVisitor {
+    type Value = UniqueText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueText, A::Error> {
+        let mut text = BTreeMap::new();
+        while let Some((key, value)) = map.next_entry::<String, String>()? {
+            if text.insert(key, value).is_some() {
+                return Err(de::Error::custom("duplicate metadata key"));
+            }
+        }
+        Ok(UniqueText(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    fn open(json: &str, data: usize) -> Result<SafetensorsFile, CheckpointError> {
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(json.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        SafetensorsFile::open(&Source::from_bytes(Cow::Owned(bytes), "test"))
+    }
+
+    fn problem(json: &str, data: usize) -> String {
+        open(json, data).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_a_valid_header() {
+        let json = r#"{"__metadata__":{"k":"v"},"b":{"dtype":"BOOL","shape":[2],"data_offsets":[4,6]},
+            "a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"z":{"dtype":"I64","shape":[0,3],"data_offsets":[6,6]}}"#;
+        let file = open(json, 6).unwrap();
+        assert_eq!(file.metadata["k"], "v");
+        assert_eq!(file.tensors.keys().collect::<Vec<_>>(), ["a", "b", "z"]);
+        assert_eq!(file.tensors["b"].info, TensorInfo { dtype: DType::U8, shape: vec![2] });
+    }
+
+    #[test]
+    fn refuses_every_lie_of_a_header() {
+        let one = |dtype: &str, shape: &str, offsets: &str| {
+            format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
+        assert!(open(&one("F32", "[2]", "[0,8]"), 8).is_ok());
+        assert!(problem(&one("F32", "[2]", "[0,8]"), 7).contains("ends too early"));
+        assert!(problem(&one("F32", "[2]", "[0,8]"), 9).contains("follow the last tensor"));
+        assert!(problem(&one("F32", "[2]", "[0,7]"), 7).contains("needs 8 bytes"));
+        assert!(problem(&one("F32", "[2]", "[8,0]"), 8).contains("expected 0"));
+        assert!(problem(&one("F32", "[2]", "[1,9]"), 9).contains("expected 0"));
+        assert!(problem(&one("F32", "[-2]", "[0,8]"), 8).contains("invalid value"));
+        assert!(problem(&one("C64", "[1]", "[0,8]"), 8).contains("element type C64"));
+        let giant = format!("[{m},{m},0]", m = usize::MAX);
+        assert!(problem(&one("F32", &giant, "[0,0]"), 0).contains("too many elements"));
+        let end = u64::MAX;
+        assert!(problem(&one("U8", &format!("[{end}]"), &format!("[0,{end}]")), 0).contains("too many"));
+        let half = r#"{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
+        assert!(problem(&format!(r#"{{"a":{half},"a":{half}}}"#), 4).contains("duplicate name"));
+        assert!(problem(&format!(r#"{{"a":{half},"b":{half}}}"#), 4).contains("adjacent"));
+        let twice = r#"{"__metadata__":{"k":"1","k":"2"}}"#;
+        assert!(problem(twice, 0).contains("duplicate metadata key"));
+        assert!(problem(r#"{"__metadata__":{},"__metadata__":{}}"#, 0).contains("duplicate metadata"));
+        assert!(problem(r#"{"__metadata__":{"k":1}}"#, 0).contains("expected a string"));
+        assert!(problem(&format!(r#"{{"{}":{half}}}"#, "n".repeat(2000)), 4).contains("2000 bytes"));
+        assert!(problem(&"[".repeat(100_000), 0).contains("invalid safetensors header"));
+    }
+
+    #[test]
+    fn refuses_lengths_before_allocating() {
+        let open = |bytes: Vec<u8>| SafetensorsFile::open(&Source::from_bytes(Cow::Owned(bytes), "test"));
+        let lie = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();
+        assert!(matches!(open(lie), Err(CheckpointError::Limit { .. })));
+        let lie = [1000u64.to_le_bytes().as_slice(), b"{}"].concat();
+        assert!(matches!(open(lie), Err(CheckpointError::Truncated { .. })));
+        assert!(matches!(open(vec![0; 7]), Err(CheckpointError::Truncated { .. })));
+        let bad = [4u64.to_le_bytes().as_slice(), b"{\"\xff\""].concat();
+        assert!(matches!(open(bad), Err(CheckpointError::Header { .. })));
+    }
+}

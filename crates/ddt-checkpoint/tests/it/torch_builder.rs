@@ -1,0 +1,142 @@
+//! Builds PyTorch files instruction by instruction, honest ones and others.
+
+use std::io::Write;
+
+/// A pickle under construction.
+#[derive(Clone, Default)]
+pub(crate) struct Pickle(pub(crate) Vec<u8>);
+
+impl Pickle {
+    pub(crate) fn new() -> Self {
+        Self(vec![0x80, 2])
+    }
+
+    pub(crate) fn op(mut self, op: &[u8]) -> Self {
+        self.0.extend(op);
+        self
+    }
+
+    pub(crate) fn str(self, text: &str) -> Self {
+        self.op(b"X").op(&(text.len() as u32).to_le_bytes()).op(text.as_bytes())
+    }
+
+    pub(crate) fn int(self, value: i64) -> Self {
+        self.op(b"\x8a\x08").op(&value.to_le_bytes())
+    }
+
+    pub(crate) fn ints(self, values: &[i64]) -> Self {
+        values.iter().fold(self.op(b"("), |it, &value| it.int(value)).op(b"t")
+    }
+
+    pub(crate) fn global(self, module: &str, name: &str) -> Self {
+        self.op(format!("c{module}\n{name}\n").as_bytes())
+    }
+
+    /// An empty `OrderedDict`, as PyTorch writes for hooks.
+    pub(crate) fn no_hooks(self) -> Self {
+        self.global("collections", "OrderedDict").op(b")R")
+    }
+
+    pub(crate) fn storage(self, class: &str, key: &str, count: i64) -> Self {
+        self.op(b"(").str("storage").global("torch", class).str(key).str("cuda:0").int(count).op(b"tQ")
+    }
+
+    pub(crate) fn tensor(self, class: &str, key: &str, count: i64, view: (i64, &[i64], &[i64])) -> Self {
+        let (offset, shape, strides) = view;
+        self.global("torch._utils", "_rebuild_tensor_v2")
+            .op(b"(")
+            .storage(class, key, count)
+            .int(offset)
+            .ints(shape)
+            .ints(strides)
+            .op(b"\x89")
+            .no_hooks()
+            .op(b"tR")
+    }
+
+    pub(crate) fn end(self) -> Vec<u8> {
+        self.op(b".").0
+    }
+}
+
+/// A pickle of `{"epoch": 1, "state_dict": {<entries>}}`; `entries` pushes keys and values.
+pub(crate) fn lightning(entries: impl Fn(Pickle) -> Pickle) -> Vec<u8> {
+    let head = Pickle::new().op(b"}(").str("epoch").int(1).str("state_dict").op(b"}(");
+    entries(head).op(b"uu").end()
+}
+
+/// A zip entry; every field is written as it stands.
+#[derive(Clone)]
+pub(crate) struct ZipEntry {
+    pub(crate) name: String,
+    pub(crate) packed: Vec<u8>,
+    pub(crate) size: u32,
+    pub(crate) crc: u32,
+    pub(crate) method: u16,
+    pub(crate) flags: u16,
+}
+
+impl ZipEntry {
+    pub(crate) fn stored(name: &str, content: &[u8]) -> Self {
+        let mut crc = flate2::Crc::new();
+        crc.update(content);
+        let (name, packed, size) = (name.to_string(), content.to_vec(), content.len() as u32);
+        Self { name, packed, size, crc: crc.sum(), method: 0, flags: 0 }
+    }
+
+    pub(crate) fn deflated(name: &str, content: &[u8]) -> Self {
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(content).unwrap();
+        Self { packed: encoder.finish().unwrap(), method: 8, ..Self::stored(name, content) }
+    }
+
+    fn fields(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for half in [20, self.flags, self.method, 0, 0] {
+            bytes.extend(half.to_le_bytes());
+        }
+        for word in [self.crc, self.packed.len() as u32, self.size] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend((self.name.len() as u16).to_le_bytes());
+        bytes
+    }
+}
+
+pub(crate) fn zip(entries: &[ZipEntry]) -> Vec<u8> {
+    let (mut file, mut directory) = (Vec::new(), Vec::new());
+    for entry in entries {
+        directory.extend(b"PK\x01\x02\x14\x00");
+        directory.extend(entry.fields());
+        directory.extend([0; 12]);
+        directory.extend((file.len() as u32).to_le_bytes());
+        directory.extend(entry.name.as_bytes());
+        file.extend(b"PK\x03\x04");
+        file.extend(entry.fields());
+        file.extend([0; 2]);
+        file.extend(entry.name.as_bytes());
+        file.extend(&entry.packed);
+    }
+    let start = file.len() as u32;
+    file.extend(&directory);
+    file.extend(b"PK\x05\x06\x00\x00\x00\x00");
+    file.extend((entries.len() as u16).to_le_bytes());
+    file.extend((entries.len() as u16).to_le_bytes());
+    file.extend((directory.len() as u32).to_le_bytes());
+    file.extend(start.to_le_bytes());
+    file.extend([0; 2]);
+    file
+}
+
+/// A file of a pickle and storages, keyed "0", "1", ...
+pub(crate) fn torch_file(pickle: &[u8], storages: &[&[u8]]) -> Vec<u8> {
+    let mut entries = vec![ZipEntry::stored("archive/data.pkl", pickle)];
+    for (key, storage) in storages.iter().enumerate() {
+        entries.push(ZipEntry::stored(&format!("archive/data/{key}"), storage));
+    }
+    zip(&entries)
+}
+
+pub(crate) fn floats(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    values.into_iter().flat_map(f32::to_le_bytes).collect()
+}

@@ -1,0 +1,257 @@
+//! The times a solver steps through.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{FlowError, Result};
+use crate::model::Evaluation;
+
+/// Strictly increasing times from `t = 0` (noise) to `t = 1` (data), in f64.
+///
+/// ```text
+/// u = linspace(0, 1 - last_step, num_steps) ++ [1]
+/// t = u / (u + (1 - u) timeshift)
+/// ```
+///
+/// The published results use 250 steps, a last step of 0.04 and a timeshift of 1.
+/// A timeshift above 1 spends more steps near noise (Fig. 4 of arXiv:2504.05741), one below 1 near data.
+///
+/// A grid is its three parameters: they alone are serialised, and reading them back validates them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Parameters", into = "Parameters")]
+pub struct TimeGrid {
+    // Invariant: num_steps + 1 strictly increasing times, the first 0, the last 1.
+    times: Vec<f64>,
+    last_step: f64,
+    timeshift: f64,
+}
+
+/// One step of a grid: from `t` to `t_next`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Position in the grid, from 0.
+    pub index: usize,
+    /// Time at the start.
+    pub t: f64,
+    /// Time at the end, above `t`.
+    pub t_next: f64,
+}
+
+/// What a grid is written as.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    num_steps: usize,
+    last_step: f64,
+    timeshift: f64,
+}
+
+impl TimeGrid {
+    /// More steps than any sampler needs, few enough to hold in memory.
+    pub const MAX_STEPS: usize = 1 << 20;
+
+    /// Builds the grid of `num_steps` steps.
+    ///
+    /// `last_step` is the length of the final step before shifting; it defaults to `1 / num_steps`,
+    /// and is 1 whatever is asked for when there is only one step.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::NumSteps`] unless `num_steps` is in 1..=[`MAX_STEPS`](Self::MAX_STEPS);
+    /// [`FlowError::LastStep`] unless `last_step` is finite and in (0, 1];
+    /// [`FlowError::Timeshift`] unless `timeshift` is finite and above 0;
+    /// [`FlowError::EmptyStep`] if two of the times are equal in f64, as with a last step of 1 and several steps.
+    pub fn new(num_steps: usize, last_step: Option<f64>, timeshift: f64) -> Result<Self> {
+        if !(1..=Self::MAX_STEPS).contains(&num_steps) {
+            return Err(FlowError::NumSteps { got: num_steps });
+        }
+        if let Some(got) = last_step
+            && !(got > 0.0 && got <= 1.0)
+        {
+            return Err(FlowError::LastStep { got });
+        }
+        check_timeshift(timeshift)?;
+
+        let last_step = last_step.filter(|_| num_steps > 1).unwrap_or(1.0 / num_steps as f64);
+        // With one step the divisor would be 0; its only start is 0 anyway.
+        let intervals = num_steps.saturating_sub(1).max(1) as f64;
+        let mut times: Vec<f64> = (0..num_steps)
+            .map(|index| shift_time((1.0 - last_step) * index as f64 / intervals, timeshift))
+            .collect();
+        times.push(1.0);
+
+        if let Some(step) = times.windows(2).position(|pair| pair[0] >= pair[1]) {
+            return Err(FlowError::EmptyStep { step, t: times[step], num_steps });
+        }
+        Ok(Self { times, last_step, timeshift })
+    }
+
+    /// The `num_steps + 1` times, from 0 to 1.
+    pub fn times(&self) -> &[f64] {
+        &self.times
+    }
+
+    /// Number of steps, `N`.
+    pub fn num_steps(&self) -> usize {
+        self.times.len() - 1
+    }
+
+    /// Length of the final step before shifting.
+    pub fn last_step(&self) -> f64 {
+        self.last_step
+    }
+
+    /// How strongly the times are shifted; 1 is not at all.
+    pub fn timeshift(&self) -> f64 {
+        self.timeshift
+    }
+
+    /// The step at `index`, or `None` beyond the end.
+    pub fn step(&self, index: usize) -> Option<Step> {
+        let (&t, &t_next) = (self.times.get(index)?, self.times.get(index.checked_add(1)?)?);
+        Some(Step { index, t, t_next })
+    }
+
+    /// All steps, from noise to data.
+    pub fn steps(&self) -> impl ExactSizeIterator<Item = Step> + '_ {
+        self.times.windows(2).enumerate().map(|(index, pair)| Step { index, t: pair[0], t_next: pair[1] })
+    }
+}
+
+impl Step {
+    /// Length of the step, `t_next - t`.
+    pub fn dt(self) -> f64 {
+        self.t_next - self.t
+    }
+
+    /// The evaluation at the start of the step.
+    pub fn start(self) -> Evaluation {
+        Evaluation { step: self.index, t: self.t }
+    }
+}
+
+/// Respaces a time in [0, 1], keeping both ends.
+///
+/// ```text
+/// t / (t + (1 - t) timeshift)
+/// ```
+///
+/// Above 1 moves times towards noise, below 1 towards data; 1 changes nothing.
+pub fn shift_time(t: f64, timeshift: f64) -> f64 {
+    t / (t + (1.0 - t) * timeshift)
+}
+
+/// Says whether a time shift is usable.
+pub(crate) fn check_timeshift(got: f64) -> Result<()> {
+    if got.is_finite() && got > 0.0 { Ok(()) } else { Err(FlowError::Timeshift { got }) }
+}
+
+impl TryFrom<Parameters> for TimeGrid {
+    type Error = FlowError;
+
+    fn try_from(it: Parameters) -> Result<Self> {
+        Self::new(it.num_steps, Some(it.last_step), it.timeshift)
+    }
+}
+
+impl From<TimeGrid> for Parameters {
+    fn from(grid: TimeGrid) -> Self {
+        Self { num_steps: grid.num_steps(), last_step: grid.last_step, timeshift: grid.timeshift }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(num_steps: usize, last_step: Option<f64>, timeshift: f64, expected: &[f64]) {
+        let grid = TimeGrid::new(num_steps, last_step, timeshift).unwrap();
+        assert_eq!(grid.times().len(), expected.len());
+        for (got, want) in grid.times().iter().zip(expected) {
+            assert!((got - want).abs() < 1e-15, "{:?} is not {expected:?}", grid.times());
+        }
+    }
+
+    #[test]
+    fn times_by_hand() {
+        check(1, None, 1.0, &[0.0, 1.0]);
+        check(1, Some(0.04), 3.0, &[0.0, 1.0]);
+        check(4, None, 1.0, &[0.0, 0.25, 0.5, 0.75, 1.0]);
+        check(4, Some(0.04), 1.0, &[0.0, 0.32, 0.64, 0.96, 1.0]);
+        check(4, None, 2.0, &[0.0, 1.0 / 7.0, 1.0 / 3.0, 0.6, 1.0]);
+        check(4, None, 0.5, &[0.0, 0.4, 2.0 / 3.0, 6.0 / 7.0, 1.0]);
+    }
+
+    #[test]
+    fn parameters_are_the_effective_ones() {
+        let grid = TimeGrid::new(1, Some(0.04), 1.5).unwrap();
+        assert_eq!((grid.num_steps(), grid.last_step(), grid.timeshift()), (1, 1.0, 1.5));
+        assert_eq!(TimeGrid::new(8, None, 1.0).unwrap().last_step(), 0.125);
+    }
+
+    #[test]
+    fn steps_tile_the_unit_interval() {
+        let grid = TimeGrid::new(250, Some(0.04), 1.0).unwrap();
+        let steps: Vec<Step> = grid.steps().collect();
+        assert_eq!(steps.len(), 250);
+        for (index, step) in steps.iter().enumerate() {
+            assert_eq!(Some(*step), grid.step(index));
+            assert_eq!(step.start(), Evaluation { step: index, t: grid.times()[index] });
+        }
+        assert!((steps[249].dt() - 0.04).abs() < 1e-15);
+        assert!((steps.iter().map(|it| it.dt()).sum::<f64>() - 1.0).abs() < 1e-12);
+        assert_eq!((grid.step(250), grid.step(usize::MAX)), (None, None));
+    }
+
+    #[test]
+    fn bad_parameters_are_errors() {
+        let new = TimeGrid::new;
+        assert!(matches!(new(0, None, 1.0), Err(FlowError::NumSteps { got: 0 })));
+        assert!(matches!(new(usize::MAX, None, 1.0), Err(FlowError::NumSteps { .. })));
+        for last_step in [0.0, -0.1, 1.1, f64::NAN, f64::INFINITY] {
+            assert!(matches!(new(4, Some(last_step), 1.0), Err(FlowError::LastStep { .. })));
+            assert!(matches!(new(1, Some(last_step), 1.0), Err(FlowError::LastStep { .. })));
+        }
+        for timeshift in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(matches!(new(4, None, timeshift), Err(FlowError::Timeshift { .. })));
+        }
+        assert!(matches!(new(4, Some(1.0), 1.0), Err(FlowError::EmptyStep { step: 0, .. })));
+        assert!(matches!(new(4, Some(1e-300), 1.0), Err(FlowError::EmptyStep { step: 3, .. })));
+    }
+
+    #[test]
+    fn serialises_parameters_and_validates_them() {
+        let grid = TimeGrid::new(12, Some(0.04), 1.5).unwrap();
+        let json = serde_json::to_string(&grid).unwrap();
+        assert_eq!(json, r#"{"num_steps":12,"last_step":0.04,"timeshift":1.5}"#);
+        assert_eq!(serde_json::from_str::<TimeGrid>(&json).unwrap(), grid);
+        let bad = r#"{"num_steps":0,"last_step":0.04,"timeshift":1.5}"#;
+        assert!(serde_json::from_str::<TimeGrid>(bad).unwrap_err().to_string().contains("number of steps"));
+        let unknown = r#"{"num_steps":2,"last_step":0.04,"timeshift":1.5,"steps":3}"#;
+        assert!(serde_json::from_str::<TimeGrid>(unknown).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn times_increase_from_0_to_1(num_steps in 1usize..400, last in 0.001..0.999f64, shift in 0.05..20f64) {
+            let grid = TimeGrid::new(num_steps, Some(last), shift).unwrap();
+            let times = grid.times();
+            prop_assert_eq!((times[0], times[num_steps]), (0.0, 1.0));
+            prop_assert!(times.windows(2).all(|pair| pair[0] < pair[1]));
+        }
+
+        #[test]
+        fn shifting_back_undoes_a_shift(t in 0.0..=1.0f64, shift in 0.05..20f64) {
+            prop_assert!((shift_time(shift_time(t, shift), 1.0 / shift) - t).abs() < 1e-12);
+        }
+
+        #[test]
+        fn any_parameters_give_a_grid_or_an_error(steps in 0usize..50, last in any::<f64>(), shift in any::<f64>()) {
+            if let Ok(grid) = TimeGrid::new(steps, Some(last), shift) {
+                prop_assert!(grid.times().windows(2).all(|pair| pair[0] < pair[1]));
+            }
+        }
+    }
+}

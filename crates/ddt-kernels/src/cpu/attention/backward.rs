@@ -1,0 +1,196 @@
+//! Backward pass: per block of query rows, the probabilities again, then all gradients.
+#![expect(unsafe_code, reason = "heads write interleaved rows of one gradient")]
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{BLOCK_ROWS, Inputs, Part, Sizes, take, transpose};
+use crate::cpu::dispatch;
+use crate::cpu::element::Element;
+use crate::cpu::head::norm_turn_backward;
+use crate::cpu::lanes::{fold, update};
+use crate::cpu::matmul::{PAD, Strided, matmul};
+use crate::cpu::rows::sum_rows;
+use crate::cpu::scatter::Scatter;
+use crate::cpu::softmax::exponentials;
+
+/// Gradients of `qkv`, `q_weight` and `k_weight`.
+pub(crate) struct Gradients<T> {
+    pub(crate) qkv: Vec<T>,
+    pub(crate) q_weight: Vec<T>,
+    pub(crate) k_weight: Vec<T>,
+}
+
+pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> Gradients<T> {
+    let sizes = inputs.sizes;
+    let width = 2 * sizes.head_dim;
+    let mut grad_qkv = vec![T::zero(); inputs.qkv.len()];
+    let mut grad_weights = vec![0.0; sizes.tasks() * width];
+    let rows = Scatter::new(&mut grad_qkv);
+    grad_weights.par_chunks_exact_mut(width).enumerate().for_each_init(
+        || vec![0.0; Scratch::len(&sizes)],
+        |buffer, (task, grad_weights)| {
+            let scratch = Scratch::new(&sizes, buffer);
+            dispatch(Head { inputs, grad, task, scratch, grad_weights, grad_qkv: &rows });
+        },
+    );
+    let mut grad_weights: Vec<f32> = sum_rows(&grad_weights, width);
+    let k_weight = grad_weights.split_off(sizes.head_dim);
+    // The scaled weight is what the tasks differentiated by.
+    grad_weights.iter_mut().for_each(|grad| *grad *= sizes.logit_scale());
+    Gradients { qkv: grad_qkv, q_weight: T::collect(grad_weights), k_weight: T::collect(k_weight) }
+}
+
+/// Where one head is worked on. Columns of padding hold leftovers that nothing depends on.
+struct Scratch<'a> {
+    raw: &'a mut [f32],
+    /// Queries, keys and gradients of the result, L rows; values lie in `grad_values` until transposed.
+    queries: &'a mut [f32],
+    keys: &'a mut [f32],
+    grads: &'a mut [f32],
+    /// Keys and values transposed, K rows.
+    keys_t: &'a mut [f32],
+    values_t: &'a mut [f32],
+    /// Sums over all blocks, L rows.
+    grad_keys: &'a mut [f32],
+    grad_values: &'a mut [f32],
+    /// Of a block: probabilities, gradients of logits, gradients of queries.
+    probabilities: &'a mut [f32],
+    grad_logits: &'a mut [f32],
+    grad_queries: &'a mut [f32],
+}
+
+impl<'a> Scratch<'a> {
+    fn len(sizes: &Sizes) -> usize {
+        let block = BLOCK_ROWS.min(sizes.tokens);
+        (1 + 5 * sizes.tokens + block) * sizes.row() + 2 * (sizes.head_dim + block) * sizes.token_row()
+    }
+
+    fn new(sizes: &Sizes, mut buffer: &'a mut [f32]) -> Self {
+        let block = BLOCK_ROWS.min(sizes.tokens);
+        let (rows, token_row) = (sizes.tokens * sizes.row(), sizes.token_row());
+        Self {
+            raw: take(&mut buffer, sizes.row()),
+            queries: take(&mut buffer, rows),
+            keys: take(&mut buffer, rows),
+            grads: take(&mut buffer, rows),
+            keys_t: take(&mut buffer, sizes.head_dim * token_row),
+            values_t: take(&mut buffer, sizes.head_dim * token_row),
+            grad_keys: take(&mut buffer, rows),
+            grad_values: take(&mut buffer, rows),
+            probabilities: take(&mut buffer, block * token_row),
+            grad_logits: take(&mut buffer, block * token_row),
+            grad_queries: take(&mut buffer, block * sizes.row()),
+        }
+    }
+}
+
+struct Head<'a, T> {
+    inputs: &'a Inputs<'a, T>,
+    grad: &'a [T],
+    task: usize,
+    scratch: Scratch<'a>,
+    grad_weights: &'a mut [f32],
+    grad_qkv: &'a Scatter<'a, T>,
+}
+
+impl<T: Element> WithSimd for Head<'_, T> {
+    type Output = ();
+
+    // With P the probabilities, S the logits, G the gradient of P V:
+    // grad_V = P^T G, grad_P = G V^T, grad_S = P (grad_P - rowsum(P grad_P)), grad_Q = grad_S K,
+    // grad_K = grad_S^T Q; then back through turn and norm.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { inputs, grad, task, scratch, grad_weights, grad_qkv } = self;
+        let Scratch { raw, queries, keys, grads, keys_t, values_t, grad_keys, grad_values, .. } = scratch;
+        let Scratch { probabilities, grad_logits, grad_queries, .. } = scratch;
+        let sizes = &inputs.sizes;
+        let (l, k, row, token_row) = (sizes.tokens, sizes.head_dim, sizes.row(), sizes.token_row());
+        let columns = token_row - PAD;
+        for token in 0..l {
+            let at = token * row;
+            inputs.query(simd, task, token, raw, &mut queries[at..][..k]);
+            inputs.key(simd, task, token, raw, &mut keys[at..][..k]);
+            T::widen(inputs.row(task, token, Part::Value), &mut grad_values[at..][..k]);
+            T::widen(&grad[sizes.out_at(task, token)..][..k], &mut grads[at..][..k]);
+        }
+        transpose(sizes, keys, keys_t);
+        transpose(sizes, grad_values, values_t);
+
+        let (grad_q_weight, grad_k_weight) = grad_weights.split_at_mut(k);
+        for first in (0..l).step_by(BLOCK_ROWS) {
+            let block = BLOCK_ROWS.min(l - first);
+            let queries = &queries[first * row..][..block * row];
+            let grads = &grads[first * row..][..block * row];
+            let by_row = |data| Strided { data, row, col: 1 };
+            let size = (block, columns, k);
+            matmul(simd, size, by_row(queries), (keys_t, token_row), (probabilities, token_row), false);
+            matmul(simd, size, by_row(grads), (values_t, token_row), (grad_logits, token_row), false);
+            let pairs =
+                probabilities.chunks_exact_mut(token_row).zip(grad_logits.chunks_exact_mut(token_row));
+            for (probabilities, grad_logits) in pairs.take(block) {
+                softmax_backward(simd, &mut probabilities[..l], &mut grad_logits[..l]);
+            }
+
+            let accumulate = first > 0;
+            let transposed = |data| Strided { data, row: 1, col: token_row };
+            let size = (l, row, block);
+            matmul(simd, size, transposed(probabilities), (grads, row), (grad_values, row), accumulate);
+            matmul(simd, size, transposed(grad_logits), (queries, row), (grad_keys, row), accumulate);
+            let left = Strided { data: grad_logits, row: token_row, col: 1 };
+            matmul(simd, (block, row, l), left, (keys, row), (grad_queries, row), false);
+
+            for (i, grad) in grad_queries.chunks_exact_mut(row).take(block).enumerate() {
+                let token = first + i;
+                let x = T::view(inputs.row(task, token, Part::Query), raw);
+                let grad = &mut grad[..k];
+                let turns = inputs.turn(token);
+                norm_turn_backward(simd, x, &inputs.q_weight, turns, inputs.eps, grad, grad_q_weight);
+                // SAFETY: each (task, token, part) has its own K elements, and each task runs once.
+                T::narrow(grad, unsafe { grad_qkv.range_mut(sizes.qkv_at(task, token, Part::Query), k) });
+            }
+        }
+        for token in 0..l {
+            let x = T::view(inputs.row(task, token, Part::Key), raw);
+            let grad = &mut grad_keys[token * row..][..k];
+            norm_turn_backward(
+                simd,
+                x,
+                &inputs.k_weight,
+                inputs.turn(token),
+                inputs.eps,
+                grad,
+                grad_k_weight,
+            );
+            // SAFETY: as above.
+            T::narrow(grad, unsafe { grad_qkv.range_mut(sizes.qkv_at(task, token, Part::Key), k) });
+            let grad = &grad_values[token * row..][..k];
+            // SAFETY: as above.
+            T::narrow(grad, unsafe { grad_qkv.range_mut(sizes.qkv_at(task, token, Part::Value), k) });
+        }
+    }
+}
+
+/// From logits to probabilities, and from their gradient to that of the logits, both in place.
+#[inline(always)]
+fn softmax_backward<S: Simd>(simd: S, logits: &mut [f32], grad: &mut [f32]) {
+    let inverse = simd.splat_f32s(1.0 / exponentials(simd, logits));
+    let [dot] = fold(
+        simd,
+        [&*logits, &*grad],
+        #[inline(always)]
+        |[dot], [e, grad]| [simd.mul_add_e_f32s(e, grad, dot)],
+    );
+    let mean = simd.mul_f32s(simd.splat_f32s(dot), inverse);
+    update(
+        simd,
+        [logits, grad],
+        [],
+        #[inline(always)]
+        |[e, grad], []| {
+            let p = simd.mul_f32s(e, inverse);
+            [p, simd.mul_f32s(p, simd.sub_f32s(grad, mean))]
+        },
+    );
+}

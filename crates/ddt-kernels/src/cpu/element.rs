@@ -1,0 +1,190 @@
+//! Element types: rows are computed in f32, and half-precision rows pass through an f32 scratch row.
+
+use candle_core::WithDType;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// A type that the operations take and return.
+pub(crate) trait Element: WithDType {
+    /// Zeroed scratch for rows of `len` elements; empty where none is needed.
+    fn scratch(len: usize) -> Vec<f32>;
+
+    /// `xs` as f32: itself, or converted into `scratch`.
+    fn view<'a>(xs: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32];
+
+    /// Where to compute `out` as f32: itself, or `scratch`; [`Element::commit`] completes it.
+    fn view_mut<'a>(out: &'a mut [Self], scratch: &'a mut [f32]) -> &'a mut [f32];
+
+    /// Rounds to `out` what was computed in `scratch`, if anything was.
+    fn commit(out: &mut [Self], scratch: &[f32]);
+
+    /// `values` rounded to this type.
+    fn collect(values: Vec<f32>) -> Vec<Self>;
+
+    /// Copies `xs` into `out`.
+    fn widen(xs: &[Self], out: &mut [f32]);
+
+    /// Rounds `xs` into `out`.
+    fn narrow(xs: &[f32], out: &mut [Self]);
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn scratch(_len: usize) -> Vec<f32> {
+        Vec::new()
+    }
+
+    #[inline(always)]
+    fn view<'a>(xs: &'a [Self], _scratch: &'a mut [f32]) -> &'a [f32] {
+        xs
+    }
+
+    #[inline(always)]
+    fn view_mut<'a>(out: &'a mut [Self], _scratch: &'a mut [f32]) -> &'a mut [f32] {
+        out
+    }
+
+    #[inline(always)]
+    fn commit(_out: &mut [Self], _scratch: &[f32]) {}
+
+    #[inline(always)]
+    fn collect(values: Vec<f32>) -> Vec<Self> {
+        values
+    }
+
+    #[inline(always)]
+    fn widen(xs: &[Self], out: &mut [f32]) {
+        out.copy_from_slice(xs);
+    }
+
+    #[inline(always)]
+    fn narrow(xs: &[f32], out: &mut [Self]) {
+        out.copy_from_slice(xs);
+    }
+}
+
+macro_rules! half_precision {
+    ($t:ty, $widen:expr, $narrow:expr) => {
+        impl Element for $t {
+            #[inline(always)]
+            fn scratch(len: usize) -> Vec<f32> {
+                vec![0.0; len]
+            }
+
+            #[inline(always)]
+            fn view<'a>(xs: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32] {
+                let scratch = &mut scratch[..xs.len()];
+                Self::widen(xs, scratch);
+                scratch
+            }
+
+            #[inline(always)]
+            fn view_mut<'a>(out: &'a mut [Self], scratch: &'a mut [f32]) -> &'a mut [f32] {
+                &mut scratch[..out.len()]
+            }
+
+            #[inline(always)]
+            fn commit(out: &mut [Self], scratch: &[f32]) {
+                Self::narrow(&scratch[..out.len()], out);
+            }
+
+            #[inline(always)]
+            fn collect(values: Vec<f32>) -> Vec<Self> {
+                let mut out = vec![Self::ZERO; values.len()];
+                Self::narrow(&values, &mut out);
+                out
+            }
+
+            #[inline(always)]
+            fn widen(xs: &[Self], out: &mut [f32]) {
+                $widen(xs, out);
+            }
+
+            #[inline(always)]
+            fn narrow(xs: &[f32], out: &mut [Self]) {
+                $narrow(xs, out);
+            }
+        }
+    };
+}
+
+half_precision!(bf16, widen_bf16, narrow_bf16);
+half_precision!(f16, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16);
+
+#[inline(always)]
+fn widen_bf16(xs: &[bf16], out: &mut [f32]) {
+    for (out, x) in out.iter_mut().zip(xs) {
+        *out = f32::from_bits(u32::from(x.to_bits()) << 16);
+    }
+}
+
+/// Rounds to nearest even without a branch; the conversion of the `half` crate branches on NaN, which
+/// keeps it out of SIMD lanes.
+#[inline(always)]
+fn narrow_bf16(xs: &[f32], out: &mut [bf16]) {
+    for (out, x) in out.iter_mut().zip(xs) {
+        let bits = x.to_bits();
+        let nearest_even = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
+        let quiet_nan = (bits >> 16) | 0x40;
+        let is_nan = bits & 0x7FFF_FFFF > 0x7F80_0000;
+        *out = bf16::from_bits(if is_nan { quiet_nan } else { nearest_even } as u16);
+    }
+}
+
+#[inline(always)]
+fn narrow_f16(xs: &[f32], out: &mut [f16]) {
+    out.convert_from_f32_slice(xs);
+}
+
+/// Runs `$body` with the type `$t` standing for the element type of `$dtype`.
+macro_rules! by_dtype {
+    ($op:expr, $dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            candle_core::DType::BF16 => {
+                type $t = half::bf16;
+                $body
+            }
+            candle_core::DType::F16 => {
+                type $t = half::f16;
+                $body
+            }
+            other => candle_core::bail!("{}: expected f32, bf16 or f16, got {other:?}", $op),
+        }
+    };
+}
+pub(crate) use by_dtype;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_like_the_half_crate_on_every_upper_half_and_its_ties() {
+        for high in 0..=u16::MAX {
+            let xs: Vec<f32> = [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF]
+                .iter()
+                .map(|low| f32::from_bits((u32::from(high) << 16) | low))
+                .collect();
+            let mut got = vec![bf16::ZERO; xs.len()];
+            bf16::narrow(&xs, &mut got);
+            for (x, got) in xs.iter().zip(got) {
+                let want = bf16::from_f32(*x);
+                assert!(got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()), "{x:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn halves_survive_a_round_trip() {
+        let xs: Vec<f16> = (0..1000).map(|i| f16::from_f32(i as f32 / 7.0 - 70.0)).collect();
+        let mut wide = vec![0.0; xs.len()];
+        f16::widen(&xs, &mut wide);
+        let mut back = vec![f16::ZERO; xs.len()];
+        f16::narrow(&wide, &mut back);
+        assert_eq!(xs, back);
+    }
+}

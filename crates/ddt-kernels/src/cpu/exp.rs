@@ -1,0 +1,120 @@
+//! The exponential and the logistic function in SIMD lanes.
+
+use pulp::Simd;
+
+/// `e^x`, within two units in the last place.
+///
+/// With `n = round(x / ln 2)` and `r = x - n ln 2`, `e^x = 2^n e^r`, and `e^r` is a polynomial of degree
+/// six on `|r| <= ln 2 / 2` (relative error 3e-9 before rounding).
+/// Infinity above 88.73, gradual underflow below -87.34, zero below -104; NaN stays NaN.
+#[inline(always)]
+pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    // Beyond these the result is infinity or zero already. Comparing, instead of taking minimum and
+    // maximum, lets NaN through.
+    let high = simd.splat_f32s(89.0);
+    let low = simd.splat_f32s(-105.0);
+    let x = simd.select_f32s(simd.greater_than_f32s(x, high), high, x);
+    let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
+
+    // Adding 1.5 * 2^23 + 254 rounds to an integer and leaves n + 254 in the low bits.
+    let magic = simd.splat_f32s(12_582_912.0 + 254.0);
+    let rounded = simd.mul_add_e_f32s(x, simd.splat_f32s(std::f32::consts::LOG2_E), magic);
+    let n = simd.sub_f32s(rounded, magic);
+    // ln 2 in two parts, the first short enough for n times it to be exact.
+    let r = simd.mul_add_e_f32s(n, simd.splat_f32s(-0.693_145_75), x);
+    let r = simd.mul_add_e_f32s(n, simd.splat_f32s(-1.428_606_8e-6), r);
+
+    let p = simd.splat_f32s(0.001_381_457_1);
+    let p = simd.mul_add_e_f32s(p, r, simd.splat_f32s(0.008_368_725));
+    let p = simd.mul_add_e_f32s(p, r, simd.splat_f32s(0.041_668_39));
+    let p = simd.mul_add_e_f32s(p, r, simd.splat_f32s(0.166_665_21));
+    let p = simd.mul_add_e_f32s(p, r, simd.splat_f32s(0.499_999_94));
+    let one = simd.splat_f32s(1.0);
+    let p = simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), simd.add_f32s(r, one));
+
+    // 2^n as a product of two powers: n itself can lie outside the range of one exponent. The shift by
+    // 23 drops every bit of the magic number that is not part of n + 254.
+    let bits = simd.transmute_u32s_f32s(rounded);
+    let shift = simd.splat_u32s(23);
+    let half = simd.wrapping_dyn_shr_u32s(bits, simd.splat_u32s(1));
+    let first = simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(half, shift));
+    let rest = simd.wrapping_dyn_shl_u32s(simd.sub_u32s(bits, half), shift);
+    simd.mul_f32s(simd.mul_f32s(p, first), simd.transmute_f32s_u32s(rest))
+}
+
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+pub(super) fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let one = simd.splat_f32s(1.0);
+    simd.div_f32s(one, simd.add_f32s(one, exp(simd, simd.neg_f32s(x))))
+}
+
+/// `x sigmoid(x)`; NaN at minus infinity, where the product is undefined.
+#[inline(always)]
+pub(super) fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let one = simd.splat_f32s(1.0);
+    simd.div_f32s(x, simd.add_f32s(one, exp(simd, simd.neg_f32s(x))))
+}
+
+/// The value and the derivative of [`silu`]: with `s = sigmoid(x)`, `x s` and `s (1 + x (1 - s))`.
+#[inline(always)]
+pub(super) fn silu_and_slope<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+    let one = simd.splat_f32s(1.0);
+    let s = sigmoid(simd, x);
+    let slope = simd.mul_add_e_f32s(x, simd.sub_f32s(one, s), one);
+    (simd.mul_f32s(x, s), simd.mul_f32s(s, slope))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{dispatch, lanes};
+    use super::*;
+
+    struct Exp<'a>(&'a [f32], &'a mut [f32]);
+
+    impl pulp::WithSimd for Exp<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            lanes::update(
+                simd,
+                [self.1],
+                [self.0],
+                #[inline(always)]
+                |_, [x]| [exp(simd, x)],
+            );
+        }
+    }
+
+    fn exps(xs: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; xs.len()];
+        dispatch(Exp(xs, &mut out));
+        out
+    }
+
+    #[test]
+    fn relative_error_is_within_two_units_in_the_last_place() {
+        let xs: Vec<f32> = (-87_000..88_700).map(|i| i as f32 / 1000.0).collect();
+        let worst = xs
+            .iter()
+            .zip(exps(&xs))
+            .map(|(&x, got)| {
+                let want = f64::from(x).exp();
+                ((f64::from(got) - want) / want).abs()
+            })
+            .fold(0.0, f64::max);
+        assert!(worst < 2e-7, "worst relative error {worst:e}");
+    }
+
+    #[test]
+    fn extremes_are_exact() {
+        let xs = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 88.73, -104.0, f32::NAN];
+        let got = exps(&xs);
+        assert_eq!(got[..2], [1.0, 1.0]);
+        assert_eq!(got[2..8], [f32::INFINITY, 0.0, f32::INFINITY, 0.0, f32::INFINITY, 0.0]);
+        assert!(got[8].is_nan());
+        let tiny = exps(&[-100.0])[0];
+        assert!((tiny / 3.783_506e-44 - 1.0).abs() < 0.02, "gradual underflow gives {tiny:e}");
+    }
+}

@@ -1,0 +1,59 @@
+//! Fused, differentiable transformer operations for candle.
+//!
+//! Each function does in one pass over memory what plain candle operations do in many, and each has a
+//! gradient: they are [`candle_core::CustomOp1`] and its kin with both a forward and a backward.
+//!
+//! - [`rms_norm_modulate`], [`layer_norm_modulate`]: normalise, then shift and scale;
+//! - [`attention`]: query-key norm, rotary positions ([`RopeTable`]) and softmax attention;
+//! - [`gate_residual`]: the gated branch joins the residual stream;
+//! - [`swiglu`], [`silu`], [`add_silu`]: activations.
+//!
+//! A *modulation* (shift and scale, gate, or addend) is one row per image, (B, 1, ·), or one per token,
+//! (B, L, ·); the gradient of a row per image sums over the image's tokens.
+//! Shape letters: `B` batch, `L` tokens, `D` hidden size, `N` heads, `K` head size.
+//!
+//! Tensors are f32, bf16 or f16; arithmetic is f32, and results have the dtype of the arguments.
+//! Strided arguments are copied first.
+//! On the CPU the widest instruction set is chosen at run time, and work is spread over rayon's current
+//! pool; the number of threads does not change a bit of the results.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor, Var};
+//! use ddt_kernels::{gate_residual, rms_norm_modulate};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! let device = Device::Cpu;
+//! let weight = Var::ones(8, DType::F32, &device)?;
+//! let x = Tensor::arange(0f32, 48., &device)?.reshape((2, 3, 8))?;
+//! let shift_scale = Tensor::zeros((2, 1, 16), DType::F32, &device)?;
+//! let gate = Tensor::ones((2, 1, 8), DType::F32, &device)?;
+//!
+//! let normed = rms_norm_modulate(&x, weight.as_tensor(), &shift_scale, 1e-6)?;
+//! let out = gate_residual(&x, &gate, &normed)?;
+//! assert_eq!(out.dims(), [2, 3, 8]);
+//! assert!(out.sum_all()?.backward()?.get(&weight).is_some());
+//! # Ok(())
+//! # }
+//! ```
+#![deny(unsafe_code)]
+
+mod add_silu;
+mod attention;
+mod check;
+mod cpu;
+mod gate_residual;
+mod layer_norm_modulate;
+mod modulation;
+mod rms_norm_modulate;
+mod rope;
+mod silu;
+mod swiglu;
+
+pub use add_silu::add_silu;
+pub use attention::attention;
+pub use gate_residual::gate_residual;
+pub use layer_norm_modulate::layer_norm_modulate;
+pub use rms_norm_modulate::rms_norm_modulate;
+pub use rope::RopeTable;
+pub use silu::silu;
+pub use swiglu::swiglu;

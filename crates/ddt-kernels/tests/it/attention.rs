@@ -1,0 +1,156 @@
+//! Attention with query-key norm and rotary positions.
+
+use candle_core::{D, DType, Device, Result, Tensor};
+use ddt_kernels::{RopeTable, attention};
+
+use crate::support::{check, error, plain_rms_norm, random, run};
+
+const EPS: f64 = 1e-6;
+
+fn rope(l: usize, k: usize) -> Result<RopeTable> {
+    let angles = random(7, &[l, k / 2]);
+    RopeTable::new(angles.cos()?, angles.sin()?)
+}
+
+fn plain_turn(x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
+    let (b, l, n, k) = x.dims4()?;
+    let table = |table: &Tensor| table.to_dtype(x.dtype())?.reshape((1, l, 1, k / 2));
+    let (cos, sin) = (table(rope.cos())?, table(rope.sin())?);
+    let pairs = x.reshape((b, l, n, k / 2, 2))?;
+    let (re, im) = (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?);
+    let turned_re = (re.broadcast_mul(&cos)? - im.broadcast_mul(&sin)?)?;
+    let turned_im = (re.broadcast_mul(&sin)? + im.broadcast_mul(&cos)?)?;
+    Tensor::stack(&[turned_re, turned_im], 4)?.reshape((b, l, n, k))
+}
+
+fn plain(qkv: &Tensor, q_weight: &Tensor, k_weight: &Tensor, rope: &RopeTable, n: usize) -> Result<Tensor> {
+    let (b, l, width) = qkv.dims3()?;
+    let k = width / (3 * n);
+    let parts = qkv.reshape((b, l, 3, n, k))?;
+    let part = |i| parts.narrow(2, i, 1)?.squeeze(2);
+    let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous(); // (B, N, L, K)
+    let query = heads(&plain_turn(&plain_rms_norm(&part(0)?, q_weight, EPS)?, rope)?)?;
+    let key = heads(&plain_turn(&plain_rms_norm(&part(1)?, k_weight, EPS)?, rope)?)?;
+    let value = heads(&part(2)?)?;
+    let logits = (query.matmul(&key.t()?.contiguous()?)? / (k as f64).sqrt())?;
+    let logits = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let probabilities = logits.broadcast_div(&logits.sum_keepdim(D::Minus1)?)?;
+    probabilities.matmul(&value)?.transpose(1, 2)?.reshape((b, l, n * k))
+}
+
+fn inputs(b: usize, l: usize, n: usize, k: usize) -> [Tensor; 3] {
+    [random(1, &[b, l, 3 * n * k]), random(2, &[k]), random(3, &[k])]
+}
+
+#[test]
+fn matches_for_all_kinds_of_sizes() -> Result<()> {
+    // Heads that fill lanes and heads that do not; tokens below, at, above and far above a block.
+    let sizes = [
+        (2, 16, 3, 32),
+        (1, 64, 2, 64),
+        (1, 65, 1, 72),
+        (2, 9, 2, 24),
+        (1, 200, 1, 16),
+        (1, 300, 1, 4),
+        (3, 5, 1, 12),
+    ];
+    for (b, l, n, k) in sizes {
+        let rope = rope(l, k)?;
+        check(
+            &inputs(b, l, n, k),
+            |x| attention(&x[0], &x[1], &x[2], &rope, n, EPS),
+            |x| plain(&x[0], &x[1], &x[2], &rope, n),
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_token_returns_its_value() -> Result<()> {
+    let (b, n, k) = (2, 3, 8);
+    let [qkv, q_weight, k_weight] = inputs(b, 1, n, k);
+    let (out, grads) =
+        run(&[qkv.clone(), q_weight, k_weight], |x| attention(&x[0], &x[1], &x[2], &rope(1, k)?, n, EPS))?;
+    assert_eq!(out.to_vec3::<f32>()?, qkv.narrow(2, 2 * n * k, n * k)?.to_vec3::<f32>()?);
+    let grad = grads[0].narrow(2, 0, 2 * n * k)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    assert!(grad < 1e-6, "nothing depends on queries and keys, got a gradient of {grad}");
+    Ok(())
+}
+
+#[test]
+fn gradient_agrees_with_finite_differences() -> Result<()> {
+    let (l, n, k) = (6, 1, 8);
+    let rope = rope(l, k)?;
+    let inputs = inputs(1, l, n, k);
+    let f = |x: &[Tensor]| attention(&x[0], &x[1], &x[2], &rope, n, EPS);
+    let (_, grads) = run(&inputs, f)?;
+    let weights = random(99, &[1, l, n * k]).to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
+    let value = |x: &[Tensor]| (f(x)? * &weights)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>();
+    let h = 1e-2;
+    for (which, input) in inputs.iter().enumerate() {
+        let values = input.flatten_all()?.to_vec1::<f32>()?;
+        let slopes = (0..values.len()).map(|i| {
+            let moved = |by: f32| {
+                let mut values = values.clone();
+                values[i] += by;
+                let mut inputs = inputs.clone();
+                inputs[which] = Tensor::from_vec(values, input.shape(), &Device::Cpu)?;
+                value(&inputs)
+            };
+            Ok(((moved(h)? - moved(-h)?) / f64::from(2.0 * h)) as f32)
+        });
+        let slopes = Tensor::from_vec(slopes.collect::<Result<Vec<_>>>()?, input.shape(), &Device::Cpu)?;
+        let found = error(&grads[which], &slopes)?;
+        // The third derivative contributes about h^2, rounding about 1e-7 / h.
+        assert!(found < 5e-3, "input {which}: error {found:e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn large_logits_stay_finite() -> Result<()> {
+    let (l, n, k) = (70, 2, 16);
+    let [qkv, q_weight, k_weight] = inputs(1, l, n, k);
+    let rope = rope(l, k)?;
+    let large = [qkv, (q_weight * 1e3)?, (k_weight * 1e3)?];
+    let (out, grads) = run(&large, |x| attention(&x[0], &x[1], &x[2], &rope, n, EPS))?;
+    for tensor in std::iter::once(&out).chain(&grads) {
+        assert!(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite());
+    }
+    let exact = large.iter().map(|x| x.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+    let want = plain(&exact[0], &exact[1], &exact[2], &rope, n)?;
+    // Logits near 1e7 are known to about 1 in f32: all but close ties choose the same key.
+    assert!(error(&out, &want)? < 0.3);
+    Ok(())
+}
+
+#[test]
+fn nan_and_infinity_stay_in_their_head_and_image() -> Result<()> {
+    let (b, l, n, k) = (2, 20, 2, 8);
+    let [qkv, q_weight, k_weight] = inputs(b, l, n, k);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for part in 0..3 {
+            let mut values = qkv.flatten_all()?.to_vec1::<f32>()?;
+            // Image 0, token 3, head 1.
+            values[3 * 3 * n * k + part * n * k + k + 2] = bad;
+            let poisoned = Tensor::from_vec(values, qkv.shape(), &Device::Cpu)?;
+            let out = attention(&poisoned, &q_weight, &k_weight, &rope(l, k)?, n, EPS)?.to_vec3::<f32>()?;
+            assert!(out[1].iter().flatten().all(|x| x.is_finite()), "another image");
+            assert!(out[0].iter().all(|row| row[..k].iter().all(|x| x.is_finite())), "another head");
+            assert!(out[0][3][k..].iter().any(|x| !x.is_finite()), "{bad} in part {part} has vanished");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn thousands_of_tokens_work() -> Result<()> {
+    let (l, k) = (4096, 8);
+    let [qkv, q_weight, k_weight] = inputs(1, l, 1, k);
+    let rope = rope(l, k)?;
+    let out = attention(&qkv, &q_weight, &k_weight, &rope, 1, EPS)?;
+    let want = plain(&qkv, &q_weight, &k_weight, &rope, 1)?;
+    // Here the plain operations are in f32 too.
+    assert!(error(&out, &want)? < 2e-5);
+    Ok(())
+}

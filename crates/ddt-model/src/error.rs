@@ -1,0 +1,78 @@
+//! What can go wrong with a network and its files.
+
+use ddt_checkpoint::CheckpointError;
+use ddt_flow::FlowError;
+use ddt_sharing::PlanError;
+
+use crate::config::ConfigError;
+
+/// Why a network could not be loaded, saved or sampled from.
+#[derive(thiserror::Error, Debug)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// Sizes make no network, or a preset does not exist.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file could not be read or written, or does not hold the network.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A file's own description of the network cannot be read.
+    #[error("metadata {key:?} of {file} is malformed: {reason}")]
+    Metadata {
+        /// The file.
+        file: String,
+        /// The metadata's key.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The file does not say its sizes, and none were given.
+    #[error("{file} does not say its sizes: name a preset, one of {known}")]
+    ConfigNeeded {
+        /// The file.
+        file: String,
+        /// Presets that exist.
+        known: String,
+    },
+    /// The file says other sizes than were asked for.
+    #[error("{file} holds {found:?}, expected {expected:?}")]
+    ConfigDiffers {
+        /// The file.
+        file: String,
+        /// Sizes asked for.
+        expected: Box<crate::DdtConfig>,
+        /// Sizes the file says.
+        found: Box<crate::DdtConfig>,
+    },
+    /// A label the network has no row for.
+    #[error("label {label} of image {image} is out of range, expected a class in 0..{num_classes}, or {num_classes} for no class")]
+    Label {
+        /// Position in the batch.
+        image: usize,
+        /// The label.
+        label: u32,
+        /// Classes of the network.
+        num_classes: usize,
+    },
+    /// Noise of a shape the network cannot take.
+    #[error("noise of shape {got:?} does not fit, expected ({images}, {channels}, H, W) with H and W positive multiples of {patch_size}")]
+    Noise {
+        /// Its shape.
+        got: Vec<usize>,
+        /// Labels given.
+        images: usize,
+        /// Channels of the network.
+        channels: usize,
+        /// Patch of the network.
+        patch_size: usize,
+    },
+    /// Sampling failed or was cancelled.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
+    /// A plan does not fit.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}

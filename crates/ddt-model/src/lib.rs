@@ -1,0 +1,69 @@
+//! The Decoupled Diffusion Transformer (arXiv:2504.05741).
+//!
+//! A [`Ddt`] is two networks with one set of weights.
+//! Its [`ConditionEncoder`] turns (noisy latent, time, class) into a self-condition `z_t`;
+//! its [`VelocityDecoder`] turns (noisy latent, `z_t`) into a velocity.
+//! [`Ddt::load`] reads the published checkpoints and this project's own files, [`sample`] draws latents,
+//! and [`Shared`] keeps one self-condition for several steps as a
+//! [`SharingPlan`](ddt_sharing::SharingPlan) says.
+//!
+//! Time runs from 0, pure noise, to 1, data.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
+//! use ddt_model::{Ddt, DdtConfig, SampleOptions, sample};
+//!
+//! // Free sizes; `DdtConfig::preset("ddt-xl2-22en6de")` has the paper's.
+//! let cfg = DdtConfig {
+//!     in_channels: 4,
+//!     patch_size: 2,
+//!     hidden_size: 32,
+//!     num_heads: 2,
+//!     num_encoder_blocks: 2,
+//!     num_decoder_blocks: 1,
+//!     num_classes: 10,
+//! };
+//! let network = Ddt::random(&cfg, 0, DType::F32, &Device::Cpu)?;
+//! let noise = noise_batch(0, &[0, 1], (4, 8, 8), &Device::Cpu)?;
+//! let options = SampleOptions {
+//!     grid: TimeGrid::new(5, None, 1.0)?,
+//!     solver: &Euler,
+//!     guidance: Guidance::new(2.0, (0.3, 1.0))?,
+//!     plan: None,
+//! };
+//! let sampled = sample(&network, &noise, &[3, 7], &options, &mut |_| std::ops::ControlFlow::Continue(()))?;
+//! assert_eq!(sampled.latents.dims(), &[2, 4, 8, 8]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub use crate::{
+    condition_encoder::ConditionEncoder,
+    config::{ConfigError, DdtConfig},
+    ddt::Ddt,
+    error::ModelError,
+    file::{DdtFile, LatentInfo},
+    improved_sit::ImprovedSit,
+    labelled::Labelled,
+    sample::{SampleOptions, Sampled, sample},
+    seeded_init::SeededInit,
+    shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState},
+    velocity_decoder::{DecoderModulations, VelocityDecoder},
+};
+
+mod condition_encoder;
+mod config;
+mod cost;
+mod ddt;
+mod error;
+mod file;
+mod improved_sit;
+mod labelled;
+mod parameter_shapes;
+mod preset;
+mod sample;
+mod seeded_init;
+mod shared;
+mod velocity_decoder;

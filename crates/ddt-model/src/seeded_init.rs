@@ -1,0 +1,50 @@
+//! Parameters from a seed.
+
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
+use candle_nn::{Init, var_builder::SimpleBackend};
+use ddt_flow::{CounterNoise, Purpose};
+
+/// Makes parameters by their initialisers, each from the seed and its own name alone: neither order nor
+/// device changes them.
+#[derive(Debug, Clone, Copy)]
+pub struct SeededInit {
+    seed: u64,
+}
+
+impl SeededInit {
+    /// The same seed makes the same parameters.
+    pub fn new(seed: u64) -> Self {
+        Self { seed }
+    }
+}
+
+impl SimpleBackend for SeededInit {
+    fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let count = shape.elem_count();
+        let noise = CounterNoise::new(self.seed, Purpose::Init, 0, fnv1a(name));
+        let values: Vec<f32> = match init {
+            Init::Const(value) => vec![value as f32; count],
+            Init::Uniform { lo, up } => noise.uniform(count).iter().map(|u| (lo + (up - lo) * u) as f32).collect(),
+            Init::Randn { mean, stdev } => {
+                noise.normal(count).iter().map(|n| (mean + stdev * f64::from(*n)) as f32).collect()
+            }
+            Init::Kaiming { .. } => bail!("{name}: expected a constant, uniform or normal initialiser, got {init:?}"),
+        };
+        Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("expected a shape with the request for {name}")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// FNV-1a, 64 bit.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

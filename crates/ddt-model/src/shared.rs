@@ -1,0 +1,120 @@
+//! Keeping one self-condition for several steps.
+
+use candle_core::{Result, Tensor};
+use ddt_flow::{ClassConditional, Decoupled, Evaluation, Guidance, Rows, TimeGrid};
+use ddt_sharing::{PlanError, SharingPlan, StepGrid};
+
+/// What to encode at each step of one run: a plan, with guidance looked ahead.
+///
+/// At a recompute step the "no class" rows are encoded too if any step before the next recompute is
+/// guided, so that a later guided step finds them, computed at the same time as the class rows: as the
+/// published sampler, which always encodes both, would have them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecomputeSchedule {
+    rows: Vec<Option<Rows>>,
+}
+
+impl RecomputeSchedule {
+    /// A plan that names no grid fits any with its number of steps.
+    ///
+    /// # Errors
+    /// [`PlanError`] when the plan was made for another step grid.
+    pub fn new(
+        plan: &SharingPlan,
+        grid: &TimeGrid,
+        guidance: &Guidance,
+    ) -> std::result::Result<Self, PlanError> {
+        match plan.grid() {
+            Some(_) => plan.check_grid(&step_grid(grid))?,
+            None => plan.clone().on_grid(step_grid(grid)).map(|_| ())?,
+        }
+        let guided = |i: usize| guidance.is_guided(grid.times()[i]);
+        let rows = (0..grid.num_steps()).map(|i| {
+            let both = || (i..plan.next_recompute(i)).any(guided);
+            plan.is_recompute(i).then(|| if both() { Rows::Both } else { Rows::Class })
+        });
+        Ok(Self { rows: rows.collect() })
+    }
+}
+
+/// The planner's name for a step grid.
+pub(crate) fn step_grid(grid: &TimeGrid) -> StepGrid {
+    StepGrid { num_steps: grid.num_steps(), last_step: grid.last_step(), timeshift: grid.timeshift() }
+}
+
+/// A [`Decoupled`] network that obeys a schedule (Eq. 6); without one it encodes at every evaluation.
+///
+/// A recompute step encodes at each of its evaluations, so a plan that recomputes everywhere changes
+/// nothing with any solver. The kept self-condition, and all that follows from it alone, lives in the
+/// caller's [`SharedState`].
+#[derive(Debug, Clone)]
+pub struct Shared<M> {
+    model: M,
+    schedule: Option<RecomputeSchedule>,
+}
+
+/// What a [`Shared`] network keeps between evaluations.
+#[derive(Debug, Clone)]
+pub struct SharedState<K> {
+    kept: Option<(K, Rows)>,
+    calls: NetworkCalls,
+}
+
+/// How often each half of the network ran.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NetworkCalls {
+    /// Calls of the condition encoder.
+    pub encoder: usize,
+    /// Calls of the velocity decoder.
+    pub decoder: usize,
+}
+
+impl<M> Shared<M> {
+    /// Wraps `model`; `None` shares nothing.
+    pub fn new(model: M, schedule: Option<RecomputeSchedule>) -> Self {
+        Self { model, schedule }
+    }
+}
+
+impl<K> SharedState<K> {
+    /// How often each half ran so far.
+    pub fn calls(&self) -> NetworkCalls {
+        self.calls
+    }
+}
+
+impl<K> Default for SharedState<K> {
+    fn default() -> Self {
+        Self { kept: None, calls: NetworkCalls::default() }
+    }
+}
+
+impl<M: Decoupled> ClassConditional for Shared<M> {
+    type State = SharedState<M::Kept>;
+
+    fn velocity_rows(
+        &self,
+        x_t: &Tensor,
+        at: Evaluation,
+        rows: Rows,
+        state: &mut Self::State,
+    ) -> Result<Tensor> {
+        let planned = match &self.schedule {
+            None => Some(rows),
+            Some(schedule) => schedule.rows.get(at.step).copied().flatten(),
+        };
+        let enough = |kept: Rows| kept == Rows::Both || rows == Rows::Class;
+        let kept = match (state.kept.take(), planned) {
+            (Some(kept), None) if enough(kept.1) => kept,
+            (_, planned) => {
+                let encode = if planned == Some(Rows::Both) { Rows::Both } else { rows };
+                state.calls.encoder += 1;
+                (self.model.encode(x_t, at.t, encode)?, encode)
+            }
+        };
+        state.calls.decoder += 1;
+        let velocity = self.model.decode(x_t, &kept.0, rows);
+        state.kept = Some(kept);
+        velocity
+    }
+}

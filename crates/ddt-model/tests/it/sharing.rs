@@ -1,0 +1,117 @@
+//! Sharing, and skipping the unconditional half, against the published algorithm written out plainly.
+
+use std::ops::ControlFlow;
+
+use candle_core::{Device, Tensor};
+use ddt_flow::{AdamsBashforth, Euler, FlowError, Guidance, TimeGrid};
+use ddt_model::{Ddt, ModelError, SampleOptions, sample};
+use ddt_sharing::{SharingPlan, StepGrid};
+
+use crate::networks::{normal, perturbed, relative_rms, sizes};
+
+/// Both halves encoded at every recompute step and decoded at every step; guidance by selecting the scale.
+fn published(network: &Ddt, noise: &Tensor, labels: &[u32], options: &SampleOptions) -> Tensor {
+    let none = network.config().num_classes as u32;
+    let both: Vec<u32> = labels.iter().copied().chain(labels.iter().map(|_| none)).collect();
+    let both = Tensor::new(both.as_slice(), &Device::Cpu).unwrap();
+    let rows = labels.len();
+    let (mut x, mut z_t) = (noise.clone(), None);
+    for step in options.grid.steps() {
+        let xs = Tensor::cat(&[&x, &x], 0).unwrap();
+        if options.plan.is_none_or(|it| it.is_recompute(step.index)) {
+            let t = Tensor::full(step.t as f32, 2 * rows, &Device::Cpu).unwrap();
+            z_t = Some(network.encoder().forward(&xs, &t, &both).unwrap());
+        }
+        let v = network.decoder().forward(&xs, z_t.as_ref().unwrap()).unwrap();
+        let (class, none) = (v.narrow(0, 0, rows).unwrap(), v.narrow(0, rows, rows).unwrap());
+        let (lo, hi) = options.guidance.interval();
+        let scale = if lo < step.t && step.t < hi { options.guidance.scale() } else { 1.0 };
+        let v = (&none + ((class - &none).unwrap() * scale).unwrap()).unwrap();
+        x = (x + (v * (step.t_next - step.t)).unwrap()).unwrap();
+    }
+    x.detach()
+}
+
+fn go_on(_: &ddt_flow::StepReport<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn equals_the_published_algorithm() {
+    let (network, _) = perturbed(&sizes());
+    let (noise, labels) = (normal(3, &[2, 2, 4, 4]), [1, 4]);
+    let plans = [None, Some(vec![0]), Some(vec![0, 1, 5, 7]), Some(vec![0, 2, 4, 6, 8]), Some((0..10).collect())];
+    for plan in plans.map(|it| it.map(|steps: Vec<usize>| SharingPlan::new(steps, 10).unwrap())) {
+        for interval in [(0.3, 1.0), (0.0, 1.0), (0.2, 0.5), (0.55, 0.6)] {
+            let options = SampleOptions {
+                grid: TimeGrid::new(10, Some(0.04), 1.5).unwrap(),
+                solver: &Euler,
+                guidance: Guidance::new(2.5, interval).unwrap(),
+                plan: plan.as_ref(),
+            };
+            let sampled = sample(&network, &noise, &labels, &options, &mut go_on).unwrap();
+            let error = relative_rms(&sampled.latents, &published(&network, &noise, &labels, &options));
+            assert!(error < 1e-5, "{plan:?} {interval:?}: {error:e}");
+            let encodes = plan.as_ref().map_or(10, SharingPlan::num_recompute);
+            assert_eq!((sampled.calls.encoder, sampled.calls.decoder), (encodes, 10));
+        }
+    }
+}
+
+#[test]
+fn recomputing_everywhere_changes_nothing_and_images_do_not_see_each_other() {
+    let (network, _) = perturbed(&sizes());
+    let (noise, labels) = (normal(3, &[3, 2, 4, 4]), [1, 4, 5]);
+    let every = SharingPlan::every_step(8).unwrap();
+    let solver = AdamsBashforth::new(2).unwrap();
+    let run = |noise: &Tensor, labels: &[u32], plan| {
+        let options = SampleOptions {
+            grid: TimeGrid::new(8, None, 1.0).unwrap(),
+            solver: &solver,
+            guidance: Guidance::new(3.0, (0.1, 0.9)).unwrap(),
+            plan,
+        };
+        sample(&network, noise, labels, &options, &mut go_on).unwrap().latents
+    };
+    let whole = run(&noise, &labels, None);
+    assert_eq!(relative_rms(&run(&noise, &labels, Some(&every)), &whole), 0.0);
+    let second = run(&noise.narrow(0, 1, 1).unwrap(), &labels[1..2], None);
+    assert!(relative_rms(&second, &whole.narrow(0, 1, 1).unwrap()) < 1e-6);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let (network, _) = perturbed(&sizes());
+    let options = |plan| SampleOptions {
+        grid: TimeGrid::new(4, None, 1.0).unwrap(),
+        solver: &Euler,
+        guidance: Guidance::new(2.0, (0.3, 1.0)).unwrap(),
+        plan,
+    };
+    let noise = normal(0, &[1, 2, 4, 4]);
+    let run = |noise: &Tensor, labels: &[u32]| sample(&network, noise, labels, &options(None), &mut go_on);
+    assert!(matches!(run(&noise, &[6]), Err(ModelError::Label { label: 6, num_classes: 5, .. })));
+    for (noise, labels) in [
+        (normal(0, &[1, 2, 4, 5]), vec![0]),
+        (normal(0, &[1, 3, 4, 4]), vec![0]),
+        (normal(0, &[2, 4, 4]), vec![0]),
+        (noise.clone(), vec![0, 1]),
+        (noise.clone(), vec![]),
+    ] {
+        assert!(matches!(run(&noise, &labels), Err(ModelError::Noise { .. })));
+    }
+    let bad = (&noise * f64::INFINITY).unwrap();
+    assert!(matches!(run(&bad, &[0]), Err(ModelError::Flow(FlowError::NonFinite { step: 0, sample: 0, .. }))));
+
+    let other = StepGrid { num_steps: 4, last_step: 0.1, timeshift: 1.0 };
+    let plan = SharingPlan::every_step(4).unwrap().on_grid(other).unwrap();
+    let refused = sample(&network, &noise, &[0], &options(Some(&plan)), &mut go_on);
+    assert!(matches!(refused, Err(ModelError::Plan(_))));
+    let plan = SharingPlan::every_step(5).unwrap();
+    let refused = sample(&network, &noise, &[0], &options(Some(&plan)), &mut go_on);
+    assert!(matches!(refused, Err(ModelError::Plan(_))));
+
+    let stop = &mut |_: &ddt_flow::StepReport<'_>| ControlFlow::Break(());
+    let stopped = sample(&network, &noise, &[0], &options(None), stop);
+    assert!(matches!(stopped, Err(ModelError::Flow(FlowError::Cancelled { .. }))));
+}

@@ -1,0 +1,82 @@
+//! What can go wrong in training.
+
+use std::path::PathBuf;
+
+use ddt_checkpoint::CheckpointError;
+use ddt_flow::FlowError;
+use ddt_model::ModelError;
+
+/// Why a run could not start, go on or be saved.
+#[derive(thiserror::Error, Debug)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A setting makes no run.
+    #[error("{name} does not make a training run, expected {expected}")]
+    Config {
+        /// The setting.
+        name: &'static str,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// Data and its labels, or data and network, do not fit.
+    #[error("training data does not fit: expected {expected}, got {got}")]
+    Data {
+        /// What was expected.
+        expected: String,
+        /// What was got.
+        got: String,
+    },
+    /// The checkpoint belongs to another run.
+    #[error("{path} is a checkpoint of another run: its {what} differ; resume with the settings in its state.json, or choose another folder")]
+    OtherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+    },
+    /// Another process holds the run.
+    #[error("another process trains in {path}: wait for it, or choose another folder")]
+    Locked {
+        /// The run's folder.
+        path: PathBuf,
+    },
+    /// A run's file could not be read or written.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A checkpoint exists, but none of them is whole.
+    #[error("no checkpoint in {path} is whole, the newest: {reason}; move the folder away to start anew")]
+    NoValidCheckpoint {
+        /// The folder of checkpoints.
+        path: PathBuf,
+        /// What is wrong with the newest.
+        reason: String,
+    },
+    /// Too many steps in a row gave a loss or gradient that is not finite.
+    #[error("{count} steps in a row, up to step {step}, gave a loss or gradient that is not finite: lower the learning rate")]
+    NotFinite {
+        /// Steps in a row.
+        count: u64,
+        /// The last of them.
+        step: u64,
+    },
+    /// A tensor file failed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The network failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The flow's mathematics refused its input.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}

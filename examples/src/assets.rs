@@ -1,0 +1,65 @@
+//! The weights that come with the examples.
+
+use anyhow::{Context, Result};
+use candle_core::Device;
+use ddt_adapters::{TinyDecoder, TinyEncoder};
+use ddt_checkpoint::Checkpoint;
+use ddt_model::DdtFile;
+use sha2::{Digest, Sha256};
+
+static DEMO: &[u8] = include_bytes!("../assets/ddt-cifar10.safetensors");
+static TINY_DECODER: &[u8] = include_bytes!("../assets/tiny-flux2-decoder.safetensors");
+static TINY_ENCODER: &[u8] = include_bytes!("../assets/tiny-flux2-encoder.safetensors");
+
+/// The demo: a small DDT trained on CIFAR-10 as latents of the tiny autoencoder.
+///
+/// # Errors
+///
+/// None in practice: the file is part of the program and is checked like any other.
+pub fn demo() -> Result<DdtFile> {
+    DdtFile::from_bytes(DEMO, "the embedded demo").context("the program was built with a damaged demo")
+}
+
+/// SHA-256 of the demo's file, in lower-case hexadecimal.
+#[must_use]
+pub fn demo_sha256() -> String {
+    Sha256::digest(DEMO).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Decoder of the tiny autoencoder for 32-channel latents: latents to pixels, 8 times up.
+///
+/// # Errors
+///
+/// None in practice, as for [`demo`].
+pub fn tiny_decoder() -> Result<TinyDecoder> {
+    let file = Checkpoint::from_bytes(TINY_DECODER, "the embedded decoder")?;
+    TinyDecoder::load(&file, &Device::Cpu).context("the program was built with a damaged decoder")
+}
+
+/// Encoder of the tiny autoencoder for 32-channel latents: pixels to latents, 8 times down.
+///
+/// # Errors
+///
+/// None in practice, as for [`demo`].
+pub fn tiny_encoder() -> Result<TinyEncoder> {
+    let file = Checkpoint::from_bytes(TINY_ENCODER, "the embedded encoder")?;
+    TinyEncoder::load(&file, &Device::Cpu).context("the program was built with a damaged encoder")
+}
+
+#[cfg(test)]
+mod tests {
+    use ddt_adapters::Autoencoder;
+
+    use super::*;
+
+    #[test]
+    fn the_parts_fit_each_other() {
+        let demo = demo().unwrap();
+        let (cfg, latents) = (demo.config().unwrap(), demo.latents().unwrap());
+        assert_eq!(demo.classes().unwrap().len(), cfg.num_classes);
+        assert_eq!(latents.autoencoder, "tiny-flux2");
+        assert_eq!(tiny_decoder().unwrap().latent_channels(), cfg.in_channels);
+        assert_eq!(tiny_encoder().unwrap().latent_channels(), cfg.in_channels);
+        assert_eq!(demo_sha256().len(), 64);
+    }
+}

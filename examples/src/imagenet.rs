@@ -1,0 +1,93 @@
+//! The programs `imagenet256` and `imagenet512`: from a command line to a PNG file and an exit status.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use ddt_adapters::hub::HubOptions;
+
+use crate::cli::{Args, Resolution, WeightsChoice};
+use crate::generate::{Drawn, Interrupted, draw};
+use crate::job::Job;
+use crate::progress::{Cancel, INTERRUPTED, say};
+use crate::weights::Origin;
+use crate::{atomic_file, hub_files, page};
+
+/// Runs the program; the status is 0, 1 for an error, 2 for a wrong command line, 130 after Ctrl-C.
+#[must_use]
+pub fn main(resolution: Resolution) -> ExitCode {
+    let args = Args::parse_for(resolution);
+    let outcome = Cancel::on_ctrl_c().and_then(|cancel| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(args.threads as usize)
+            .build_global()
+            .context("--threads")?;
+        run(&args, resolution, &HubOptions::from_env(), &cancel)
+    });
+    match outcome {
+        Ok(summary) => {
+            // A reader that went away is no reason to fail.
+            writeln!(std::io::stdout(), "{summary}").ok();
+            ExitCode::SUCCESS
+        }
+        Err(error) if error.is::<Interrupted>() => {
+            say(&error.to_string());
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Draws what the command line asks for, writes the file, and sums up.
+///
+/// # Errors
+///
+/// Anything that [`Job::prepare`] finds; weights that cannot be read; [`Interrupted`]; a full disk. Nothing is
+/// written then.
+pub fn run(args: &Args, resolution: Resolution, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
+    let job = Job::prepare(args, resolution, hub)?;
+    if job.weights.origin == Origin::Demo {
+        say(&about_demo(args, resolution, &job, hub));
+    }
+    let model = job.weights.load(job.dtype.into())?;
+    if cancel.is_requested() {
+        return Err(Interrupted.into());
+    }
+    let drawn = draw(&job, &model, cancel)?;
+    atomic_file::write(&job.out, &page::encode(&job, &drawn.images)?)?;
+    Ok(summary(&job, &drawn))
+}
+
+/// Says what is drawn instead of the program's own size, and how to get that.
+fn about_demo(args: &Args, resolution: Resolution, job: &Job, hub: &HubOptions) -> String {
+    let (height, width) = job.weights.image_size();
+    let mut text = String::new();
+    if args.weights == WeightsChoice::Auto {
+        text += &format!("the published weights are not in the hub's cache ({})\n", hub.cache.display());
+    }
+    let (side, program) = (resolution.side(), resolution.program());
+    let cost = hub_files::cost(&[hub_files::network(resolution), hub_files::autoencoder()]);
+    text += &format!(
+        "drawing with the demo network, which comes with the program: {width} x {height} pixels, {} classes\n\
+         for {side} x {side} pixels and ImageNet's classes ({cost}):\n  \
+         cargo run --release --example {program} -- --weights hub",
+        job.weights.classes.len()
+    );
+    text
+}
+
+fn summary(job: &Job, drawn: &Drawn) -> String {
+    let (images, seconds) = (drawn.images.len(), drawn.elapsed.as_secs_f64());
+    let (encoder, steps) = (drawn.calls.encoder, drawn.calls.decoder);
+    format!(
+        "{images} images in {seconds:.1} s, {:.3} images/s\n\
+         encoder calls {encoder} of {steps} steps ({:.0}% saved)\n\
+         wrote {}",
+        images as f64 / seconds.max(1e-9),
+        100.0 * (1.0 - encoder as f64 / steps.max(1) as f64),
+        job.out.display()
+    )
+}

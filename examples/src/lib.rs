@@ -1,0 +1,49 @@
+//! Shared parts of the examples: everything between a command line and the libraries.
+//!
+//! - [`classes`] turns what a user types into class numbers.
+//! - [`cifar`] reads labelled photos from an archive.
+//! - [`progress`] shows how far sampling is, and stops it.
+//! - [`picture`] and [`text`] draw; [`grid`] arranges samples, [`heat_map`] shows a matrix, [`plot`] draws curves.
+//! - [`png_file`] and [`atomic_file`] write results, complete or not at all.
+//! - [`imagenet`] is the programs `imagenet256` and `imagenet512`: [`cli`] reads their command line, [`job`] checks
+//!   it, [`weights`] (with [`assets`] and [`hub_files`]) finds the network, [`normalized`] fits its autoencoder,
+//!   [`sharing_choice`] its plan; [`generate`] draws and [`page`] lays out.
+//! - [`cifar_latents`] prepares the photos that the demo was trained on.
+//!
+//! ```
+//! use ddt_examples::classes::ClassTable;
+//! use ddt_examples::grid::Grid;
+//! use ddt_examples::picture::Picture;
+//!
+//! let table = ClassTable::imagenet()?;
+//! let classes = table.parse_list(&["207", "goldfish"])?;
+//! let row_labels: Vec<String> = classes.iter().filter_map(|&c| table.name(c)).map(str::to_owned).collect();
+//! let images = vec![Picture::new(32, 32, [200, 120, 40])?; 2 * classes.len()];
+//! let grid = Grid { row_labels: &row_labels, images: &images, title: "two seeds", ..Grid::default() };
+//! assert!(grid.draw()?.width() > 2 * 128);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod assets;
+pub mod atomic_file;
+pub mod cifar;
+pub mod cifar_latents;
+pub mod classes;
+pub mod cli;
+pub mod generate;
+pub mod grid;
+pub mod heat_map;
+pub mod hub_files;
+pub mod imagenet;
+pub mod job;
+pub mod normalized;
+pub mod page;
+pub mod picture;
+pub mod plot;
+pub mod png_file;
+pub mod progress;
+pub mod sharing_choice;
+pub mod text;
+pub mod weights;

@@ -1,0 +1,186 @@
+//! `--share`: at which steps the condition encoder runs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use ddt_sharing::{PlanFile, PlanFor, SharingPlan};
+
+const EXPECTED: &str = "expected none, uniform:R (R a whole number from 1, such as uniform:5), \
+                        ratio:X (X from 0 to below 1, such as ratio:0.8) or a plan file";
+
+/// What the user asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SharingChoice {
+    /// The encoder runs at every step.
+    None,
+    /// It runs at every so manieth step.
+    Uniform {
+        /// Steps from one run to the next.
+        every: usize,
+    },
+    /// It skips this share of the steps, evenly.
+    Ratio {
+        /// In [0, 1).
+        ratio: f64,
+    },
+    /// A plan file says where it runs.
+    File(PathBuf),
+}
+
+impl SharingChoice {
+    /// Checks what can be checked before anything is known of the sampler.
+    ///
+    /// # Errors
+    ///
+    /// A plan file that cannot be read.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Self::File(path) => load(path).map(drop),
+            Self::None | Self::Uniform { .. } | Self::Ratio { .. } => Ok(()),
+        }
+    }
+
+    /// The plan for a sampler with the settings `wanted`; `None` shares nothing.
+    ///
+    /// ```text
+    /// ratio:X  K = ceil((1 - X) N)
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A plan file that cannot be read, or was made for another network, step grid, guidance or solver.
+    pub fn plan(&self, wanted: &PlanFor) -> Result<Option<SharingPlan>> {
+        let num_steps = wanted.grid.num_steps;
+        let plan = match self {
+            Self::None => return Ok(None),
+            Self::Uniform { every } => SharingPlan::uniform(num_steps, *every)?,
+            Self::Ratio { ratio } => {
+                // Rounding in the product must not add a run: (1 - 0.7) 10 is a little above 3.
+                let num_recompute = ((1.0 - ratio) * num_steps as f64 - 1e-9).ceil().max(1.0) as usize;
+                SharingPlan::uniform_budget(num_steps, num_recompute)?
+            }
+            Self::File(path) => {
+                let file = load(path)?;
+                file.check(wanted).with_context(|| {
+                    format!("--share: the plan {} does not fit these settings", path.display())
+                })?;
+                return Ok(Some(file.plan));
+            }
+        };
+        Ok(Some(plan.on_grid(wanted.grid)?))
+    }
+}
+
+fn load(path: &Path) -> Result<PlanFile> {
+    PlanFile::load(path).with_context(|| format!("--share {}: {EXPECTED}", path.display()))
+}
+
+impl FromStr for SharingChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        if let Some(every) = text.strip_prefix("uniform:") {
+            let every = every.parse().ok().filter(|every| *every > 0).ok_or(EXPECTED)?;
+            return Ok(Self::Uniform { every });
+        }
+        if let Some(ratio) = text.strip_prefix("ratio:") {
+            let ratio = ratio.parse().ok().filter(|ratio| (0.0..1.0).contains(ratio)).ok_or(EXPECTED)?;
+            return Ok(Self::Ratio { ratio });
+        }
+        if text.is_empty() { Err(EXPECTED.to_owned()) } else { Ok(Self::File(text.into())) }
+    }
+}
+
+/// As it is written on the command line; of a file its name alone, which is the same on every machine.
+impl fmt::Display for SharingChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Uniform { every } => write!(f, "uniform:{every}"),
+            Self::Ratio { ratio } => write!(f, "ratio:{ratio}"),
+            Self::File(path) => write!(f, "{}", path.file_name().unwrap_or_default().display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ddt_sharing::{Objective, PlanGuidance, StepGrid};
+
+    use super::*;
+
+    fn wanted(num_steps: usize) -> PlanFor {
+        PlanFor {
+            model: "ddt sha256:00".to_owned(),
+            grid: StepGrid { num_steps, last_step: 0.04, timeshift: 1.0 },
+            guidance: PlanGuidance { scale: 2.0, interval: (0.3, 1.0) },
+            solver: Some("euler".to_owned()),
+        }
+    }
+
+    fn choice(text: &str) -> SharingChoice {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn choices_are_written_as_they_are_read() {
+        for text in ["none", "uniform:5", "ratio:0.8", "plan.json"] {
+            assert_eq!(choice(text).to_string(), text);
+        }
+        for text in ["", "uniform:", "uniform:0", "uniform:-3", "uniform:2.5", "ratio:1", "ratio:NaN", "ratio:-0.1"] {
+            assert_eq!(text.parse::<SharingChoice>().unwrap_err(), EXPECTED);
+        }
+    }
+
+    #[test]
+    fn plans_have_the_runs_asked_for() {
+        assert_eq!(choice("none").plan(&wanted(50)).unwrap(), None);
+        for (text, num_steps, num_recompute) in [
+            ("uniform:5", 50, 10),
+            ("uniform:5", 51, 11),
+            ("uniform:99", 50, 1),
+            ("ratio:0", 50, 50),
+            ("ratio:0.8", 50, 10),
+            ("ratio:0.7", 10, 3),
+            ("ratio:0.75", 10, 3),
+            ("ratio:0.999", 10, 1),
+        ] {
+            let plan = choice(text).plan(&wanted(num_steps)).unwrap().unwrap();
+            assert_eq!(plan.num_recompute(), num_recompute, "{text} of {num_steps}");
+            plan.check_grid(&wanted(num_steps).grid).unwrap();
+        }
+    }
+
+    #[test]
+    fn plan_files_are_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plan.json");
+        let file = PlanFile {
+            made_for: wanted(10),
+            seed: 0,
+            images: 1,
+            objective: Objective::Uniform { every: 5 },
+            plan: SharingPlan::uniform(10, 5).unwrap(),
+            cost: 0.0,
+            mean_similarity: 1.0,
+            predicted_speedup: None,
+        };
+        file.save(&path).unwrap();
+        let choice = SharingChoice::File(path.clone());
+        assert_eq!(choice.plan(&wanted(10)).unwrap().unwrap().recompute_steps(), [0, 5]);
+
+        let message = |wanted: &PlanFor| format!("{:#}", choice.plan(wanted).unwrap_err());
+        let other_model = PlanFor { model: "ddt sha256:11".to_owned(), ..wanted(10) };
+        assert!(message(&other_model).contains("sha256:11"), "{}", message(&other_model));
+        assert!(message(&wanted(11)).contains("11 steps"), "{}", message(&wanted(11)));
+        std::fs::write(&path, "{").unwrap();
+        assert!(message(&wanted(10)).contains("plan.json"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(message(&wanted(10)).contains("uniform:R"));
+    }
+}

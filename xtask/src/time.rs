@@ -1,0 +1,124 @@
+//! Times a network with random weights: the figures of a benchmark as one JSON line.
+
+use std::{ops::ControlFlow, process::ExitCode, time::Instant};
+
+use anyhow::{Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+use clap::ValueEnum;
+use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
+use ddt_model::{Ddt, DdtConfig, SampleOptions, sample};
+use ddt_sharing::SharingPlan;
+use serde_json::json;
+
+/// Time one call with the encoder, one without, and optionally a whole guided run.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Network, such as ddt-b2 or ddt-xl2-22en6de
+    #[arg(long, default_value = "ddt-b2")]
+    preset: String,
+    /// Rows that the network sees; sampling draws half as many images
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Height and width of the latents
+    #[arg(long, default_value_t = 32)]
+    latent: usize,
+    /// Type of the weights
+    #[arg(long, default_value = "f32")]
+    dtype: Type,
+    /// Calls of which the median is reported, after two that are not
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Euler steps of a sampling run; 0 for none
+    #[arg(long, default_value_t = 0)]
+    steps: usize,
+    /// Recompute the encoder every SHARE steps
+    #[arg(long, default_value_t = 1)]
+    share: usize,
+    /// Threads; 0 for one a core
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Where to compute; cpu
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Type {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Type {
+    fn dtype(self) -> (DType, &'static str) {
+        match self {
+            Self::F32 => (DType::F32, "f32"),
+            Self::Bf16 => (DType::BF16, "bf16"),
+            Self::F16 => (DType::F16, "f16"),
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    ensure!(args.batch > 0 && args.runs > 0 && args.share > 0, "expected batch, runs and share of at least 1");
+    if args.device != "cpu" {
+        bail!("expected device cpu, got {:?}", args.device);
+    }
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
+    let device = Device::Cpu;
+    let cfg = DdtConfig::preset(&args.preset)?;
+    let (dtype, dtype_name) = args.dtype.dtype();
+    let network = Ddt::random(&cfg, 0, dtype, &device)?;
+    let rows: Vec<u64> = (0..args.batch as u64).collect();
+    let shape = (cfg.in_channels, args.latent, args.latent);
+    let x = noise_batch(0, &rows, shape, &device)?;
+    let t = Tensor::full(0.3f32, args.batch, &device)?;
+    let labels: Vec<u32> = rows.iter().map(|it| (it * 97 % cfg.num_classes as u64) as u32).collect();
+    let y = Tensor::new(labels.as_slice(), &device)?;
+
+    let z_t = network.encoder().forward(&x, &t, &y)?;
+    let kept = network.decoder().modulations(&z_t)?;
+    let mut row = json!({
+        "peer": "ddt", "preset": args.preset, "batch": args.batch, "latent": args.latent, "dtype": dtype_name,
+        "device": args.device, "threads": rayon::current_num_threads(),
+        "full_ms": median_ms(args.runs, || Ok(drop(network.forward(&x, &t, &y)?)))?,
+        "decoder_ms": median_ms(args.runs, || Ok(drop(network.decoder().forward(&x, &z_t)?)))?,
+        "decoder_kept_ms": median_ms(args.runs, || Ok(drop(network.decoder().forward_kept(&x, &kept)?)))?,
+    });
+    if args.steps > 0 {
+        let images = (args.batch / 2).max(1);
+        let plan = SharingPlan::uniform(args.steps, args.share)?;
+        let options = SampleOptions {
+            grid: TimeGrid::new(args.steps, Some(0.04), 1.0)?,
+            solver: &Euler,
+            guidance: Guidance::new(2.0, (0.3, 1.0))?,
+            plan: (args.share > 1).then_some(&plan),
+        };
+        let noise = noise_batch(0, &rows[..images], shape, &device)?;
+        let start = Instant::now();
+        sample(&network, &noise, &labels[..images], &options, &mut |_| ControlFlow::Continue(()))?;
+        row["steps"] = json!(args.steps);
+        row["share"] = json!(args.share);
+        row["sample_ms"] = json!(round(start.elapsed().as_secs_f64() * 1e3));
+    }
+    println!("{row}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn median_ms(runs: usize, call: impl Fn() -> Result<()>) -> Result<f64> {
+    let once = || {
+        let start = Instant::now();
+        call().map(|()| start.elapsed().as_secs_f64() * 1e3)
+    };
+    for _ in 0..2 {
+        once()?;
+    }
+    let mut times = (0..runs).map(|_| once()).collect::<Result<Vec<f64>>>()?;
+    times.sort_by(f64::total_cmp);
+    let middle = runs / 2;
+    Ok(round(if runs % 2 == 1 { times[middle] } else { 0.5 * (times[middle - 1] + times[middle]) }))
+}
+
+fn round(ms: f64) -> f64 {
+    (ms * 100.0).round() / 100.0
+}
