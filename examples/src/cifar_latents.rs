@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
     time::Instant,
 };
 
@@ -12,12 +13,15 @@ use ddt_adapters::{Autoencoder, TinyEncoder, from_rgb8};
 use ddt_checkpoint::{Checkpoint, write_safetensors};
 use ddt_model::LatentInfo;
 use ddt_train::LatentDataset;
+use rayon::prelude::*;
 
-use crate::cifar::{Cifar, CifarSplit, read_cifar};
+use crate::{
+    cifar::{Cifar, CifarSplit, IMAGE_BYTES, SIDE, read_cifar},
+    progress::say,
+};
 
 /// Photos a call of the autoencoder: enough to fill its products, few enough to stay in cache.
 const BATCH: usize = 64;
-const SIDE: usize = 32;
 
 /// Training and test latents, in the scale a network is trained on.
 #[derive(Debug)]
@@ -71,19 +75,21 @@ fn encode(photos: &Cifar, cache: &Path, encoder: &TinyEncoder) -> Result<()> {
 }
 
 fn encode_split(split: &CifarSplit, name: &str, encoder: &TinyEncoder) -> Result<Tensor> {
-    let start = Instant::now();
-    let mut latents = Vec::new();
-    for photos in split.images.chunks(BATCH * SIDE * SIDE * 3) {
-        let pixels = photos.chunks(SIDE * SIDE * 3).map(|it| from_rgb8(it, (SIDE, SIDE), &Device::Cpu));
-        let pixels = Tensor::cat(&pixels.collect::<Result<Vec<_>, _>>()?, 0)?;
-        latents.push(encoder.encode(&pixels)?);
-        if latents.len() % 40 == 0 {
-            let done = latents.len() * BATCH;
+    let (start, done) = (Instant::now(), AtomicUsize::new(0));
+    let encode = |photos: &[u8]| -> Result<Tensor> {
+        let pixels = photos.chunks(IMAGE_BYTES).map(|it| from_rgb8(it, (SIDE, SIDE), &Device::Cpu));
+        let latents = encoder.encode(&Tensor::cat(&pixels.collect::<Result<Vec<_>, _>>()?, 0)?)?;
+        let batch = photos.len() / IMAGE_BYTES;
+        let done = done.fetch_add(batch, Ordering::Relaxed) + batch;
+        if (done / BATCH).is_multiple_of(40) {
             let rate = done as f64 / start.elapsed().as_secs_f64();
-            crate::progress::say(&format!("encoded {done} of {} {name} photos, {rate:.0} a second", split.labels.len()));
+            say(&format!("encoded {done} of {} {name} photos, {rate:.0} a second", split.labels.len()));
         }
-    }
-    Ok(Tensor::cat(&latents, 0)?)
+        Ok(latents)
+    };
+    // Batches side by side: a batch alone is too small to keep every core at work.
+    let latents = split.images.par_chunks(BATCH * IMAGE_BYTES).map(encode);
+    Ok(Tensor::cat(&latents.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
 /// Mean and standard deviation of each channel of `(N, C, H, W)`, in f64.

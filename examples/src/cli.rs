@@ -13,8 +13,8 @@ use crate::sharing_choice::SharingChoice;
 
 const EXAMPLES: &str = "\
 Examples:
-  imagenet256                                        demo weights, or the big ones once they are fetched
-  imagenet256 --weights hub                          fetch DDT-XL/2 and its autoencoder, then draw
+  imagenet256                    big weights if they were fetched, else the demo
+  imagenet256 --weights hub      fetch DDT-XL/2 and its autoencoder, then draw
   imagenet256 --class 'golden retriever,387' --images 4 --seed 7
   imagenet256 --share ratio:0.8 --solver adams2 --steps 30";
 
@@ -61,17 +61,17 @@ impl Resolution {
 ///
 /// Without the big weights it draws with the small demo network that comes with the program.
 #[derive(Debug, Clone, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, after_help = EXAMPLES, allow_negative_numbers = true)]
 pub struct Args {
     /// Classes to draw: number, range of numbers, synset or name; repeat it or separate by commas
     /// [default: all ten classes of the demo; 207,360,387,974 of ImageNet]
-    #[arg(long = "class", value_name = "CLASS", allow_negative_numbers = true)]
+    #[arg(long = "class", value_name = "CLASS")]
     pub classes: Vec<String>,
     /// Images of each class [default: 8 with the demo, 1 with ImageNet weights]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub images: Option<u32>,
     /// Images drawn at once; changes memory and speed, never pictures
-    /// [default: 16 with the demo; of ImageNet 4 at 256 px, 1 at 512 px]
+    /// [default: 40 with the demo; of ImageNet 4 at 256 px, 1 at 512 px]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch: Option<u32>,
     /// Threads to compute with; 0 is one for each core
@@ -82,16 +82,16 @@ pub struct Args {
     pub steps: usize,
     /// Strength of classifier-free guidance (unitless), 1 for none
     /// [default: 3 with the demo; of ImageNet 2 at 256 px, 3 at 512 px]
-    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SCALE")]
     pub guidance: Option<f64>,
     /// Flow times between which guidance acts, both excluded; 0 is noise, 1 is the image
     #[arg(long, value_name = "LO,HI", default_value = "0.3,1", value_parser = parse_interval, allow_hyphen_values = true)]
     pub interval: (f64, f64),
     /// Length of the last step, in flow time before shifting
-    #[arg(long, value_name = "LENGTH", default_value_t = 0.04, allow_negative_numbers = true)]
+    #[arg(long, value_name = "LENGTH", default_value_t = 0.04)]
     pub last_step: f64,
     /// Respacing of the steps: above 1 more of them near noise, below 1 near the image (unitless)
-    #[arg(long, value_name = "SHIFT", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHIFT", default_value_t = 1.0)]
     pub timeshift: f64,
     /// How to take a step
     #[arg(long, value_enum, default_value_t = SolverName::Euler)]
@@ -249,7 +249,7 @@ impl From<Dtype> for DType {
     }
 }
 
-fn parse_interval(text: &str) -> Result<(f64, f64), String> {
+pub(crate) fn parse_interval(text: &str) -> Result<(f64, f64), String> {
     let number = |part: &str| part.trim().parse::<f64>().ok();
     let bounds = text.split_once(',').and_then(|(low, high)| Some((number(low)?, number(high)?)));
     bounds.ok_or_else(|| "expected two numbers with a comma between, such as 0.3,1".to_owned())
@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn flags_become_values() {
-        let args = parse("--class 1,cat --class 3-5 --interval -1,0.5 --guidance -2.5 --weights x.ckpt --vae auto");
+        let args =
+            parse("--class 1,cat --class 3-5 --interval -1,0.5 --guidance -2.5 --weights x.ckpt --vae auto");
         let args = args.unwrap();
         assert_eq!(args.classes, ["1,cat", "3-5"]);
         assert_eq!(args.interval, (-1.0, 0.5));

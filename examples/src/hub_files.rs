@@ -37,6 +37,9 @@ pub fn autoencoder() -> &'static WeightsEntry {
 #[must_use]
 pub fn cost(entries: &[&WeightsEntry]) -> String {
     let bytes = entries.iter().map(|entry| entry.size.bytes()).sum::<u64>() as f64;
+    if bytes == 0.0 {
+        return "nothing".to_owned();
+    }
     format!("{:.1} GB, about {} at 100 Mbit/s", bytes / 1e9, in_words(bytes / USUAL_RATE))
 }
 
@@ -113,6 +116,7 @@ mod tests {
     fn costs_name_size_and_time() {
         let entry = WeightsEntry { size: hub::FileSize::About(11_250_000_000), ..*network(Resolution::R256) };
         assert_eq!(cost(&[&entry]), "11.2 GB, about 15 min 00 s at 100 Mbit/s");
+        assert_eq!(cost(&[]), "nothing");
         assert_ne!(network(Resolution::R256), network(Resolution::R512));
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use ddt_adapters::hub::HubOptions;
+use ddt_adapters::hub::{HubOptions, find_cached};
 
 use crate::cli::{Args, Resolution, WeightsChoice};
 use crate::generate::{Drawn, Interrupted, draw};
@@ -63,18 +63,23 @@ pub fn run(args: &Args, resolution: Resolution, hub: &HubOptions, cancel: &Cance
 
 /// Says what is drawn instead of the program's own size, and how to get that.
 fn about_demo(args: &Args, resolution: Resolution, job: &Job, hub: &HubOptions) -> String {
-    let (height, width) = job.weights.image_size();
+    let mut missing = vec![hub_files::network(resolution), hub_files::autoencoder()];
+    missing.retain(|entry| find_cached(entry, hub).is_none());
     let mut text = String::new();
     if args.weights == WeightsChoice::Auto {
-        text += &format!("the published weights are not in the hub's cache ({})\n", hub.cache.display());
+        for entry in &missing {
+            let (repository, cache) = (entry.repository, hub.cache.display());
+            text += &format!("{repository} is not in the hub's cache ({cache})\n");
+        }
     }
+    let (height, width) = job.weights.image_size();
     let (side, program) = (resolution.side(), resolution.program());
-    let cost = hub_files::cost(&[hub_files::network(resolution), hub_files::autoencoder()]);
     text += &format!(
         "drawing with the demo network, which comes with the program: {width} x {height} pixels, {} classes\n\
-         for {side} x {side} pixels and ImageNet's classes ({cost}):\n  \
+         for {side} x {side} pixels and ImageNet's classes (to download: {}):\n  \
          cargo run --release --example {program} -- --weights hub",
-        job.weights.classes.len()
+        job.weights.classes.len(),
+        hub_files::cost(&missing)
     );
     text
 }
@@ -83,9 +88,10 @@ fn summary(job: &Job, drawn: &Drawn) -> String {
     let (images, seconds) = (drawn.images.len(), drawn.elapsed.as_secs_f64());
     let (encoder, steps) = (drawn.calls.encoder, drawn.calls.decoder);
     format!(
-        "{images} images in {seconds:.1} s, {:.3} images/s\n\
+        "{images} {} in {seconds:.1} s, {:.3} images/s\n\
          encoder calls {encoder} of {steps} steps ({:.0}% saved)\n\
          wrote {}",
+        if images == 1 { "image" } else { "images" },
         images as f64 / seconds.max(1e-9),
         100.0 * (1.0 - encoder as f64 / steps.max(1) as f64),
         job.out.display()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use ddt_adapters::hub::HubOptions;
 use ddt_flow::{Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
 use ddt_sharing::{PlanFor, PlanGuidance, SharingPlan, StepGrid};
@@ -14,7 +14,7 @@ use crate::generate::Item;
 use crate::page;
 use crate::progress::say;
 use crate::sharing_choice::SharingChoice;
-use crate::weights::{Origin, Weights};
+use crate::weights::{self, Origin, Weights};
 
 /// ImageNet classes that are drawn unless others are named: golden retriever, otter, red panda and geyser.
 const SHOWN: [u32; 4] = [207, 360, 387, 974];
@@ -63,6 +63,7 @@ impl Job {
         guidance(args.guidance.unwrap_or(1.0))?;
         let solver = solver_by_name(args.solver.as_str())?;
         args.share.check()?;
+        weights::check_autoencoder(&args.vae)?;
         let out = output_path(args, resolution)?;
         if args.weights == WeightsChoice::Hub {
             // Known before a long download.
@@ -73,7 +74,7 @@ impl Job {
         let imagenet = weights.is_imagenet();
         let guidance = guidance(args.guidance.unwrap_or(if imagenet { resolution.guidance() } else { 3.0 }))?;
         let usual_batch = match resolution {
-            _ if !imagenet => 16,
+            _ if !imagenet => 40,
             Resolution::R256 => 4,
             Resolution::R512 => 1,
         };
@@ -130,9 +131,11 @@ fn classes(args: &Args, weights: &Weights) -> Result<Vec<u32>> {
         let all = 0..table.len().min(10) as u32;
         return Ok(if weights.is_imagenet() { SHOWN.to_vec() } else { all.collect() });
     }
-    let named = table.parse_list(&args.classes).with_context(|| match weights.origin {
-        Origin::Demo => "--class: the demo knows ten classes, --weights hub draws ImageNet's thousand",
-        Origin::Hub | Origin::File => "--class",
+    let named = table.parse_list(&args.classes).map_err(|error| match weights.origin {
+        Origin::Demo => {
+            anyhow!("--class: {error}; the demo has few classes, --weights hub draws all of ImageNet's")
+        }
+        Origin::Hub | Origin::File => error.context("--class"),
     })?;
     let mut classes = Vec::new();
     for label in named {

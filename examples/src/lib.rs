@@ -8,6 +8,7 @@
 //! - [`imagenet`] is the programs `imagenet256` and `imagenet512`: [`cli`] reads their command line, [`job`] checks
 //!   it, [`weights`] (with [`assets`] and [`hub_files`]) finds the network, [`normalized`] fits its autoencoder,
 //!   [`sharing_choice`] its plan; [`generate`] draws and [`page`] lays out.
+//! - [`plan_sharing`] is the program of that name, which measures a network and makes its plans.
 //! - [`cifar_latents`] prepares the photos that the demo was trained on.
 //!
 //! ```
@@ -41,6 +42,7 @@ pub mod job;
 pub mod normalized;
 pub mod page;
 pub mod picture;
+pub mod plan_sharing;
 pub mod plot;
 pub mod png_file;
 pub mod progress;

@@ -26,7 +26,9 @@ impl Normalized {
         let channels = inner.latent_channels();
         let per_channel = |what: &str, values: &[f32]| match values.len() {
             n if n == channels => Tensor::from_slice(values, (1, n, 1, 1), device),
-            n => bail!("expected the {what} of each of the autoencoder's {channels} latent channels, got {n}"),
+            n => {
+                bail!("expected the {what} of each of the autoencoder's {channels} latent channels, got {n}")
+            }
         };
         if let Some(std) = info.std.iter().find(|it| !(it.is_finite() && **it > 0.0)) {
             bail!("expected positive standard deviations of the latents, got {std}");

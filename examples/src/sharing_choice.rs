@@ -55,11 +55,11 @@ impl SharingChoice {
         let num_steps = wanted.grid.num_steps;
         let plan = match self {
             Self::None => return Ok(None),
-            Self::Uniform { every } => SharingPlan::uniform(num_steps, *every)?,
+            Self::Uniform { every } => SharingPlan::uniform(num_steps, *every).context("--share")?,
             Self::Ratio { ratio } => {
                 // Rounding in the product must not add a run: (1 - 0.7) 10 is a little above 3.
                 let num_recompute = ((1.0 - ratio) * num_steps as f64 - 1e-9).ceil().max(1.0) as usize;
-                SharingPlan::uniform_budget(num_steps, num_recompute)?
+                SharingPlan::uniform_budget(num_steps, num_recompute).context("--share")?
             }
             Self::File(path) => {
                 let file = load(path)?;
@@ -132,7 +132,9 @@ mod tests {
         for text in ["none", "uniform:5", "ratio:0.8", "plan.json"] {
             assert_eq!(choice(text).to_string(), text);
         }
-        for text in ["", "uniform:", "uniform:0", "uniform:-3", "uniform:2.5", "ratio:1", "ratio:NaN", "ratio:-0.1"] {
+        for text in
+            ["", "uniform:", "uniform:0", "uniform:-3", "uniform:2.5", "ratio:1", "ratio:NaN", "ratio:-0.1"]
+        {
             assert_eq!(text.parse::<SharingChoice>().unwrap_err(), EXPECTED);
         }
     }

@@ -13,7 +13,6 @@ use serde::Serialize;
 use crate::classes::ClassTable;
 use crate::cli::{Args, Resolution, VaeChoice, WeightsChoice};
 use crate::normalized::Normalized;
-use crate::progress::say;
 use crate::{assets, hub_files};
 
 /// Pixels along a side of one latent position, for all autoencoders that have names here but `pixels`.
@@ -141,7 +140,7 @@ impl Weights {
         let decoder: Box<dyn Autoencoder> = match &self.decoder {
             DecoderFile::Pixels => Box::new(PixelSpace),
             DecoderFile::Embedded => Box::new(assets::tiny_decoder()?),
-            DecoderFile::Path(path) => read_decoder(path).context("the autoencoder")?,
+            DecoderFile::Path(path) => read_decoder(path)?,
         };
         let (got, expected) = (decoder.latent_channels(), self.config.in_channels);
         ensure!(
@@ -163,11 +162,8 @@ impl Weights {
 /// The published weights, if they and their autoencoder are at hand.
 fn cached(args: &Args, resolution: Resolution, hub: &HubOptions) -> Option<PathBuf> {
     let network = find_cached(hub_files::network(resolution), hub)?;
-    if args.vae != VaeChoice::Auto || find_cached(hub_files::autoencoder(), hub).is_some() {
-        return Some(network);
-    }
-    say("the published weights are in the hub's cache, but their autoencoder is not");
-    None
+    let decoder = args.vae != VaeChoice::Auto || find_cached(hub_files::autoencoder(), hub).is_some();
+    decoder.then_some(network)
 }
 
 fn open(path: &Path) -> Result<DdtFile> {
@@ -239,13 +235,35 @@ fn published_decoder(origin: Origin, hub: &HubOptions) -> Result<PathBuf> {
     })
 }
 
-fn read_decoder(path: &Path) -> Result<Box<dyn Autoencoder>> {
-    ensure!(path.exists(), "there is no file {}; expected auto or the path of a file for --vae", path.display());
-    let file = Checkpoint::open(path)?;
-    if file.info("decoder.conv_in.weight").is_some() {
-        return Ok(Box::new(KlAutoencoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu)?));
+/// Checks that a file named by `--vae` can be read, which is known before any download.
+///
+/// # Errors
+///
+/// A file that is absent, damaged or holds no tensors.
+pub fn check_autoencoder(choice: &VaeChoice) -> Result<()> {
+    match choice {
+        VaeChoice::Auto => Ok(()),
+        VaeChoice::File(path) => open_decoder(path).map(drop),
     }
-    Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu)?))
+}
+
+fn open_decoder(path: &Path) -> Result<Checkpoint> {
+    ensure!(
+        path.exists(),
+        "there is no file {}; expected auto or the path of a file for --vae",
+        path.display()
+    );
+    Checkpoint::open(path).context("--vae")
+}
+
+fn read_decoder(path: &Path) -> Result<Box<dyn Autoencoder>> {
+    let file = open_decoder(path)?;
+    let broken = || format!("cannot read the autoencoder {}", path.display());
+    if file.info("decoder.conv_in.weight").is_some() {
+        let decoder = KlAutoencoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu);
+        return Ok(Box::new(decoder.with_context(broken)?));
+    }
+    Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu).with_context(broken)?))
 }
 
 /// The preset's name, or sizes in the same style.

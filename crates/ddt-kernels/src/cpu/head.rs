@@ -92,3 +92,55 @@ fn turn<S: Simd>(simd: S, row: &mut [f32], turns: &[c32], f: impl Fn(S::c32s, S:
         simd.partial_store_c32s(last_pairs, f(simd.partial_load_c32s(last_turns), pair));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::instruction_sets;
+    use super::*;
+
+    struct ThereAndBack<'a> {
+        x: &'a [f32],
+        turns: &'a [c32],
+        grad: &'a mut [f32],
+    }
+
+    impl pulp::WithSimd for ThereAndBack<'_> {
+        type Output = (Vec<f32>, Vec<f32>);
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+            let ones = vec![1.0; self.x.len()];
+            let (mut out, mut grad_weight) = (ones.clone(), vec![0.0; self.x.len()]);
+            norm_turn(simd, self.x, &ones, self.turns, 0.0, &mut out);
+            norm_turn_backward(simd, self.x, &ones, self.turns, 0.0, self.grad, &mut grad_weight);
+            (out, grad_weight)
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_the_result_comes_back_unturned() {
+        for arch in instruction_sets() {
+            for k in [4, 8, 12, 24, 32, 72] {
+                let x: Vec<f32> = (0..k).map(|i| (i as f32 * 0.7).sin() + 0.1).collect();
+                let turns: Vec<c32> =
+                    (0..k / 2).map(|m| c32::new((m as f32).cos(), (m as f32).sin())).collect();
+                let rms = (x.iter().map(|x| x * x).sum::<f32>() / k as f32).sqrt();
+                let normed: Vec<f32> = x.iter().map(|x| x / rms).collect();
+                let pairs =
+                    normed.chunks_exact(2).zip(&turns).map(|(pair, turn)| turn * c32::new(pair[0], pair[1]));
+                let turned: Vec<f32> = pairs.flat_map(|pair| [pair.re, pair.im]).collect();
+
+                let mut grad = turned.clone();
+                let (out, grad_weight) =
+                    arch.dispatch(ThereAndBack { x: &x, turns: &turns, grad: &mut grad });
+                let near =
+                    |got: &[f32], want: &[f32]| got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5);
+                assert!(near(&out, &turned), "K = {k}: {out:?}");
+                // Along itself the normed row cannot move, and its weight moves it by its square.
+                assert!(near(&grad, &vec![0.0; k]), "K = {k}: {grad:?}");
+                let squares: Vec<f32> = normed.iter().map(|x| x * x).collect();
+                assert!(near(&grad_weight, &squares), "K = {k}: {grad_weight:?}");
+            }
+        }
+    }
+}

@@ -5,7 +5,7 @@
 
 use pulp::Simd;
 
-/// Replaces `outs[i][j]` by what `f` makes of it and of `ins[..][j]`.
+/// Replaces `outs[i][j]` by what `f` makes of it and of `ins[..][j]`; all slices have one length.
 ///
 /// An `f` that ignores its first argument simply writes; the unused load disappears.
 #[inline(always)]
@@ -15,6 +15,7 @@ pub(super) fn update<S: Simd, const M: usize, const N: usize>(
     ins: [&[f32]; N],
     f: impl Fn([S::f32s; M], [S::f32s; N]) -> [S::f32s; M],
 ) {
+    debug_assert!(same_lengths(outs.iter().map(|out| out.len()).chain(ins.iter().map(|xs| xs.len()))));
     let outs = outs.map(|out| S::as_mut_simd_f32s(out));
     let ins = ins.map(|xs| S::as_simd_f32s(xs));
     let groups = outs.iter().map(|out| out.0.len()).chain(ins.iter().map(|xs| xs.0.len())).min().unwrap_or(0);
@@ -57,6 +58,7 @@ pub(super) fn fold<S: Simd, const M: usize, const N: usize>(
     ins: [&[f32]; N],
     f: impl Fn([S::f32s; M], [S::f32s; N]) -> [S::f32s; M],
 ) -> [f32; M] {
+    debug_assert!(same_lengths(ins.iter().map(|xs| xs.len())));
     // Four sets of accumulators hide the latency of the additions.
     const WAYS: usize = 4;
     let zero = [simd.splat_f32s(0.0); M];
@@ -99,8 +101,14 @@ pub(super) fn fold<S: Simd, const M: usize, const N: usize>(
     )
 }
 
+fn same_lengths(mut lens: impl Iterator<Item = usize>) -> bool {
+    let first = lens.next();
+    lens.all(|len| Some(len) == first)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::instruction_sets;
     use super::*;
 
     struct SumAndScale<'a>(&'a [f32], &'a mut [f32]);
@@ -129,12 +137,14 @@ mod tests {
 
     #[test]
     fn every_length_is_covered_exactly_once() {
-        for len in 0..200 {
-            let xs: Vec<f32> = (0..len).map(|i| i as f32).collect();
-            let mut out = vec![1.0; len];
-            let sum = super::super::dispatch(SumAndScale(&xs, &mut out));
-            assert_eq!(sum, (len * len.saturating_sub(1) / 2) as f32);
-            assert!(out.iter().zip(&xs).all(|(out, x)| *out == 1.0 + x * x), "length {len}");
+        for arch in instruction_sets() {
+            for len in 0..200 {
+                let xs: Vec<f32> = (0..len).map(|i| i as f32).collect();
+                let mut out = vec![1.0; len];
+                let sum = arch.dispatch(SumAndScale(&xs, &mut out));
+                assert_eq!(sum, (len * len.saturating_sub(1) / 2) as f32);
+                assert!(out.iter().zip(&xs).all(|(out, x)| *out == 1.0 + x * x), "length {len}");
+            }
         }
     }
 }

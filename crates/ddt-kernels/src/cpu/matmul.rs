@@ -184,6 +184,10 @@ mod tests {
 
     #[test]
     fn agrees_with_the_definition() {
+        super::super::instruction_sets().into_iter().for_each(check);
+    }
+
+    fn check(arch: pulp::Arch) {
         for (m, n, k) in [(1, 16, 1), (4, 64, 7), (5, 80, 300), (7, 48, 16), (9, 16, 513), (3, 112, 2)] {
             for transposed in [false, true] {
                 for accumulate in [false, true] {
@@ -191,7 +195,7 @@ mod tests {
                     let b: Vec<f32> = (0..k * (n + 16)).map(|i| (i % 5) as f32 - 2.0).collect();
                     let mut c = vec![1.0; m * n];
                     let (row, col) = if transposed { (1, m) } else { (k, 1) };
-                    super::super::dispatch(Run {
+                    arch.dispatch(Run {
                         sizes: (m, n, k),
                         a: Strided { data: &a, row, col },
                         b: (&b, n + 16),

@@ -29,3 +29,12 @@ pub(crate) use rows::Rows;
 fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
     pulp::Arch::new().dispatch(op)
 }
+
+/// Every instruction set that this machine can run, for tests.
+#[cfg(test)]
+fn instruction_sets() -> Vec<pulp::Arch> {
+    let mut sets = vec![pulp::Arch::Scalar, pulp::Arch::new()];
+    #[cfg(target_arch = "x86_64")]
+    sets.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
+    sets
+}

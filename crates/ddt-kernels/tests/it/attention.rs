@@ -8,7 +8,7 @@ use crate::support::{check, error, plain_rms_norm, random, run};
 const EPS: f64 = 1e-6;
 
 fn rope(l: usize, k: usize) -> Result<RopeTable> {
-    let angles = random(7, &[l, k / 2]);
+    let angles = random(7, &[l, k / 2])?;
     RopeTable::new(angles.cos()?, angles.sin()?)
 }
 
@@ -38,8 +38,8 @@ fn plain(qkv: &Tensor, q_weight: &Tensor, k_weight: &Tensor, rope: &RopeTable, n
     probabilities.matmul(&value)?.transpose(1, 2)?.reshape((b, l, n * k))
 }
 
-fn inputs(b: usize, l: usize, n: usize, k: usize) -> [Tensor; 3] {
-    [random(1, &[b, l, 3 * n * k]), random(2, &[k]), random(3, &[k])]
+fn inputs(b: usize, l: usize, n: usize, k: usize) -> Result<[Tensor; 3]> {
+    Ok([random(1, &[b, l, 3 * n * k])?, random(2, &[k])?, random(3, &[k])?])
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn matches_for_all_kinds_of_sizes() -> Result<()> {
     for (b, l, n, k) in sizes {
         let rope = rope(l, k)?;
         check(
-            &inputs(b, l, n, k),
+            &inputs(b, l, n, k)?,
             |x| attention(&x[0], &x[1], &x[2], &rope, n, EPS),
             |x| plain(&x[0], &x[1], &x[2], &rope, n),
         )?;
@@ -68,7 +68,7 @@ fn matches_for_all_kinds_of_sizes() -> Result<()> {
 #[test]
 fn one_token_returns_its_value() -> Result<()> {
     let (b, n, k) = (2, 3, 8);
-    let [qkv, q_weight, k_weight] = inputs(b, 1, n, k);
+    let [qkv, q_weight, k_weight] = inputs(b, 1, n, k)?;
     let (out, grads) =
         run(&[qkv.clone(), q_weight, k_weight], |x| attention(&x[0], &x[1], &x[2], &rope(1, k)?, n, EPS))?;
     assert_eq!(out.to_vec3::<f32>()?, qkv.narrow(2, 2 * n * k, n * k)?.to_vec3::<f32>()?);
@@ -81,10 +81,10 @@ fn one_token_returns_its_value() -> Result<()> {
 fn gradient_agrees_with_finite_differences() -> Result<()> {
     let (l, n, k) = (6, 1, 8);
     let rope = rope(l, k)?;
-    let inputs = inputs(1, l, n, k);
+    let inputs = inputs(1, l, n, k)?;
     let f = |x: &[Tensor]| attention(&x[0], &x[1], &x[2], &rope, n, EPS);
     let (_, grads) = run(&inputs, f)?;
-    let weights = random(99, &[1, l, n * k]).to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
+    let weights = random(99, &[1, l, n * k])?.to_dtype(DType::BF16)?.to_dtype(DType::F32)?;
     let value = |x: &[Tensor]| (f(x)? * &weights)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>();
     let h = 1e-2;
     for (which, input) in inputs.iter().enumerate() {
@@ -110,7 +110,7 @@ fn gradient_agrees_with_finite_differences() -> Result<()> {
 #[test]
 fn large_logits_stay_finite() -> Result<()> {
     let (l, n, k) = (70, 2, 16);
-    let [qkv, q_weight, k_weight] = inputs(1, l, n, k);
+    let [qkv, q_weight, k_weight] = inputs(1, l, n, k)?;
     let rope = rope(l, k)?;
     let large = [qkv, (q_weight * 1e3)?, (k_weight * 1e3)?];
     let (out, grads) = run(&large, |x| attention(&x[0], &x[1], &x[2], &rope, n, EPS))?;
@@ -127,7 +127,7 @@ fn large_logits_stay_finite() -> Result<()> {
 #[test]
 fn nan_and_infinity_stay_in_their_head_and_image() -> Result<()> {
     let (b, l, n, k) = (2, 20, 2, 8);
-    let [qkv, q_weight, k_weight] = inputs(b, l, n, k);
+    let [qkv, q_weight, k_weight] = inputs(b, l, n, k)?;
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for part in 0..3 {
             let mut values = qkv.flatten_all()?.to_vec1::<f32>()?;
@@ -146,7 +146,7 @@ fn nan_and_infinity_stay_in_their_head_and_image() -> Result<()> {
 #[test]
 fn thousands_of_tokens_work() -> Result<()> {
     let (l, k) = (4096, 8);
-    let [qkv, q_weight, k_weight] = inputs(1, l, 1, k);
+    let [qkv, q_weight, k_weight] = inputs(1, l, 1, k)?;
     let rope = rope(l, k)?;
     let out = attention(&qkv, &q_weight, &k_weight, &rope, 1, EPS)?;
     let want = plain(&qkv, &q_weight, &k_weight, &rope, 1)?;

@@ -25,7 +25,7 @@ fn plain_layer_norm(x: &Tensor) -> Result<Tensor> {
 fn rms_norm_modulate_matches() -> Result<()> {
     for (b, l, d) in SHAPES {
         for rows in [1, l] {
-            let inputs = [random(1, &[b, l, d]), random(2, &[d]), random(3, &[b, rows, 2 * d])];
+            let inputs = [random(1, &[b, l, d])?, random(2, &[d])?, random(3, &[b, rows, 2 * d])?];
             check(
                 &inputs,
                 |x| rms_norm_modulate(&x[0], &x[1], &x[2], EPS),
@@ -40,7 +40,7 @@ fn rms_norm_modulate_matches() -> Result<()> {
 fn layer_norm_modulate_matches() -> Result<()> {
     for (b, l, d) in SHAPES {
         for rows in [1, l] {
-            let inputs = [random(1, &[b, l, d]), random(3, &[b, rows, 2 * d])];
+            let inputs = [random(1, &[b, l, d])?, random(3, &[b, rows, 2 * d])?];
             check(
                 &inputs,
                 |x| layer_norm_modulate(&x[0], &x[1], EPS),
@@ -55,7 +55,7 @@ fn layer_norm_modulate_matches() -> Result<()> {
 fn gate_residual_matches() -> Result<()> {
     for (b, l, d) in SHAPES {
         for rows in [1, l] {
-            let inputs = [random(1, &[b, l, d]), random(2, &[b, rows, d]), random(3, &[b, l, d])];
+            let inputs = [random(1, &[b, l, d])?, random(2, &[b, rows, d])?, random(3, &[b, l, d])?];
             check(&inputs, |x| gate_residual(&x[0], &x[1], &x[2]), |x| &x[0] + x[1].broadcast_mul(&x[2])?)?;
         }
     }
@@ -64,7 +64,7 @@ fn gate_residual_matches() -> Result<()> {
 
 #[test]
 fn a_large_mean_does_not_cancel_the_variance() -> Result<()> {
-    let x = (random(1, &[2, 3, 100]) + 1000.0)?;
+    let x = (random(1, &[2, 3, 100])? + 1000.0)?;
     let zero = Tensor::zeros((2, 1, 200), x.dtype(), x.device())?;
     let got = layer_norm_modulate(&x, &zero, EPS)?;
     let want = plain_layer_norm(&x.to_dtype(candle_core::DType::F64)?)?;
@@ -76,7 +76,7 @@ fn a_large_mean_does_not_cancel_the_variance() -> Result<()> {
 #[test]
 fn strided_inputs_give_the_same_values_and_gradients() -> Result<()> {
     let (b, l, d) = (2, 5, 24);
-    let inputs = [random(1, &[l, b, d]), random(2, &[2 * d]), random(3, &[b, 2 * d, l])];
+    let inputs = [random(1, &[l, b, d])?, random(2, &[2 * d])?, random(3, &[b, 2 * d, l])?];
     let op = |x: &[Tensor], copy: bool| {
         let tensors = [x[0].transpose(0, 1)?, x[1].narrow(0, 3, d)?, x[2].transpose(1, 2)?];
         let tensors = if copy {

@@ -1,9 +1,9 @@
 //! Comparing a fused operation with the same thing written in plain, differentiable candle operations.
 
-use candle_core::{D, DType, Device, Result, Tensor, Var};
+use candle_core::{D, DType, Device, Error, Result, Tensor, Var};
 
 /// Numbers in about [-2, 2), the same for the same `seed` everywhere.
-pub(crate) fn random(seed: u64, shape: &[usize]) -> Tensor {
+pub(crate) fn random(seed: u64, shape: &[usize]) -> Result<Tensor> {
     let count = shape.iter().product();
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678;
     let values: Vec<f32> = (0..count)
@@ -12,7 +12,7 @@ pub(crate) fn random(seed: u64, shape: &[usize]) -> Tensor {
             (state >> 40) as f32 / (1u64 << 22) as f32 - 2.0
         })
         .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
 /// The result of `f` and its gradients for a fixed, uneven weighting of the result.
@@ -23,9 +23,10 @@ pub(crate) fn run(
     let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     let out = f(&tensors)?;
-    let weights = random(99, out.dims()).to_dtype(DType::BF16)?.to_dtype(out.dtype())?;
+    let weights = random(99, out.dims())?.to_dtype(DType::BF16)?.to_dtype(out.dtype())?;
     let grads = (&out * weights)?.sum_all()?.backward()?;
-    let grads = tensors.iter().map(|x| grads.get(x).expect("every input has a gradient").clone()).collect();
+    let gradient = |x| grads.get(x).cloned().ok_or_else(|| Error::msg("an input without a gradient"));
+    let grads = tensors.iter().map(gradient).collect::<Result<Vec<_>>>()?;
     Ok((out, grads))
 }
 

@@ -1,0 +1,64 @@
+//! A run small enough to repeat many times.
+
+use std::path::Path;
+
+use candle_core::Device;
+use ddt_flow::{CounterNoise, Purpose};
+use ddt_model::DdtConfig;
+use ddt_train::{LatentDataset, LrSchedule, RunFolder, TrainConfig, Trainer};
+
+pub(crate) fn sizes() -> DdtConfig {
+    DdtConfig {
+        in_channels: 2,
+        patch_size: 1,
+        hidden_size: 16,
+        num_heads: 2,
+        num_encoder_blocks: 1,
+        num_decoder_blocks: 1,
+        num_classes: 2,
+    }
+}
+
+/// Seven images of two classes: each class a constant, and a little noise.
+pub(crate) fn data() -> LatentDataset {
+    let noise = |image| CounterNoise::new(9, Purpose::SampleNoise, 0, image).normal(2 * 2 * 2);
+    let labels: Vec<u32> = (0..7).map(|it| it % 2).collect();
+    let latents = (0..7u64).flat_map(|image| {
+        let level = if image % 2 == 0 { 1.0 } else { -1.0 };
+        noise(image).into_iter().map(move |it| level + 0.1 * it)
+    });
+    LatentDataset::new(latents.collect(), labels, (2, 2, 2)).unwrap()
+}
+
+pub(crate) fn config(steps: u64) -> TrainConfig {
+    TrainConfig {
+        batch_size: 4,
+        total_images: 4 * steps,
+        lr: LrSchedule { peak: 3e-3, warmup_images: 8, decay_images: 16 },
+        ema_decays: vec![0.9, 0.5],
+        ..TrainConfig::paper()
+    }
+}
+
+pub(crate) fn trainer(steps: u64) -> Trainer {
+    Trainer::new(config(steps), &sizes(), &Device::Cpu).unwrap()
+}
+
+/// Trains to the end, saving every third step, as long as `go_on` says so; logs every step.
+pub(crate) fn train(folder: &Path, steps: u64, mut go_on: impl FnMut(u64) -> bool) {
+    let mut run = RunFolder::open(folder).unwrap();
+    let mut trainer = trainer(steps);
+    run.resume(&mut trainer).unwrap();
+    let data = data();
+    while !trainer.finished() {
+        let report = trainer.step(&data).unwrap();
+        run.log(&serde_json::json!({ "step": report.step, "loss": report.loss, "norm": report.grad_norm })).unwrap();
+        if report.step % 3 == 0 {
+            run.save(&trainer).unwrap();
+        }
+        if !go_on(report.step) {
+            return;
+        }
+    }
+    run.save(&trainer).unwrap();
+}

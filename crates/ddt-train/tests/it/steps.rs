@@ -1,0 +1,114 @@
+//! Single steps.
+
+use candle_core::{Device, Tensor};
+use ddt_flow::TimeSampling;
+use ddt_train::{
+    AdamWConfig, LatentDataset, Moments, TrainConfig, TrainError, Trainer, adamw_step, average_step, evaluate_loss,
+};
+
+use crate::runs::{config, data, sizes, trainer};
+
+#[test]
+fn training_lowers_the_loss_of_the_average_too() {
+    let (data, mut trainer) = (data(), trainer(150));
+    let loss = |it: &Trainer| {
+        evaluate_loss(&it.averaged_network().unwrap(), &data, 7, TimeSampling::LogitNormal, &Device::Cpu).unwrap()
+    };
+    let before = loss(&trainer);
+    while !trainer.finished() {
+        trainer.step(&data).unwrap();
+    }
+    let after = loss(&trainer);
+    assert!(after < 0.6 * before, "{before} to {after}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_changes_nothing_and_ends_the_run() {
+    let mut latents = vec![1.0; 4 * 8];
+    latents[5] = f32::NAN;
+    let data = LatentDataset::new(latents, vec![0; 4], (2, 2, 2)).unwrap();
+    let mut trainer = trainer(100);
+    let weights = |it: &Trainer| -> Vec<Vec<f32>> {
+        it.averaged_weights().unwrap().values().map(|t| t.flatten_all().unwrap().to_vec1().unwrap()).collect()
+    };
+    let before = weights(&trainer);
+    for skipped in 1..20 {
+        assert_eq!(trainer.step(&data).unwrap().skipped, skipped);
+    }
+    assert!(matches!(trainer.step(&data), Err(TrainError::NotFinite { count: 20, step: 20 })));
+    assert_eq!(weights(&trainer), before);
+}
+
+#[test]
+fn data_that_does_not_fit_is_refused() {
+    assert!(matches!(LatentDataset::new(vec![0.0; 7], vec![0], (2, 2, 2)), Err(TrainError::Data { .. })));
+    assert!(matches!(LatentDataset::new(vec![], vec![], (2, 2, 2)), Err(TrainError::Data { .. })));
+    let wide = LatentDataset::new(vec![0.0; 12], vec![0], (3, 2, 2)).unwrap();
+    assert!(matches!(trainer(1).step(&wide), Err(TrainError::Data { .. })));
+    let label = LatentDataset::new(vec![0.0; 8], vec![2], (2, 2, 2)).unwrap();
+    assert!(matches!(trainer(1).step(&label), Err(TrainError::Data { .. })));
+    assert!(data().batch(&[7], &Device::Cpu).is_err());
+}
+
+#[test]
+fn settings_that_make_no_run_are_named() {
+    let check = |cfg: TrainConfig, name: &str| {
+        let message = Trainer::new(cfg, &sizes(), &Device::Cpu).unwrap_err().to_string();
+        assert!(message.starts_with(name), "{message}");
+    };
+    check(TrainConfig { batch_size: 0, ..config(1) }, "batch_size");
+    check(TrainConfig { ema_decays: vec![1.0], ..config(1) }, "ema_decays");
+    check(TrainConfig { label_dropout: f64::NAN, ..config(1) }, "label_dropout");
+    check(TrainConfig { timeshift: 0.0, ..config(1) }, "timeshift");
+    let adamw = AdamWConfig { beta2: 1.0, ..AdamWConfig::PAPER };
+    check(TrainConfig { adamw, ..config(1) }, "adamw.beta2");
+}
+
+#[test]
+fn every_epoch_shows_every_image_once_in_an_order_of_its_own() {
+    let latents: Vec<f32> = (0..7).flat_map(|it| [it as f32; 8]).collect();
+    let data = LatentDataset::new(latents, vec![0; 7], (2, 2, 2)).unwrap();
+    let seen = |first, count| -> Vec<f32> {
+        let batch = data.training_batch(3, first, count, &Device::Cpu).unwrap();
+        batch.latents.narrow(1, 0, 1).unwrap().mean((1, 2, 3)).unwrap().to_vec1().unwrap()
+    };
+    let (first, second) = (seen(0, 7), seen(7, 7));
+    assert_ne!(first, second);
+    for epoch in [&first, &second] {
+        let mut sorted = epoch.clone();
+        sorted.sort_by(f32::total_cmp);
+        assert_eq!(sorted, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    }
+    // A batch across the border of epochs is made of both, and asking again gives the same.
+    assert_eq!(seen(5, 4), [&first[5..], &second[..2]].concat());
+}
+
+#[test]
+fn adamw_and_average_follow_their_definition() {
+    // Two steps by hand, in f64: gradients 2 and -1, lr 0.1, decay 0.5.
+    let cfg = AdamWConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.5 };
+    let (mut p, mut m, mut v) = (1.0f64, 0.0, 0.0);
+    let (mut param, mut moments, mut average) = ([1.0f32], Moments::zeros(1), [1.0f32]);
+    let mut mean = 1.0;
+    for (step, g) in [(1, 2.0f64), (2, -1.0)] {
+        m = 0.9 * m + 0.1 * g;
+        v = 0.95 * v + 0.05 * g * g;
+        let (m_hat, v_hat) = (m / (1.0 - 0.9f64.powi(step)), v / (1.0 - 0.95f64.powi(step)));
+        p = p * (1.0 - 0.1 * 0.5) - 0.1 * m_hat / (v_hat.sqrt() + 1e-8);
+        mean = 0.8 * mean + 0.2 * p;
+        adamw_step(&mut param, &[g as f32], &mut moments, &cfg, 0.1, step as u64);
+        average_step(&mut average, &param, 0.8);
+        assert!((f64::from(param[0]) - p).abs() < 1e-6);
+        assert!((f64::from(average[0]) - mean).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn the_order_of_the_first_parameters_is_their_names() {
+    let names: Vec<String> = trainer(1).averaged_weights().unwrap().into_keys().collect();
+    assert!(names.is_sorted());
+    assert!(names.iter().any(|it| it == "blocks.1.adaLN_modulation.0.bias"));
+    let shapes = trainer(1).averaged_weights().unwrap();
+    let zeros: &Tensor = &shapes["final_layer.linear.weight"];
+    assert_eq!(zeros.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+}

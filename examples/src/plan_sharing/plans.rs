@@ -1,0 +1,225 @@
+//! From a similarity to plans: the best of each budget, and the even one of as many recomputes.
+
+use std::fmt;
+
+use anyhow::{Context, Result};
+use ddt_sharing::{
+    Objective, OperationCounts, PlanFile, PlanFor, PlanWithCost, Planner, SharingPlan, SimilarityFile,
+    plan_cost, plan_with_mean_similarity, predicted_speedup_guided,
+};
+use serde::Serialize;
+
+use crate::plot::{LinePlot, Series};
+use crate::sharing_choice::SharingChoice;
+
+/// What a plan should reach.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// This share of the steps skips the encoder, in [0, 1).
+    Ratio(f64),
+    /// The mean similarity is at least this, in (0, 1].
+    Quality(f64),
+}
+
+/// As in the name of its plan file.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ratio(ratio) => write!(f, "{ratio}"),
+            Self::Quality(at_least) => write!(f, "quality-{at_least}"),
+        }
+    }
+}
+
+/// The two plans of one target, with equally many recomputes.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// What was asked for.
+    pub target: Target,
+    /// Segments as even as can be.
+    pub uniform: PlanWithCost,
+    /// The least cost.
+    pub optimal: PlanWithCost,
+}
+
+impl Planned {
+    /// Plans for one target.
+    ///
+    /// # Errors
+    ///
+    /// A target outside its range, or more steps than a plan can have.
+    pub fn new(target: Target, measured: &SimilarityFile, planner: &Planner) -> Result<Self> {
+        let SimilarityFile { made_for, similarity, .. } = measured;
+        let num_steps = similarity.num_steps();
+        let (uniform, optimal) = match target {
+            Target::Ratio(ratio) => {
+                // The same even plan as `--share ratio:X` draws with.
+                let even =
+                    SharingChoice::Ratio { ratio }.plan(made_for)?.context("a ratio without a plan")?;
+                let optimal = planner.plan(even.num_recompute())?;
+                (even, optimal)
+            }
+            Target::Quality(at_least) => {
+                let optimal = plan_with_mean_similarity(similarity, at_least)?;
+                (SharingPlan::uniform_budget(num_steps, optimal.plan.num_recompute())?, optimal)
+            }
+        };
+        let cost = plan_cost(similarity, &uniform)?;
+        Ok(Self { target, uniform: PlanWithCost { plan: uniform, cost }, optimal })
+    }
+
+    /// The file of the best plan.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Speed::predict`].
+    pub fn file(&self, measured: &SimilarityFile, speed: &Speed) -> Result<PlanFile> {
+        let optimal = &self.optimal;
+        let objective = match self.target {
+            Target::Ratio(_) => Objective::Budget { num_recompute: optimal.plan.num_recompute() },
+            Target::Quality(at_least) => Objective::MeanSimilarity { at_least },
+        };
+        Ok(PlanFile {
+            made_for: measured.made_for.clone(),
+            seed: measured.seed,
+            images: measured.images,
+            objective,
+            plan: optimal.plan.clone(),
+            cost: optimal.cost,
+            mean_similarity: optimal.mean_similarity(),
+            predicted_speedup: Some(speed.predict(&optimal.plan)?),
+        })
+    }
+}
+
+/// What a plan's speed follows from.
+#[derive(Debug, Clone, Serialize)]
+pub struct Speed {
+    /// Operations of the network's parts, for one row at one step (FLOP).
+    pub operations: OperationCounts,
+    /// Whether each step is guided.
+    pub guided: Vec<bool>,
+}
+
+impl Speed {
+    /// How many times fewer operations sampling needs with `plan` than without.
+    ///
+    /// # Errors
+    ///
+    /// A plan of another number of steps.
+    pub fn predict(&self, plan: &SharingPlan) -> Result<f64> {
+        Ok(predicted_speedup_guided(plan, &self.operations, &self.guided)?)
+    }
+}
+
+/// Cost against the number of recomputes, even and best, as the text of an SVG file.
+///
+/// # Errors
+///
+/// None in practice: every budget up to the number of steps has both plans.
+pub fn cost_plot(measured: &SimilarityFile, planner: &Planner) -> Result<String> {
+    let similarity = &measured.similarity;
+    let num_steps = similarity.num_steps();
+    let mut uniform = Vec::with_capacity(num_steps);
+    let mut optimal = Vec::with_capacity(num_steps);
+    for num_recompute in 1..=num_steps {
+        let even = SharingPlan::uniform_budget(num_steps, num_recompute)?;
+        uniform.push((num_recompute as f64, plan_cost(similarity, &even)?));
+        optimal.push((num_recompute as f64, planner.cost(num_recompute)?));
+    }
+    // Down to a cost of 0, which a logarithmic axis leaves out.
+    let log_y = uniform.iter().any(|(_, cost)| *cost > 0.0);
+    let series = [
+        Series { name: "uniform".to_owned(), points: uniform },
+        Series { name: "optimal".to_owned(), points: optimal },
+    ];
+    let plot = LinePlot {
+        title: &format!("Cost of sharing, {}", settings_line(&measured.made_for)),
+        x_label: &format!("runs of the condition encoder in {num_steps} steps"),
+        y_label: "cost (summed dissimilarity)",
+        log_y,
+        series: &series,
+    };
+    plot.svg()
+}
+
+/// The sampler in one line.
+#[must_use]
+pub fn settings_line(made_for: &PlanFor) -> String {
+    let PlanFor { grid, guidance, solver, .. } = made_for;
+    let (low, high) = guidance.interval;
+    let solver = solver.as_deref().unwrap_or("any solver");
+    format!("{} x {solver}, guidance {} in ({low}, {high})", grid.num_steps, guidance.scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use ddt_sharing::{PlanGuidance, Similarity, StepGrid};
+
+    use super::*;
+
+    /// Six steps of which the later ones change faster.
+    fn measured() -> SimilarityFile {
+        let angles = [0.0, 0.05, 0.1, 0.2, 0.5, 1.0_f64];
+        let values = angles.iter().flat_map(|a| angles.iter().map(move |b| (a - b).cos())).collect();
+        SimilarityFile {
+            made_for: PlanFor {
+                model: "m".to_owned(),
+                grid: StepGrid { num_steps: 6, last_step: 0.04, timeshift: 1.0 },
+                guidance: PlanGuidance { scale: 2.0, interval: (0.3, 1.0) },
+                solver: Some("euler".to_owned()),
+            },
+            seed: 1,
+            images: 2,
+            similarity: Similarity::from_matrix(values, 6).unwrap(),
+        }
+    }
+
+    fn planned(target: Target) -> Planned {
+        let measured = measured();
+        Planned::new(target, &measured, &Planner::new(&measured.similarity, 6).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn ratios_fix_the_budget_of_both_plans() {
+        let it = planned(Target::Ratio(0.5));
+        assert_eq!(it.uniform.plan.recompute_steps(), [0, 2, 4]);
+        assert_eq!(it.optimal.plan.recompute_steps(), [0, 4, 5]);
+        assert!(it.optimal.cost < it.uniform.cost);
+    }
+
+    #[test]
+    fn qualities_find_the_budget() {
+        let it = planned(Target::Quality(0.99));
+        assert!(it.optimal.mean_similarity() >= 0.99);
+        let fewer = it.optimal.plan.num_recompute() - 1;
+        let measured = measured();
+        let planner = Planner::new(&measured.similarity, 6).unwrap();
+        assert!(planner.plan(fewer).unwrap().mean_similarity() < 0.99);
+        assert_eq!(it.uniform.plan.num_recompute(), fewer + 1);
+        assert_eq!(planned(Target::Quality(1.0)).optimal.plan.num_recompute(), 6);
+    }
+
+    #[test]
+    fn files_say_what_was_asked_and_what_it_saves() {
+        let operations = OperationCounts { encoder: 6.0, decoder: 4.0, decoder_kept: 3.0 };
+        let speed = Speed { operations, guided: vec![false, false, true, true, true, true] };
+        for target in [Target::Ratio(0.5), Target::Quality(0.9)] {
+            let it = planned(target);
+            let file = it.file(&measured(), &speed).unwrap();
+            file.validate().unwrap();
+            assert!(file.predicted_speedup > Some(1.0));
+            assert_eq!((file.seed, file.images, &file.plan), (1, 2, &it.optimal.plan));
+        }
+    }
+
+    #[test]
+    fn plots_have_both_curves() {
+        let measured = measured();
+        let svg = cost_plot(&measured, &Planner::new(&measured.similarity, 6).unwrap()).unwrap();
+        for text in ["uniform", "optimal", "6 x euler, guidance 2", "runs of the condition encoder"] {
+            assert!(svg.contains(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What is drawn.
+
+use ddt_examples::cli::Resolution;
+use ddt_examples::generate::{Drawn, Interrupted, draw, noise};
+use ddt_examples::job::Job;
+use ddt_examples::page::SETTINGS_KEY;
+use ddt_examples::progress::Cancel;
+use ddt_examples::{imagenet, png_file};
+
+use crate::{args, no_hub, out, run};
+
+fn job(line: &[&str]) -> Job {
+    let folder = tempfile::tempdir().unwrap();
+    Job::prepare(&args(folder.path(), line), Resolution::R256, &no_hub(folder.path())).unwrap()
+}
+
+fn drawn(line: &[&str]) -> (Job, Drawn) {
+    let job = job(line);
+    let model = job.weights.load(job.dtype.into()).unwrap();
+    let drawn = draw(&job, &model, &Cancel::default()).unwrap();
+    (job, drawn)
+}
+
+#[track_caller]
+fn assert_within_one_level(a: &Drawn, b: &Drawn) {
+    assert_eq!(a.images.len(), b.images.len());
+    for (index, (a, b)) in a.images.iter().zip(&b.images).enumerate() {
+        let most = a.pixels().iter().zip(b.pixels()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(most <= Some(1), "image {index} differs by {most:?} grey levels");
+    }
+}
+
+#[test]
+fn batches_change_no_picture() {
+    let line = ["--weights", "demo", "--class", "cat,ship", "--images", "1", "--steps", "2"];
+    let with = |batch| [&line[..], &["--batch", batch]].concat();
+    let (one_job, one) = drawn(&with("1"));
+    let (_, two) = drawn(&with("2"));
+    assert_eq!((one.images.len(), one.images[0].width(), one.images[0].height()), (2, 32, 32));
+    assert_ne!(one.images[0], one.images[1]);
+    assert_within_one_level(&one, &two);
+
+    let bits = |x: candle_core::Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let items = one_job.items();
+    let apart: Vec<f32> = items.iter().flat_map(|item| bits(noise(&one_job, &[*item]).unwrap())).collect();
+    assert_eq!(bits(noise(&one_job, &items).unwrap()), apart);
+}
+
+#[test]
+fn other_classes_and_columns_change_no_picture() {
+    let line = ["--weights", "demo", "--steps", "2"];
+    let (_, many) = drawn(&[&line[..], &["--class", "3,8", "--images", "2"]].concat());
+    let (_, few) = drawn(&[&line[..], &["--class", "8", "--images", "2"]].concat());
+    assert_within_one_level(&Drawn { images: many.images[2..].to_vec(), ..many }, &few);
+
+    for rng in ["counter", "torch"] {
+        let line = ["--weights", "demo", "--rng", rng, "--class"];
+        let (all, one) = (job(&[&line[..], &["0-9"]].concat()), job(&[&line[..], &["truck"]].concat()));
+        let last = all.items().into_iter().rev().take(8).rev().collect::<Vec<_>>();
+        assert_eq!(last, one.items());
+    }
+}
+
+#[test]
+fn the_same_command_writes_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let line =
+        ["--weights", "demo", "--class", "frog", "--images", "2", "--steps", "4", "--share", "uniform:2"];
+    let summary = run(folder.path(), &line).unwrap();
+    assert!(summary.contains("2 images"), "{summary}");
+    assert!(summary.contains("encoder calls 2 of 4 steps (50% saved)"), "{summary}");
+    let first = std::fs::read(out(folder.path())).unwrap();
+    run(folder.path(), &line).unwrap();
+    assert_eq!(std::fs::read(out(folder.path())).unwrap(), first);
+
+    let (_, text) = png_file::read(&out(folder.path())).unwrap();
+    assert_eq!(text[0].0, SETTINGS_KEY);
+    let settings: serde_json::Value = serde_json::from_str(&text[0].1).unwrap();
+    assert_eq!(settings["classes"][0]["name"], "frog");
+    assert_eq!(settings["grid"]["num_steps"], 4);
+    assert_eq!(settings["sharing"]["recompute_steps"], serde_json::json!([0, 2]));
+    assert!(settings["weights"].as_str().unwrap().contains("sha256:"));
+}
+
+#[test]
+fn a_request_to_stop_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = args(folder.path(), &["--weights", "demo", "--images", "1", "--steps", "3"]);
+    let cancel = Cancel::default();
+    cancel.request();
+    let error = imagenet::run(&args, Resolution::R512, &no_hub(folder.path()), &cancel).unwrap_err();
+    assert!(error.is::<Interrupted>(), "{error}");
+    assert!(!out(folder.path()).exists());
+}
+
+#[test]
+fn a_plan_file_serves_the_settings_it_names() {
+    use ddt_sharing::{Objective, PlanFile, SharingPlan};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plan.json");
+    let line = ["--weights", "demo", "--class", "0", "--images", "1", "--steps", "5"];
+    let file = PlanFile {
+        made_for: job(&line).plan_for(),
+        seed: 0,
+        images: 1,
+        objective: Objective::Budget { num_recompute: 2 },
+        plan: SharingPlan::new(vec![0, 3], 5).unwrap(),
+        cost: 0.0,
+        mean_similarity: 1.0,
+        predicted_speedup: None,
+    };
+    file.save(&path).unwrap();
+    let shared = [&line[..], &["--share", path.to_str().unwrap()]].concat();
+    assert!(run(folder.path(), &shared).unwrap().contains("encoder calls 2 of 5 steps"));
+    let message = run(folder.path(), &[&shared[..], &["--guidance", "7"]].concat()).unwrap_err();
+    assert!(message.contains("guidance 7") && message.contains("plan.json"), "{message}");
+}
