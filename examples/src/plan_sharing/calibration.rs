@@ -35,7 +35,6 @@ impl SelfConditions {
         if step < self.states.len() {
             return Ok(());
         }
-        let z_t = &z_t.narrow(0, 0, z_t.dim(0)? / 2)?;
         self.channels = z_t.dim(candle_core::D::Minus1)?;
         self.states.push(z_t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?);
         Ok(())

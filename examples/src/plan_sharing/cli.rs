@@ -184,8 +184,8 @@ mod tests {
         let ours = parse(line).unwrap().sampler("x.png".into());
         assert_eq!(format!("{ours:?}"), format!("{expected:?}"));
 
-        let defaults =
-            SamplerArgs::try_parse_from(["imagenet256", "--images", "1", "--out", "x.png"]).unwrap();
+        let words = ["imagenet256", "--images", "1", "--batch", "2", "--out", "x.png"];
+        let defaults = SamplerArgs::try_parse_from(words).unwrap();
         let ours = parse("").unwrap().sampler("x.png".into());
         assert_eq!(format!("{ours:?}"), format!("{defaults:?}"));
     }
