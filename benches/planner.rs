@@ -1,6 +1,10 @@
 //! The statistic dynamic programme for all budgets up to one.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "criterion's macros; a benchmark that fails should stop")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "criterion's macros; a benchmark that fails should stop"
+)]
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ddt_benches::smooth_similarity;

@@ -1,6 +1,10 @@
 //! Whole guided sampling runs without sharing, in images a second.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "criterion's macros; a benchmark that fails should stop")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "criterion's macros; a benchmark that fails should stop"
+)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ddt_benches::{SamplingRun, demo_sizes};
@@ -12,7 +16,9 @@ fn sampler(c: &mut Criterion) {
     for images in [1, 8] {
         let run = SamplingRun::new(&demo_sizes(), images, 4, 50).unwrap();
         group.throughput(Throughput::Elements(u64::from(images)));
-        group.bench_function(BenchmarkId::new("demo/cpu/50-steps", images), |b| b.iter(|| run.run(None).unwrap()));
+        group.bench_function(BenchmarkId::new("demo/cpu/50-steps", images), |b| {
+            b.iter(|| run.run(None).unwrap())
+        });
     }
     // Two steps, one of them guided: a step of each kind.
     let run = SamplingRun::new(&DdtConfig::preset("ddt-b2").unwrap(), 1, 32, 2).unwrap();

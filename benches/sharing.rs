@@ -1,6 +1,10 @@
 //! Guided sampling at the sharing ratios of the paper's Tab. 4, in images a second.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "criterion's macros; a benchmark that fails should stop")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "criterion's macros; a benchmark that fails should stop"
+)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ddt_benches::{SamplingRun, demo_sizes};

@@ -77,7 +77,8 @@ fn main() -> Result<()> {
     let args = Args::parse();
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let cancel = Cancel::on_ctrl_c()?;
-    let latents = cifar_latents::load(&args.archive, &args.run.join("latents.safetensors"), &assets::tiny_encoder()?)?;
+    let latents =
+        cifar_latents::load(&args.archive, &args.run.join("latents.safetensors"), &assets::tiny_encoder()?)?;
 
     let cfg = TrainConfig {
         seed: args.seed,
@@ -107,10 +108,15 @@ fn main() -> Result<()> {
                 "step": report.step, "images_seen": report.images_seen, "loss": loss,
                 "grad_norm": report.grad_norm, "lr": report.lr, "skipped": report.skipped,
             }))?;
-            let left = Duration::from_secs_f64((args.images - report.images_seen.min(args.images)) as f64 / rate);
+            let left =
+                Duration::from_secs_f64((args.images - report.images_seen.min(args.images)) as f64 / rate);
             println!(
                 "step {:>6}  images {:>8}  loss {loss:.4}  gradient {:.3}  lr {:.2e}  {rate:.0} images/s  {} min left",
-                report.step, report.images_seen, report.grad_norm, report.lr, left.as_secs() / 60
+                report.step,
+                report.images_seen,
+                report.grad_norm,
+                report.lr,
+                left.as_secs() / 60
             );
         }
         if saved.elapsed().as_secs() >= args.save_every {
@@ -131,7 +137,10 @@ fn export(args: &Args, trainer: &Trainer, latents: &CifarLatents) -> Result<()> 
     let network = trainer.averaged_network()?;
     let loss = |data, images| evaluate_loss(&network, data, images, TimeSampling::LogitNormal, &Device::Cpu);
     let (train, test) = (loss(&latents.train, 10_000)?, loss(&latents.test, 10_000)?);
-    println!("average weights after {} images: loss {train:.4} on training photos, {test:.4} on test photos", trainer.images_seen());
+    println!(
+        "average weights after {} images: loss {train:.4} on training photos, {test:.4} on test photos",
+        trainer.images_seen()
+    );
     let half = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_dtype(DType::F16)?));
     let weights = trainer.averaged_weights()?.into_iter().map(half).collect::<Result<BTreeMap<_, _>>>()?;
     let metadata = BTreeMap::from([

@@ -46,7 +46,8 @@ pub fn load(archive: &Path, cache: &Path, encoder: &TinyEncoder) -> Result<Cifar
         let photos = read_cifar(archive)?;
         encode(&photos, cache, encoder)?;
     }
-    read(cache).with_context(|| format!("{} is no cache of latents: delete it to make it anew", cache.display()))
+    read(cache)
+        .with_context(|| format!("{} is no cache of latents: delete it to make it anew", cache.display()))
 }
 
 fn encode(photos: &Cifar, cache: &Path, encoder: &TinyEncoder) -> Result<()> {
@@ -104,7 +105,8 @@ fn channel_statistics(latents: &Tensor) -> Result<(Vec<f32>, Vec<f32>)> {
 
 fn read(cache: &Path) -> Result<CifarLatents> {
     let file = Checkpoint::open(cache)?;
-    let described = |key: &str| file.metadata().get(key).with_context(|| format!("it lacks metadata {key:?}"));
+    let described =
+        |key: &str| file.metadata().get(key).with_context(|| format!("it lacks metadata {key:?}"));
     let info: LatentInfo = serde_json::from_str(described("latents")?)?;
     let classes = serde_json::from_str(described("classes")?)?;
     let split = |name: &str| -> Result<LatentDataset> {
@@ -112,7 +114,8 @@ fn read(cache: &Path) -> Result<CifarLatents> {
         let (_, c, h, w) = latents.dims4()?;
         ensure!(info.mean.len() == c && info.std.len() == c, "expected statistics of {c} channels");
         let per_channel = |it: &[f32]| Tensor::from_slice(it, (1, c, 1, 1), &Device::Cpu);
-        let scaled = latents.broadcast_sub(&per_channel(&info.mean)?)?.broadcast_div(&per_channel(&info.std)?)?;
+        let scaled =
+            latents.broadcast_sub(&per_channel(&info.mean)?)?.broadcast_div(&per_channel(&info.std)?)?;
         let labels = file.tensor(&format!("{name}.labels"), &Device::Cpu)?.to_dtype(DType::U32)?.to_vec1()?;
         Ok(LatentDataset::new(scaled.flatten_all()?.to_vec1()?, labels, (c, h, w))?)
     };

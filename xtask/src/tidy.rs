@@ -56,7 +56,8 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 fn sources(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
     for folder in ["crates", "examples", "benches", "xtask"] {
         for path in rust_files(&root.join(folder))? {
-            let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             let shown = path.strip_prefix(root).unwrap_or(&path).display();
             let lines = text.lines().count();
             if lines > MAX_LINES {
@@ -107,10 +108,8 @@ fn edges(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
         let dependencies = package["dependencies"].as_array().into_iter().flatten();
-        let used: BTreeSet<&str> = dependencies
-            .filter(|it| it["kind"].is_null())
-            .filter_map(|it| it["name"].as_str())
-            .collect();
+        let used: BTreeSet<&str> =
+            dependencies.filter(|it| it["kind"].is_null()).filter_map(|it| it["name"].as_str()).collect();
         if TOPS.contains(&name) {
             continue;
         }

@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Recompute the encoder every SHARE steps
     #[arg(long, default_value_t = 1)]
     share: usize,
+    /// Time after which a sampling run is guided; 0 for all of it but its first step
+    #[arg(long, default_value_t = 0.3)]
+    guided_from: f64,
     /// Threads; 0 for one a core
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -60,7 +63,10 @@ impl Type {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(args.batch > 0 && args.runs > 0 && args.share > 0, "expected batch, runs and share of at least 1");
+    ensure!(
+        args.batch > 0 && args.runs > 0 && args.share > 0,
+        "expected batch, runs and share of at least 1"
+    );
     if args.device != "cpu" {
         bail!("expected device cpu, got {:?}", args.device);
     }
@@ -81,9 +87,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut row = json!({
         "peer": "ddt", "preset": args.preset, "batch": args.batch, "latent": args.latent, "dtype": dtype_name,
         "device": args.device, "threads": rayon::current_num_threads(),
-        "full_ms": median_ms(args.runs, || Ok(drop(network.forward(&x, &t, &y)?)))?,
-        "decoder_ms": median_ms(args.runs, || Ok(drop(network.decoder().forward(&x, &z_t)?)))?,
-        "decoder_kept_ms": median_ms(args.runs, || Ok(drop(network.decoder().forward_kept(&x, &kept)?)))?,
+        "full_ms": median_ms(args.runs, || network.forward(&x, &t, &y))?,
+        "decoder_ms": median_ms(args.runs, || network.decoder().forward(&x, &z_t))?,
+        "decoder_kept_ms": median_ms(args.runs, || network.decoder().forward_kept(&x, &kept))?,
     });
     if args.steps > 0 {
         let images = (args.batch / 2).max(1);
@@ -91,7 +97,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let options = SampleOptions {
             grid: TimeGrid::new(args.steps, Some(0.04), 1.0)?,
             solver: &Euler,
-            guidance: Guidance::new(2.0, (0.3, 1.0))?,
+            guidance: Guidance::new(2.0, (args.guided_from, 1.0))?,
             plan: (args.share > 1).then_some(&plan),
         };
         let noise = noise_batch(0, &rows[..images], shape, &device)?;
@@ -105,15 +111,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn median_ms(runs: usize, call: impl Fn() -> Result<()>) -> Result<f64> {
+fn median_ms(runs: usize, call: impl Fn() -> candle_core::Result<Tensor>) -> Result<f64> {
     let once = || {
         let start = Instant::now();
-        call().map(|()| start.elapsed().as_secs_f64() * 1e3)
+        call().map(|_| start.elapsed().as_secs_f64() * 1e3)
     };
     for _ in 0..2 {
         once()?;
     }
-    let mut times = (0..runs).map(|_| once()).collect::<Result<Vec<f64>>>()?;
+    let mut times = (0..runs).map(|_| once()).collect::<candle_core::Result<Vec<f64>>>()?;
     times.sort_by(f64::total_cmp);
     let middle = runs / 2;
     Ok(round(if runs % 2 == 1 { times[middle] } else { 0.5 * (times[middle - 1] + times[middle]) }))

@@ -23,7 +23,7 @@ pub struct Attention {
 impl Attention {
     /// Parameters `qkv` (no bias, laid out `(3, N, K)`), `q_norm`, `k_norm`, `proj`.
     pub fn new(hidden_size: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
-        if num_heads == 0 || hidden_size % num_heads != 0 {
+        if num_heads == 0 || !hidden_size.is_multiple_of(num_heads) {
             bail!("expected a hidden size divisible by {num_heads} heads, got {hidden_size}");
         }
         let head_dim = hidden_size / num_heads;

@@ -14,7 +14,7 @@ use crate::{init, linear::Linear};
 pub fn patchify(xs: &Tensor, patch_size: usize) -> Result<Tensor> {
     let (b, c, h, w) = xs.dims4()?;
     let p = patch_size;
-    if p == 0 || h == 0 || w == 0 || h % p != 0 || w % p != 0 {
+    if p == 0 || h == 0 || w == 0 || !h.is_multiple_of(p) || !w.is_multiple_of(p) {
         bail!("expected (B, C, H, W) with H and W positive multiples of patch {p}, got {:?}", xs.dims());
     }
     xs.reshape(&[b, c, h / p, p, w / p, p][..])?
@@ -29,7 +29,12 @@ pub fn patchify(xs: &Tensor, patch_size: usize) -> Result<Tensor> {
 pub fn unpatchify(tokens: &Tensor, patch_size: usize, size: (usize, usize)) -> Result<Tensor> {
     let (b, l, patch_dim) = tokens.dims3()?;
     let (p, (h, w)) = (patch_size, size);
-    if p == 0 || h % p != 0 || w % p != 0 || l != (h / p) * (w / p) || patch_dim % (p * p) != 0 {
+    if p == 0
+        || !h.is_multiple_of(p)
+        || !w.is_multiple_of(p)
+        || l != (h / p) * (w / p)
+        || !patch_dim.is_multiple_of(p * p)
+    {
         bail!("expected (B, {h}*{w}/{p}^2, C*{p}^2), got {:?}", tokens.dims());
     }
     let c = patch_dim / (p * p);

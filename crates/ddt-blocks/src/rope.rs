@@ -24,7 +24,7 @@ impl AxialRope2d {
     /// # Errors
     /// When `head_dim` is not a positive multiple of 4.
     pub fn new(head_dim: usize) -> Result<Self> {
-        if head_dim == 0 || head_dim % 4 != 0 {
+        if head_dim == 0 || !head_dim.is_multiple_of(4) {
             bail!("expected a head size that is a positive multiple of 4, got {head_dim}");
         }
         Ok(Self { head_dim })

@@ -67,7 +67,10 @@ impl ConditionEncoder {
         align_layer: usize,
     ) -> Result<(Tensor, Tensor)> {
         if align_layer > self.blocks.len() {
-            bail!("expected an align_layer of at most {} encoder blocks, got {align_layer}", self.blocks.len());
+            bail!(
+                "expected an align_layer of at most {} encoder blocks, got {align_layer}",
+                self.blocks.len()
+            );
         }
         let (t_emb, condition) = self.condition.forward(t, labels)?;
         let (_, _, h, w) = x_t.dims4()?;

@@ -83,7 +83,7 @@ impl DdtConfig {
                 return Err(ConfigError::Size { name, expected: format!("{low} to {high}"), got });
             }
         }
-        if self.hidden_size % (4 * self.num_heads) != 0 {
+        if !self.hidden_size.is_multiple_of(4 * self.num_heads) {
             let expected = format!("a multiple of 4 x {} heads", self.num_heads);
             return Err(ConfigError::Size { name: "hidden_size", expected, got: self.hidden_size });
         }

@@ -45,7 +45,9 @@ pub enum ModelError {
         found: Box<crate::DdtConfig>,
     },
     /// A label the network has no row for.
-    #[error("label {label} of image {image} is out of range, expected a class in 0..{num_classes}, or {num_classes} for no class")]
+    #[error(
+        "label {label} of image {image} is out of range, expected a class in 0..{num_classes}, or {num_classes} for no class"
+    )]
     Label {
         /// Position in the batch.
         image: usize,
@@ -55,7 +57,9 @@ pub enum ModelError {
         num_classes: usize,
     },
     /// Noise of a shape the network cannot take.
-    #[error("noise of shape {got:?} does not fit, expected ({images}, {channels}, H, W) with H and W positive multiples of {patch_size}")]
+    #[error(
+        "noise of shape {got:?} does not fit, expected ({images}, {channels}, H, W) with H and W positive multiples of {patch_size}"
+    )]
     Noise {
         /// Its shape.
         got: Vec<usize>,

@@ -149,15 +149,21 @@ impl DdtFile {
         }
         if let Some(it) = &self.latents {
             if it.mean.len() != cfg.in_channels || it.std.len() != cfg.in_channels {
-                return malformed(LATENTS, format!("expected a mean and std for each of {} channels", cfg.in_channels));
+                return malformed(
+                    LATENTS,
+                    format!("expected a mean and std for each of {} channels", cfg.in_channels),
+                );
             }
             if !it.mean.iter().chain(&it.std).all(|x| x.is_finite()) || it.std.iter().any(|x| *x <= 0.0) {
                 return malformed(LATENTS, "expected finite means and positive stds".to_owned());
             }
-            let whole = |side: usize| (1..=1 << 14).contains(&side) && side % cfg.patch_size == 0;
+            let whole = |side: usize| (1..=1 << 14).contains(&side) && side.is_multiple_of(cfg.patch_size);
             if !whole(it.height) || !whole(it.width) {
                 let (h, w, p) = (it.height, it.width, cfg.patch_size);
-                return malformed(LATENTS, format!("expected sides that are multiples of {p}, got {h} x {w}"));
+                return malformed(
+                    LATENTS,
+                    format!("expected sides that are multiples of {p}, got {h} x {w}"),
+                );
             }
         }
         Ok(())
@@ -210,7 +216,10 @@ impl Ddt {
     }
 }
 
-fn described<T: DeserializeOwned>(checkpoint: &Checkpoint, key: &'static str) -> Result<Option<T>, ModelError> {
+fn described<T: DeserializeOwned>(
+    checkpoint: &Checkpoint,
+    key: &'static str,
+) -> Result<Option<T>, ModelError> {
     let parse = |json: &String| {
         serde_json::from_str(json).map_err(|error| ModelError::Metadata {
             file: checkpoint.path().display().to_string(),

@@ -1,6 +1,9 @@
 //! What parameters a network has, without making one.
 
-use std::{collections::BTreeMap, sync::{Arc, Mutex, PoisonError}};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
@@ -40,7 +43,7 @@ impl SimpleBackend for Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ddt::Ddt, config::DdtConfig, improved_sit::ImprovedSit};
+    use crate::{config::DdtConfig, ddt::Ddt, improved_sit::ImprovedSit};
 
     #[test]
     fn presets_have_the_published_number_of_parameters() {
@@ -55,7 +58,11 @@ mod tests {
         for (name, ddt, improved_sit) in cases {
             let cfg = DdtConfig::preset(name).unwrap();
             assert_eq!(count(parameter_shapes(|vb| Ddt::new(&cfg, vb)).unwrap()), ddt, "{name}");
-            assert_eq!(count(parameter_shapes(|vb| ImprovedSit::new(&cfg, vb)).unwrap()), improved_sit, "{name}");
+            assert_eq!(
+                count(parameter_shapes(|vb| ImprovedSit::new(&cfg, vb)).unwrap()),
+                improved_sit,
+                "{name}"
+            );
         }
     }
 }

@@ -28,7 +28,10 @@ impl DdtConfig {
 
     /// The full names of the published networks.
     pub fn preset_names() -> Vec<String> {
-        SIZES.iter().map(|(size, blocks, .., encoder)| format!("ddt-{size}-{encoder}en{}de", blocks - encoder)).collect()
+        SIZES
+            .iter()
+            .map(|(size, blocks, .., encoder)| format!("ddt-{size}-{encoder}en{}de", blocks - encoder))
+            .collect()
     }
 }
 
@@ -71,7 +74,16 @@ mod tests {
 
     #[test]
     fn other_names_are_refused_with_the_known_ones() {
-        for name in ["", "ddt", "ddt-", "ddt-s2", "ddt-b2-9en4de", "ddt-b2-8en", "sit-b2", "ddt-b2-18446744073709551615en5de"] {
+        for name in [
+            "",
+            "ddt",
+            "ddt-",
+            "ddt-s2",
+            "ddt-b2-9en4de",
+            "ddt-b2-8en",
+            "sit-b2",
+            "ddt-b2-18446744073709551615en5de",
+        ] {
             let message = DdtConfig::preset(name).unwrap_err().to_string();
             assert!(message.contains("ddt-xl2-22en6de"), "{message}");
         }

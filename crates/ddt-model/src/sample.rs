@@ -65,7 +65,7 @@ fn check_noise(network: &Ddt, noise: &Tensor, labels: &[u32]) -> Result<(), Mode
     let cfg = network.config();
     let fits = match *noise.dims() {
         [b, c, h, w] => {
-            let whole = |side: usize| side > 0 && side % cfg.patch_size == 0;
+            let whole = |side: usize| side > 0 && side.is_multiple_of(cfg.patch_size);
             b > 0 && b == labels.len() && c == cfg.in_channels && whole(h) && whole(w)
         }
         _ => false,

@@ -24,11 +24,15 @@ impl SimpleBackend for SeededInit {
         let noise = CounterNoise::new(self.seed, Purpose::Init, 0, fnv1a(name));
         let values: Vec<f32> = match init {
             Init::Const(value) => vec![value as f32; count],
-            Init::Uniform { lo, up } => noise.uniform(count).iter().map(|u| (lo + (up - lo) * u) as f32).collect(),
+            Init::Uniform { lo, up } => {
+                noise.uniform(count).iter().map(|u| (lo + (up - lo) * u) as f32).collect()
+            }
             Init::Randn { mean, stdev } => {
                 noise.normal(count).iter().map(|n| (mean + stdev * f64::from(*n)) as f32).collect()
             }
-            Init::Kaiming { .. } => bail!("{name}: expected a constant, uniform or normal initialiser, got {init:?}"),
+            Init::Kaiming { .. } => {
+                bail!("{name}: expected a constant, uniform or normal initialiser, got {init:?}")
+            }
         };
         Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
     }
@@ -44,7 +48,6 @@ impl SimpleBackend for SeededInit {
 
 /// FNV-1a, 64 bit.
 fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

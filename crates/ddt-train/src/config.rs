@@ -64,7 +64,11 @@ impl TrainConfig {
                 self.adamw.weight_decay.is_finite() && self.adamw.weight_decay >= 0.0,
                 "a finite number, 0 or above",
             ),
-            ("ema_decays", !self.ema_decays.is_empty() && self.ema_decays.iter().all(|it| unit(*it)), "one or more in [0, 1)"),
+            (
+                "ema_decays",
+                !self.ema_decays.is_empty() && self.ema_decays.iter().all(|it| unit(*it)),
+                "one or more in [0, 1)",
+            ),
             ("label_dropout", (0.0..=1.0).contains(&self.label_dropout), "in [0, 1]"),
             ("timeshift", self.timeshift.is_finite() && self.timeshift > 0.0, "a finite number above 0"),
         ];

@@ -27,7 +27,9 @@ pub enum TrainError {
         got: String,
     },
     /// The checkpoint belongs to another run.
-    #[error("{path} is a checkpoint of another run: its {what} differ; resume with the settings in its state.json, or choose another folder")]
+    #[error(
+        "{path} is a checkpoint of another run: its {what} differ; resume with the settings in its state.json, or choose another folder"
+    )]
     OtherRun {
         /// The checkpoint.
         path: PathBuf,
@@ -60,7 +62,9 @@ pub enum TrainError {
         reason: String,
     },
     /// Too many steps in a row gave a loss or gradient that is not finite.
-    #[error("{count} steps in a row, up to step {step}, gave a loss or gradient that is not finite: lower the learning rate")]
+    #[error(
+        "{count} steps in a row, up to step {step}, gave a loss or gradient that is not finite: lower the learning rate"
+    )]
     NotFinite {
         /// Steps in a row.
         count: u64,

@@ -4,7 +4,11 @@ use candle_core::{Device, Tensor};
 use ddt_flow::{CounterNoise, LinearPath, Purpose, TimeSampling, flow_matching_loss};
 use ddt_model::Ddt;
 
-use crate::{config::TrainConfig, data::{Batch, LatentDataset}, error::TrainError};
+use crate::{
+    config::TrainConfig,
+    data::{Batch, LatentDataset},
+    error::TrainError,
+};
 
 /// A batch with times, noise and labels drawn: what the network sees, and what it should answer.
 #[derive(Debug, Clone)]
@@ -22,7 +26,13 @@ pub struct NoisyBatch {
 impl NoisyBatch {
     /// Draws for training step `step`: a function of the seed, the step and the position in the batch.
     pub fn draw(cfg: &TrainConfig, num_classes: usize, batch: &Batch, step: u64) -> Result<Self, TrainError> {
-        let draw = Draw { seed: cfg.seed, step, times: cfg.times, timeshift: cfg.timeshift, dropout: cfg.label_dropout };
+        let draw = Draw {
+            seed: cfg.seed,
+            step,
+            times: cfg.times,
+            timeshift: cfg.timeshift,
+            dropout: cfg.label_dropout,
+        };
         draw.apply(num_classes, batch)
     }
 

@@ -202,7 +202,7 @@ fn read(folder: &Path, trainer: &mut Trainer) -> Result<State, TrainError> {
     if !state.config.same_run(trainer.config()) {
         return Err(other("settings"));
     }
-    let open = |name: &str| Checkpoint::open(&folder.join(name));
+    let open = |name: &str| Checkpoint::open(folder.join(name));
     let (first, second) = (open("first-moments.safetensors")?, open("second-moments.safetensors")?);
     let averages = (0..state.config.ema_decays.len()).map(|i| open(&average_file(i)));
     let averages = averages.collect::<Result<Vec<_>, _>>()?;
@@ -210,7 +210,11 @@ fn read(folder: &Path, trainer: &mut Trainer) -> Result<State, TrainError> {
     let mut states = Vec::new();
     for (name, var) in trainer.parameters().iter() {
         let values = |file: &Checkpoint| -> Result<Vec<f32>, TrainError> {
-            Ok(file.tensor(name, &candle_core::Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+            Ok(file
+                .tensor(name, &candle_core::Device::Cpu)?
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1()?)
         };
         var.set(&Tensor::from_vec(values(&weights)?, var.shape(), var.device())?)?;
         states.push(ParameterState {

@@ -37,7 +37,10 @@ mod tests {
     fn rises_stays_and_falls() {
         let schedule = LrSchedule { peak: 2.0, warmup_images: 10, decay_images: 20 };
         let lr = |n| schedule.lr(n, 100);
-        assert_eq!([lr(0), lr(5), lr(10), lr(80), lr(90), lr(100), lr(101)], [0.0, 1.0, 2.0, 2.0, 1.0, 0.0, 0.0]);
+        assert_eq!(
+            [lr(0), lr(5), lr(10), lr(80), lr(90), lr(100), lr(101)],
+            [0.0, 1.0, 2.0, 2.0, 1.0, 0.0, 0.0]
+        );
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub(crate) fn vae_kl(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let vae = KlAutoencoder::load(&cfg, &fixture.checkpoint().with_prefix("model."), &Device::Cpu)?;
     let posterior = vae.posterior(&fixture.tensor("in.image")?)?;
     let decoded = vae.decode_raw(&fixture.tensor("in.latent")?)?;
-    let compare = |name: &str, got: &Tensor| Comparison::tensors(name, got, &fixture.tensor(name)?, AUTOENCODER);
+    let compare =
+        |name: &str, got: &Tensor| Comparison::tensors(name, got, &fixture.tensor(name)?, AUTOENCODER);
     Ok(vec![
         compare("out.mean", &posterior.mean)?,
         compare("out.logvar", &posterior.logvar)?,

@@ -32,7 +32,8 @@ impl Comparison {
             got.dims(),
             want.dims()
         );
-        let list = |it: &Tensor| -> Result<Vec<f64>> { Ok(it.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?) };
+        let list =
+            |it: &Tensor| -> Result<Vec<f64>> { Ok(it.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?) };
         Self::numbers(name, &list(got)?, &list(want)?, tolerance)
     }
 
@@ -84,7 +85,8 @@ mod tests {
 
     #[test]
     fn errors_and_nans_are_seen() {
-        let check = |got: &[f64], want: &[f64], tolerance| Comparison::numbers("x", got, want, tolerance).unwrap();
+        let check =
+            |got: &[f64], want: &[f64], tolerance| Comparison::numbers("x", got, want, tolerance).unwrap();
         assert!(check(&[1.0, 2.0], &[1.0, 2.0], Tolerance::Exact).ok);
         assert!(!check(&[1.0, 2.1], &[1.0, 2.0], Tolerance::RelativeRms(1e-2)).ok);
         assert!(check(&[1.0, 2.1], &[1.0, 2.0], Tolerance::RelativeRms(1e-1)).ok);

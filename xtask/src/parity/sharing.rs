@@ -23,7 +23,12 @@ impl Plan {
         let (got_steps, want) = (steps(got.plan.recompute_steps()), steps(&self.recompute));
         Ok([
             Comparison::numbers(&format!("{name}.recompute"), &got_steps, &want, Tolerance::Exact)?,
-            Comparison::numbers(&format!("{name}.cost"), &[got.cost], &[self.cost], Tolerance::Absolute(1e-9))?,
+            Comparison::numbers(
+                &format!("{name}.cost"),
+                &[got.cost],
+                &[self.cost],
+                Tolerance::Absolute(1e-9),
+            )?,
         ])
     }
 }
@@ -39,10 +44,18 @@ pub(crate) fn sharing_states(fixture: &Fixture) -> Result<Vec<Comparison>> {
     }
     let similarity = accumulator.finish()?;
     let want: Vec<f64> = fixture.tensor("out.similarity")?.flatten_all()?.to_vec1()?;
-    let plan =
-        Plan { budget: fixture.json("budget")?, recompute: fixture.json("recompute")?, cost: fixture.json("cost")? };
+    let plan = Plan {
+        budget: fixture.json("budget")?,
+        recompute: fixture.json("recompute")?,
+        cost: fixture.json("cost")?,
+    };
     let found = optimal_plan(&similarity, plan.budget)?;
-    let mut all = vec![Comparison::numbers("out.similarity", similarity.values(), &want, Tolerance::RelativeRms(1e-9))?];
+    let mut all = vec![Comparison::numbers(
+        "out.similarity",
+        similarity.values(),
+        &want,
+        Tolerance::RelativeRms(1e-9),
+    )?];
     all.extend(plan.compare("plan", &found)?);
     Ok(all)
 }

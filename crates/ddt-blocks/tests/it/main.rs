@@ -1,5 +1,7 @@
 //! Every part is differentiable end to end, and its gradient is the right one.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
+
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use ddt_blocks::{
@@ -58,7 +60,11 @@ fn check(vars: &[(String, Var)], run: impl Fn() -> Result<Tensor>) {
         var.set(&original).unwrap();
         // Central differences in f32: the third derivative times the step squared, and rounding.
         let error = (difference - f64::from(gradient[at])).abs();
-        assert!(error < 1e-2 + 1e-2 * difference.abs(), "{name}: {difference} by differences, {}", gradient[at]);
+        assert!(
+            error < 1e-2 + 1e-2 * difference.abs(),
+            "{name}: {difference} by differences, {}",
+            gradient[at]
+        );
     }
 }
 
@@ -113,7 +119,8 @@ fn ada_ln_splits_in_the_published_order() {
     let (ada_ln, vars) = part(|vb| AdaLn::new(D, vb));
     let xs = numbers(&[1, 2, D], 0.1);
     let it = ada_ln.forward(&xs).unwrap();
-    let parts = Tensor::cat(&[it.attn_shift_scale, it.attn_gate, it.mlp_shift_scale, it.mlp_gate], 2).unwrap();
+    let parts =
+        Tensor::cat(&[it.attn_shift_scale, it.attn_gate, it.mlp_shift_scale, it.mlp_gate], 2).unwrap();
     let var = |name: &str| vars.iter().find(|it| it.0 == name).unwrap().1.as_tensor().clone();
     let whole = xs.reshape((2, D)).unwrap().matmul(&var("0.weight").t().unwrap()).unwrap();
     let whole = whole.broadcast_add(&var("0.bias")).unwrap().reshape((1, 2, 6 * D)).unwrap();

@@ -14,7 +14,13 @@ fn velocity(network: &Ddt) -> Tensor {
 }
 
 fn latents() -> LatentInfo {
-    LatentInfo { autoencoder: "none".to_owned(), height: 4, width: 4, mean: vec![0.0, 1.0], std: vec![1.0, 2.0] }
+    LatentInfo {
+        autoencoder: "none".to_owned(),
+        height: 4,
+        width: 4,
+        mean: vec![0.0, 1.0],
+        std: vec![1.0, 2.0],
+    }
 }
 
 fn save(path: &Path, weights: &BTreeMap<String, Tensor>, latents: &LatentInfo) {
@@ -105,10 +111,14 @@ fn the_published_checkpoint_format_loads_its_average() {
         println!("skipped: {path} is not there");
         return;
     }
-    let cfg = DdtConfig { in_channels: 4, hidden_size: 48, num_encoder_blocks: 3, num_decoder_blocks: 1, num_classes: 10, ..sizes() };
+    let cfg = DdtConfig {
+        in_channels: 4,
+        hidden_size: 48,
+        num_encoder_blocks: 3,
+        num_decoder_blocks: 1,
+        num_classes: 10,
+        ..sizes()
+    };
     Ddt::load(path, Some(&cfg), DType::F32, &Device::Cpu).unwrap();
-    assert!(matches!(
-        Ddt::load(path, None, DType::F32, &Device::Cpu),
-        Err(ModelError::ConfigNeeded { .. })
-    ));
+    assert!(matches!(Ddt::load(path, None, DType::F32, &Device::Cpu), Err(ModelError::ConfigNeeded { .. })));
 }

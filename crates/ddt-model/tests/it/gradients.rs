@@ -19,12 +19,8 @@ fn every_parameter_gets_a_gradient_that_differences_confirm() {
         let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} gets no gradient"));
         let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
         // The steepest element stands out most from the rounding of the differences.
-        let (at, slope) = gradient
-            .iter()
-            .copied()
-            .enumerate()
-            .max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()))
-            .unwrap();
+        let (at, slope) =
+            gradient.iter().copied().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
         assert!(slope != 0.0, "{name} gets a gradient of zero");
         if i % 5 != 0 {
             continue;
@@ -42,6 +38,9 @@ fn every_parameter_gets_a_gradient_that_differences_confirm() {
         var.set(&original).unwrap();
         // f32 rounding of a loss near 10 over a step of 4e-3 is a few 1e-4; curvature adds about 1 %.
         let error = (difference - slope).abs();
-        assert!(error < 2e-3 + 3e-2 * slope.abs(), "{name}: {difference} by differences, {slope} by backward");
+        assert!(
+            error < 2e-3 + 3e-2 * slope.abs(),
+            "{name}: {difference} by differences, {slope} by backward"
+        );
     }
 }

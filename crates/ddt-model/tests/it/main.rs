@@ -1,5 +1,7 @@
 //! The network as its users meet it: against golden outputs, in training, when sharing, on disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
+
 mod files;
 mod golden;
 mod gradients;

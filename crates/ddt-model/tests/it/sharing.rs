@@ -40,7 +40,8 @@ fn go_on(_: &ddt_flow::StepReport<'_>) -> ControlFlow<()> {
 fn equals_the_published_algorithm() {
     let (network, _) = perturbed(&sizes());
     let (noise, labels) = (normal(3, &[2, 2, 4, 4]), [1, 4]);
-    let plans = [None, Some(vec![0]), Some(vec![0, 1, 5, 7]), Some(vec![0, 2, 4, 6, 8]), Some((0..10).collect())];
+    let plans =
+        [None, Some(vec![0]), Some(vec![0, 1, 5, 7]), Some(vec![0, 2, 4, 6, 8]), Some((0..10).collect())];
     for plan in plans.map(|it| it.map(|steps: Vec<usize>| SharingPlan::new(steps, 10).unwrap())) {
         for interval in [(0.3, 1.0), (0.0, 1.0), (0.2, 0.5), (0.55, 0.6)] {
             let options = SampleOptions {
@@ -101,7 +102,10 @@ fn what_does_not_fit_is_refused() {
         assert!(matches!(run(&noise, &labels), Err(ModelError::Noise { .. })));
     }
     let bad = (&noise * f64::INFINITY).unwrap();
-    assert!(matches!(run(&bad, &[0]), Err(ModelError::Flow(FlowError::NonFinite { step: 0, sample: 0, .. }))));
+    assert!(matches!(
+        run(&bad, &[0]),
+        Err(ModelError::Flow(FlowError::NonFinite { step: 0, sample: 0, .. }))
+    ));
 
     let other = StepGrid { num_steps: 4, last_step: 0.1, timeshift: 1.0 };
     let plan = SharingPlan::every_step(4).unwrap().on_grid(other).unwrap();

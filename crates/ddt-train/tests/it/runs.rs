@@ -52,8 +52,9 @@ pub(crate) fn train(folder: &Path, steps: u64, mut go_on: impl FnMut(u64) -> boo
     let data = data();
     while !trainer.finished() {
         let report = trainer.step(&data).unwrap();
-        run.log(&serde_json::json!({ "step": report.step, "loss": report.loss, "norm": report.grad_norm })).unwrap();
-        if report.step % 3 == 0 {
+        run.log(&serde_json::json!({ "step": report.step, "loss": report.loss, "norm": report.grad_norm }))
+            .unwrap();
+        if report.step.is_multiple_of(3) {
             run.save(&trainer).unwrap();
         }
         if !go_on(report.step) {

@@ -3,7 +3,8 @@
 use candle_core::{Device, Tensor};
 use ddt_flow::TimeSampling;
 use ddt_train::{
-    AdamWConfig, LatentDataset, Moments, TrainConfig, TrainError, Trainer, adamw_step, average_step, evaluate_loss,
+    AdamWConfig, LatentDataset, Moments, TrainConfig, TrainError, Trainer, adamw_step, average_step,
+    evaluate_loss,
 };
 
 use crate::runs::{config, data, sizes, trainer};
@@ -12,7 +13,8 @@ use crate::runs::{config, data, sizes, trainer};
 fn training_lowers_the_loss_of_the_average_too() {
     let (data, mut trainer) = (data(), trainer(150));
     let loss = |it: &Trainer| {
-        evaluate_loss(&it.averaged_network().unwrap(), &data, 7, TimeSampling::LogitNormal, &Device::Cpu).unwrap()
+        evaluate_loss(&it.averaged_network().unwrap(), &data, 7, TimeSampling::LogitNormal, &Device::Cpu)
+            .unwrap()
     };
     let before = loss(&trainer);
     while !trainer.finished() {
