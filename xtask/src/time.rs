@@ -86,6 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let kept = network.decoder().modulations(&z_t)?;
     let mut row = json!({
         "peer": "ddt", "preset": args.preset, "batch": args.batch, "latent": args.latent, "dtype": dtype_name,
+        "compile": "no", "rotary": "real",
         "device": args.device, "threads": rayon::current_num_threads(),
         "full_ms": median_ms(args.runs, || network.forward(&x, &t, &y))?,
         "decoder_ms": median_ms(args.runs, || network.decoder().forward(&x, &z_t))?,

@@ -11,6 +11,7 @@ const MAX_PIXELS_AT_ONCE: usize = 128 * 128;
 /// decoded pixels are not clamped.
 /// Latents are as the network sees them: scale and shift belong to the implementation.
 /// Both methods work on a few images at a time, so memory does not grow with the batch.
+/// Frozen means frozen: on the CPU, a `backward` through one is an error, not a gradient that is lost.
 ///
 /// Shape letters: `H W` height and width of the latents, `f` the [`downscale`](Self::downscale),
 /// `C` the [`latent_channels`](Self::latent_channels).

@@ -108,8 +108,7 @@ impl Conv2d {
             for first in (0..b).step_by(max_pixels / area) {
                 let block = first..b.min(first + max_pixels / area);
                 let n = block.len();
-                let patches =
-                    xs.apply_op1_no_bwd(&Patches { geometry, images: block, rows: 0..out_h, out_w })?;
+                let patches = xs.apply_op1(Patches { geometry, images: block, rows: 0..out_h, out_w })?;
                 let ys = weight.matmul(&patches)?.reshape(((), n, area))?; // (out, n, H' W')
                 images.push(ys.transpose(0, 1)?.contiguous()?);
             }
@@ -120,7 +119,7 @@ impl Conv2d {
                 for first in (0..out_h).step_by(rows) {
                     let rows = first..out_h.min(first + rows);
                     let op = Patches { geometry, images: image..image + 1, rows, out_w };
-                    bands.push(weight.matmul(&xs.apply_op1_no_bwd(&op)?)?); // (out, rows W')
+                    bands.push(weight.matmul(&xs.apply_op1(op)?)?); // (out, rows W')
                 }
                 images.push(Tensor::cat(&bands, 1)?.unsqueeze(0)?);
             }

@@ -61,7 +61,7 @@ impl GroupNorm {
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         if xs.device().is_cpu() && xs.dtype() == DType::F32 {
             let op = Fused { num_groups: self.num_groups, eps: self.eps, activation: self.activation };
-            return xs.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op);
+            return xs.contiguous()?.apply_op3(&self.weight, &self.bias, op);
         }
         self.forward_candle(xs)
     }

@@ -52,14 +52,15 @@ impl DdtConfig {
         self.in_channels * self.patch_size * self.patch_size
     }
 
-    /// Channels of a head, `K`.
+    /// Channels of a head, `K`; 0 without heads.
     pub fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_heads
+        self.hidden_size.checked_div(self.num_heads).unwrap_or(0)
     }
 
-    /// Tokens of a latent of this size, `L`.
+    /// Tokens of a latent of this size, `L`; 0 without a patch.
     pub fn num_tokens(&self, height: usize, width: usize) -> usize {
-        (height / self.patch_size) * (width / self.patch_size)
+        let patches = |side: usize| side.checked_div(self.patch_size).unwrap_or(0);
+        patches(height) * patches(width)
     }
 
     /// Whether these sizes make a network.

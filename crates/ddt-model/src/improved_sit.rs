@@ -15,6 +15,7 @@ pub struct ImprovedSit {
 impl ImprovedSit {
     /// Parameters as a [`Ddt`](crate::Ddt)'s without `s_embedder`; all blocks of `cfg` are decoder blocks.
     pub fn new(cfg: &DdtConfig, vb: VarBuilder) -> Result<Self> {
+        cfg.validate().map_err(candle_core::Error::wrap)?;
         let num_decoder_blocks = cfg.num_encoder_blocks + cfg.num_decoder_blocks;
         let cfg = DdtConfig { num_encoder_blocks: 0, num_decoder_blocks, ..cfg.clone() };
         let decoder = VelocityDecoder::new(&cfg, vb.clone())?;

@@ -49,7 +49,7 @@ pub use crate::{
     labelled::Labelled,
     sample::{SampleOptions, Sampled, sample},
     seeded_init::SeededInit,
-    shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState},
+    shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState, step_grid},
     velocity_decoder::{DecoderModulations, VelocityDecoder},
 };
 

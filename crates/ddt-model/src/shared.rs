@@ -1,6 +1,6 @@
 //! Keeping one self-condition for several steps.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use ddt_flow::{ClassConditional, Decoupled, Evaluation, Guidance, Rows, TimeGrid};
 use ddt_sharing::{PlanError, SharingPlan, StepGrid};
 
@@ -38,7 +38,7 @@ impl RecomputeSchedule {
 }
 
 /// The planner's name for a step grid.
-pub(crate) fn step_grid(grid: &TimeGrid) -> StepGrid {
+pub fn step_grid(grid: &TimeGrid) -> StepGrid {
     StepGrid { num_steps: grid.num_steps(), last_step: grid.last_step(), timeshift: grid.timeshift() }
 }
 
@@ -103,18 +103,19 @@ impl<M: Decoupled> ClassConditional for Shared<M> {
             None => Some(rows),
             Some(schedule) => schedule.rows.get(at.step).copied().flatten(),
         };
-        let enough = |kept: Rows| kept == Rows::Both || rows == Rows::Class;
-        let kept = match (state.kept.take(), planned) {
-            (Some(kept), None) if enough(kept.1) => kept,
-            (_, planned) => {
-                let encode = if planned == Some(Rows::Both) { Rows::Both } else { rows };
-                state.calls.encoder += 1;
-                (self.model.encode(x_t, at.t, encode)?, encode)
-            }
+        if let Some(planned) = planned {
+            let encode = if planned == Rows::Both { Rows::Both } else { rows };
+            // What is kept goes before its successor is made: together they are the peak of memory.
+            state.kept = None;
+            state.kept = Some((self.model.encode(x_t, at.t, encode)?, encode));
+            state.calls.encoder += 1;
+        }
+        let kept = match &state.kept {
+            Some((kept, have)) if *have == Rows::Both || rows == Rows::Class => kept,
+            Some(_) => bail!("step {}: expected both halves to be kept, got the class half alone", at.step),
+            None => bail!("step {}: expected a kept self-condition, got none; start at step 0", at.step),
         };
         state.calls.decoder += 1;
-        let velocity = self.model.decode(x_t, &kept.0, rows);
-        state.kept = Some(kept);
-        velocity
+        self.model.decode(x_t, kept, rows)
     }
 }

@@ -17,6 +17,7 @@ mod network;
 mod noise;
 mod sampling;
 mod sharing;
+mod training;
 
 /// Compare fixtures with what this project computes.
 #[derive(clap::Args)]
@@ -33,6 +34,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("decoder_only_forward", network::decoder_only_forward),
     ("checkpoint_forward", network::checkpoint_forward),
     ("ddt_sample", sampling::ddt_sample),
+    ("adamw_ema", training::adamw_ema),
     ("torch_randn", noise::torch_randn),
     ("vae_kl", autoencoder::vae_kl),
     ("tae", autoencoder::tae),

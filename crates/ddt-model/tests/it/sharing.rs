@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
-use ddt_flow::{AdamsBashforth, Euler, FlowError, Guidance, TimeGrid};
+use ddt_flow::{AdamsBashforth, Euler, Evaluation, FlowError, Guidance, History, TimeGrid, solver_by_name};
 use ddt_model::{Ddt, ModelError, SampleOptions, sample};
 use ddt_sharing::{SharingPlan, StepGrid};
 
@@ -15,21 +15,23 @@ fn published(network: &Ddt, noise: &Tensor, labels: &[u32], options: &SampleOpti
     let both: Vec<u32> = labels.iter().copied().chain(labels.iter().map(|_| none)).collect();
     let both = Tensor::new(both.as_slice(), &Device::Cpu).unwrap();
     let rows = labels.len();
-    let (mut x, mut z_t) = (noise.clone(), None);
+    let (mut x, mut z_t, mut history) = (noise.clone(), None, History::default());
     for step in options.grid.steps() {
-        let xs = Tensor::cat(&[&x, &x], 0).unwrap();
-        if options.plan.is_none_or(|it| it.is_recompute(step.index)) {
-            let t = Tensor::full(step.t as f32, 2 * rows, &Device::Cpu).unwrap();
-            z_t = Some(network.encoder().forward(&xs, &t, &both).unwrap());
-        }
-        let v = network.decoder().forward(&xs, z_t.as_ref().unwrap()).unwrap();
-        let (class, none) = (v.narrow(0, 0, rows).unwrap(), v.narrow(0, rows, rows).unwrap());
-        let (lo, hi) = options.guidance.interval();
-        let scale = if lo < step.t && step.t < hi { options.guidance.scale() } else { 1.0 };
-        let v = (&none + ((class - &none).unwrap() * scale).unwrap()).unwrap();
-        x = (x + (v * (step.t_next - step.t)).unwrap()).unwrap();
+        let velocity = &mut |x: &Tensor, at: Evaluation| {
+            let xs = Tensor::cat(&[x, x], 0)?;
+            if options.plan.is_none_or(|it| it.is_recompute(at.step)) {
+                let t = Tensor::full(at.t as f32, 2 * rows, &Device::Cpu)?;
+                z_t = Some(network.encoder().forward(&xs, &t, &both)?);
+            }
+            let v = network.decoder().forward(&xs, z_t.as_ref().unwrap())?;
+            let (class, none) = (v.narrow(0, 0, rows)?, v.narrow(0, rows, rows)?);
+            let (lo, hi) = options.guidance.interval();
+            let scale = if lo < at.t && at.t < hi { options.guidance.scale() } else { 1.0 };
+            Ok((&none + ((class - &none)? * scale)?)?.detach())
+        };
+        x = options.solver.step(velocity, &x, step, &mut history).unwrap();
     }
-    x.detach()
+    x
 }
 
 fn go_on(_: &ddt_flow::StepReport<'_>) -> ControlFlow<()> {
@@ -44,17 +46,19 @@ fn equals_the_published_algorithm() {
         [None, Some(vec![0]), Some(vec![0, 1, 5, 7]), Some(vec![0, 2, 4, 6, 8]), Some((0..10).collect())];
     for plan in plans.map(|it| it.map(|steps: Vec<usize>| SharingPlan::new(steps, 10).unwrap())) {
         for interval in [(0.3, 1.0), (0.0, 1.0), (0.2, 0.5), (0.55, 0.6)] {
-            let options = SampleOptions {
-                grid: TimeGrid::new(10, Some(0.04), 1.5).unwrap(),
-                solver: &Euler,
-                guidance: Guidance::new(2.5, interval).unwrap(),
-                plan: plan.as_ref(),
-            };
-            let sampled = sample(&network, &noise, &labels, &options, &mut go_on).unwrap();
-            let error = relative_rms(&sampled.latents, &published(&network, &noise, &labels, &options));
-            assert!(error < 1e-5, "{plan:?} {interval:?}: {error:e}");
-            let encodes = plan.as_ref().map_or(10, SharingPlan::num_recompute);
-            assert_eq!((sampled.calls.encoder, sampled.calls.decoder), (encodes, 10));
+            for solver in ["euler", "adams2", "adams4"].map(|it| solver_by_name(it).unwrap()) {
+                let options = SampleOptions {
+                    grid: TimeGrid::new(10, Some(0.04), 1.5).unwrap(),
+                    solver: solver.as_ref(),
+                    guidance: Guidance::new(2.5, interval).unwrap(),
+                    plan: plan.as_ref(),
+                };
+                let sampled = sample(&network, &noise, &labels, &options, &mut go_on).unwrap();
+                let error = relative_rms(&sampled.latents, &published(&network, &noise, &labels, &options));
+                assert!(error < 1e-5, "{} {plan:?} {interval:?}: {error:e}", solver.name());
+                let encodes = plan.as_ref().map_or(10, SharingPlan::num_recompute);
+                assert_eq!((sampled.calls.encoder, sampled.calls.decoder), (encodes, 10));
+            }
         }
     }
 }
