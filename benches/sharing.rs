@@ -8,7 +8,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ddt_benches::{SamplingRun, demo_sizes};
-use ddt_sharing::SharingPlan;
+use ddt_sharing::{SharingPlan, budget_for_ratio};
 
 const STEPS: usize = 100;
 const IMAGES: u32 = 4;
@@ -18,8 +18,7 @@ fn sharing(c: &mut Criterion) {
     let mut group = c.benchmark_group("sharing");
     group.sample_size(10).throughput(Throughput::Elements(u64::from(IMAGES)));
     for ratio in [0.0, 0.5, 0.66, 0.75, 0.8, 0.83, 0.87] {
-        let budget = (STEPS as f64 * (1.0 - ratio)).round() as usize;
-        let plan = SharingPlan::uniform_budget(STEPS, budget).unwrap();
+        let plan = SharingPlan::uniform_budget(STEPS, budget_for_ratio(STEPS, ratio)).unwrap();
         let plan = (ratio > 0.0).then_some(&plan);
         group.bench_function(BenchmarkId::new("demo/cpu", ratio), |b| b.iter(|| run.run(plan).unwrap()));
     }

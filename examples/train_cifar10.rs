@@ -2,21 +2,21 @@
 //!
 //! Reads the photo archive once, encodes it with the embedded tiny autoencoder, caches the latents, and
 //! prints loss, images a second and time left; at the end it writes the average weights in 16 bits.
+//! Ctrl-C saves and stops; the same command goes on.
 
-#![allow(clippy::print_stdout, reason = "a command line prints")]
+use std::{collections::BTreeMap, io::Write, path::PathBuf, process::ExitCode, time::Instant};
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
-
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use clap::Parser;
-use ddt_examples::{assets, cifar_latents, cifar_latents::CifarLatents, progress::Cancel};
+use ddt_examples::{
+    assets, cifar_latents,
+    cifar_latents::CifarLatents,
+    generate::Interrupted,
+    progress::{Cancel, INTERRUPTED, say},
+};
 use ddt_flow::TimeSampling;
-use ddt_model::{Ddt, DdtConfig};
+use ddt_model::{DdtConfig, DdtFile, Description};
 use ddt_train::{AdamWConfig, LrSchedule, RunFolder, StepReport, TrainConfig, Trainer, evaluate_loss};
 
 /// Train the demo checkpoint on CIFAR-10, or go on with a run that was stopped.
@@ -43,7 +43,7 @@ struct Args {
     /// Images over which the learning rate rises from 0
     #[arg(long, default_value_t = 25_600)]
     warmup: u64,
-    /// Images over which it falls to 0 at the end
+    /// Images over which it falls towards 0 at the end
     #[arg(long, default_value_t = 256_000)]
     decay: u64,
     /// Decay of the average weights, a step
@@ -73,12 +73,32 @@ fn sizes(latents: &CifarLatents) -> DdtConfig {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
-    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
-    let cancel = Cancel::on_ctrl_c()?;
-    let latents =
-        cifar_latents::load(&args.archive, &args.run.join("latents.safetensors"), &assets::tiny_encoder()?)?;
+    match Cancel::on_ctrl_c().and_then(|cancel| run(&args, &cancel)) {
+        Ok(Outcome::Finished) => ExitCode::SUCCESS,
+        Ok(Outcome::Stopped) => ExitCode::from(INTERRUPTED),
+        Err(error) if error.is::<Interrupted>() => {
+            say(&error.to_string());
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Outcome {
+    Finished,
+    /// Saved, to go on another time.
+    Stopped,
+}
+
+fn run(args: &Args, cancel: &Cancel) -> Result<Outcome> {
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().context("--threads")?;
+    let cache = args.run.join("latents.safetensors");
+    let latents = cifar_latents::load(&args.archive, &cache, &assets::tiny_encoder()?, cancel)?;
 
     let cfg = TrainConfig {
         seed: args.seed,
@@ -93,8 +113,12 @@ fn main() -> Result<()> {
     };
     let mut folder = RunFolder::open(&args.run)?;
     let mut trainer = Trainer::new(cfg, &sizes(&latents), &Device::Cpu)?;
-    if folder.resume(&mut trainer)? {
-        println!("going on from {} images", trainer.images_seen());
+    let resumed = folder.resume(&mut trainer, &latents.train)?;
+    for it in &resumed.rejected {
+        say(&format!("passed over a damaged checkpoint, {it}"));
+    }
+    if let Some(step) = resumed.step {
+        print(&format!("going on from step {step}, {} images", trainer.images_seen()));
     }
 
     let mut meter = Meter::new(trainer.images_seen());
@@ -103,21 +127,17 @@ fn main() -> Result<()> {
         let report = trainer.step(&latents.train)?;
         meter.add(&report);
         if report.step % 20 == 0 {
-            let (loss, rate) = meter.read(report.images_seen);
+            // The log holds what the step alone decides: the same wherever the run was resumed.
             folder.log(&serde_json::json!({
-                "step": report.step, "images_seen": report.images_seen, "loss": loss,
+                "step": report.step, "images_seen": report.images_seen, "loss": report.loss,
                 "grad_norm": report.grad_norm, "lr": report.lr, "skipped": report.skipped,
             }))?;
-            let left =
-                Duration::from_secs_f64((args.images - report.images_seen.min(args.images)) as f64 / rate);
-            println!(
-                "step {:>6}  images {:>8}  loss {loss:.4}  gradient {:.3}  lr {:.2e}  {rate:.0} images/s  {} min left",
-                report.step,
-                report.images_seen,
-                report.grad_norm,
-                report.lr,
-                left.as_secs() / 60
-            );
+            let (loss, rate) = meter.read(report.images_seen);
+            let left = args.images.saturating_sub(report.images_seen) as f64 / rate / 60.0;
+            print(&format!(
+                "step {:>6}  images {:>8}  loss {loss:.4}  gradient {:.3}  lr {:.2e}  {rate:.0} images/s  {left:.0} min left",
+                report.step, report.images_seen, report.grad_norm, report.lr
+            ));
         }
         if saved.elapsed().as_secs() >= args.save_every {
             folder.save(&trainer)?;
@@ -125,8 +145,12 @@ fn main() -> Result<()> {
         }
     }
     let checkpoint = folder.save(&trainer)?;
-    println!("saved {}", checkpoint.display());
-    export(&args, &trainer, &latents)
+    print(&format!("saved {}", checkpoint.display()));
+    if cancel.is_requested() {
+        return Ok(Outcome::Stopped);
+    }
+    export(args, &trainer, &latents)?;
+    Ok(Outcome::Finished)
 }
 
 /// Writes the average weights, and says what they are.
@@ -137,11 +161,18 @@ fn export(args: &Args, trainer: &Trainer, latents: &CifarLatents) -> Result<()> 
     let network = trainer.averaged_network()?;
     let loss = |data, images| evaluate_loss(&network, data, images, TimeSampling::LogitNormal, &Device::Cpu);
     let (train, test) = (loss(&latents.train, 10_000)?, loss(&latents.test, 10_000)?);
-    println!(
+    print(&format!(
         "average weights after {} images: loss {train:.4} on training photos, {test:.4} on test photos",
         trainer.images_seen()
-    );
-    let half = |(name, tensor): (String, Tensor)| Ok((name, tensor.to_dtype(DType::F16)?));
+    ));
+    ensure!(train.is_finite() && test.is_finite(), "expected a finite loss; the weights are not written");
+    let half = |(name, tensor): (String, Tensor)| {
+        let half = tensor.to_dtype(DType::F16)?;
+        let values: Vec<f32> = half.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let finite = values.iter().all(|it| it.is_finite());
+        ensure!(finite, "{name} is not finite in 16 bits; the weights are not written");
+        Ok((name, half))
+    };
     let weights = trainer.averaged_weights()?.into_iter().map(half).collect::<Result<BTreeMap<_, _>>>()?;
     let metadata = BTreeMap::from([
         ("images_seen".to_owned(), trainer.images_seen().to_string()),
@@ -149,10 +180,20 @@ fn export(args: &Args, trainer: &Trainer, latents: &CifarLatents) -> Result<()> 
         ("train".to_owned(), serde_json::to_string(trainer.config())?),
         ("license".to_owned(), "MIT OR Apache-2.0".to_owned()),
     ]);
-    let cfg = trainer.network().config();
-    Ddt::save(&args.out, cfg, &weights, Some(&latents.classes), Some(&latents.info), &metadata)?;
-    println!("wrote {}", args.out.display());
+    let description = Description {
+        config: trainer.network().config().clone(),
+        classes: Some(latents.classes.clone()),
+        latents: Some(latents.info.clone()),
+        metadata,
+    };
+    DdtFile::write(&args.out, &description, &weights)?;
+    print(&format!("wrote {}", args.out.display()));
     Ok(())
+}
+
+/// Writes one line to standard output; a reader that went away is no reason to stop training.
+fn print(line: &str) {
+    writeln!(std::io::stdout(), "{line}").ok();
 }
 
 /// Mean loss and rate since it was read last.
@@ -173,7 +214,7 @@ impl Meter {
 
     fn read(&mut self, images_seen: u64) -> (f64, f64) {
         let loss = self.losses.iter().sum::<f64>() / self.losses.len().max(1) as f64;
-        let rate = (images_seen - self.images) as f64 / self.since.elapsed().as_secs_f64();
+        let rate = (images_seen - self.images) as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
         *self = Self::new(images_seen);
         (loss, rate)
     }

@@ -1,6 +1,6 @@
 //! What the benchmarks share: networks by name, and one guided sampling run.
 //!
-//! Run them with `cargo bench`; results worth quoting stand under `benches/runs/`.
+//! Run them with `cargo bench`; results worth quoting stand under `benches/runs/`, with machine and commit.
 
 #![forbid(unsafe_code)]
 

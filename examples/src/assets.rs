@@ -23,7 +23,17 @@ pub fn demo() -> Result<DdtFile> {
 /// SHA-256 of the demo's file, in lower-case hexadecimal.
 #[must_use]
 pub fn demo_sha256() -> String {
-    Sha256::digest(DEMO).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256(DEMO)
+}
+
+/// SHA-256 of the file of the tiny decoder, in lower-case hexadecimal.
+#[must_use]
+pub fn tiny_decoder_sha256() -> String {
+    sha256(TINY_DECODER)
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Decoder of the tiny autoencoder for 32-channel latents: latents to pixels, 8 times up.
@@ -61,5 +71,16 @@ mod tests {
         assert_eq!(tiny_decoder().unwrap().latent_channels(), cfg.in_channels);
         assert_eq!(tiny_encoder().unwrap().latent_channels(), cfg.in_channels);
         assert_eq!(demo_sha256().len(), 64);
+    }
+
+    #[test]
+    fn the_demo_is_trained() {
+        let demo = demo().unwrap();
+        let said = |key: &str| demo.metadata().get(key).unwrap_or_else(|| panic!("the demo lacks {key:?}"));
+        assert!(said("images_seen").parse::<u64>().unwrap() >= 100_000);
+        assert!(said("test_loss").parse::<f64>().unwrap() < 1.6);
+        // Measured statistics differ from channel to channel.
+        let mean = &demo.latents().unwrap().mean;
+        assert!(mean.iter().any(|it| *it != mean[0]), "all means are {}", mean[0]);
     }
 }

@@ -1,11 +1,10 @@
-//! Files that are either complete or absent: written beside, synced and renamed.
+//! Files that are either complete or absent, with messages for a command line.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use tempfile::NamedTempFile;
+use ddt_checkpoint::atomic_write;
 
 /// Checks that a file can be written at `path`, before minutes are spent on what goes into it.
 ///
@@ -15,7 +14,25 @@ use tempfile::NamedTempFile;
 ///
 /// If `path` is a folder or names no file, or if its folder is missing, is not a folder or cannot be written.
 pub fn check_writable(path: &Path) -> Result<()> {
-    create_beside(path).map(drop)
+    if path.file_name().is_none() || path.is_dir() {
+        bail!("expected the path of a file to write, got {:?}; add a file name", path.display());
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let (file, place) = (path.display(), folder.display());
+    match fs::metadata(folder) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => bail!("cannot write {file}: {place} is not a folder"),
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("cannot write {file}: create the folder {place} first"));
+        }
+    }
+    tempfile::tempfile_in(folder).map(drop).with_context(|| {
+        format!("cannot write {file}: the folder {place} is not writable; choose another path")
+    })
 }
 
 /// Writes `bytes` to `path`; an earlier file is replaced in one step.
@@ -24,54 +41,9 @@ pub fn check_writable(path: &Path) -> Result<()> {
 ///
 /// As [`check_writable`], and when the disk is full; then `path` is as it was before.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = create_beside(path)?;
-    file.write_all(bytes)
-        .and_then(|()| file.as_file().sync_all())
-        .with_context(|| format!("cannot write {}; is the disk full?", path.display()))?;
-    file.persist(path).with_context(|| format!("cannot move the finished file to {}", path.display()))?;
-    // The rename lasts through a power cut only once the folder is synced; not every system can do that.
-    if cfg!(unix) {
-        File::open(folder_of(path)).and_then(|folder| folder.sync_all()).ok();
-    }
-    Ok(())
-}
-
-fn create_beside(path: &Path) -> Result<NamedTempFile> {
-    if path.file_name().is_none() || path.is_dir() {
-        bail!("expected the path of a file to write, got {:?}; add a file name", path.display());
-    }
-    let folder = folder_of(path);
-    match fs::metadata(folder) {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => bail!("cannot write {}: {} is not a folder", path.display(), folder.display()),
-        Err(error) => {
-            return Err(error).with_context(|| {
-                format!("cannot write {}: create the folder {} first", path.display(), folder.display())
-            });
-        }
-    }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".ddt-").suffix(".partial");
-    #[cfg(unix)]
-    {
-        // Temporary files are private by default; this one becomes an ordinary file, under the user's umask.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder).with_context(|| {
-        format!(
-            "cannot write {}: the folder {} is not writable; choose another path",
-            path.display(),
-            folder.display()
-        )
-    })
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
+    check_writable(path)?;
+    atomic_write(path, |file| file.write_all(bytes))
+        .with_context(|| format!("cannot write {}; is the disk full?", path.display()))
 }
 
 #[cfg(test)]
@@ -113,26 +85,5 @@ mod tests {
         }
         assert_eq!(names_in(folder.path()), ["file"]);
         assert_eq!(fs::read(&file).unwrap(), b"kept");
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_failed_rename_leaves_nothing_behind_and_files_are_ordinary() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("out.bin");
-        let file = create_beside(&path).unwrap();
-        assert_eq!(names_in(folder.path()).len(), 1);
-        // A folder takes the place of the target between the check and the rename.
-        fs::create_dir(&path).unwrap();
-        assert!(file.persist(&path).is_err());
-        assert_eq!(names_in(folder.path()), ["out.bin"]);
-
-        let path = folder.path().join("ordinary");
-        write(&path, b"x").unwrap();
-        let plain = folder.path().join("plain");
-        fs::write(&plain, b"x").unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode(&path), mode(&plain));
     }
 }

@@ -7,17 +7,19 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{Autoencoder, TinyEncoder, from_rgb8};
-use ddt_checkpoint::{Checkpoint, write_safetensors};
+use ddt_checkpoint::{Checkpoint, sha256_file, write_safetensors};
 use ddt_model::LatentInfo;
 use ddt_train::LatentDataset;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     cifar::{Cifar, CifarSplit, IMAGE_BYTES, SIDE, read_cifar},
-    progress::say,
+    generate::Interrupted,
+    progress::{Cancel, say},
 };
 
 /// Photos a call of the autoencoder: enough to fill its products, few enough to stay in cache.
@@ -36,26 +38,63 @@ pub struct CifarLatents {
     pub classes: Vec<String>,
 }
 
+/// The archive that a cache was made from.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Source {
+    bytes: u64,
+    sha256: String,
+}
+
+impl Source {
+    fn of(archive: &Path) -> Result<Self> {
+        let bytes = std::fs::metadata(archive)
+            .with_context(|| format!("cannot read the archive {}", archive.display()))?
+            .len();
+        Ok(Self { bytes, sha256: sha256_file(archive)? })
+    }
+}
+
 /// Reads the cache, or encodes the archive and writes the cache.
+///
+/// A cache is enough: the archive may be missing then. If it is there, it must be the one that the cache was
+/// made from.
 ///
 /// # Errors
 ///
-/// When neither can be read, or the cache cannot be written.
-pub fn load(archive: &Path, cache: &Path, encoder: &TinyEncoder) -> Result<CifarLatents> {
+/// When neither can be read, the cache belongs to another archive, or it cannot be written; [`Interrupted`] if
+/// `cancel` is requested while encoding, and then nothing is written.
+pub fn load(archive: &Path, cache: &Path, encoder: &TinyEncoder, cancel: &Cancel) -> Result<CifarLatents> {
     if !cache.exists() {
-        let photos = read_cifar(archive)?;
-        encode(&photos, cache, encoder)?;
+        let source = Source::of(archive)?;
+        encode(&read_cifar(archive)?, &source, cache, encoder, cancel)?;
     }
-    read(cache)
-        .with_context(|| format!("{} is no cache of latents: delete it to make it anew", cache.display()))
+    let (latents, source) = read(cache)
+        .with_context(|| format!("{} is no cache of latents: delete it to make it anew", cache.display()))?;
+    if archive.exists() && Source::of(archive)? != source {
+        bail!(
+            "{} was made from an archive of SHA-256 {}, and {} is another: name that archive with --archive, \
+             or delete the cache to make it anew, for a new run",
+            cache.display(),
+            source.sha256,
+            archive.display()
+        );
+    }
+    Ok(latents)
 }
 
-fn encode(photos: &Cifar, cache: &Path, encoder: &TinyEncoder) -> Result<()> {
+fn encode(
+    photos: &Cifar,
+    source: &Source,
+    cache: &Path,
+    encoder: &TinyEncoder,
+    cancel: &Cancel,
+) -> Result<()> {
     if let Some(folder) = cache.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    let train = encode_split(&photos.train, "training", encoder)?;
-    let test = encode_split(&photos.test, "test", encoder)?;
+    let train = encode_split(&photos.train, "training", encoder, cancel)?;
+    let test = encode_split(&photos.test, "test", encoder, cancel)?;
     // Statistics of the training split alone; the test split is not to be known in advance.
     let (mean, std) = channel_statistics(&train)?;
     let (_, _, height, width) = train.dims4()?;
@@ -68,6 +107,7 @@ fn encode(photos: &Cifar, cache: &Path, encoder: &TinyEncoder) -> Result<()> {
         ("test.labels".to_owned(), labels(&photos.test)?),
     ]);
     let metadata = BTreeMap::from([
+        ("archive".to_owned(), serde_json::to_string(source)?),
         ("latents".to_owned(), serde_json::to_string(&info)?),
         ("classes".to_owned(), serde_json::to_string(&photos.train.class_names)?),
     ]);
@@ -75,9 +115,12 @@ fn encode(photos: &Cifar, cache: &Path, encoder: &TinyEncoder) -> Result<()> {
     Ok(())
 }
 
-fn encode_split(split: &CifarSplit, name: &str, encoder: &TinyEncoder) -> Result<Tensor> {
+fn encode_split(split: &CifarSplit, name: &str, encoder: &TinyEncoder, cancel: &Cancel) -> Result<Tensor> {
     let (start, done) = (Instant::now(), AtomicUsize::new(0));
     let encode = |photos: &[u8]| -> Result<Tensor> {
+        if cancel.is_requested() {
+            return Err(Interrupted.into());
+        }
         let pixels = photos.chunks(IMAGE_BYTES).map(|it| from_rgb8(it, (SIDE, SIDE), &Device::Cpu));
         let latents = encoder.encode(&Tensor::cat(&pixels.collect::<Result<Vec<_>, _>>()?, 0)?)?;
         let batch = photos.len() / IMAGE_BYTES;
@@ -103,11 +146,16 @@ fn channel_statistics(latents: &Tensor) -> Result<(Vec<f32>, Vec<f32>)> {
     Ok((list(mean)?, list(std)?))
 }
 
-fn read(cache: &Path) -> Result<CifarLatents> {
+fn read(cache: &Path) -> Result<(CifarLatents, Source)> {
     let file = Checkpoint::open(cache)?;
     let described =
         |key: &str| file.metadata().get(key).with_context(|| format!("it lacks metadata {key:?}"));
+    let source = serde_json::from_str(described("archive")?)?;
     let info: LatentInfo = serde_json::from_str(described("latents")?)?;
+    ensure!(
+        info.mean.iter().all(|it| it.is_finite()) && info.std.iter().all(|it| it.is_finite() && *it > 0.0),
+        "expected finite means, and standard deviations above 0"
+    );
     let classes = serde_json::from_str(described("classes")?)?;
     let split = |name: &str| -> Result<LatentDataset> {
         let latents = file.tensor(&format!("{name}.latents"), &Device::Cpu)?.to_dtype(DType::F32)?;
@@ -119,5 +167,51 @@ fn read(cache: &Path) -> Result<CifarLatents> {
         let labels = file.tensor(&format!("{name}.labels"), &Device::Cpu)?.to_dtype(DType::U32)?.to_vec1()?;
         Ok(LatentDataset::new(scaled.flatten_all()?.to_vec1()?, labels, (c, h, w))?)
     };
-    Ok(CifarLatents { train: split("train")?, test: split("test")?, info, classes })
+    let latents = CifarLatents { train: split("train")?, test: split("test")?, info, classes };
+    Ok((latents, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assets;
+
+    fn split(images: usize) -> CifarSplit {
+        CifarSplit {
+            images: (0..images * IMAGE_BYTES).map(|it| (it % 251) as u8).collect(),
+            labels: (0..images).map(|it| (it % 2) as u8).collect(),
+            class_names: vec!["cat".to_owned(), "dog".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_cache_stands_for_its_archive_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (archive, cache) = (folder.path().join("photos.tar.gz"), folder.path().join("cache"));
+        let (encoder, cancel) = (assets::tiny_encoder().unwrap(), Cancel::default());
+        std::fs::write(&archive, "one").unwrap();
+        let photos = Cifar { train: split(4), test: split(2) };
+        encode(&photos, &Source::of(&archive).unwrap(), &cache, &encoder, &cancel).unwrap();
+        let load = || load(&archive, &cache, &encoder, &cancel);
+        let latents = load().unwrap();
+        assert_eq!((latents.train.len(), latents.test.len(), latents.classes.len()), (4, 2, 2));
+        std::fs::write(&archive, "two").unwrap();
+        let message = load().unwrap_err().to_string();
+        assert!(message.contains("--archive"), "{message}");
+        std::fs::remove_file(&archive).unwrap();
+        assert_eq!(load().unwrap().train.sha256(), latents.train.sha256());
+    }
+
+    #[test]
+    fn a_request_to_stop_ends_encoding_and_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let cancel = Cancel::default();
+        cancel.request();
+        let source = Source { bytes: 0, sha256: String::new() };
+        let photos = Cifar { train: split(2), test: split(2) };
+        let stopped = encode(&photos, &source, &cache, &assets::tiny_encoder().unwrap(), &cancel);
+        assert!(stopped.unwrap_err().is::<Interrupted>());
+        assert!(!cache.exists());
+    }
 }

@@ -9,10 +9,9 @@ use ddt_adapters::to_rgb8;
 use ddt_flow::FlowError;
 use ddt_model::{ModelError, NetworkCalls, SampleOptions, sample};
 
-use crate::job::Job;
+use crate::job::{Job, Model};
 use crate::picture::Picture;
 use crate::progress::{Cancel, Progress};
-use crate::weights::Model;
 
 /// Numbers of samples from one class to the next; `--images` is at most this.
 const SAMPLES_PER_CLASS: u64 = 1_000_000;
@@ -53,7 +52,7 @@ pub struct Interrupted;
 
 impl std::fmt::Display for Interrupted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("stopped; nothing was written")
+        f.write_str("stopped; what was written before is complete")
     }
 }
 
@@ -87,8 +86,9 @@ pub fn draw(job: &Job, model: &Model, cancel: &Cancel) -> Result<Drawn> {
         grid: job.grid.clone(),
         solver: &*job.solver,
         guidance: job.guidance,
-        plan: job.sharing.1.as_ref(),
+        plan: model.plan.as_ref(),
     };
+    let _stepping = cancel.stepping();
     let mut progress = Progress::start(items.len(), job.grid.num_steps());
     let mut images = Vec::with_capacity(items.len());
     let mut calls = NetworkCalls::default();
@@ -111,6 +111,10 @@ pub fn draw(job: &Job, model: &Model, cancel: &Cancel) -> Result<Drawn> {
             images.push(Picture::from_pixels(width, height, bytes)?);
         }
         calls = sampled.calls;
+    }
+    // Also where the last batch was being decoded.
+    if cancel.is_requested() {
+        return Err(Interrupted.into());
     }
     Ok(Drawn { images, calls, elapsed: progress.elapsed() })
 }

@@ -97,14 +97,15 @@ impl Grid<'_> {
     }
 
     /// Checks that a grid of `columns` images a row, of `image` pixels (width, height), could be drawn; the images
-    /// need not exist yet.
+    /// need not exist yet. Leaves room for the longest footer beside the one that is there.
     ///
     /// # Errors
     ///
     /// As [`Grid::draw`].
     pub fn check_size(&self, columns: usize, image: (usize, usize)) -> Result<()> {
-        let (width, height) = self.layout(columns, image).size;
-        picture::check_size(width, height).map(drop)
+        let Layout { size: (width, height), letter, small, .. } = self.layout(columns, image);
+        let footer = letter + FOOTER_LINES * line_height(small);
+        picture::check_size(width, height.saturating_add(footer)).map(drop)
     }
 
     /// How many images are in a row, and their width and height.

@@ -1,63 +1,39 @@
 //! The programs `imagenet256` and `imagenet512`: from a command line to a PNG file and an exit status.
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ddt_adapters::hub::{HubOptions, find_cached};
 
-use crate::cli::{Args, Resolution, WeightsChoice};
-use crate::generate::{Drawn, Interrupted, draw};
+use crate::cli::{Args, Resolution};
+use crate::generate::{Drawn, draw};
 use crate::job::Job;
-use crate::progress::{Cancel, INTERRUPTED, say};
+use crate::progress::{Cancel, say};
+use crate::sampler_args::WeightsChoice;
 use crate::weights::Origin;
-use crate::{atomic_file, hub_files, page};
+use crate::{atomic_file, hub_files, page, program};
 
 /// Runs the program; the status is 0, 1 for an error, 2 for a wrong command line, 130 after Ctrl-C.
 #[must_use]
 pub fn main(resolution: Resolution) -> ExitCode {
     let args = Args::parse_for(resolution);
-    let outcome = Cancel::on_ctrl_c().and_then(|cancel| {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(args.threads as usize)
-            .build_global()
-            .context("--threads")?;
-        run(&args, resolution, &HubOptions::from_env(), &cancel)
-    });
-    match outcome {
-        Ok(summary) => {
-            // A reader that went away is no reason to fail.
-            writeln!(std::io::stdout(), "{summary}").ok();
-            ExitCode::SUCCESS
-        }
-        Err(error) if error.is::<Interrupted>() => {
-            say(&error.to_string());
-            ExitCode::from(INTERRUPTED)
-        }
-        Err(error) => {
-            say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    program::main(args.sampler.threads, |hub, cancel| run(&args, resolution, hub, cancel))
 }
 
 /// Draws what the command line asks for, writes the file, and sums up.
 ///
 /// # Errors
 ///
-/// Anything that [`Job::prepare`] finds; weights that cannot be read; [`Interrupted`]; a full disk. Nothing is
-/// written then.
+/// Anything that [`Job::prepare`] and [`Job::load`] find; [`Interrupted`](crate::generate::Interrupted); a full
+/// disk. Nothing is written then.
 pub fn run(args: &Args, resolution: Resolution, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     let job = Job::prepare(args, resolution, hub)?;
     if job.weights.origin == Origin::Demo {
         say(&about_demo(args, resolution, &job, hub));
     }
-    let model = job.weights.load(job.dtype.into())?;
-    if cancel.is_requested() {
-        return Err(Interrupted.into());
-    }
+    let model = job.load()?;
     let drawn = draw(&job, &model, cancel)?;
-    atomic_file::write(&job.out, &page::encode(&job, &drawn.images)?)?;
+    atomic_file::write(&job.out, &page::encode(&job, &model, &drawn.images)?)?;
     Ok(summary(&job, &drawn))
 }
 
@@ -66,7 +42,7 @@ fn about_demo(args: &Args, resolution: Resolution, job: &Job, hub: &HubOptions) 
     let mut missing = vec![hub_files::network(resolution), hub_files::autoencoder()];
     missing.retain(|entry| find_cached(entry, hub).is_none());
     let mut text = String::new();
-    if args.weights == WeightsChoice::Auto {
+    if args.sampler.weights == WeightsChoice::Auto {
         for entry in &missing {
             let (repository, cache) = (entry.repository, hub.cache.display());
             text += &format!("{repository} is not in the hub's cache ({cache})\n");

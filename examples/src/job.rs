@@ -3,18 +3,23 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use ddt_adapters::Autoencoder;
 use ddt_adapters::hub::HubOptions;
-use ddt_flow::{Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
-use ddt_sharing::{PlanFor, PlanGuidance, SharingPlan, StepGrid};
+use ddt_flow::{FlowError, Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
+use ddt_model::{Ddt, step_grid};
+use ddt_sharing::{PlanFor, PlanGuidance, SharingPlan};
 
 use crate::atomic_file;
 use crate::classes::ClassTable;
-use crate::cli::{Args, Dtype, Resolution, WeightsChoice};
+use crate::cli::{Args, Resolution};
+use crate::decoder_file;
 use crate::generate::Item;
+use crate::identity::Identity;
 use crate::page;
 use crate::progress::say;
+use crate::sampler_args::{Dtype, LAST_STEP, SamplerArgs, WeightsChoice};
 use crate::sharing_choice::SharingChoice;
-use crate::weights::{self, Origin, Weights};
+use crate::weights::{Origin, Weights};
 
 /// ImageNet classes that are drawn unless others are named: golden retriever, otter, red panda and geyser.
 const SHOWN: [u32; 4] = [207, 360, 387, 974];
@@ -42,12 +47,24 @@ pub struct Job {
     pub solver: Box<dyn Solver>,
     /// How strongly to follow the class, and when.
     pub guidance: Guidance,
-    /// What was asked about sharing, and the plan it led to.
-    pub sharing: (SharingChoice, Option<SharingPlan>),
+    /// Which steps skip the condition encoder.
+    pub share: SharingChoice,
     /// Number type of the network.
     pub dtype: Dtype,
     /// The PNG file to write.
     pub out: PathBuf,
+}
+
+/// All that is read for a job.
+pub struct Model {
+    /// What the files are.
+    pub identity: Identity,
+    /// Where the condition encoder runs; `None` is at every step.
+    pub plan: Option<SharingPlan>,
+    /// Noise to latents.
+    pub network: Ddt,
+    /// Latents to pixels.
+    pub decoder: Box<dyn Autoencoder>,
 }
 
 impl Job {
@@ -57,22 +74,23 @@ impl Job {
     ///
     /// Everything that can be known to be wrong before the weights are read.
     pub fn prepare(args: &Args, resolution: Resolution, hub: &HubOptions) -> Result<Self> {
-        let grid = TimeGrid::new(args.steps, Some(args.last_step), args.timeshift)
-            .context("--steps, --last-step, --timeshift")?;
-        let guidance = |scale| Guidance::new(scale, args.interval).context("--guidance, --interval");
-        guidance(args.guidance.unwrap_or(1.0))?;
-        let solver = solver_by_name(args.solver.as_str())?;
+        let sampler = &args.sampler;
+        let grid = grid(sampler)?;
+        let guidance = |scale| Guidance::new(scale, sampler.interval).context("--guidance, --interval");
+        guidance(sampler.guidance.unwrap_or(1.0))?;
+        let solver = solver_by_name(sampler.solver.as_str())?;
         args.share.check()?;
-        weights::check_autoencoder(&args.vae)?;
+        decoder_file::check(&sampler.vae)?;
         let out = output_path(args, resolution)?;
-        if args.weights == WeightsChoice::Hub {
+        if sampler.weights == WeightsChoice::Hub {
             // Known before a long download.
             ClassTable::imagenet()?.parse_list(&args.classes).context("--class")?;
         }
 
-        let weights = Weights::find(args, resolution, hub)?;
+        let weights = Weights::find(sampler, resolution, hub)?;
         let imagenet = weights.is_imagenet();
-        let guidance = guidance(args.guidance.unwrap_or(if imagenet { resolution.guidance() } else { 3.0 }))?;
+        let guidance =
+            guidance(sampler.guidance.unwrap_or(if imagenet { resolution.guidance() } else { 3.0 }))?;
         let usual_batch = match resolution {
             _ if !imagenet => 40,
             Resolution::R256 => 4,
@@ -83,10 +101,10 @@ impl Job {
             classes: classes(args, &weights)?,
             columns: args.images.unwrap_or(if imagenet { 1 } else { 8 }),
             batch: args.batch.unwrap_or(usual_batch) as usize,
-            seed: args.seed,
-            rng: args.rng.into(),
-            sharing: (args.share.clone(), args.share.plan(&plan_for(&weights, &grid, &guidance, &*solver))?),
-            dtype: args.dtype,
+            seed: sampler.seed,
+            rng: sampler.rng.into(),
+            share: args.share.clone(),
+            dtype: sampler.dtype,
             weights,
             grid,
             solver,
@@ -94,7 +112,21 @@ impl Job {
             out,
         };
         page::check_size(&job)?;
+        job.share.check_settings(&job.plan_for_model(String::new()))?;
         Ok(job)
+    }
+
+    /// Identifies the weights, makes the plan, and reads network and decoder.
+    ///
+    /// # Errors
+    ///
+    /// A plan that was made for another network; a file that is damaged, or holds another network; too little
+    /// memory.
+    pub fn load(&self) -> Result<Model> {
+        let identity = self.weights.identify()?;
+        let plan = self.share.plan(&self.plan_for(&identity))?;
+        let (network, decoder) = self.weights.load(self.dtype.into())?;
+        Ok(Model { identity, plan, network, decoder })
     }
 
     /// The images, row by row.
@@ -106,22 +138,29 @@ impl Job {
 
     /// The settings that a plan for this job must have been made for.
     #[must_use]
-    pub fn plan_for(&self) -> PlanFor {
-        plan_for(&self.weights, &self.grid, &self.guidance, &*self.solver)
+    pub fn plan_for(&self, identity: &Identity) -> PlanFor {
+        self.plan_for_model(identity.network.clone())
+    }
+
+    fn plan_for_model(&self, model: String) -> PlanFor {
+        PlanFor {
+            model,
+            grid: step_grid(&self.grid),
+            guidance: PlanGuidance { scale: self.guidance.scale(), interval: self.guidance.interval() },
+            solver: Some(self.solver.name().to_owned()),
+        }
     }
 }
 
-fn plan_for(weights: &Weights, grid: &TimeGrid, guidance: &Guidance, solver: &dyn Solver) -> PlanFor {
-    PlanFor {
-        model: weights.identity.clone(),
-        grid: StepGrid {
-            num_steps: grid.num_steps(),
-            last_step: grid.last_step(),
-            timeshift: grid.timeshift(),
-        },
-        guidance: PlanGuidance { scale: guidance.scale(), interval: guidance.interval() },
-        solver: Some(solver.name().to_owned()),
-    }
+fn grid(sampler: &SamplerArgs) -> Result<TimeGrid> {
+    let SamplerArgs { steps, last_step, timeshift, .. } = *sampler;
+    TimeGrid::new(steps, Some(last_step), timeshift).map_err(|error| match error {
+        // The library's way out, to leave it out, leads elsewhere here.
+        FlowError::LastStep { got } => anyhow!(
+            "--last-step: expected a last step above 0 and at most 1, got {got}; leave it out for {LAST_STEP}"
+        ),
+        other => anyhow::Error::new(other).context("--steps, --last-step, --timeshift"),
+    })
 }
 
 /// Labels in the order given, each once.

@@ -5,9 +5,11 @@
 //! - [`progress`] shows how far sampling is, and stops it.
 //! - [`picture`] and [`text`] draw; [`grid`] arranges samples, [`heat_map`] shows a matrix, [`plot`] draws curves.
 //! - [`png_file`] and [`atomic_file`] write results, complete or not at all.
-//! - [`imagenet`] is the programs `imagenet256` and `imagenet512`: [`cli`] reads their command line, [`job`] checks
-//!   it, [`weights`] (with [`assets`] and [`hub_files`]) finds the network, [`normalized`] fits its autoencoder,
-//!   [`sharing_choice`] its plan; [`generate`] draws and [`page`] lays out.
+//! - [`imagenet`] is the programs `imagenet256` and `imagenet512`: [`cli`] (with [`sampler_args`]) reads their
+//!   command line, [`job`] checks it, [`weights`] (with [`assets`] and [`hub_files`]) finds the network,
+//!   [`decoder_file`] and [`normalized`] its autoencoder, [`identity`] says what both are, [`sharing_choice`] has
+//!   the plan; [`generate`] draws and [`page`] lays out.
+//! - [`program`] is what all of them do around their work.
 //! - [`plan_sharing`] is the program of that name, which measures a network and makes its plans.
 //! - [`cifar_latents`] prepares the photos that the demo was trained on.
 //!
@@ -33,10 +35,12 @@ pub mod cifar;
 pub mod cifar_latents;
 pub mod classes;
 pub mod cli;
+pub mod decoder_file;
 pub mod generate;
 pub mod grid;
 pub mod heat_map;
 pub mod hub_files;
+pub mod identity;
 pub mod imagenet;
 pub mod job;
 pub mod normalized;
@@ -45,7 +49,9 @@ pub mod picture;
 pub mod plan_sharing;
 pub mod plot;
 pub mod png_file;
+pub mod program;
 pub mod progress;
+pub mod sampler_args;
 pub mod sharing_choice;
 pub mod text;
 pub mod weights;

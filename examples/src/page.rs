@@ -5,11 +5,11 @@ use ddt_flow::{Guidance, NoiseSource, TimeGrid};
 use ddt_model::DdtConfig;
 use serde::Serialize;
 
-use crate::cli::Dtype;
 use crate::grid::Grid;
-use crate::job::Job;
+use crate::job::{Job, Model};
 use crate::picture::Picture;
 use crate::png_file;
+use crate::sampler_args::Dtype;
 use crate::weights::Origin;
 
 /// Key of the settings in the PNG file.
@@ -59,7 +59,7 @@ struct Sharing<'a> {
 /// A page that is too large for a PNG viewer or for memory.
 pub fn check_size(job: &Job) -> Result<()> {
     let (height, width) = job.weights.image_size();
-    let checked = Texts::of(job).grid(&[]).check_size(job.columns as usize, (width, height));
+    let checked = Texts::of(job, String::new()).grid(&[]).check_size(job.columns as usize, (width, height));
     checked.with_context(|| {
         format!("{} classes of {} images do not fit on one page", job.classes.len(), job.columns)
     })
@@ -70,9 +70,9 @@ pub fn check_size(job: &Job) -> Result<()> {
 /// # Errors
 ///
 /// Images that are not the job's.
-pub fn encode(job: &Job, images: &[Picture]) -> Result<Vec<u8>> {
-    let page = Texts::of(job).grid(images).draw()?;
-    png_file::encode(&page, &[(SETTINGS_KEY, &settings(job)?)])
+pub fn encode(job: &Job, model: &Model, images: &[Picture]) -> Result<Vec<u8>> {
+    let page = Texts::of(job, footer(job, model)).grid(images).draw()?;
+    png_file::encode(&page, &[(SETTINGS_KEY, &settings(job, model)?)])
 }
 
 /// What is written around the images.
@@ -84,9 +84,9 @@ struct Texts {
 }
 
 impl Texts {
-    fn of(job: &Job) -> Self {
+    fn of(job: &Job, footer: String) -> Self {
         let columns = (0..job.columns).map(|column| format!("#{column}")).collect();
-        Self { rows: row_labels(job), columns, title: title(job), footer: footer(job) }
+        Self { rows: row_labels(job), columns, title: title(job), footer }
     }
 
     fn grid<'a>(&'a self, images: &'a [Picture]) -> Grid<'a> {
@@ -114,13 +114,13 @@ fn title(job: &Job) -> String {
     format!("{name}, {width} x {height} px, seed {}", job.seed)
 }
 
-fn footer(job: &Job) -> String {
+fn footer(job: &Job, model: &Model) -> String {
     let (low, high) = job.guidance.interval();
-    let encoder = match &job.sharing.1 {
+    let encoder = match &model.plan {
         None => "encoder at every step".to_owned(),
         Some(plan) => format!("encoder at {} of {} steps", plan.num_recompute(), plan.num_steps()),
     };
-    let identity: String = job.weights.identity.chars().take(40).collect();
+    let identity: String = model.identity.network.chars().take(40).collect();
     format!(
         "{} x {}, guidance {} in ({low}, {high}), {encoder}, {identity}…",
         job.grid.num_steps(),
@@ -129,17 +129,16 @@ fn footer(job: &Job) -> String {
     )
 }
 
-fn settings(job: &Job) -> Result<String> {
+fn settings(job: &Job, model: &Model) -> Result<String> {
     let class = |&label: &u32| Class { label, name: job.weights.classes.name(label).unwrap_or_default() };
     let (height, width) = job.weights.image_size();
-    let (choice, plan) = &job.sharing;
     Ok(serde_json::to_string(&Settings {
         program: job.program,
         version: env!("CARGO_PKG_VERSION"),
-        weights: &job.weights.identity,
+        weights: &model.identity.network,
         weights_from: job.weights.origin,
         network: &job.weights.config,
-        autoencoder: &job.weights.autoencoder,
+        autoencoder: &model.identity.autoencoder,
         image_size: [height, width],
         classes: job.classes.iter().map(class).collect(),
         images_per_class: job.columns,
@@ -151,8 +150,8 @@ fn settings(job: &Job) -> Result<String> {
         grid: &job.grid,
         guidance: &job.guidance,
         sharing: Sharing {
-            asked: choice.to_string(),
-            recompute_steps: plan.as_ref().map(|plan| plan.recompute_steps()),
+            asked: job.share.to_string(),
+            recompute_steps: model.plan.as_ref().map(|plan| plan.recompute_steps()),
         },
         dtype: job.dtype,
     })?)

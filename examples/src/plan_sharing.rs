@@ -9,7 +9,6 @@ pub mod comparison;
 pub mod plans;
 pub mod report;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,13 +17,13 @@ use clap::Parser;
 use ddt_adapters::hub::HubOptions;
 use ddt_sharing::{Planner, SimilarityAccumulator, SimilarityFile};
 
-use crate::generate::{Interrupted, Item};
-use crate::job::Job;
+use crate::generate::Item;
+use crate::job::{Job, Model};
 use crate::page::SETTINGS_KEY;
 use crate::picture::Picture;
-use crate::progress::{Cancel, INTERRUPTED, say};
-use crate::weights::{Model, Origin};
-use crate::{atomic_file, png_file};
+use crate::progress::{Cancel, say};
+use crate::weights::Origin;
+use crate::{atomic_file, png_file, program};
 use cli::Args;
 use comparison::{Run, compare};
 use plans::{Planned, Speed, Target, cost_plot};
@@ -34,28 +33,7 @@ use report::{Compared, Report, heat_map, image_page};
 #[must_use]
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    let outcome = Cancel::on_ctrl_c().and_then(|cancel| {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(args.threads as usize)
-            .build_global()
-            .context("--threads")?;
-        run(&args, &HubOptions::from_env(), &cancel)
-    });
-    match outcome {
-        Ok(summary) => {
-            // A reader that went away is no reason to fail.
-            writeln!(std::io::stdout(), "{summary}").ok();
-            ExitCode::SUCCESS
-        }
-        Err(error) if error.is::<Interrupted>() => {
-            say("stopped; what was written before is complete");
-            ExitCode::from(INTERRUPTED)
-        }
-        Err(error) => {
-            say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    program::main(args.sampler.threads, |hub, cancel| run(&args, hub, cancel))
 }
 
 /// Measures, plans, compares, and writes each file when its contents are known; returns the table.
@@ -63,12 +41,12 @@ pub fn main() -> ExitCode {
 /// # Errors
 ///
 /// Anything that can be known to be wrong before the weights are read, first of all a folder that cannot be
-/// written; weights that cannot be read; [`Interrupted`]; a full disk.
+/// written; weights that cannot be read; [`Interrupted`](crate::generate::Interrupted); a full disk.
 pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
-    SimilarityAccumulator::new(args.steps).context("--steps")?;
+    SimilarityAccumulator::new(args.sampler.steps).context("--steps")?;
     let targets = args.targets();
     let folder = Folder::prepare(&args.out, &targets).context("--out")?;
-    let job = Job::prepare(&args.sampler(folder.file("images.png")), args.size, hub)?;
+    let job = Job::prepare(&args.imagenet(folder.file("images.png")), args.size, hub)?;
     let num_classes = job.weights.classes.len();
     let calibration = spread(args.images, num_classes, 0);
     let rounds = (args.images as usize).div_ceil(num_classes);
@@ -79,11 +57,11 @@ pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     if job.weights.origin == Origin::Demo {
         say("planning for the demo network, which comes with the program; --weights hub plans for DDT-XL/2");
     }
-    let model = job.weights.load(job.dtype.into())?;
+    let model = job.load()?;
 
     say(&format!("measuring the similarity on {} images", calibration.len()));
     let measured = SimilarityFile {
-        made_for: job.plan_for(),
+        made_for: job.plan_for(&model.identity),
         seed: job.seed,
         images: calibration.len(),
         similarity: calibration::measure(&job, &model.network, &calibration, cancel)?,
@@ -109,10 +87,15 @@ pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
             Some(compare_plans(&job, &model, test, &planned, cancel)?)
         }
     };
-    let report = Report::new(&job, (&calibration, &test), speed, &planned, compared.as_ref())?;
+    let report =
+        Report::new(&job, &measured.made_for, (&calibration, &test), speed, &planned, compared.as_ref())?;
     let json = report.to_json()?;
     if let Some(compared) = &compared {
-        folder.write_picture("images.png", &image_page(&job, &test, &planned, compared)?, &json)?;
+        folder.write_picture(
+            "images.png",
+            &image_page(&job, &measured.made_for, &test, &planned, compared)?,
+            &json,
+        )?;
     }
     atomic_file::write(&folder.file("report.json"), json.as_bytes())?;
     Ok(format!("{}wrote plans, report and pictures to {}", report.table(), folder.path.display()))

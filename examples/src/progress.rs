@@ -92,10 +92,20 @@ impl Drop for Progress {
     }
 }
 
-/// Whether the user has asked to stop; clones share the answer.
+/// Whether the user has asked to stop, and whether the program waits for that; clones share both.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     requested: Arc<AtomicBool>,
+    /// Whether Ctrl-C ends the program without asking.
+    at_once: Arc<AtomicBool>,
+}
+
+/// While it lives, Ctrl-C asks to stop after a step.
+#[derive(Debug)]
+#[must_use]
+pub struct Stepping {
+    at_once: Arc<AtomicBool>,
+    before: bool,
 }
 
 impl Cancel {
@@ -108,13 +118,31 @@ impl Cancel {
         let cancel = Self::default();
         let handler = cancel.clone();
         ctrlc::set_handler(move || {
-            if handler.request() {
+            if handler.interrupt() {
+                say("stopped");
                 std::process::exit(INTERRUPTED.into());
             }
             say("stopping after this step; press Ctrl-C again to stop at once");
         })
         .context("cannot listen for Ctrl-C")?;
         Ok(cancel)
+    }
+
+    /// Makes already the first Ctrl-C end the program, except during [`Cancel::stepping`].
+    #[must_use]
+    pub fn end_at_once(self) -> Self {
+        self.at_once.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// Begins work that looks after each step whether to stop.
+    pub fn stepping(&self) -> Stepping {
+        Stepping { at_once: self.at_once.clone(), before: self.at_once.swap(false, Ordering::Relaxed) }
+    }
+
+    /// Ctrl-C was pressed; true if the program is to end now.
+    fn interrupt(&self) -> bool {
+        self.request() || self.at_once.load(Ordering::Relaxed)
     }
 
     /// Asks to stop; true if that had been asked before.
@@ -126,6 +154,12 @@ impl Cancel {
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.requested.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Stepping {
+    fn drop(&mut self) {
+        self.at_once.store(self.before, Ordering::Relaxed);
     }
 }
 
@@ -184,6 +218,19 @@ mod tests {
         assert!(!cancel.request());
         assert!(other.is_requested());
         assert!(other.request());
+    }
+
+    #[test]
+    fn the_first_ctrl_c_waits_for_steps_alone() {
+        assert!(Cancel::default().end_at_once().interrupt());
+        let cancel = Cancel::default().end_at_once();
+        let stepping = cancel.stepping();
+        assert!(!cancel.interrupt() && cancel.is_requested());
+        assert!(cancel.interrupt());
+        drop(stepping);
+        assert!(cancel.clone().at_once.load(Ordering::Relaxed));
+        drop(Cancel::default().stepping());
+        assert!(!Cancel::default().interrupt());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
-use ddt_sharing::{PlanFile, PlanFor, SharingPlan};
+use ddt_sharing::{PlanFile, PlanFor, SharingPlan, budget_for_ratio};
 
 const EXPECTED: &str = "expected none, uniform:R (R a whole number from 1, such as uniform:5), \
                         ratio:X (X from 0 to below 1, such as ratio:0.8) or a plan file";
@@ -42,11 +42,23 @@ impl SharingChoice {
         }
     }
 
-    /// The plan for a sampler with the settings `wanted`; `None` shares nothing.
+    /// Checks that a plan file was made for the settings `wanted`, whatever its network.
     ///
-    /// ```text
-    /// ratio:X  K = ceil((1 - X) N)
-    /// ```
+    /// # Errors
+    ///
+    /// A plan file that cannot be read, or was made for another step grid, guidance or solver.
+    pub fn check_settings(&self, wanted: &PlanFor) -> Result<()> {
+        match self {
+            Self::File(path) => {
+                let file = load(path)?;
+                let model = file.made_for.model.clone();
+                fits(path, &file, &PlanFor { model, ..wanted.clone() })
+            }
+            Self::None | Self::Uniform { .. } | Self::Ratio { .. } => Ok(()),
+        }
+    }
+
+    /// The plan for a sampler with the settings `wanted`; `None` shares nothing.
     ///
     /// # Errors
     ///
@@ -57,15 +69,12 @@ impl SharingChoice {
             Self::None => return Ok(None),
             Self::Uniform { every } => SharingPlan::uniform(num_steps, *every).context("--share")?,
             Self::Ratio { ratio } => {
-                // Rounding in the product must not add a run: (1 - 0.7) 10 is a little above 3.
-                let num_recompute = ((1.0 - ratio) * num_steps as f64 - 1e-9).ceil().max(1.0) as usize;
+                let num_recompute = budget_for_ratio(num_steps, *ratio);
                 SharingPlan::uniform_budget(num_steps, num_recompute).context("--share")?
             }
             Self::File(path) => {
                 let file = load(path)?;
-                file.check(wanted).with_context(|| {
-                    format!("--share: the plan {} does not fit these settings", path.display())
-                })?;
+                fits(path, &file, wanted)?;
                 return Ok(Some(file.plan));
             }
         };
@@ -75,6 +84,11 @@ impl SharingChoice {
 
 fn load(path: &Path) -> Result<PlanFile> {
     PlanFile::load(path).with_context(|| format!("--share {}: {EXPECTED}", path.display()))
+}
+
+fn fits(path: &Path, file: &PlanFile, wanted: &PlanFor) -> Result<()> {
+    file.check(wanted)
+        .with_context(|| format!("--share: the plan {} does not fit these settings", path.display()))
 }
 
 impl FromStr for SharingChoice {
@@ -180,6 +194,8 @@ mod tests {
         let other_model = PlanFor { model: "ddt sha256:11".to_owned(), ..wanted(10) };
         assert!(message(&other_model).contains("sha256:11"), "{}", message(&other_model));
         assert!(message(&wanted(11)).contains("11 steps"), "{}", message(&wanted(11)));
+        choice.check_settings(&other_model).unwrap();
+        assert!(choice.check_settings(&wanted(11)).is_err());
         std::fs::write(&path, "{").unwrap();
         assert!(message(&wanted(10)).contains("plan.json"));
         std::fs::remove_file(&path).unwrap();

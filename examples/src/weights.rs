@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
+use ddt_adapters::Autoencoder;
 use ddt_adapters::hub::{HubOptions, find_cached};
-use ddt_adapters::{Autoencoder, KlAutoencoder, KlConfig, PixelSpace, TinyDecoder};
-use ddt_checkpoint::{Checkpoint, sha256_file};
 use ddt_model::{Ddt, DdtConfig, DdtFile, LatentInfo};
 use serde::Serialize;
 
 use crate::classes::ClassTable;
-use crate::cli::{Args, Resolution, VaeChoice, WeightsChoice};
+use crate::cli::Resolution;
+use crate::decoder_file::DecoderFile;
+use crate::identity::{Identity, name_of, sha256_of};
 use crate::normalized::Normalized;
+use crate::sampler_args::{SamplerArgs, VaeChoice, WeightsChoice};
 use crate::{assets, hub_files};
 
 /// Pixels along a side of one latent position, for all autoencoders that have names here but `pixels`.
@@ -37,32 +39,14 @@ pub struct Weights {
     pub origin: Origin,
     /// Sizes of the network.
     pub config: DdtConfig,
-    /// Name of the sizes and SHA-256 of the file: the same on every machine, wherever the file lies.
-    pub identity: String,
     /// The classes, in the order of labels.
     pub classes: ClassTable,
     /// Height and width of a latent.
     pub latent_size: (usize, usize),
-    /// Name of the autoencoder of these latents.
-    pub autoencoder: String,
+    /// The network's file; `None` is the demo.
+    path: Option<PathBuf>,
     file: DdtFile,
     decoder: DecoderFile,
-}
-
-/// Where the decoder's weights are.
-#[derive(Debug)]
-enum DecoderFile {
-    Pixels,
-    Embedded,
-    Path(PathBuf),
-}
-
-/// A network, and the decoder of its latents.
-pub struct Model {
-    /// Noise to latents.
-    pub network: Ddt,
-    /// Latents to pixels.
-    pub decoder: Box<dyn Autoencoder>,
 }
 
 impl Weights {
@@ -72,7 +56,7 @@ impl Weights {
     ///
     /// A file that is absent, damaged or no network; sizes that are unknown or contradict each other; an
     /// autoencoder that cannot be had; a download that fails.
-    pub fn find(args: &Args, resolution: Resolution, hub: &HubOptions) -> Result<Self> {
+    pub fn find(args: &SamplerArgs, resolution: Resolution, hub: &HubOptions) -> Result<Self> {
         let sizes = args.preset.as_deref().map(DdtConfig::preset).transpose().context("--preset")?;
         let (origin, path) = match &args.weights {
             WeightsChoice::Demo => (Origin::Demo, None),
@@ -90,10 +74,10 @@ impl Weights {
         let config = sizes_of(&file, sizes, origin)?;
         let (latent_size, autoencoder) = latents_of(&file, &config, args, resolution)?;
         let decoder = match (&args.vae, autoencoder.as_str()) {
-            (VaeChoice::File(path), _) => DecoderFile::Path(path.clone()),
+            (VaeChoice::File(path), _) => DecoderFile::File(path.clone()),
             (VaeChoice::Auto, "pixels") => DecoderFile::Pixels,
             (VaeChoice::Auto, "tiny-flux2") => DecoderFile::Embedded,
-            (VaeChoice::Auto, "sd-vae-ft-ema") => DecoderFile::Path(published_decoder(origin, hub)?),
+            (VaeChoice::Auto, "sd-vae-ft-ema") => DecoderFile::Published(published_decoder(origin, hub)?),
             (VaeChoice::Auto, other) => bail!(
                 "the weights were trained with the autoencoder {other:?}, which does not come with this program; \
                  name its weights with --vae PATH"
@@ -104,12 +88,22 @@ impl Weights {
             None if config.num_classes == 1000 => ClassTable::imagenet()?,
             None => ClassTable::from_names((0..config.num_classes).map(|class| format!("class {class}")))?,
         };
-        let sha256 = match &path {
+        Ok(Self { origin, config, classes, latent_size, path, file, decoder })
+    }
+
+    /// Hashes the files; that of a large one takes a while, which is said.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read.
+    pub fn identify(&self) -> Result<Identity> {
+        let sha256 = match &self.path {
             None => assets::demo_sha256(),
             Some(path) => sha256_of(path)?,
         };
-        let identity = format!("{} sha256:{sha256}", name_of(&config));
-        Ok(Self { origin, config, identity, classes, latent_size, autoencoder, file, decoder })
+        let (height, width) = self.latent_size;
+        let network = format!("{} {height}x{width} sha256:{sha256}", name_of(&self.config));
+        Ok(Identity { network, autoencoder: self.decoder.identity()? })
     }
 
     /// Whether these weights draw ImageNet's classes.
@@ -130,18 +124,14 @@ impl Weights {
     /// # Errors
     ///
     /// A file that is damaged, or holds another network; too little memory.
-    pub fn load(&self, dtype: DType) -> Result<Model> {
+    pub fn load(&self, dtype: DType) -> Result<(Ddt, Box<dyn Autoencoder>)> {
         let decoder = self.load_decoder()?;
         let network = self.file.load(Some(&self.config), dtype, &Device::Cpu)?;
-        Ok(Model { network, decoder })
+        Ok((network, decoder))
     }
 
     fn load_decoder(&self) -> Result<Box<dyn Autoencoder>> {
-        let decoder: Box<dyn Autoencoder> = match &self.decoder {
-            DecoderFile::Pixels => Box::new(PixelSpace),
-            DecoderFile::Embedded => Box::new(assets::tiny_decoder()?),
-            DecoderFile::Path(path) => read_decoder(path)?,
-        };
+        let decoder = self.decoder.load()?;
         let (got, expected) = (decoder.latent_channels(), self.config.in_channels);
         ensure!(
             got == expected,
@@ -160,7 +150,7 @@ impl Weights {
 }
 
 /// The published weights, if they and their autoencoder are at hand.
-fn cached(args: &Args, resolution: Resolution, hub: &HubOptions) -> Option<PathBuf> {
+fn cached(args: &SamplerArgs, resolution: Resolution, hub: &HubOptions) -> Option<PathBuf> {
     let network = find_cached(hub_files::network(resolution), hub)?;
     let decoder = args.vae != VaeChoice::Auto || find_cached(hub_files::autoencoder(), hub).is_some();
     decoder.then_some(network)
@@ -197,7 +187,7 @@ fn sizes_of(file: &DdtFile, asked: Option<DdtConfig>, origin: Origin) -> Result<
 fn latents_of(
     file: &DdtFile,
     config: &DdtConfig,
-    args: &Args,
+    args: &SamplerArgs,
     resolution: Resolution,
 ) -> Result<((usize, usize), String)> {
     if let Some(LatentInfo { autoencoder, height, width, .. }) = file.latents() {
@@ -235,78 +225,47 @@ fn published_decoder(origin: Origin, hub: &HubOptions) -> Result<PathBuf> {
     })
 }
 
-/// Checks that a file named by `--vae` can be read, which is known before any download.
-///
-/// # Errors
-///
-/// A file that is absent, damaged or holds no tensors.
-pub fn check_autoencoder(choice: &VaeChoice) -> Result<()> {
-    match choice {
-        VaeChoice::Auto => Ok(()),
-        VaeChoice::File(path) => open_decoder(path).map(drop),
-    }
-}
-
-fn open_decoder(path: &Path) -> Result<Checkpoint> {
-    ensure!(
-        path.exists(),
-        "there is no file {}; expected auto or the path of a file for --vae",
-        path.display()
-    );
-    Checkpoint::open(path).context("--vae")
-}
-
-fn read_decoder(path: &Path) -> Result<Box<dyn Autoencoder>> {
-    let file = open_decoder(path)?;
-    let broken = || format!("cannot read the autoencoder {}", path.display());
-    if file.info("decoder.conv_in.weight").is_some() {
-        let decoder = KlAutoencoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu);
-        return Ok(Box::new(decoder.with_context(broken)?));
-    }
-    Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu).with_context(broken)?))
-}
-
-/// The preset's name, or sizes in the same style.
-fn name_of(config: &DdtConfig) -> String {
-    let preset = |name: &String| DdtConfig::preset(name).is_ok_and(|preset| preset == *config);
-    DdtConfig::preset_names().into_iter().find(preset).unwrap_or_else(|| {
-        let DdtConfig { hidden_size, num_encoder_blocks, num_decoder_blocks, .. } = config;
-        format!("ddt-{hidden_size}-{num_encoder_blocks}en{num_decoder_blocks}de")
-    })
-}
-
-/// The hash of a file; the hub's cache has it as the name of what it links to.
-fn sha256_of(path: &Path) -> Result<String> {
-    let target = path.canonicalize().with_context(|| format!("cannot read {}", path.display()))?;
-    let in_cache = target.parent().and_then(Path::file_name).is_some_and(|folder| folder == "blobs");
-    let is_hash = |name: &&str| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    match target.file_name().and_then(|name| name.to_str()).filter(is_hash) {
-        Some(name) if in_cache => Ok(name.to_owned()),
-        _ => Ok(sha256_file(path)?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use clap::Parser;
+    use ddt_checkpoint::{Checkpoint, write_safetensors};
 
-    #[test]
-    fn names_tell_presets_from_others() {
-        let xl = DdtConfig::preset("ddt-xl2").unwrap();
-        assert_eq!(name_of(&xl), "ddt-xl2-22en6de");
-        assert_eq!(name_of(&DdtConfig { in_channels: 32, ..xl }), "ddt-1152-22en6de");
+    use super::*;
+    use crate::cli::Args;
+
+    /// The demo's weights in a file that does not say their latents, with an autoencoder that is named.
+    fn nameless(folder: &Path) -> SamplerArgs {
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/ddt-cifar10.safetensors");
+        let file = Checkpoint::open(demo).unwrap();
+        let tensor = |name: &&str| ((*name).to_owned(), file.tensor(name, &Device::Cpu).unwrap());
+        let tensors = file.names().iter().map(tensor).collect();
+        let mut metadata = file.metadata().clone();
+        metadata.remove("ddt.latents").unwrap();
+        let path = folder.join("nameless.safetensors");
+        write_safetensors(&path, &tensors, &metadata).unwrap();
+        let decoder = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny-flux2-decoder.safetensors");
+        let vae = folder.join("own.safetensors");
+        std::fs::copy(decoder, &vae).unwrap();
+        let (path, vae) = (path.to_str().unwrap(), vae.to_str().unwrap());
+        let words = ["imagenet256", "--weights", path, "--vae", vae];
+        Args::try_parse_from(words).unwrap().sampler
     }
 
     #[test]
-    fn the_cache_knows_the_hash_already() {
+    fn an_identity_has_the_size_of_latents_and_the_autoencoder_really_used() {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = folder.path().join("blobs");
-        std::fs::create_dir(&blobs).unwrap();
-        let name = "ab".repeat(32);
-        std::fs::write(blobs.join(&name), b"abc").unwrap();
-        assert_eq!(sha256_of(&blobs.join(&name)).unwrap(), name);
-        let plain = folder.path().join(&name);
-        std::fs::write(&plain, b"abc").unwrap();
-        assert!(sha256_of(&plain).unwrap().starts_with("ba7816bf8f01cfea"));
+        let args = nameless(folder.path());
+        let hub = HubOptions {
+            cache: folder.path().join("cache"),
+            endpoint: "https://hub.invalid".to_owned(),
+            token: None,
+            offline: true,
+        };
+        let identity = |resolution| Weights::find(&args, resolution, &hub).unwrap().identify().unwrap();
+        let (small, large) = (identity(Resolution::R256), identity(Resolution::R512));
+        assert!(small.network.starts_with("ddt-256-6en2de 32x32 sha256:"), "{}", small.network);
+        assert_eq!(small.network.replace("32x32", "64x64"), large.network);
+        let expected = format!("own.safetensors sha256:{}", assets::tiny_decoder_sha256());
+        assert_eq!(small.autoencoder, expected);
     }
 }

@@ -44,6 +44,20 @@ pub enum ModelError {
         /// Sizes the file says.
         found: Box<crate::DdtConfig>,
     },
+    /// Weights to write are not those of the sizes.
+    #[error(
+        "{file} is not written: {name} should have shape {expected:?}, but has {got:?} (None: no such weight)"
+    )]
+    Weight {
+        /// The file.
+        file: String,
+        /// The first weight that does not fit.
+        name: String,
+        /// Its shape in a network of these sizes.
+        expected: Option<Vec<usize>>,
+        /// Its shape among the weights given.
+        got: Option<Vec<usize>>,
+    },
     /// A label the network has no row for.
     #[error(
         "label {label} of image {image} is out of range, expected a class in 0..{num_classes}, or {num_classes} for no class"

@@ -15,7 +15,7 @@ use crate::{config::DdtConfig, ddt::Ddt, error::ModelError, parameter_shapes::pa
 
 /// An opened file of weights, and what it says of itself.
 ///
-/// Safetensors written by [`Ddt::save`] carry their configuration, and may carry class names and the
+/// Safetensors written by [`DdtFile::write`] carry their configuration, and may carry class names and the
 /// latents they were trained on. The published Lightning checkpoints carry neither; their average
 /// weights (`ema_denoiser.*`) are the ones read.
 #[derive(Debug)]
@@ -65,11 +65,13 @@ impl DdtFile {
     fn new(checkpoint: Checkpoint) -> Result<Self, ModelError> {
         let config: Option<DdtConfig> = described(&checkpoint, CONFIG)?;
         config.iter().try_for_each(DdtConfig::validate)?;
-        let classes = described(&checkpoint, CLASSES)?;
-        let latents = described(&checkpoint, LATENTS)?;
-        let file = Self { checkpoint, config, classes, latents };
-        file.check_description()?;
-        Ok(file)
+        let classes: Option<Vec<String>> = described(&checkpoint, CLASSES)?;
+        let latents: Option<LatentInfo> = described(&checkpoint, LATENTS)?;
+        if let Some(config) = &config {
+            let file = checkpoint.path().display().to_string();
+            check_description(&file, config, classes.as_deref(), latents.as_ref())?;
+        }
+        Ok(Self { checkpoint, config, classes, latents })
     }
 
     /// The network's sizes, if the file says them.
@@ -99,8 +101,7 @@ impl DdtFile {
     /// [`ModelError::ConfigNeeded`], [`ModelError::ConfigDiffers`]; [`ModelError::Checkpoint`] with
     /// every missing, unexpected and misshapen name.
     pub fn load(&self, sizes: Option<&DdtConfig>, dtype: DType, device: &Device) -> Result<Ddt, ModelError> {
-        let published = self.checkpoint.names().iter().any(|it| it.starts_with(AVERAGE_PREFIX));
-        self.load_under(if published { AVERAGE_PREFIX } else { "" }, sizes, dtype, device)
+        self.load_under(self.default_prefix(), sizes, dtype, device)
     }
 
     /// [`load`](Self::load) from the names under `prefix` (its final dot included): `denoiser.` has the
@@ -113,12 +114,35 @@ impl DdtFile {
         device: &Device,
     ) -> Result<Ddt, ModelError> {
         let cfg = self.agreed_sizes(sizes)?;
+        let options = LoadOptions::new(device).cast(dtype);
+        let tensors: HashMap<String, Tensor> = self.read(cfg, prefix, &options)?.into_iter().collect();
+        Ok(Ddt::new(cfg, VarBuilder::from_tensors(tensors, dtype, device))?)
+    }
+
+    /// The weights that [`load`](Self::load) would use, as they are stored: to write them again, in another
+    /// format or another dtype.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn weights(&self, sizes: Option<&DdtConfig>) -> Result<BTreeMap<String, Tensor>, ModelError> {
+        self.read(self.agreed_sizes(sizes)?, self.default_prefix(), &LoadOptions::new(&Device::Cpu))
+    }
+
+    fn read(
+        &self,
+        cfg: &DdtConfig,
+        prefix: &str,
+        options: &LoadOptions<'_>,
+    ) -> Result<BTreeMap<String, Tensor>, ModelError> {
         cfg.validate()?;
         let expected: Vec<_> = parameter_shapes(|vb| Ddt::new(cfg, vb))?.into_iter().collect();
-        let options = LoadOptions::new(device).cast(dtype);
-        let tensors = load_exact(&self.checkpoint.with_prefix(prefix), &expected, &options)?;
-        let tensors: HashMap<String, Tensor> = tensors.into_iter().collect();
-        Ok(Ddt::new(cfg, VarBuilder::from_tensors(tensors, dtype, device))?)
+        Ok(load_exact(&self.checkpoint.with_prefix(prefix), &expected, options)?)
+    }
+
+    /// Where the weights to sample with stand: the average's prefix in published checkpoints, else none.
+    fn default_prefix(&self) -> &'static str {
+        let published = self.checkpoint.names().iter().any(|it| it.starts_with(AVERAGE_PREFIX));
+        if published { AVERAGE_PREFIX } else { "" }
     }
 
     /// The file's sizes or the caller's; both, if they are the same.
@@ -136,38 +160,94 @@ impl DdtFile {
             }
         }
     }
+}
 
-    fn check_description(&self) -> Result<(), ModelError> {
-        let malformed = |key, reason: String| {
-            Err(ModelError::Metadata { file: self.checkpoint.path().display().to_string(), key, reason })
+/// What a file says of the network in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Description {
+    /// The network's sizes.
+    pub config: DdtConfig,
+    /// Names of the classes, in label order.
+    pub classes: Option<Vec<String>>,
+    /// The latents it was trained on.
+    pub latents: Option<LatentInfo>,
+    /// Anything else.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl DdtFile {
+    /// Writes weights, named as the published ones, with their description in the metadata.
+    ///
+    /// The file is written beside, synced and renamed.
+    ///
+    /// # Errors
+    /// When names or shapes are not those of the sizes, the description makes no sense, or the file
+    /// cannot be written.
+    pub fn write(
+        path: &Path,
+        description: &Description,
+        weights: &BTreeMap<String, Tensor>,
+    ) -> Result<(), ModelError> {
+        let Description { config, classes, latents, metadata } = description;
+        config.validate()?;
+        let file = || path.display().to_string();
+        check_description(&file(), config, classes.as_deref(), latents.as_ref())?;
+        let expected = parameter_shapes(|vb| Ddt::new(config, vb))?;
+        let got: BTreeMap<_, _> =
+            weights.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())).collect();
+        if let Some(name) = expected.keys().chain(got.keys()).find(|it| expected.get(*it) != got.get(*it)) {
+            let (expected, got) = (expected.get(name).cloned(), got.get(name).cloned());
+            return Err(ModelError::Weight { file: file(), name: name.clone(), expected, got });
+        }
+        let mut metadata = metadata.clone();
+        let mut describe = |key: &'static str, json: serde_json::Result<String>| {
+            let json = json.map_err(|error| malformed(&file(), key, error.to_string()))?;
+            metadata.insert(key.to_owned(), json);
+            Ok::<(), ModelError>(())
         };
-        let Some(cfg) = &self.config else { return Ok(()) };
-        if let Some(classes) = &self.classes
-            && classes.len() != cfg.num_classes
-        {
-            return malformed(CLASSES, format!("expected {} names, got {}", cfg.num_classes, classes.len()));
+        describe(CONFIG, serde_json::to_string(config))?;
+        if let Some(classes) = classes {
+            describe(CLASSES, serde_json::to_string(classes))?;
         }
-        if let Some(it) = &self.latents {
-            if it.mean.len() != cfg.in_channels || it.std.len() != cfg.in_channels {
-                return malformed(
-                    LATENTS,
-                    format!("expected a mean and std for each of {} channels", cfg.in_channels),
-                );
-            }
-            if !it.mean.iter().chain(&it.std).all(|x| x.is_finite()) || it.std.iter().any(|x| *x <= 0.0) {
-                return malformed(LATENTS, "expected finite means and positive stds".to_owned());
-            }
-            let whole = |side: usize| (1..=1 << 14).contains(&side) && side.is_multiple_of(cfg.patch_size);
-            if !whole(it.height) || !whole(it.width) {
-                let (h, w, p) = (it.height, it.width, cfg.patch_size);
-                return malformed(
-                    LATENTS,
-                    format!("expected sides that are multiples of {p}, got {h} x {w}"),
-                );
-            }
+        if let Some(latents) = latents {
+            describe(LATENTS, serde_json::to_string(latents))?;
         }
+        write_safetensors(path, weights, &metadata)?;
         Ok(())
     }
+}
+
+fn malformed(file: &str, key: &'static str, reason: String) -> ModelError {
+    ModelError::Metadata { file: file.to_owned(), key, reason }
+}
+
+/// Whether classes and latents fit the sizes.
+fn check_description(
+    file: &str,
+    cfg: &DdtConfig,
+    classes: Option<&[String]>,
+    latents: Option<&LatentInfo>,
+) -> Result<(), ModelError> {
+    if let Some(classes) = classes
+        && classes.len() != cfg.num_classes
+    {
+        let reason = format!("expected {} names, got {}", cfg.num_classes, classes.len());
+        return Err(malformed(file, CLASSES, reason));
+    }
+    let Some(it) = latents else { return Ok(()) };
+    let wrong = |reason| Err(malformed(file, LATENTS, reason));
+    if it.mean.len() != cfg.in_channels || it.std.len() != cfg.in_channels {
+        return wrong(format!("expected a mean and std for each of {} channels", cfg.in_channels));
+    }
+    if !it.mean.iter().chain(&it.std).all(|x| x.is_finite()) || it.std.iter().any(|x| *x <= 0.0) {
+        return wrong("expected finite means and positive stds".to_owned());
+    }
+    let whole = |side: usize| (1..=1 << 14).contains(&side) && side.is_multiple_of(cfg.patch_size);
+    if !whole(it.height) || !whole(it.width) {
+        let (h, w, p) = (it.height, it.width, cfg.patch_size);
+        return wrong(format!("expected sides that are multiples of {p}, got {h} x {w}"));
+    }
+    Ok(())
 }
 
 impl Ddt {
@@ -180,40 +260,6 @@ impl Ddt {
     ) -> Result<Self, ModelError> {
         DdtFile::open(path)?.load(sizes, dtype, device)
     }
-
-    /// Writes weights, named as the published ones, with the configuration in the metadata.
-    ///
-    /// `classes` and `latents` are kept in the metadata too; `metadata` adds to it. The file is written
-    /// beside, synced and renamed.
-    pub fn save(
-        path: &Path,
-        cfg: &DdtConfig,
-        weights: &BTreeMap<String, Tensor>,
-        classes: Option<&[String]>,
-        latents: Option<&LatentInfo>,
-        metadata: &BTreeMap<String, String>,
-    ) -> Result<(), ModelError> {
-        let mut metadata = metadata.clone();
-        let mut describe = |key: &'static str, json: serde_json::Result<String>| match json {
-            Ok(json) => {
-                metadata.insert(key.to_owned(), json);
-                Ok(())
-            }
-            Err(error) => {
-                let (file, reason) = (path.display().to_string(), error.to_string());
-                Err(ModelError::Metadata { file, key, reason })
-            }
-        };
-        describe(CONFIG, serde_json::to_string(cfg))?;
-        if let Some(classes) = classes {
-            describe(CLASSES, serde_json::to_string(classes))?;
-        }
-        if let Some(latents) = latents {
-            describe(LATENTS, serde_json::to_string(latents))?;
-        }
-        write_safetensors(path, weights, &metadata)?;
-        Ok(())
-    }
 }
 
 fn described<T: DeserializeOwned>(
@@ -221,11 +267,8 @@ fn described<T: DeserializeOwned>(
     key: &'static str,
 ) -> Result<Option<T>, ModelError> {
     let parse = |json: &String| {
-        serde_json::from_str(json).map_err(|error| ModelError::Metadata {
-            file: checkpoint.path().display().to_string(),
-            key,
-            reason: error.to_string(),
-        })
+        let file = checkpoint.path().display().to_string();
+        serde_json::from_str(json).map_err(|error| malformed(&file, key, error.to_string()))
     };
     checkpoint.metadata().get(key).map(parse).transpose()
 }

@@ -44,7 +44,7 @@ pub use crate::{
     config::{ConfigError, DdtConfig},
     ddt::Ddt,
     error::ModelError,
-    file::{DdtFile, LatentInfo},
+    file::{DdtFile, Description, LatentInfo},
     improved_sit::ImprovedSit,
     labelled::Labelled,
     sample::{SampleOptions, Sampled, sample},

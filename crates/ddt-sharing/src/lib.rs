@@ -52,7 +52,7 @@ mod step_grid;
 pub use accumulator::SimilarityAccumulator;
 pub use error::PlanError;
 pub use optimal::{PlanWithCost, Planner, optimal_plan, plan_cost};
-pub use plan::{MAX_STEPS, SharingPlan};
+pub use plan::{MAX_STEPS, SharingPlan, budget_for_ratio};
 pub use plan_file::{Objective, PlanFile};
 pub use plan_for::{PlanFor, PlanGuidance};
 pub use quality::{mean_similarity, plan_with_mean_similarity, plan_with_worst_similarity, worst_similarity};

@@ -156,6 +156,19 @@ impl SharingPlan {
     }
 }
 
+/// Number of recomputes `K` whose sharing ratio comes nearest to `ratio` without being above it.
+///
+/// ```text
+/// K = ceil((1 - ratio) N), but at least 1 and at most N
+/// ```
+///
+/// A ratio outside [0, 1) thus gives the nearest budget, and one that is not a number gives 1.
+pub fn budget_for_ratio(num_steps: usize, ratio: f64) -> usize {
+    // Rounding in the product must not add a run: (1 - 0.7) 10 is a little above 3.
+    let num_recompute = ((1.0 - ratio) * num_steps as f64 - 1e-9).ceil() as usize;
+    num_recompute.min(num_steps).max(1)
+}
+
 /// What a plan looks like before its invariants are known to hold.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -224,6 +237,30 @@ mod tests {
             Err(PlanError::Budget { num_recompute: 6, max: 5 })
         ));
         assert!(matches!(SharingPlan::uniform_budget(5, 0), Err(PlanError::Budget { .. })));
+    }
+
+    #[test]
+    fn ratios_become_budgets() {
+        for (num_steps, ratio, expected) in [
+            (250, 0.8, 50),
+            (250, 0.87, 33),
+            (10, 0.7, 3),
+            (10, 0.75, 3),
+            (10, 0.0, 10),
+            (10, 0.999, 1),
+            (10, 1.5, 1),
+            (10, -1.0, 10),
+            (10, f64::NAN, 1),
+            (0, 0.5, 1),
+        ] {
+            assert_eq!(budget_for_ratio(num_steps, ratio), expected, "{ratio} of {num_steps}");
+        }
+        for num_steps in 1..300 {
+            for num_recompute in 1..=num_steps {
+                let plan = SharingPlan::uniform_budget(num_steps, num_recompute).unwrap();
+                assert_eq!(budget_for_ratio(num_steps, plan.sharing_ratio()), num_recompute);
+            }
+        }
     }
 
     #[test]

@@ -12,9 +12,9 @@ use crate::{adamw::AdamWConfig, error::TrainError, schedule::LrSchedule};
 pub struct TrainConfig {
     /// Root of all randomness.
     pub seed: u64,
-    /// Images a step.
+    /// Images a step, at most 2^20.
     pub batch_size: usize,
-    /// Images after which the run ends, rounded up to whole steps.
+    /// Images after which the run ends, rounded up to whole steps; at most 2^52.
     pub total_images: u64,
     /// Learning rate.
     pub lr: LrSchedule,
@@ -31,6 +31,11 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
+    /// Far above any batch that fits a machine.
+    pub(crate) const MAX_BATCH_SIZE: usize = 1 << 20;
+    /// Far above any run; keeps counts of images exact in f64, and their products far from overflow.
+    pub(crate) const MAX_IMAGES: u64 = 1 << 52;
+
     /// The paper's settings (Sec. 4 and appendix B), for 80 epochs of ImageNet.
     pub fn paper() -> Self {
         Self {
@@ -53,12 +58,17 @@ impl TrainConfig {
     pub fn validate(&self) -> Result<(), TrainError> {
         let unit = |x: f64| (0.0..1.0).contains(&x);
         let checks = [
-            ("batch_size", self.batch_size > 0, "at least 1"),
-            ("total_images", self.total_images > 0, "at least 1"),
+            ("batch_size", (1..=Self::MAX_BATCH_SIZE).contains(&self.batch_size), "1 to 2^20"),
+            ("total_images", (1..=Self::MAX_IMAGES).contains(&self.total_images), "1 to 2^52"),
             ("lr.peak", self.lr.peak.is_finite() && self.lr.peak > 0.0, "a finite number above 0"),
             ("adamw.beta1", unit(self.adamw.beta1), "in [0, 1)"),
             ("adamw.beta2", unit(self.adamw.beta2), "in [0, 1)"),
-            ("adamw.eps", self.adamw.eps.is_finite() && self.adamw.eps > 0.0, "a finite number above 0"),
+            // As it is used, in f32: at 0, a parameter that never had a gradient would become 0 / 0.
+            (
+                "adamw.eps",
+                (self.adamw.eps as f32).is_finite() && self.adamw.eps as f32 > 0.0,
+                "a number above 0 and finite in f32",
+            ),
             (
                 "adamw.weight_decay",
                 self.adamw.weight_decay.is_finite() && self.adamw.weight_decay >= 0.0,
@@ -78,9 +88,9 @@ impl TrainConfig {
         }
     }
 
-    /// Steps of the whole run.
+    /// Steps of the whole run; an empty batch, which makes no run, counts as one image.
     pub fn total_steps(&self) -> u64 {
-        self.total_images.div_ceil(self.batch_size as u64)
+        self.total_images.div_ceil(self.batch_size.max(1) as u64)
     }
 
     /// Whether `other` is the same run, of any length and learning rate.

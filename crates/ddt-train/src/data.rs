@@ -4,8 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
 use ddt_flow::{CounterNoise, Purpose};
+use sha2::{Digest, Sha256};
 
-use crate::error::TrainError;
+use crate::{config::TrainConfig, error::TrainError};
 
 /// Latents and their labels, ready for the network: scaled as it is trained.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub struct LatentDataset {
     latents: Vec<f32>,
     labels: Vec<u32>,
     shape: (usize, usize, usize),
+    max_label: u32,
+    sha256: String,
     // The order of the epoch asked for last: it is asked for again by nearly every batch.
     order: Mutex<Option<(u64, u64, Vec<usize>)>>,
 }
@@ -30,21 +33,24 @@ impl LatentDataset {
     /// `latents` holds one image after the other, each of `shape = (C, H, W)`.
     ///
     /// # Errors
-    /// [`TrainError::Data`] when there are none, or as many labels do not fit.
+    /// [`TrainError::Data`] when there are no images, images of no size, or as many labels do not fit.
     pub fn new(
         latents: Vec<f32>,
         labels: Vec<u32>,
         shape: (usize, usize, usize),
     ) -> Result<Self, TrainError> {
         let (c, h, w) = shape;
-        let wanted = labels.len().checked_mul(c * h * w);
-        if labels.is_empty() || wanted != Some(latents.len()) || u32::try_from(labels.len()).is_err() {
+        let size = c.checked_mul(h).and_then(|it| it.checked_mul(w)).filter(|it| *it > 0);
+        let wanted = size.and_then(|it| it.checked_mul(labels.len()));
+        let max_label = labels.iter().copied().max();
+        let (Some(max_label), true) = (max_label, wanted == Some(latents.len())) else {
             return Err(TrainError::Data {
                 expected: format!("one or more images of {shape:?}, as many as the {} labels", labels.len()),
                 got: format!("{} numbers", latents.len()),
             });
-        }
-        Ok(Self { latents, labels, shape, order: Mutex::new(None) })
+        };
+        let sha256 = hash(&latents, &labels, shape);
+        Ok(Self { latents, labels, shape, max_label, sha256, order: Mutex::new(None) })
     }
 
     /// Images in it.
@@ -64,11 +70,21 @@ impl LatentDataset {
 
     /// The largest label.
     pub fn max_label(&self) -> u32 {
-        self.labels.iter().copied().max().unwrap_or(0)
+        self.max_label
+    }
+
+    /// SHA-256 of shape, labels and latents in lower-case hexadecimal: what the data is, wherever it
+    /// was read from.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// The images `first..first + count` of an endless run through the data: epoch after epoch, each
     /// in an order of its own that depends on `seed` and the epoch alone.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] when `count` is above 2^20 or the run has no such images;
+    /// [`TrainError::Candle`] when the tensor cannot be made.
     pub fn training_batch(
         &self,
         seed: u64,
@@ -77,9 +93,14 @@ impl LatentDataset {
         device: &Device,
     ) -> Result<Batch, TrainError> {
         let len = self.len() as u64;
+        let end = first.checked_add(count as u64).filter(|_| count <= TrainConfig::MAX_BATCH_SIZE);
+        let end = end.ok_or_else(|| TrainError::Data {
+            expected: format!("a batch of at most {} images", TrainConfig::MAX_BATCH_SIZE),
+            got: format!("{count} images from {first}"),
+        })?;
         let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let mut images = Vec::with_capacity(count);
-        for n in first..first + count as u64 {
+        for n in first..end {
             let epoch = n / len;
             if order.as_ref().is_none_or(|it| (it.0, it.1) != (seed, epoch)) {
                 let shuffled = CounterNoise::new(seed, Purpose::Order, epoch, 0).permutation(self.len());
@@ -94,12 +115,12 @@ impl LatentDataset {
     /// The images named, in that order.
     ///
     /// # Errors
-    /// [`TrainError::Data`] when there is no such image.
+    /// [`TrainError::Data`] when there is no such image; [`TrainError::Candle`] when the tensor cannot
+    /// be made.
     pub fn batch(&self, images: &[usize], device: &Device) -> Result<Batch, TrainError> {
         let (c, h, w) = self.shape;
         let size = c * h * w;
-        let mut latents = Vec::with_capacity(images.len() * size);
-        let mut labels = Vec::with_capacity(images.len());
+        let (mut latents, mut labels) = (Vec::new(), Vec::new());
         for &image in images {
             let Some(&label) = self.labels.get(image) else {
                 return Err(TrainError::Data {
@@ -112,4 +133,20 @@ impl LatentDataset {
         }
         Ok(Batch { latents: Tensor::from_vec(latents, (images.len(), c, h, w), device)?, labels })
     }
+}
+
+/// Lengths come first, so that no two datasets give the same bytes.
+fn hash(latents: &[f32], labels: &[u32], (c, h, w): (usize, usize, usize)) -> String {
+    const BLOCK: usize = 1 << 14;
+    let mut hasher = Sha256::new();
+    for size in [labels.len(), c, h, w] {
+        hasher.update((size as u64).to_le_bytes());
+    }
+    for block in labels.chunks(BLOCK) {
+        hasher.update(block.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>());
+    }
+    for block in latents.chunks(BLOCK) {
+        hasher.update(block.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>());
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -28,7 +28,7 @@ pub enum TrainError {
     },
     /// The checkpoint belongs to another run.
     #[error(
-        "{path} is a checkpoint of another run: its {what} differ; resume with the settings in its state.json, or choose another folder"
+        "{path} is a checkpoint of another run: its {what} differ; resume with those its state.json names, or choose another folder"
     )]
     OtherRun {
         /// The checkpoint.
@@ -53,6 +53,26 @@ pub enum TrainError {
         #[source]
         source: std::io::Error,
     },
+    /// The log lacks lines that belong to the checkpoint.
+    #[error(
+        "{path} is cut: it has {got} bytes, its checkpoint goes with {expected}; put the log back, or choose another folder"
+    )]
+    ShortLog {
+        /// The log.
+        path: PathBuf,
+        /// Bytes that belong to the checkpoint.
+        expected: u64,
+        /// Bytes there are.
+        got: u64,
+    },
+    /// A checkpoint contradicts itself.
+    #[error("{path} is damaged: {problem}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, expected and got.
+        problem: String,
+    },
     /// A checkpoint exists, but none of them is whole.
     #[error("no checkpoint in {path} is whole, the newest: {reason}; move the folder away to start anew")]
     NoValidCheckpoint {
@@ -61,9 +81,15 @@ pub enum TrainError {
         /// What is wrong with the newest.
         reason: String,
     },
-    /// Too many steps in a row gave a loss or gradient that is not finite.
+    /// The loss does not depend on a parameter, which could never learn.
+    #[error("the loss gives parameter {name} no gradient: expected every parameter to take part in it")]
+    NoGradient {
+        /// The parameter.
+        name: String,
+    },
+    /// Too many steps in a row gave a loss or gradient that is not finite or too large for f32.
     #[error(
-        "{count} steps in a row, up to step {step}, gave a loss or gradient that is not finite: lower the learning rate"
+        "{count} steps in a row, up to step {step}, gave a loss or gradient that is not finite or too large: lower the learning rate"
     )]
     NotFinite {
         /// Steps in a row.

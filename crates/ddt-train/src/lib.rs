@@ -2,7 +2,7 @@
 //!
 //! A [`Trainer`] owns a network's [`Parameters`], their AdamW [`Moments`] and their averages, and takes
 //! one [`Batch`] a step. A [`LatentDataset`] hands out batches in an order that depends on seed and
-//! epoch alone; all other randomness is a function of (seed, purpose, step, sample), so a
+//! epoch alone, and knows its own hash; all other randomness is a function of (seed, purpose, step, sample), so a
 //! [`RunFolder`]'s checkpoint needs no generator state: a run that was killed goes on with the same
 //! numbers as one that was not.
 //!
@@ -40,15 +40,17 @@ pub use crate::{
     error::TrainError,
     loss::{NoisyBatch, evaluate_loss},
     parameters::Parameters,
-    run_folder::RunFolder,
+    run_folder::{Rejected, Resumed, RunFolder},
     schedule::LrSchedule,
     trainer::{StepReport, Trainer},
 };
 
 mod adamw;
 mod average;
+mod checkpoint;
 mod config;
 mod data;
+mod durable;
 mod error;
 mod loss;
 mod parameters;

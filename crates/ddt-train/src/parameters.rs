@@ -17,6 +17,9 @@ pub struct Parameters {
 
 impl Parameters {
     /// Collects the variables of what `build` makes, each initialised from `seed` and its name.
+    ///
+    /// # Errors
+    /// What `build` returns, and a name that is asked for in two shapes.
     pub fn create<T>(
         seed: u64,
         dtype: DType,

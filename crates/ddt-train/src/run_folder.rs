@@ -2,31 +2,32 @@
 //!
 //! ```text
 //! run/
-//!   run.lock                         held while a process trains
-//!   log.jsonl                        one line a logged step, cut back to the checkpoint on resume
-//!   checkpoints/step-0000000200/     weights, moments, averages, state.json
+//!   run.lock                                 held while a process trains
+//!   log.jsonl                                one line a logged step, cut back to the checkpoint on resume
+//!   checkpoints/step-0000000200/             weights, moments, averages, state.json
+//!   checkpoints/.partial-step-0000000300/    being written
+//!   checkpoints/.old-step-0000000300/        moved aside for a new one of the same step
 //! ```
 //!
-//! A checkpoint is written beside under another name, synced, renamed, read again, and only then are
-//! older ones removed. `state.json` is written last and holds the hashes of the other files.
+//! A checkpoint is written as a `.partial-` folder, synced, read again and renamed; an older one of the same
+//! step is first moved aside, and removed last.
+//! So at any moment every checkpoint that was saved is whole under one of the three names, and resuming takes
+//! the newest step that is whole under any of them.
 
 use std::{
-    collections::BTreeMap,
+    error::Error,
+    fmt,
     fs::{self, File, OpenOptions, TryLockError},
     io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Tensor};
-use ddt_checkpoint::{Checkpoint, sha256_file, write_safetensors};
-use ddt_model::DdtConfig;
-use serde::{Deserialize, Serialize};
-
 use crate::{
-    adamw::Moments,
-    config::TrainConfig,
+    checkpoint,
+    data::LatentDataset,
+    durable::{create_folder, io_error, remove_folder, sync_folder},
     error::TrainError,
-    trainer::{Counters, ParameterState, Trainer},
+    trainer::Trainer,
 };
 
 /// A run's folder, locked for this process.
@@ -37,21 +38,50 @@ pub struct RunFolder {
     _lock: File,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    version: u32,
-    sizes: DdtConfig,
-    config: TrainConfig,
-    counters: Counters,
-    /// Bytes of the log that belong to this checkpoint.
-    log_bytes: u64,
-    /// SHA-256 of the checkpoint's other files.
-    sha256: BTreeMap<String, String>,
+/// Where a run goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumed {
+    /// Step of the checkpoint; `None` when there was none, and the run starts.
+    pub step: Option<u64>,
+    /// Checkpoints that are not whole and were passed over, newest first.
+    pub rejected: Vec<Rejected>,
 }
 
-const VERSION: u32 = 1;
-const STATE: &str = "state.json";
+/// A checkpoint that was passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its folder.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.reason)
+    }
+}
+
+/// A folder that is, or was to become, the checkpoint of a step; the order is that of trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    InPlace,
+    Partial,
+    Old,
+}
+
+impl Kind {
+    const ALL: [(Self, &str); 3] = [(Self::InPlace, ""), (Self::Partial, ".partial-"), (Self::Old, ".old-")];
+}
+
+/// Where a step's checkpoint is, or may be.
+#[derive(Debug)]
+struct Found {
+    step: u64,
+    kind: Kind,
+    path: PathBuf,
+}
+
 const KEEP: usize = 2;
 
 impl RunFolder {
@@ -61,203 +91,164 @@ impl RunFolder {
     /// [`TrainError::Locked`] when another process holds it; [`TrainError::Io`] when it cannot be
     /// written.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        let checkpoints = path.join("checkpoints");
-        fs::create_dir_all(&checkpoints).map_err(io("create", &checkpoints))?;
-        let lock_path = path.join("run.lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(io("create", &lock_path))?;
+        create_folder(&path.join("checkpoints"))?;
+        let open = |name: &str| {
+            let path = path.join(name);
+            let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+            file.map_err(io_error("open", &path))
+        };
+        let lock = open("run.lock")?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(TrainError::Locked { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io("lock", &lock_path)(source)),
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", path)(source)),
         }
-        let log_path = path.join("log.jsonl");
-        let log = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&log_path)
-            .map_err(io("open", &log_path))?;
+        let mut log = open("log.jsonl")?;
+        log.seek(SeekFrom::End(0)).map_err(io_error("read", path))?;
+        sync_folder(path)?;
         Ok(Self { path: path.to_owned(), log, _lock: lock })
     }
 
-    /// Brings `trainer` to the newest whole checkpoint, and the log with it; `false` when there is none.
+    /// Brings `trainer` to the newest whole checkpoint, and the log with it; without one, the run starts.
+    ///
+    /// What a killed process left half done is finished or removed. On an error, `trainer` is as it was.
     ///
     /// # Errors
-    /// [`TrainError::OtherRun`] when the checkpoint's settings or sizes are not the trainer's;
-    /// [`TrainError::NoValidCheckpoint`] when there are checkpoints, but none is whole.
-    pub fn resume(&mut self, trainer: &mut Trainer) -> Result<bool, TrainError> {
-        let mut newest_reason = None;
-        for folder in self.checkpoints()?.iter().rev() {
-            match read(folder, trainer) {
-                Ok(state) => {
+    /// [`TrainError::OtherRun`] when the checkpoint's settings, sizes or data are not those given;
+    /// [`TrainError::NoValidCheckpoint`] when there are checkpoints, but none is whole;
+    /// [`TrainError::ShortLog`] when the log lacks lines; [`TrainError::Io`] when a file fails.
+    pub fn resume(&mut self, trainer: &mut Trainer, data: &LatentDataset) -> Result<Resumed, TrainError> {
+        let mut rejected = Vec::new();
+        let found = self.found()?;
+        for it in &found {
+            match checkpoint::read(&it.path, trainer, data) {
+                Ok((state, saved)) => {
+                    self.check_log(state.log_bytes)?;
+                    self.settle(it, &found)?;
                     self.cut_log(state.log_bytes)?;
-                    return Ok(true);
+                    trainer.restore(saved)?;
+                    return Ok(Resumed { step: Some(trainer.steps()), rejected });
                 }
                 Err(error @ TrainError::OtherRun { .. }) => return Err(error),
-                Err(error) => newest_reason = newest_reason.or(Some(error.to_string())),
+                // A kill while it was written; it never was a checkpoint.
+                Err(_) if it.kind == Kind::Partial => {}
+                Err(error) => rejected.push(Rejected { path: it.path.clone(), reason: in_full(&error) }),
             }
         }
-        match newest_reason {
-            None => self.cut_log(0).map(|()| false),
-            Some(reason) => {
-                Err(TrainError::NoValidCheckpoint { path: self.path.join("checkpoints"), reason })
-            }
+        if let Some(newest) = rejected.into_iter().next() {
+            let path = self.path.join("checkpoints");
+            return Err(TrainError::NoValidCheckpoint { path, reason: newest.to_string() });
         }
+        found.iter().try_for_each(|it| remove_folder(&it.path))?;
+        self.cut_log(0)?;
+        Ok(Resumed { step: None, rejected: Vec::new() })
     }
 
     /// Appends one line of JSON to the log.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] when it cannot be written.
     pub fn log(&mut self, record: &serde_json::Value) -> Result<(), TrainError> {
-        let path = self.path.join("log.jsonl");
-        writeln!(self.log, "{record}").map_err(io("write", &path))
+        // In one piece: formatting into the file would write token by token.
+        self.log.write_all(format!("{record}\n").as_bytes()).map_err(io_error("write", &self.log_path()))
     }
 
-    /// Saves the trainer, verifies what was written, and removes all but the newest two checkpoints.
+    /// Saves the trainer, verifies what was written, and removes older checkpoints but one.
+    ///
+    /// A checkpoint that is there already, whole and with the same content, stays as it is.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`] or [`TrainError::Checkpoint`] when a file cannot be written;
+    /// [`TrainError::Damaged`] when it reads differently. Earlier checkpoints are intact then.
     pub fn save(&mut self, trainer: &Trainer) -> Result<PathBuf, TrainError> {
-        let log_path = self.path.join("log.jsonl");
-        self.log.sync_all().map_err(io("sync", &log_path))?;
-        let log_bytes = self.log.stream_position().map_err(io("read", &log_path))?;
-        let checkpoints = self.path.join("checkpoints");
-        let name = format!("step-{:010}", trainer.steps());
-        let (partial, folder) = (checkpoints.join(format!(".partial-{name}")), checkpoints.join(&name));
-        if partial.exists() {
-            fs::remove_dir_all(&partial).map_err(io("remove", &partial))?;
+        let log_path = self.log_path();
+        self.log.sync_all().map_err(io_error("sync", &log_path))?;
+        let log_bytes = self.log.stream_position().map_err(io_error("read", &log_path))?;
+        let step = trainer.steps();
+        let place = |kind| self.place(kind, step);
+        let (folder, partial, old) = (place(Kind::InPlace), place(Kind::Partial), place(Kind::Old));
+
+        remove_folder(&partial)?;
+        let written = checkpoint::write(&partial, trainer, log_bytes)?;
+        if checkpoint::verify(&folder).is_ok_and(|it| it == written) {
+            remove_folder(&partial)?;
+        } else {
+            checkpoint::verify(&partial)?;
+            if folder.exists() {
+                remove_folder(&old)?;
+                fs::rename(&folder, &old).map_err(io_error("rename", &folder))?;
+            }
+            fs::rename(&partial, &folder).map_err(io_error("rename", &partial))?;
+            sync_folder(&self.path.join("checkpoints"))?;
         }
-        fs::create_dir(&partial).map_err(io("create", &partial))?;
-        write(&partial, trainer, log_bytes)?;
-        if folder.exists() {
-            fs::remove_dir_all(&folder).map_err(io("remove", &folder))?;
-        }
-        fs::rename(&partial, &folder).map_err(io("rename", &partial))?;
-        sync_folder(&checkpoints)?;
-        verify(&folder)?;
-        let saved = self.checkpoints()?;
-        for old in &saved[..saved.len().saturating_sub(KEEP)] {
-            fs::remove_dir_all(old).map_err(io("remove", old))?;
-        }
+        // Newer ones may be there, damaged and passed over; they say nothing against older ones.
+        let found = self.found()?;
+        let older = found.iter().filter(|it| it.kind == Kind::InPlace && it.step < step).skip(KEEP - 1);
+        older.map(|it| &it.path).chain([&old]).try_for_each(|it| remove_folder(it))?;
         Ok(folder)
     }
 
-    /// Complete-looking checkpoints, oldest first; leftovers of a killed save are not among them.
-    fn checkpoints(&self) -> Result<Vec<PathBuf>, TrainError> {
+    /// All that may be a checkpoint: the newest step first, and of a step the most trusted kind.
+    fn found(&self) -> Result<Vec<Found>, TrainError> {
         let folder = self.path.join("checkpoints");
         let mut found = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(io("read", &folder))? {
-            let path = entry.map_err(io("read", &folder))?.path();
-            if path.file_name().is_some_and(|it| it.to_string_lossy().starts_with("step-")) {
-                found.push(path);
-            }
+        for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
+            let path = entry.map_err(io_error("read", &folder))?.path();
+            let name = path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
+            let step = |prefix| name.strip_prefix(prefix)?.strip_prefix("step-")?.parse().ok();
+            let of_kind = |(kind, prefix)| Some(Found { step: step(prefix)?, kind, path: path.clone() });
+            found.extend(Kind::ALL.into_iter().find_map(of_kind));
         }
-        found.sort();
+        found.sort_by_key(|it| (std::cmp::Reverse(it.step), it.kind));
         Ok(found)
     }
 
-    fn cut_log(&mut self, bytes: u64) -> Result<(), TrainError> {
-        let path = self.path.join("log.jsonl");
-        self.log.set_len(bytes).map_err(io("cut", &path))?;
-        self.log.seek(SeekFrom::Start(bytes)).map(|_| ()).map_err(io("read", &path))
+    fn place(&self, kind: Kind, step: u64) -> PathBuf {
+        let prefix = Kind::ALL.into_iter().find(|it| it.0 == kind).map_or("", |it| it.1);
+        self.path.join("checkpoints").join(format!("{prefix}step-{step:010}"))
     }
-}
 
-fn write(folder: &Path, trainer: &Trainer, log_bytes: u64) -> Result<(), TrainError> {
-    let mut files = vec![
-        ("weights.safetensors".to_owned(), weights(trainer)),
-        ("first-moments.safetensors".to_owned(), trainer.tensors(|it| &it.moments.first)?),
-        ("second-moments.safetensors".to_owned(), trainer.tensors(|it| &it.moments.second)?),
-    ];
-    for i in 0..trainer.config().ema_decays.len() {
-        files.push((average_file(i), trainer.tensors(|it| &it.averages[i])?));
-    }
-    let mut sha256 = BTreeMap::new();
-    for (name, tensors) in files {
-        let hash = write_safetensors(&folder.join(&name), &tensors, &BTreeMap::new())?;
-        sha256.insert(name, hash);
-    }
-    let state = State {
-        version: VERSION,
-        sizes: trainer.network().config().clone(),
-        config: trainer.config().clone(),
-        counters: trainer.counters(),
-        log_bytes,
-        sha256,
-    };
-    let path = folder.join(STATE);
-    let json = serde_json::to_vec_pretty(&state).map_err(|it| io("write", &path)(it.into()))?;
-    let mut file = File::create(&path).map_err(io("create", &path))?;
-    file.write_all(&json).and_then(|()| file.sync_all()).map_err(io("write", &path))?;
-    sync_folder(folder)
-}
-
-fn read(folder: &Path, trainer: &mut Trainer) -> Result<State, TrainError> {
-    let state = verify(folder)?;
-    let other = |what| TrainError::OtherRun { path: folder.to_owned(), what };
-    if state.sizes != *trainer.network().config() {
-        return Err(other("network sizes"));
-    }
-    if !state.config.same_run(trainer.config()) {
-        return Err(other("settings"));
-    }
-    let open = |name: &str| Checkpoint::open(folder.join(name));
-    let (first, second) = (open("first-moments.safetensors")?, open("second-moments.safetensors")?);
-    let averages = (0..state.config.ema_decays.len()).map(|i| open(&average_file(i)));
-    let averages = averages.collect::<Result<Vec<_>, _>>()?;
-    let weights = open("weights.safetensors")?;
-    let mut states = Vec::new();
-    for (name, var) in trainer.parameters().iter() {
-        let values = |file: &Checkpoint| -> Result<Vec<f32>, TrainError> {
-            Ok(file
-                .tensor(name, &candle_core::Device::Cpu)?
-                .to_dtype(DType::F32)?
-                .flatten_all()?
-                .to_vec1()?)
-        };
-        var.set(&Tensor::from_vec(values(&weights)?, var.shape(), var.device())?)?;
-        states.push(ParameterState {
-            moments: Moments { first: values(&first)?, second: values(&second)? },
-            averages: averages.iter().map(values).collect::<Result<_, _>>()?,
-        });
-    }
-    trainer.restore(state.counters, states);
-    Ok(state)
-}
-
-/// Reads a checkpoint's state and compares every file with the hash in it.
-fn verify(folder: &Path) -> Result<State, TrainError> {
-    let path = folder.join(STATE);
-    let json = fs::read(&path).map_err(io("read", &path))?;
-    let malformed = |reason: String| {
-        io("understand", &path)(std::io::Error::new(std::io::ErrorKind::InvalidData, reason))
-    };
-    let state: State = serde_json::from_slice(&json).map_err(|it| malformed(it.to_string()))?;
-    if state.version != VERSION {
-        return Err(malformed(format!("version {}, expected {VERSION}", state.version)));
-    }
-    for (name, expected) in &state.sha256 {
-        let got = sha256_file(&folder.join(name))?;
-        if got != *expected {
-            return Err(malformed(format!("{name} has SHA-256 {got}, expected {expected}")));
+    /// Puts a whole checkpoint in its place, and removes what else a kill left behind.
+    fn settle(&self, whole: &Found, found: &[Found]) -> Result<(), TrainError> {
+        if whole.kind != Kind::InPlace {
+            let place = self.place(Kind::InPlace, whole.step);
+            // Found damaged, or it would have been chosen.
+            remove_folder(&place)?;
+            fs::rename(&whole.path, &place).map_err(io_error("rename", &whole.path))?;
+            sync_folder(&self.path.join("checkpoints"))?;
         }
+        let left = found.iter().filter(|it| it.kind != Kind::InPlace && it.path != whole.path);
+        left.map(|it| &it.path).try_for_each(|it| remove_folder(it))
     }
-    Ok(state)
+
+    fn log_path(&self) -> PathBuf {
+        self.path.join("log.jsonl")
+    }
+
+    fn check_log(&self, expected: u64) -> Result<(), TrainError> {
+        let path = self.log_path();
+        let got = self.log.metadata().map_err(io_error("read", &path))?.len();
+        // Making it longer would fill it with zeros.
+        if got < expected { Err(TrainError::ShortLog { path, expected, got }) } else { Ok(()) }
+    }
+
+    fn cut_log(&mut self, bytes: u64) -> Result<(), TrainError> {
+        let path = self.log_path();
+        self.log.set_len(bytes).map_err(io_error("cut", &path))?;
+        self.log.seek(SeekFrom::Start(bytes)).map(|_| ()).map_err(io_error("read", &path))
+    }
 }
 
-fn weights(trainer: &Trainer) -> BTreeMap<String, Tensor> {
-    trainer.parameters().iter().map(|(name, var)| (name.to_owned(), var.as_tensor().clone())).collect()
-}
-
-fn average_file(i: usize) -> String {
-    format!("average-{i}.safetensors")
-}
-
-fn sync_folder(folder: &Path) -> Result<(), TrainError> {
-    File::open(folder).and_then(|it| it.sync_all()).map_err(io("sync", folder))
-}
-
-fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> TrainError + 'a {
-    move |source| TrainError::Io { action, path: path.to_owned(), source }
+/// An error with its causes, each said once.
+fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }

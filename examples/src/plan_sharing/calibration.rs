@@ -95,6 +95,7 @@ pub fn measure(job: &Job, network: &Ddt, items: &[Item], cancel: &Cancel) -> Res
     let mut statistic = SimilarityAccumulator::new(job.grid.num_steps())?;
     let options =
         SampleOptions { grid: job.grid.clone(), solver: &*job.solver, guidance: job.guidance, plan: None };
+    let _stepping = cancel.stepping();
     let mut progress = Progress::start(items.len(), job.grid.num_steps());
     for &item in items {
         let noise = noise(job, &[item])?;

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use clap::{Parser, value_parser};
 
 use super::plans::Target;
-use crate::cli::{
-    Args as SamplerArgs, Dtype, Resolution, Rng, SolverName, VaeChoice, WeightsChoice, parse_interval,
-};
+use crate::cli::{Args as ImagenetArgs, Resolution};
+use crate::sampler_args::SamplerArgs;
 use crate::sharing_choice::SharingChoice;
 
 const EXAMPLES: &str = "\
 Examples:
   plan_sharing                                       plans for imagenet256's defaults
   plan_sharing --steps 250 --quality 0.98,0.95       and the cheapest plans this similar
+  plan_sharing --steps 250 --worst-quality 0.9       and one that is this similar at every step
   plan_sharing --weights hub --steps 250 --test-images 0
   imagenet256 --share out/sharing/plan-0.8.json      draws with a plan; its settings must be the same";
 
@@ -27,11 +27,15 @@ pub struct Args {
     /// Sharing ratios to plan for: the share of steps that skip the condition encoder, each in [0, 1)
     #[arg(long, value_name = "RATIO,...", value_delimiter = ',', value_parser = parse_ratio,
           default_value = "0.5,0.66,0.75,0.8,0.83,0.87")]
-    pub budgets: Vec<f64>,
+    pub ratios: Vec<f64>,
     /// Mean similarities to plan for, each in (0, 1]: the fewest runs of the encoder that reach it
     /// [default: none]
     #[arg(long, value_name = "SIMILARITY,...", value_delimiter = ',', value_parser = parse_quality)]
     pub quality: Vec<f64>,
+    /// Similarities to plan for that every single step must reach, each in (0, 1]: the fewest runs that do
+    /// [default: none]
+    #[arg(long, value_name = "SIMILARITY,...", value_delimiter = ',', value_parser = parse_quality)]
+    pub worst_quality: Vec<f64>,
     /// Images to measure the similarity on, of classes spread over the table
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=100_000))]
     pub images: u32,
@@ -49,57 +53,20 @@ pub struct Args {
     /// The similarity is measured one image at a time
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = value_parser!(u32).range(1..=65_536))]
     pub batch: u32,
-    /// Threads to compute with; 0 is one for each core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1024))]
-    pub threads: u32,
-    /// Solver steps from noise to image; the default is imagenet256's, the paper's tables have 250
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    pub steps: usize,
-    /// Strength of classifier-free guidance (unitless), 1 for none
-    /// [default: 3 with the demo; of ImageNet 2 at 256 px, 3 at 512 px]
-    #[arg(long, value_name = "SCALE")]
-    pub guidance: Option<f64>,
-    /// Flow times between which guidance acts, both excluded; 0 is noise, 1 is the image
-    #[arg(long, value_name = "LO,HI", default_value = "0.3,1", value_parser = parse_interval, allow_hyphen_values = true)]
-    pub interval: (f64, f64),
-    /// Length of the last step, in flow time before shifting
-    #[arg(long, value_name = "LENGTH", default_value_t = 0.04)]
-    pub last_step: f64,
-    /// Respacing of the steps: above 1 more of them near noise, below 1 near the image (unitless)
-    #[arg(long, value_name = "SHIFT", default_value_t = 1.0)]
-    pub timeshift: f64,
-    /// How to take a step
-    #[arg(long, value_enum, default_value_t = SolverName::Euler)]
-    pub solver: SolverName,
-    /// Seed of all noise
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    pub seed: u64,
-    /// Where noise comes from: a counter, or PyTorch's CPU generator
-    #[arg(long, value_enum, default_value_t = Rng::Counter)]
-    pub rng: Rng,
-    /// Number type of the network; 16 bits halve its memory
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    pub dtype: Dtype,
-    /// Weights of the network: auto, demo, hub or a file (safetensors, or PyTorch's zip format).
-    /// auto takes the published ones if they were fetched before, else the demo; hub fetches them
-    #[arg(long, value_name = "auto|demo|hub|PATH", default_value = "auto")]
-    pub weights: WeightsChoice,
-    /// Sizes of the network, for a weights file that does not say its own, such as ddt-xl2-22en6de
-    /// [default: none]
-    #[arg(long, value_name = "NAME")]
-    pub preset: Option<String>,
-    /// Weights of the autoencoder: auto is the one the network was trained with
-    #[arg(long, value_name = "auto|PATH", default_value = "auto")]
-    pub vae: VaeChoice,
+    /// How to sample, and with which weights.
+    #[command(flatten)]
+    pub sampler: SamplerArgs,
 }
 
 impl Args {
-    /// What to plan for: ratios, then qualities, each value once.
+    /// What to plan for: ratios, then qualities, then worst qualities, each value once.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
-        let ratios = self.budgets.iter().map(|&ratio| Target::Ratio(ratio));
+        let ratios = self.ratios.iter().copied().map(Target::Ratio);
+        let qualities = self.quality.iter().copied().map(Target::Quality);
+        let worst = self.worst_quality.iter().copied().map(Target::WorstQuality);
         let mut targets = Vec::new();
-        for target in ratios.chain(self.quality.iter().map(|&at_least| Target::Quality(at_least))) {
+        for target in ratios.chain(qualities).chain(worst) {
             if !targets.contains(&target) {
                 targets.push(target);
             }
@@ -115,25 +82,12 @@ impl Args {
 
     /// The command line of `imagenet256` with the same sampler, without sharing; it writes to `picture`.
     #[must_use]
-    pub fn sampler(&self, picture: PathBuf) -> SamplerArgs {
-        SamplerArgs {
+    pub fn imagenet(&self, picture: PathBuf) -> ImagenetArgs {
+        ImagenetArgs {
             classes: Vec::new(),
             images: Some(1),
             batch: Some(self.batch),
-            threads: self.threads,
-            steps: self.steps,
-            guidance: self.guidance,
-            interval: self.interval,
-            last_step: self.last_step,
-            timeshift: self.timeshift,
-            solver: self.solver,
-            seed: self.seed,
-            rng: self.rng,
-            dtype: self.dtype,
-            device: "cpu".to_owned(),
-            weights: self.weights.clone(),
-            preset: self.preset.clone(),
-            vae: self.vae.clone(),
+            sampler: self.sampler.clone(),
             share: SharingChoice::None,
             out: Some(picture),
         }
@@ -173,43 +127,43 @@ mod tests {
     #[test]
     fn the_command_is_well_formed() {
         Args::command().debug_assert();
+        // What is flattened into it leaves its own description.
+        let about = Args::command().get_about().unwrap().to_string();
+        assert!(about.starts_with("Measures how alike"), "{about}");
     }
 
     #[test]
     fn the_sampler_is_that_of_imagenet256() {
-        let line = "--steps 9 --guidance 1.5 --interval 0.1,0.9 --last-step 0.1 --timeshift 2 --solver adams3 \
-                    --seed 4 --rng torch --dtype bf16 --weights w --preset p --vae v --batch 3 --threads 2";
-        let words = ["imagenet256", "--images", "1", "--out", "x.png"].into_iter();
-        let expected = SamplerArgs::try_parse_from(words.chain(line.split_whitespace())).unwrap();
-        let ours = parse(line).unwrap().sampler("x.png".into());
-        assert_eq!(format!("{ours:?}"), format!("{expected:?}"));
-
-        let words = ["imagenet256", "--images", "1", "--batch", "2", "--out", "x.png"];
-        let defaults = SamplerArgs::try_parse_from(words).unwrap();
-        let ours = parse("").unwrap().sampler("x.png".into());
-        assert_eq!(format!("{ours:?}"), format!("{defaults:?}"));
+        let others = "--steps 9 --guidance -1.5 --seed 4 --weights w --vae v --batch 3 --threads 2";
+        for (line, its_defaults) in [("", "--batch 2"), (others, "")] {
+            let words = format!("imagenet256 --images 1 --out x.png {its_defaults} {line}");
+            let expected = ImagenetArgs::try_parse_from(words.split_whitespace()).unwrap();
+            let ours = parse(line).unwrap().imagenet("x.png".into());
+            assert_eq!(format!("{ours:?}"), format!("{expected:?}"));
+        }
     }
 
     #[test]
     fn targets_are_ratios_then_qualities_each_once() {
-        let args = parse("--quality 0.98,0.9 --budgets 0.5,-0,0 --budgets 0.50").unwrap();
+        let args = parse("--worst-quality 0.9 --quality 0.98,0.9 --ratios 0.5,-0,0 --ratios 0.50").unwrap();
         let names: Vec<String> = args.targets().iter().map(ToString::to_string).collect();
-        assert_eq!(names, ["0.5", "0", "quality-0.98", "quality-0.9"]);
+        assert_eq!(names, ["0.5", "0", "quality-0.98", "quality-0.9", "worst-0.9"]);
         let args = parse("").unwrap();
         assert_eq!(args.targets(), [0.5, 0.66, 0.75, 0.8, 0.83, 0.87].map(Target::Ratio));
-        assert_eq!((args.images, args.num_test_images(), args.steps), (8, 8, 50));
+        assert_eq!((args.images, args.num_test_images(), args.sampler.steps), (8, 8, 50));
     }
 
     #[test]
     fn wrong_flags_are_refused() {
         for (line, expected) in [
-            ("--budgets 1", "from 0 to below 1"),
-            ("--budgets -0.1", "from 0 to below 1"),
-            ("--budgets 0.5,,0.8", "such as 0.8"),
-            ("--budgets NaN", "such as 0.8"),
+            ("--ratios 1", "from 0 to below 1"),
+            ("--ratios -0.1", "from 0 to below 1"),
+            ("--ratios 0.5,,0.8", "such as 0.8"),
+            ("--ratios NaN", "such as 0.8"),
             ("--quality 0", "above 0 and at most 1"),
             ("--quality 1.01", "above 0 and at most 1"),
             ("--quality high", "such as 0.98"),
+            ("--worst-quality 2", "above 0 and at most 1"),
             ("--images 0", "1..=100000"),
             ("--test-images -1", "--test-images"),
             ("--size 128", "256 or 512"),

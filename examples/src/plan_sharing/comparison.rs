@@ -10,10 +10,9 @@ use ddt_model::{SampleOptions, sample};
 use ddt_sharing::SharingPlan;
 
 use crate::generate::{Interrupted, Item, noise};
-use crate::job::Job;
+use crate::job::{Job, Model};
 use crate::picture::Picture;
 use crate::progress::{Cancel, Progress};
-use crate::weights::Model;
 
 /// One way to draw the images.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +50,7 @@ pub fn compare(
     cancel: &Cancel,
 ) -> Result<Vec<Outcome>> {
     let (height, width) = job.weights.image_size();
+    let _stepping = cancel.stepping();
     let mut progress = Progress::start(items.len() * runs.len(), job.grid.num_steps());
     let mut outcomes = vec![Outcome::default(); runs.len()];
     for batch in items.chunks(job.batch) {
@@ -83,6 +83,10 @@ pub fn compare(
                 }
             }
         }
+    }
+    // Also where the last batch was being decoded.
+    if cancel.is_requested() {
+        return Err(Interrupted.into());
     }
     Ok(outcomes)
 }

@@ -2,15 +2,15 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ddt_sharing::{
     Objective, OperationCounts, PlanFile, PlanFor, PlanWithCost, Planner, SharingPlan, SimilarityFile,
-    plan_cost, plan_with_mean_similarity, predicted_speedup_guided,
+    budget_for_ratio, plan_cost, plan_with_mean_similarity, plan_with_worst_similarity,
+    predicted_speedup_guided,
 };
 use serde::Serialize;
 
 use crate::plot::{LinePlot, Series};
-use crate::sharing_choice::SharingChoice;
 
 /// What a plan should reach.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -20,6 +20,8 @@ pub enum Target {
     Ratio(f64),
     /// The mean similarity is at least this, in (0, 1].
     Quality(f64),
+    /// The similarity at every step is at least this, in (0, 1].
+    WorstQuality(f64),
 }
 
 /// As in the name of its plan file.
@@ -28,6 +30,7 @@ impl fmt::Display for Target {
         match self {
             Self::Ratio(ratio) => write!(f, "{ratio}"),
             Self::Quality(at_least) => write!(f, "quality-{at_least}"),
+            Self::WorstQuality(at_least) => write!(f, "worst-{at_least}"),
         }
     }
 }
@@ -50,21 +53,14 @@ impl Planned {
     ///
     /// A target outside its range, or more steps than a plan can have.
     pub fn new(target: Target, measured: &SimilarityFile, planner: &Planner) -> Result<Self> {
-        let SimilarityFile { made_for, similarity, .. } = measured;
+        let similarity = &measured.similarity;
         let num_steps = similarity.num_steps();
-        let (uniform, optimal) = match target {
-            Target::Ratio(ratio) => {
-                // The same even plan as `--share ratio:X` draws with.
-                let even =
-                    SharingChoice::Ratio { ratio }.plan(made_for)?.context("a ratio without a plan")?;
-                let optimal = planner.plan(even.num_recompute())?;
-                (even, optimal)
-            }
-            Target::Quality(at_least) => {
-                let optimal = plan_with_mean_similarity(similarity, at_least)?;
-                (SharingPlan::uniform_budget(num_steps, optimal.plan.num_recompute())?, optimal)
-            }
+        let optimal = match target {
+            Target::Ratio(ratio) => planner.plan(budget_for_ratio(num_steps, ratio))?,
+            Target::Quality(at_least) => plan_with_mean_similarity(similarity, at_least)?,
+            Target::WorstQuality(at_least) => plan_with_worst_similarity(similarity, at_least)?,
         };
+        let uniform = SharingPlan::uniform_budget(num_steps, optimal.plan.num_recompute())?;
         let cost = plan_cost(similarity, &uniform)?;
         Ok(Self { target, uniform: PlanWithCost { plan: uniform, cost }, optimal })
     }
@@ -79,6 +75,7 @@ impl Planned {
         let objective = match self.target {
             Target::Ratio(_) => Objective::Budget { num_recompute: optimal.plan.num_recompute() },
             Target::Quality(at_least) => Objective::MeanSimilarity { at_least },
+            Target::WorstQuality(at_least) => Objective::WorstSimilarity { at_least },
         };
         Ok(PlanFile {
             made_for: measured.made_for.clone(),
@@ -199,13 +196,16 @@ mod tests {
         assert!(planner.plan(fewer).unwrap().mean_similarity() < 0.99);
         assert_eq!(it.uniform.plan.num_recompute(), fewer + 1);
         assert_eq!(planned(Target::Quality(1.0)).optimal.plan.num_recompute(), 6);
+        // cos(0.5) is below 0.95, cos(0.3) is above.
+        let worst = planned(Target::WorstQuality(0.95));
+        assert_eq!(worst.optimal.plan.recompute_steps(), [0, 4, 5]);
     }
 
     #[test]
     fn files_say_what_was_asked_and_what_it_saves() {
         let operations = OperationCounts { encoder: 6.0, decoder: 4.0, decoder_kept: 3.0 };
         let speed = Speed { operations, guided: vec![false, false, true, true, true, true] };
-        for target in [Target::Ratio(0.5), Target::Quality(0.9)] {
+        for target in [Target::Ratio(0.5), Target::Quality(0.9), Target::WorstQuality(0.9)] {
             let it = planned(target);
             let file = it.file(&measured(), &speed).unwrap();
             file.validate().unwrap();

@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use super::comparison::Outcome;
 use super::plans::{Planned, Speed, Target, settings_line};
-use crate::cli::Dtype;
 use crate::generate::Item;
 use crate::grid::Grid;
 use crate::heat_map::HeatMap;
 use crate::job::Job;
 use crate::picture::Picture;
+use crate::sampler_args::Dtype;
 
 /// Everything that was found out; `report.json`.
 #[derive(Debug, Serialize)]
@@ -86,6 +86,7 @@ impl Report {
     /// Those of [`Speed::predict`].
     pub fn new(
         job: &Job,
+        made_for: &PlanFor,
         (calibration, test): (&[Item], &[Item]),
         speed: Speed,
         planned: &[Planned],
@@ -122,7 +123,7 @@ impl Report {
         Ok(Self {
             program: "plan_sharing",
             version: env!("CARGO_PKG_VERSION"),
-            made_for: job.plan_for(),
+            made_for: made_for.clone(),
             dtype: job.dtype,
             seed: job.seed,
             rng: job.rng,
@@ -208,12 +209,10 @@ struct Texts {
 }
 
 impl Texts {
-    fn new(job: &Job, items: &[Item], rows: Vec<String>) -> Self {
+    fn new(job: &Job, items: &[Item], rows: Vec<String>, footer: String) -> Self {
         let name = |item: &Item| job.weights.classes.name(item.label).unwrap_or_default();
         // Synonyms are for finding a class, not for its label.
         let short = |name: &str| name.split(',').next().unwrap_or_default().to_owned();
-        let footer =
-            format!("{}, seed {}, {}", settings_line(&job.plan_for()), job.seed, job.weights.identity);
         Self { rows, columns: items.iter().map(|item| short(name(item))).collect(), footer }
     }
 
@@ -231,7 +230,7 @@ impl Texts {
 pub fn check_size(job: &Job, items: &[Item], num_plans: usize) -> Result<()> {
     let (height, width) = job.weights.image_size();
     let rows = vec!["no sharing".to_owned(); num_plans + 1];
-    Texts::new(job, items, rows).grid(&[]).check_size(items.len(), (width, height))
+    Texts::new(job, items, rows, String::new()).grid(&[]).check_size(items.len(), (width, height))
 }
 
 /// The same images without sharing and with each optimal plan, as Fig. 6 of arXiv:2504.05741: a row for each
@@ -240,16 +239,24 @@ pub fn check_size(job: &Job, items: &[Item], num_plans: usize) -> Result<()> {
 /// # Errors
 ///
 /// Images that were not drawn.
-pub fn image_page(job: &Job, items: &[Item], planned: &[Planned], compared: &Compared) -> Result<Picture> {
+pub fn image_page(
+    job: &Job,
+    made_for: &PlanFor,
+    items: &[Item],
+    planned: &[Planned],
+    compared: &Compared,
+) -> Result<Picture> {
     let mut rows = vec!["no sharing".to_owned()];
     let mut images = compared.unshared.pictures.clone();
     for (plan, [_, optimal]) in planned.iter().zip(&compared.shared) {
         let runs = plan.optimal.plan.num_recompute();
         rows.push(match plan.target {
             Target::Ratio(ratio) => format!("{ratio}: {runs} runs"),
+            Target::WorstQuality(at_least) => format!("all similar {at_least}: {runs} runs"),
             Target::Quality(at_least) => format!("similar {at_least}: {runs} runs"),
         });
         images.extend_from_slice(&optimal.pictures);
     }
-    Texts::new(job, items, rows).grid(&images).draw()
+    let footer = format!("{}, seed {}, {}", settings_line(made_for), job.seed, made_for.model);
+    Texts::new(job, items, rows, footer).grid(&images).draw()
 }

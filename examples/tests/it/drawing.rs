@@ -1,7 +1,7 @@
 //! What is drawn.
 
 use ddt_examples::cli::Resolution;
-use ddt_examples::generate::{Drawn, Interrupted, draw, noise};
+use ddt_examples::generate::{Drawn, Interrupted, Item, draw, noise};
 use ddt_examples::job::Job;
 use ddt_examples::page::SETTINGS_KEY;
 use ddt_examples::progress::Cancel;
@@ -16,9 +16,13 @@ fn job(line: &[&str]) -> Job {
 
 fn drawn(line: &[&str]) -> (Job, Drawn) {
     let job = job(line);
-    let model = job.weights.load(job.dtype.into()).unwrap();
+    let model = job.load().unwrap();
     let drawn = draw(&job, &model, &Cancel::default()).unwrap();
     (job, drawn)
+}
+
+fn noise_values(job: &Job, items: &[Item]) -> Vec<f32> {
+    noise(job, items).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[track_caller]
@@ -40,10 +44,24 @@ fn batches_change_no_picture() {
     assert_ne!(one.images[0], one.images[1]);
     assert_within_one_level(&one, &two);
 
-    let bits = |x: candle_core::Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let items = one_job.items();
-    let apart: Vec<f32> = items.iter().flat_map(|item| bits(noise(&one_job, &[*item]).unwrap())).collect();
-    assert_eq!(bits(noise(&one_job, &items).unwrap()), apart);
+    let apart: Vec<f32> = items.iter().flat_map(|item| noise_values(&one_job, &[*item])).collect();
+    assert_eq!(noise_values(&one_job, &items), apart);
+}
+
+#[test]
+fn threads_change_no_picture() {
+    let line = ["--weights", "demo", "--class", "cat,ship", "--images", "1", "--steps", "2"];
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (job, drawn) = drawn(&line);
+            (noise_values(&job, &job.items()), drawn)
+        })
+    };
+    let ((noise_of_one, one), (noise_of_two, two)) = (on(1), on(2));
+    assert_eq!(noise_of_one, noise_of_two);
+    assert_within_one_level(&one, &two);
 }
 
 #[test]
@@ -79,7 +97,8 @@ fn the_same_command_writes_the_same_file() {
     assert_eq!(settings["classes"][0]["name"], "frog");
     assert_eq!(settings["grid"]["num_steps"], 4);
     assert_eq!(settings["sharing"]["recompute_steps"], serde_json::json!([0, 2]));
-    assert!(settings["weights"].as_str().unwrap().contains("sha256:"));
+    assert!(settings["weights"].as_str().unwrap().contains(" 4x4 sha256:"));
+    assert!(settings["autoencoder"].as_str().unwrap().starts_with("tiny-flux2 sha256:"));
 }
 
 #[test]
@@ -99,8 +118,9 @@ fn a_plan_file_serves_the_settings_it_names() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plan.json");
     let line = ["--weights", "demo", "--class", "0", "--images", "1", "--steps", "5"];
+    let planned = job(&line);
     let file = PlanFile {
-        made_for: job(&line).plan_for(),
+        made_for: planned.plan_for(&planned.weights.identify().unwrap()),
         seed: 0,
         images: 1,
         objective: Objective::Budget { num_recompute: 2 },

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::no_hub;
 
-const FEW: [&str; 8] = ["--weights", "demo", "--images", "1", "--steps", "6", "--budgets", "0.5"];
+const FEW: [&str; 8] = ["--weights", "demo", "--images", "1", "--steps", "6", "--ratios", "0.5"];
 
 fn plan_with(folder: &Path, line: &[&str], cancel: &Cancel) -> anyhow::Result<String> {
     let words = ["plan_sharing"].iter().chain(line);
@@ -33,8 +33,9 @@ fn plan(folder: &Path, line: &[&str]) -> Result<String, String> {
 fn plans_serve_imagenet256_with_their_settings_alone() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    plan(folder, &[&FEW[..], &["--quality", "0.9", "--test-images", "0"]].concat()).unwrap();
-    for name in ["plan-0.5.json", "plan-quality-0.9.json"] {
+    plan(folder, &[&FEW[..], &["--quality", "0.9", "--worst-quality", "0.8", "--test-images", "0"]].concat())
+        .unwrap();
+    for name in ["plan-0.5.json", "plan-quality-0.9.json", "plan-worst-0.8.json"] {
         let path = folder.join("plans").join(name);
         let draw = |line: &[&str]| {
             let settings = ["--weights", "demo", "--images", "1", "--class", "0", "--share"];
@@ -66,8 +67,7 @@ fn plans_serve_imagenet256_with_their_settings_alone() {
 #[test]
 fn everything_is_written_and_agrees() {
     let folder = tempfile::tempdir().unwrap();
-    let line =
-        ["--weights", "demo", "--images", "2", "--steps", "6", "--budgets", "0,0.5,0.8", "--seed", "9"];
+    let line = ["--weights", "demo", "--images", "2", "--steps", "6", "--ratios", "0,0.5,0.8", "--seed", "9"];
     let table = plan(folder.path(), &line).unwrap();
     let at = |name: &str| folder.path().join("plans").join(name);
     let names = ["similarity.json", "similarity.png", "cost.svg", "images.png", "report.json"];
@@ -126,7 +126,7 @@ fn what_cannot_be_is_found_before_sampling() {
     check(&["--timeshift", "0"], &["--timeshift", "got 0"]);
     check(&["--guidance", "NaN"], &["--guidance", "finite"]);
     check(&["--test-images", "3000"], &["--test-images", "fewer or smaller"]);
-    check(&["--budgets", "2"], &["from 0 to below 1"]);
+    check(&["--ratios", "2"], &["from 0 to below 1"]);
 
     std::fs::write(folder.join("file"), "kept").unwrap();
     check(&["--out", folder.join("file").to_str().unwrap()], &["--out", "cannot make the folder"]);

@@ -27,7 +27,7 @@ fn settings_out_of_range() {
     demo(&["--guidance", "inf"], &["finite"]);
     demo(&["--interval", "1,0.3"], &["--interval", "low < high", "(1, 0.3)"]);
     demo(&["--steps", "0"], &["--steps", "got 0"]);
-    demo(&["--last-step", "0"], &["last step", "got 0"]);
+    demo(&["--last-step", "0"], &["--last-step", "got 0", "leave it out for 0.04"]);
     demo(&["--last-step", "1"], &["last step inside (0, 1)"]);
     demo(&["--timeshift", "-1"], &["timeshift", "got -1"]);
     demo(&["--images", "5000"], &["do not fit on one page"]);

@@ -31,6 +31,8 @@ pub enum Purpose {
     Label = 10,
     /// The order in which generated samples are written.
     Shuffle = 11,
+    /// Times and noise that a trained network is measured with.
+    Evaluation = 12,
 }
 
 /// Random numbers addressed by (seed, purpose, step, sample): no generator state, no draw order.
@@ -192,6 +194,7 @@ mod tests {
             Purpose::Posterior,
             Purpose::Label,
             Purpose::Shuffle,
+            Purpose::Evaluation,
         ];
         assert!(all.iter().enumerate().all(|(index, &it)| it as usize == index + 1));
     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
+mod damage;
+mod killed;
 mod resume;
 mod runs;
 mod steps;

@@ -1,33 +1,14 @@
 //! A run that was stopped ends with the same bytes as one that was not.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
-use ddt_checkpoint::sha256_file;
-use ddt_train::{RunFolder, TrainConfig, TrainError, Trainer};
+use candle_core::Device;
+use ddt_model::DdtConfig;
+use ddt_train::{Resumed, RunFolder, TrainConfig, TrainError, Trainer};
 
-use crate::runs::{config, sizes, train, trainer};
+use crate::runs::{config, data, images, names, outcome, sizes, train, train_on, trainer};
 
 const STEPS: u64 = 14;
-
-/// Hashes of the last checkpoint's files, and of the log.
-fn outcome(folder: &Path) -> Vec<(String, String)> {
-    let last = checkpoints(folder).pop().unwrap();
-    let mut files: Vec<PathBuf> = fs::read_dir(&last).unwrap().map(|it| it.unwrap().path()).collect();
-    files.push(folder.join("log.jsonl"));
-    files.sort();
-    let name = |it: &PathBuf| it.file_name().unwrap().to_string_lossy().into_owned();
-    files.iter().map(|it| (name(it), sha256_file(it).unwrap())).collect()
-}
-
-fn checkpoints(folder: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> =
-        fs::read_dir(folder.join("checkpoints")).unwrap().map(|it| it.unwrap().path()).collect();
-    found.sort();
-    found
-}
 
 #[test]
 fn stopping_anywhere_changes_nothing() {
@@ -35,11 +16,10 @@ fn stopping_anywhere_changes_nothing() {
     train(whole.path(), STEPS, |_| true);
     let expected = outcome(whole.path());
     assert!(expected.iter().any(|it| it.0 == "average-1.safetensors"));
+    assert_eq!(names(whole.path()), ["step-0000000012", "step-0000000014"]);
     for stop in [1, 2, 3, 4, 8, 13] {
         let folder = tempfile::tempdir().unwrap();
         train(folder.path(), STEPS, |step| step < stop);
-        // What a save that was cut off leaves behind: a folder under another name.
-        fs::create_dir_all(folder.path().join("checkpoints/.partial-step-0000000006")).unwrap();
         train(folder.path(), STEPS, |_| true);
         assert_eq!(outcome(folder.path()), expected, "stopped at step {stop}");
     }
@@ -47,50 +27,82 @@ fn stopping_anywhere_changes_nothing() {
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
+    // Large enough that matrix products, kernels and the optimiser split their work.
+    let sizes = DdtConfig { hidden_size: 64, ..sizes() };
+    let cfg = TrainConfig { batch_size: 32, total_images: 32 * 4, ..config(4) };
+    let data = images(4, 9);
     let run = |threads| {
         let folder = tempfile::tempdir().unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| train(folder.path(), STEPS, |_| true));
+        let trainer = Trainer::new(cfg.clone(), &sizes, &Device::Cpu).unwrap();
+        pool.install(|| train_on(&data, trainer, folder.path(), |_| true));
         outcome(folder.path())
     };
-    assert_eq!(run(1), run(3));
-}
-
-#[test]
-fn the_newest_whole_checkpoint_wins() {
-    let folder = tempfile::tempdir().unwrap();
-    train(folder.path(), STEPS, |step| step < 7);
-    let newest = checkpoints(folder.path()).pop().unwrap();
-    assert!(newest.ends_with("step-0000000006"));
-    fs::write(newest.join("second-moments.safetensors"), b"cut").unwrap();
-    let mut resumed = trainer(STEPS);
-    assert!(RunFolder::open(folder.path()).unwrap().resume(&mut resumed).unwrap());
-    assert_eq!(resumed.steps(), 3);
-    fs::remove_file(checkpoints(folder.path())[0].join("state.json")).unwrap();
-    let refused = RunFolder::open(folder.path()).unwrap().resume(&mut trainer(STEPS));
-    assert!(matches!(refused, Err(TrainError::NoValidCheckpoint { .. })));
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(3));
 }
 
 #[test]
 fn another_run_is_refused_but_a_longer_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), STEPS, |step| step < 5);
-    let resume = |cfg: TrainConfig| {
-        let mut trainer = Trainer::new(cfg, &sizes(), &candle_core::Device::Cpu).unwrap();
-        RunFolder::open(folder.path()).unwrap().resume(&mut trainer)
+    let resume = |cfg: TrainConfig, sizes: DdtConfig, data| {
+        let mut trainer = Trainer::new(cfg, &sizes, &Device::Cpu).unwrap();
+        RunFolder::open(folder.path()).unwrap().resume(&mut trainer, &data)
     };
-    let refused = resume(TrainConfig { seed: 1, ..config(STEPS) });
-    assert!(matches!(refused, Err(TrainError::OtherRun { what: "settings", .. })));
-    assert!(resume(config(2 * STEPS)).unwrap());
+    let refused = |outcome| match outcome {
+        Err(TrainError::OtherRun { what, .. }) => what,
+        other => panic!("{other:?}"),
+    };
+    let other_seed = TrainConfig { seed: 1, ..config(STEPS) };
+    assert_eq!(refused(resume(other_seed, sizes(), data())), "settings");
+    let wider = DdtConfig { hidden_size: 32, ..sizes() };
+    assert_eq!(refused(resume(config(STEPS), wider, data())), "network sizes");
+    assert_eq!(refused(resume(config(STEPS), sizes(), images(2, 10))), "training data");
+    let resumed = resume(config(2 * STEPS), sizes(), data()).unwrap();
+    assert_eq!(resumed, Resumed { step: Some(3), rejected: Vec::new() });
+}
+
+#[test]
+fn a_run_stays_with_its_data() {
+    let mut trainer = trainer(STEPS);
+    trainer.step(&data()).unwrap();
+    assert!(matches!(trainer.step(&images(2, 10)), Err(TrainError::Data { .. })));
+    // What counts is the content, not the object.
+    assert_eq!(trainer.step(&data()).unwrap().step, 2);
+}
+
+#[test]
+fn saving_again_keeps_what_is_equal_and_replaces_what_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), STEPS, |step| step < 3);
+    let (mut run, data) = (RunFolder::open(folder.path()).unwrap(), data());
+    let state = folder.path().join("checkpoints/step-0000000003/state.json");
+    let written = || fs::metadata(&state).unwrap().modified().unwrap();
+
+    let mut same = trainer(STEPS);
+    run.resume(&mut same, &data).unwrap();
+    let before = written();
+    run.save(&same).unwrap();
+    assert_eq!(written(), before);
+
+    let mut longer = trainer(2 * STEPS);
+    run.resume(&mut longer, &data).unwrap();
+    run.save(&longer).unwrap();
+    assert!(written() > before);
+    assert_eq!(names(folder.path()), ["step-0000000003"]);
+    assert_eq!(run.resume(&mut longer, &data).unwrap().step, Some(3));
 }
 
 #[test]
 fn two_processes_cannot_hold_one_run() {
     let folder = tempfile::tempdir().unwrap();
-    let first = RunFolder::open(folder.path()).unwrap();
-    assert!(matches!(RunFolder::open(folder.path()), Err(TrainError::Locked { .. })));
+    let path = folder.path().join("made/with/its/parents");
+    let first = RunFolder::open(&path).unwrap();
+    assert!(matches!(RunFolder::open(&path), Err(TrainError::Locked { .. })));
     drop(first);
-    RunFolder::open(folder.path()).unwrap();
+    RunFolder::open(&path).unwrap();
     let file = folder.path().join("file");
     fs::write(&file, b"").unwrap();
     assert!(matches!(RunFolder::open(&file.join("run")), Err(TrainError::Io { .. })));

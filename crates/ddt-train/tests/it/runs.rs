@@ -1,8 +1,12 @@
 //! A run small enough to repeat many times.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use candle_core::Device;
+use ddt_checkpoint::sha256_file;
 use ddt_flow::{CounterNoise, Purpose};
 use ddt_model::DdtConfig;
 use ddt_train::{LatentDataset, LrSchedule, RunFolder, TrainConfig, Trainer};
@@ -21,13 +25,18 @@ pub(crate) fn sizes() -> DdtConfig {
 
 /// Seven images of two classes: each class a constant, and a little noise.
 pub(crate) fn data() -> LatentDataset {
-    let noise = |image| CounterNoise::new(9, Purpose::SampleNoise, 0, image).normal(2 * 2 * 2);
+    images(2, 9)
+}
+
+/// The same of another size, with other noise.
+pub(crate) fn images(side: usize, seed: u64) -> LatentDataset {
+    let noise = |image| CounterNoise::new(seed, Purpose::SampleNoise, 0, image).normal(2 * side * side);
     let labels: Vec<u32> = (0..7).map(|it| it % 2).collect();
     let latents = (0..7u64).flat_map(|image| {
         let level = if image % 2 == 0 { 1.0 } else { -1.0 };
         noise(image).into_iter().map(move |it| level + 0.1 * it)
     });
-    LatentDataset::new(latents.collect(), labels, (2, 2, 2)).unwrap()
+    LatentDataset::new(latents.collect(), labels, (2, side, side)).unwrap()
 }
 
 pub(crate) fn config(steps: u64) -> TrainConfig {
@@ -45,13 +54,20 @@ pub(crate) fn trainer(steps: u64) -> Trainer {
 }
 
 /// Trains to the end, saving every third step, as long as `go_on` says so; logs every step.
-pub(crate) fn train(folder: &Path, steps: u64, mut go_on: impl FnMut(u64) -> bool) {
+pub(crate) fn train(folder: &Path, steps: u64, go_on: impl FnMut(u64) -> bool) {
+    train_on(&data(), trainer(steps), folder, go_on);
+}
+
+pub(crate) fn train_on(
+    data: &LatentDataset,
+    mut trainer: Trainer,
+    folder: &Path,
+    mut go_on: impl FnMut(u64) -> bool,
+) {
     let mut run = RunFolder::open(folder).unwrap();
-    let mut trainer = trainer(steps);
-    run.resume(&mut trainer).unwrap();
-    let data = data();
+    run.resume(&mut trainer, data).unwrap();
     while !trainer.finished() {
-        let report = trainer.step(&data).unwrap();
+        let report = trainer.step(data).unwrap();
         run.log(&serde_json::json!({ "step": report.step, "loss": report.loss, "norm": report.grad_norm }))
             .unwrap();
         if report.step.is_multiple_of(3) {
@@ -62,4 +78,28 @@ pub(crate) fn train(folder: &Path, steps: u64, mut go_on: impl FnMut(u64) -> boo
         }
     }
     run.save(&trainer).unwrap();
+}
+
+/// Hashes of the last checkpoint's files, and of the log.
+pub(crate) fn outcome(folder: &Path) -> Vec<(String, String)> {
+    let last = checkpoints(folder).pop().unwrap();
+    let mut files: Vec<PathBuf> = fs::read_dir(&last).unwrap().map(|it| it.unwrap().path()).collect();
+    files.push(folder.join("log.jsonl"));
+    files.sort();
+    let name = |it: &PathBuf| it.file_name().unwrap().to_string_lossy().into_owned();
+    files.iter().map(|it| (name(it), sha256_file(it).unwrap())).collect()
+}
+
+/// Everything in the folder of checkpoints, sorted; hidden leftovers come first.
+pub(crate) fn checkpoints(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(folder.join("checkpoints")).unwrap().map(|it| it.unwrap().path()).collect();
+    found.sort();
+    found
+}
+
+/// Their names.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let name = |it: &PathBuf| it.file_name().unwrap().to_string_lossy().into_owned();
+    checkpoints(folder).iter().map(name).collect()
 }

@@ -42,6 +42,35 @@ fn a_loss_that_is_not_finite_changes_nothing_and_ends_the_run() {
 }
 
 #[test]
+fn the_hash_of_data_is_of_all_of_it() {
+    let hash = |latents: Vec<f32>, labels: Vec<u32>, shape| {
+        LatentDataset::new(latents, labels, shape).unwrap().sha256().to_owned()
+    };
+    let base = hash(vec![1.0; 8], vec![0, 1], (1, 2, 2));
+    assert_eq!(base, hash(vec![1.0; 8], vec![0, 1], (1, 2, 2)));
+    assert_eq!(base.len(), 64);
+    let mut other = vec![1.0; 8];
+    other[7] = -1.0;
+    for it in [
+        hash(other, vec![0, 1], (1, 2, 2)),
+        hash(vec![1.0; 8], vec![0, 0], (1, 2, 2)),
+        hash(vec![1.0; 8], vec![0, 1], (2, 2, 1)),
+    ] {
+        assert_ne!(base, it);
+    }
+}
+
+#[test]
+fn evaluating_depends_on_the_image_alone_and_needs_one() {
+    let (data, trainer) = (data(), trainer(1));
+    let loss =
+        |images| evaluate_loss(trainer.network(), &data, images, TimeSampling::LogitNormal, &Device::Cpu);
+    assert!(matches!(loss(0), Err(TrainError::Data { .. })));
+    assert_eq!(loss(7).unwrap(), loss(100).unwrap());
+    assert_ne!(loss(1).unwrap(), loss(7).unwrap());
+}
+
+#[test]
 fn data_that_does_not_fit_is_refused() {
     assert!(matches!(LatentDataset::new(vec![0.0; 7], vec![0], (2, 2, 2)), Err(TrainError::Data { .. })));
     assert!(matches!(LatentDataset::new(vec![], vec![], (2, 2, 2)), Err(TrainError::Data { .. })));
@@ -49,7 +78,12 @@ fn data_that_does_not_fit_is_refused() {
     assert!(matches!(trainer(1).step(&wide), Err(TrainError::Data { .. })));
     let label = LatentDataset::new(vec![0.0; 8], vec![2], (2, 2, 2)).unwrap();
     assert!(matches!(trainer(1).step(&label), Err(TrainError::Data { .. })));
+    for shape in [(usize::MAX, 2, 2), (0, 2, 2), (1 << 40, 1 << 40, 1)] {
+        assert!(matches!(LatentDataset::new(vec![], vec![0], shape), Err(TrainError::Data { .. })));
+    }
     assert!(data().batch(&[7], &Device::Cpu).is_err());
+    assert!(data().training_batch(0, u64::MAX, 2, &Device::Cpu).is_err());
+    assert!(data().training_batch(0, 0, usize::MAX, &Device::Cpu).is_err());
 }
 
 #[test]
@@ -59,11 +93,16 @@ fn settings_that_make_no_run_are_named() {
         assert!(message.starts_with(name), "{message}");
     };
     check(TrainConfig { batch_size: 0, ..config(1) }, "batch_size");
+    check(TrainConfig { batch_size: (1 << 20) + 1, ..config(1) }, "batch_size");
+    check(TrainConfig { total_images: u64::MAX, ..config(1) }, "total_images");
+    assert_eq!(TrainConfig { batch_size: 0, ..config(1) }.total_steps(), 4);
     check(TrainConfig { ema_decays: vec![1.0], ..config(1) }, "ema_decays");
     check(TrainConfig { label_dropout: f64::NAN, ..config(1) }, "label_dropout");
     check(TrainConfig { timeshift: 0.0, ..config(1) }, "timeshift");
     let adamw = AdamWConfig { beta2: 1.0, ..AdamWConfig::PAPER };
     check(TrainConfig { adamw, ..config(1) }, "adamw.beta2");
+    let adamw = AdamWConfig { eps: 1e-60, ..AdamWConfig::PAPER };
+    check(TrainConfig { adamw, ..config(1) }, "adamw.eps");
 }
 
 #[test]

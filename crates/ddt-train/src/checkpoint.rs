@@ -1,0 +1,166 @@
+//! One checkpoint: a folder of tensor files, and `state.json` with their hashes.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Write,
+    path::Path,
+};
+
+use candle_core::{DType, Device, Tensor};
+use ddt_checkpoint::{Checkpoint, LoadOptions, load_exact, sha256_file, write_safetensors};
+use ddt_model::DdtConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    adamw::Moments,
+    config::TrainConfig,
+    data::LatentDataset,
+    durable::{io_error, sync_folder},
+    error::TrainError,
+    trainer::{Counters, ParameterState, Part, Saved, Trainer},
+};
+
+/// What a checkpoint says about itself. Equal states have equal files.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct State {
+    version: u32,
+    sizes: DdtConfig,
+    config: TrainConfig,
+    counters: Counters,
+    /// SHA-256 of the data trained on, once there was a step.
+    data: Option<String>,
+    /// Bytes of the log that belong to this checkpoint.
+    pub(crate) log_bytes: u64,
+    /// SHA-256 of each of the other files.
+    sha256: BTreeMap<String, String>,
+}
+
+/// The part of a state that every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+const VERSION: u32 = 2;
+const STATE: &str = "state.json";
+
+/// Writes a checkpoint into a new folder, one file in memory at a time, and `state.json` last.
+pub(crate) fn write(folder: &Path, trainer: &Trainer, log_bytes: u64) -> Result<State, TrainError> {
+    fs::create_dir(folder).map_err(io_error("create", folder))?;
+    let mut sha256 = BTreeMap::new();
+    for part in parts(trainer.config()) {
+        let name = file_name(part);
+        let hash = write_safetensors(&folder.join(&name), &trainer.tensors(part)?, &BTreeMap::new())?;
+        sha256.insert(name, hash);
+    }
+    let state = State {
+        version: VERSION,
+        sizes: trainer.network().config().clone(),
+        config: trainer.config().clone(),
+        counters: trainer.counters(),
+        data: trainer.data().map(str::to_owned),
+        log_bytes,
+        sha256,
+    };
+    let path = folder.join(STATE);
+    let json = serde_json::to_vec_pretty(&state).map_err(|it| io_error("write", &path)(it.into()))?;
+    let mut file = File::create(&path).map_err(io_error("create", &path))?;
+    file.write_all(&json).and_then(|()| file.sync_all()).map_err(io_error("write", &path))?;
+    sync_folder(folder)?;
+    Ok(state)
+}
+
+/// Reads a checkpoint's state, and compares the files with it: exactly those of its settings, each with
+/// its hash.
+pub(crate) fn verify(folder: &Path) -> Result<State, TrainError> {
+    let path = folder.join(STATE);
+    let json = fs::read(&path).map_err(io_error("read", &path))?;
+    let damaged = |problem: String| TrainError::Damaged { path: path.clone(), problem };
+    let malformed = |error: serde_json::Error| damaged(error.to_string());
+    let Version { version } = serde_json::from_slice(&json).map_err(malformed)?;
+    if version != VERSION {
+        return Err(damaged(format!("expected version {VERSION}, got version {version}")));
+    }
+    let state: State = serde_json::from_slice(&json).map_err(malformed)?;
+    if !state.counters.are_possible(state.config.batch_size) {
+        return Err(damaged(format!("no run can stand at {:?}", state.counters)));
+    }
+    if state.data.is_none() && state.counters.step > 0 {
+        return Err(damaged("expected the hash of the data after the first step".to_owned()));
+    }
+    // Only these names become paths, whatever the file says.
+    let names: Vec<String> = parts(&state.config).map(file_name).collect();
+    let listed = |name: &String| state.sha256.contains_key(name);
+    if names.len() != state.sha256.len() || !names.iter().all(listed) {
+        let got: Vec<&String> = state.sha256.keys().collect();
+        return Err(damaged(format!("expected hashes of {names:?}, got {got:?}")));
+    }
+    for (name, expected) in &state.sha256 {
+        let got = sha256_file(&folder.join(name))?;
+        if got != *expected {
+            return Err(damaged(format!("expected {name} with SHA-256 {expected}, got {got}")));
+        }
+    }
+    Ok(state)
+}
+
+/// Reads a whole checkpoint of the run that `trainer` and `data` are; changes nothing.
+pub(crate) fn read(
+    folder: &Path,
+    trainer: &Trainer,
+    data: &LatentDataset,
+) -> Result<(State, Saved), TrainError> {
+    let state = verify(folder)?;
+    let other = |what| TrainError::OtherRun { path: folder.to_owned(), what };
+    if state.sizes != *trainer.network().config() {
+        return Err(other("network sizes"));
+    }
+    if !state.config.same_run(trainer.config()) {
+        return Err(other("settings"));
+    }
+    if state.data.as_deref().is_some_and(|it| it != data.sha256()) {
+        return Err(other("training data"));
+    }
+    let parameters = trainer.parameters().iter();
+    let expected: Vec<_> = parameters.map(|(name, var)| (name.to_owned(), var.dims().to_vec())).collect();
+    // In the order of the parameters: both are sorted by name.
+    let tensors = |part, device: &Device| -> Result<Vec<Tensor>, TrainError> {
+        let file = Checkpoint::open(folder.join(file_name(part)))?;
+        Ok(load_exact(&file, &expected, &LoadOptions::new(device))?.into_values().collect())
+    };
+    let values = |part| -> Result<std::vec::IntoIter<Vec<f32>>, TrainError> {
+        let values = tensors(part, &Device::Cpu)?.into_iter().map(|it| it.flatten_all()?.to_vec1());
+        Ok(values.collect::<candle_core::Result<Vec<_>>>()?.into_iter())
+    };
+    let weights = tensors(Part::Weights, trainer.device())?;
+    if let Some(it) = weights.iter().find(|it| it.dtype() != DType::F32) {
+        let (path, got) = (folder.join(file_name(Part::Weights)), it.dtype().as_str());
+        return Err(TrainError::Damaged { path, problem: format!("expected f32, got {got}") });
+    }
+    let moments = values(Part::FirstMoments)?.zip(values(Part::SecondMoments)?);
+    let averages = (0..state.config.ema_decays.len()).map(|i| values(Part::Average(i)));
+    let mut averages = averages.collect::<Result<Vec<_>, _>>()?;
+    let states = moments.map(|(first, second)| ParameterState {
+        moments: Moments { first, second },
+        averages: averages.iter_mut().filter_map(Iterator::next).collect(),
+    });
+    let states = states.collect();
+    let saved = Saved { counters: state.counters, data: state.data.clone(), weights, states };
+    Ok((state, saved))
+}
+
+fn parts(cfg: &TrainConfig) -> impl Iterator<Item = Part> + use<> {
+    let averages = (0..cfg.ema_decays.len()).map(Part::Average);
+    [Part::Weights, Part::FirstMoments, Part::SecondMoments].into_iter().chain(averages)
+}
+
+fn file_name(part: Part) -> String {
+    match part {
+        Part::Weights => "weights.safetensors".to_owned(),
+        Part::FirstMoments => "first-moments.safetensors".to_owned(),
+        Part::SecondMoments => "second-moments.safetensors".to_owned(),
+        Part::Average(i) => format!("average-{i}.safetensors"),
+    }
+}

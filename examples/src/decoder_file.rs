@@ -1,0 +1,88 @@
+//! Where the weights of an autoencoder are, and what they are.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Device;
+use ddt_adapters::{Autoencoder, KlAutoencoder, KlConfig, PixelSpace, TinyDecoder};
+use ddt_checkpoint::Checkpoint;
+
+use crate::assets;
+use crate::identity::sha256_of;
+use crate::sampler_args::VaeChoice;
+
+/// An autoencoder that decodes, not read yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecoderFile {
+    /// Latents are pixels.
+    Pixels,
+    /// The tiny one that is embedded in the program.
+    Embedded,
+    /// The published one, in the hub's cache.
+    Published(PathBuf),
+    /// A file that the user named.
+    File(PathBuf),
+}
+
+impl DecoderFile {
+    /// Name and SHA-256; of a file that the user named, its own name.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read.
+    pub fn identity(&self) -> Result<String> {
+        Ok(match self {
+            Self::Pixels => "pixels".to_owned(),
+            Self::Embedded => format!("tiny-flux2 sha256:{}", assets::tiny_decoder_sha256()),
+            Self::Published(path) => format!("sd-vae-ft-ema sha256:{}", sha256_of(path)?),
+            Self::File(path) => {
+                let name = path.file_name().unwrap_or_default();
+                format!("{} sha256:{}", name.display(), sha256_of(path)?)
+            }
+        })
+    }
+
+    /// Reads it, to compute in f32.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or holds no autoencoder that is known here.
+    pub fn load(&self) -> Result<Box<dyn Autoencoder>> {
+        Ok(match self {
+            Self::Pixels => Box::new(PixelSpace),
+            Self::Embedded => Box::new(assets::tiny_decoder()?),
+            Self::Published(path) | Self::File(path) => read(path)?,
+        })
+    }
+}
+
+/// Checks that a file named by `--vae` can be read, which is known before any download.
+///
+/// # Errors
+///
+/// A file that is absent, damaged or holds no tensors.
+pub fn check(choice: &VaeChoice) -> Result<()> {
+    match choice {
+        VaeChoice::Auto => Ok(()),
+        VaeChoice::File(path) => open(path).map(drop),
+    }
+}
+
+fn open(path: &Path) -> Result<Checkpoint> {
+    ensure!(
+        path.exists(),
+        "there is no file {}; expected auto or the path of a file for --vae",
+        path.display()
+    );
+    Checkpoint::open(path).context("--vae")
+}
+
+fn read(path: &Path) -> Result<Box<dyn Autoencoder>> {
+    let file = open(path)?;
+    let broken = || format!("cannot read the autoencoder {}", path.display());
+    if file.info("decoder.conv_in.weight").is_some() {
+        let decoder = KlAutoencoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu);
+        return Ok(Box::new(decoder.with_context(broken)?));
+    }
+    Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu).with_context(broken)?))
+}

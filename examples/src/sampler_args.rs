@@ -1,0 +1,199 @@
+//! The flags that say how to sample with which weights; all sampling programs have them.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use candle_core::DType;
+use clap::ValueEnum;
+use ddt_flow::NoiseSource;
+use serde::Serialize;
+
+/// `--last-step` unless it is given, as in the published results.
+pub const LAST_STEP: f64 = 0.04;
+
+/// The sampler and its weights.
+#[derive(Debug, Clone, PartialEq, clap::Args)]
+pub struct SamplerArgs {
+    /// Threads to compute with; 0 is one for each core
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1024))]
+    pub threads: u32,
+    /// Solver steps from noise to image; the paper's tables have 250
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub steps: usize,
+    /// Strength of classifier-free guidance (unitless), 1 for none
+    /// [default: 3 with the demo; of ImageNet 2 at 256 px, 3 at 512 px]
+    #[arg(long, value_name = "SCALE")]
+    pub guidance: Option<f64>,
+    /// Flow times between which guidance acts, both excluded; 0 is noise, 1 is the image
+    #[arg(long, value_name = "LO,HI", default_value = "0.3,1", value_parser = parse_interval, allow_hyphen_values = true)]
+    pub interval: (f64, f64),
+    /// Length of the last step, in flow time before shifting, above 0 and at most 1
+    #[arg(long, value_name = "LENGTH", default_value_t = LAST_STEP)]
+    pub last_step: f64,
+    /// Respacing of the steps: above 1 more of them near noise, below 1 near the image (unitless)
+    #[arg(long, value_name = "SHIFT", default_value_t = 1.0)]
+    pub timeshift: f64,
+    /// How to take a step
+    #[arg(long, value_enum, default_value_t = SolverName::Euler)]
+    pub solver: SolverName,
+    /// Seed of all noise, which fixes the image of each class and column; with --rng torch neighbouring
+    /// seeds share images
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+    /// Where noise comes from: a counter, or PyTorch's CPU generator seeded with
+    /// SEED + 1000000 class + column, so that column 1 of seed 0 is column 0 of seed 1
+    #[arg(long, value_enum, default_value_t = Rng::Counter)]
+    pub rng: Rng,
+    /// Number type of the network; 16 bits halve its memory
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// What to compute on; this build has cpu alone
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    pub device: String,
+    /// Weights of the network: auto, demo, hub or a file (safetensors, or PyTorch's zip format).
+    /// auto takes the published ones if they were fetched before, else the demo; hub fetches them
+    #[arg(long, value_name = "auto|demo|hub|PATH", default_value = "auto")]
+    pub weights: WeightsChoice,
+    /// Sizes of the network, for a weights file that does not say its own, such as ddt-xl2-22en6de
+    /// [default: none]
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Weights of the autoencoder: auto is the one the network was trained with
+    #[arg(long, value_name = "auto|PATH", default_value = "auto")]
+    pub vae: VaeChoice,
+}
+
+/// `--weights`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WeightsChoice {
+    /// The published weights if they are in the hub's cache, else the demo.
+    Auto,
+    /// The network that comes with the program.
+    Demo,
+    /// The published weights, fetched if need be.
+    Hub,
+    /// A file.
+    File(PathBuf),
+}
+
+impl FromStr for WeightsChoice {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "demo" => Self::Demo,
+            "hub" => Self::Hub,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// `--vae`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VaeChoice {
+    /// The autoencoder that the network was trained with.
+    Auto,
+    /// A file.
+    File(PathBuf),
+}
+
+impl FromStr for VaeChoice {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(if text == "auto" { Self::Auto } else { Self::File(text.into()) })
+    }
+}
+
+/// `--solver`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SolverName {
+    /// Order 1, as in the paper's tables
+    Euler,
+    /// Adams-Bashforth of order 2
+    Adams2,
+    /// Adams-Bashforth of order 3
+    Adams3,
+    /// Adams-Bashforth of order 4
+    Adams4,
+}
+
+impl SolverName {
+    /// The name by which `ddt_flow` knows it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Euler => "euler",
+            Self::Adams2 => "adams2",
+            Self::Adams3 => "adams3",
+            Self::Adams4 => "adams4",
+        }
+    }
+}
+
+/// `--rng`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rng {
+    /// Noise addressed by seed and image
+    Counter,
+    /// The numbers of a PyTorch CPU generator
+    Torch,
+}
+
+impl From<Rng> for NoiseSource {
+    fn from(rng: Rng) -> Self {
+        match rng {
+            Rng::Counter => Self::Counter,
+            Rng::Torch => Self::Torch,
+        }
+    }
+}
+
+/// `--dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits
+    F32,
+    /// 16 bits, the range of f32
+    Bf16,
+    /// 16 bits, finer, overflows above 65504
+    F16,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F16 => Self::F16,
+        }
+    }
+}
+
+fn parse_interval(text: &str) -> Result<(f64, f64), String> {
+    let number = |part: &str| part.trim().parse::<f64>().ok();
+    let bounds = text.split_once(',').and_then(|(low, high)| Some((number(low)?, number(high)?)));
+    bounds.ok_or_else(|| "expected two numbers with a comma between, such as 0.3,1".to_owned())
+}
+
+fn parse_device(text: &str) -> Result<String, String> {
+    match text {
+        "cpu" => Ok(text.to_owned()),
+        _ => Err("expected cpu, the only device of this build; leave --device out".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn solvers_are_known_to_the_library() {
+        for name in SolverName::value_variants() {
+            assert_eq!(ddt_flow::solver_by_name(name.as_str()).unwrap().name(), name.as_str());
+        }
+    }
+}
