@@ -43,16 +43,21 @@ const KINDS: &[(&str, Kind)] = &[
 ];
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let report = compare_files(&args.files);
+    println!("{} passed, {} failed", report.passed, report.failed);
+    Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn compare_files(files: &[PathBuf]) -> Report {
     let mut report = Report::default();
-    for path in &args.files {
+    for path in files {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         match compare_file(path) {
             Ok(comparisons) => comparisons.iter().for_each(|it| report.add(&name, it)),
             Err(error) => report.fail(&name, &format!("{error:#}")),
         }
     }
-    println!("{} passed, {} failed", report.passed, report.failed);
-    Ok(if report.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    report
 }
 
 fn compare_file(path: &std::path::Path) -> Result<Vec<Comparison>> {
@@ -67,4 +72,45 @@ fn compare_file(path: &std::path::Path) -> Result<Vec<Comparison>> {
         bail!("the fixture holds nothing to compare");
     }
     Ok(comparisons)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn every_fixture_of_a_known_kind_passes() {
+        let folder = crate::tidy::root().join("../shared/fixtures");
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            // Straight to stderr: the harness would capture a print of a test that passes.
+            std::io::stderr().write_all(b"skipped: there are no fixtures\n").unwrap();
+            return;
+        };
+        let known = |path: &PathBuf| {
+            path.extension().is_some_and(|it| it == "safetensors")
+                && Fixture::open(path)
+                    .and_then(|it| Ok(KINDS.iter().any(|kind| Ok(kind.0) == it.text("kind").map_err(drop))))
+                    .unwrap_or(false)
+        };
+        let mut files: Vec<PathBuf> = entries.map(|it| it.unwrap().path()).filter(known).collect();
+        files.sort();
+        let report = compare_files(&files);
+        assert_eq!(report.failed, 0);
+        assert!(report.passed >= files.len());
+    }
+
+    #[test]
+    fn the_golden_call_passes_and_what_is_no_fixture_fails() {
+        let golden = crate::tidy::root().join("crates/ddt-model/tests/golden/ddt_tiny.safetensors");
+        let report = compare_files(&[golden.clone(), "absent".into(), crate::tidy::root().join("README.md")]);
+        assert_eq!((report.passed, report.failed), (3, 2));
+        let other = tempfile::tempdir().unwrap();
+        let path = other.path().join("other.safetensors");
+        let metadata = [("kind".to_owned(), "unheard_of".to_owned())].into();
+        let tensors = [("x".to_owned(), candle_core::Tensor::new(1f32, &candle_core::Device::Cpu).unwrap())].into();
+        ddt_checkpoint::write_safetensors(&path, &tensors, &metadata).unwrap();
+        assert_eq!(compare_files(&[path]).failed, 1);
+    }
 }
