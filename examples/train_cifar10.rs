@@ -32,19 +32,19 @@ struct Args {
     #[arg(long, default_value = "out/ddt-cifar10.safetensors")]
     out: PathBuf,
     /// Images to see in all; may change when a run goes on
-    #[arg(long, default_value_t = 1_280_000)]
+    #[arg(long, default_value_t = 640_000)]
     images: u64,
     /// Images a step
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 128)]
     batch: usize,
     /// Learning rate on the plateau; may change when a run goes on
-    #[arg(long, default_value_t = 6e-4)]
+    #[arg(long, default_value_t = 7e-4)]
     lr: f64,
     /// Images over which the learning rate rises from 0
-    #[arg(long, default_value_t = 25_600)]
+    #[arg(long, default_value_t = 12_800)]
     warmup: u64,
     /// Images over which it falls towards 0 at the end
-    #[arg(long, default_value_t = 256_000)]
+    #[arg(long, default_value_t = 200_000)]
     decay: u64,
     /// Decay of the average weights, a step
     #[arg(long, default_value_t = 0.999)]

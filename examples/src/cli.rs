@@ -118,13 +118,13 @@ mod tests {
         let args = args.unwrap();
         assert_eq!(args.classes, ["1,cat", "3-5"]);
         let sampler = args.sampler;
-        assert_eq!(sampler.interval, (-1.0, 0.5));
+        assert_eq!(sampler.interval, Some((-1.0, 0.5)));
         assert_eq!(sampler.guidance, Some(-2.5));
         assert_eq!(sampler.weights, WeightsChoice::File("x.ckpt".into()));
         assert_eq!(sampler.vae, VaeChoice::Auto);
         let args = parse("").unwrap();
         let sampler = &args.sampler;
-        assert_eq!((sampler.steps, sampler.interval, sampler.last_step), (50, (0.3, 1.0), 0.04));
+        assert_eq!((sampler.steps, sampler.interval, sampler.last_step), (50, None, 0.04));
         assert_eq!(sampler.weights, WeightsChoice::Auto);
         assert_eq!(args.share, SharingChoice::None);
     }

@@ -21,6 +21,9 @@ use crate::sampler_args::{Dtype, LAST_STEP, SamplerArgs, WeightsChoice};
 use crate::sharing_choice::SharingChoice;
 use crate::weights::{Origin, Weights};
 
+/// Where the paper guides its ImageNet networks. The demo, smaller and less sure, needs guidance from the start.
+const PAPER_INTERVAL: (f64, f64) = (0.3, 1.0);
+
 /// ImageNet classes that are drawn unless others are named: golden retriever, otter, red panda and geyser.
 const SHOWN: [u32; 4] = [207, 360, 387, 974];
 
@@ -76,8 +79,11 @@ impl Job {
     pub fn prepare(args: &Args, resolution: Resolution, hub: &HubOptions) -> Result<Self> {
         let sampler = &args.sampler;
         let grid = grid(sampler)?;
-        let guidance = |scale| Guidance::new(scale, sampler.interval).context("--guidance, --interval");
-        guidance(sampler.guidance.unwrap_or(1.0))?;
+        let guidance = |scale: f64, interval| {
+            let (scale, interval) = (sampler.guidance.unwrap_or(scale), sampler.interval.unwrap_or(interval));
+            Guidance::new(scale, interval).context("--guidance, --interval")
+        };
+        guidance(1.0, PAPER_INTERVAL)?;
         let solver = solver_by_name(sampler.solver.as_str())?;
         args.share.check()?;
         decoder_file::check(&sampler.vae)?;
@@ -89,8 +95,11 @@ impl Job {
 
         let weights = Weights::find(sampler, resolution, hub)?;
         let imagenet = weights.is_imagenet();
-        let guidance =
-            guidance(sampler.guidance.unwrap_or(if imagenet { resolution.guidance() } else { 3.0 }))?;
+        let guidance = if imagenet {
+            guidance(resolution.guidance(), PAPER_INTERVAL)?
+        } else {
+            guidance(4.0, (0.0, 1.0))?
+        };
         let usual_batch = match resolution {
             _ if !imagenet => 40,
             Resolution::R256 => 4,

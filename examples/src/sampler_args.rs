@@ -22,12 +22,13 @@ pub struct SamplerArgs {
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub steps: usize,
     /// Strength of classifier-free guidance (unitless), 1 for none
-    /// [default: 3 with the demo; of ImageNet 2 at 256 px, 3 at 512 px]
+    /// [default: 4 with the demo; of ImageNet 2 at 256 px, 3 at 512 px]
     #[arg(long, value_name = "SCALE")]
     pub guidance: Option<f64>,
     /// Flow times between which guidance acts, both excluded; 0 is noise, 1 is the image
-    #[arg(long, value_name = "LO,HI", default_value = "0.3,1", value_parser = parse_interval, allow_hyphen_values = true)]
-    pub interval: (f64, f64),
+    /// [default: 0,1 with the demo; 0.3,1 of ImageNet]
+    #[arg(long, value_name = "LO,HI", value_parser = parse_interval, allow_hyphen_values = true)]
+    pub interval: Option<(f64, f64)>,
     /// Length of the last step, in flow time before shifting, above 0 and at most 1
     #[arg(long, value_name = "LENGTH", default_value_t = LAST_STEP)]
     pub last_step: f64,

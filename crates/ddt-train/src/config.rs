@@ -21,6 +21,7 @@ pub struct TrainConfig {
     /// Optimiser.
     pub adamw: AdamWConfig,
     /// Decays of the averages that are kept, each updated every step; the first is the one to sample with.
+    /// Early steps use less: `min(decay, (1 + step) / (10 + step))`, so that short runs forget their start.
     pub ema_decays: Vec<f64>,
     /// Probability that a label becomes "no class".
     pub label_dropout: f64,

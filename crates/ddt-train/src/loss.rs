@@ -75,8 +75,8 @@ impl NoisyBatch {
     }
 }
 
-/// The flow-matching loss over the first `images` images of a dataset (all, if it has fewer), with times
-/// and noise that depend on the image alone and no label dropped: comparable between networks.
+/// The flow-matching loss over `images` images evenly spread over a dataset (all, if it has fewer), with
+/// times and noise that depend on the position alone and no label dropped: comparable between networks.
 ///
 /// Nothing drawn here is ever drawn in training, whatever its seed.
 ///
@@ -94,7 +94,9 @@ pub fn evaluate_loss(
     // The last two parts of an address: what is drawn, and for which image.
     let at = |what, image| CounterNoise::new(0, Purpose::Evaluation, what, image);
     let (noise, time) = (0, 1);
-    let images: Vec<usize> = (0..images.min(data.len())).collect();
+    // Evenly spaced: data on disk is often sorted by class.
+    let count = images.min(data.len());
+    let images: Vec<usize> = (0..count).map(|i| i * data.len() / count).collect();
     if images.is_empty() {
         let expected = "at least 1 image to evaluate".to_owned();
         return Err(TrainError::Data { expected, got: "0".to_owned() });

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     adamw::{Moments, adamw_step},
-    average::average_step,
+    average::{average_step, ramped},
     config::TrainConfig,
     data::LatentDataset,
     error::TrainError,
@@ -231,7 +231,7 @@ impl Trainer {
             let mut param = values(var)?;
             adamw_step(&mut param, gradient, &mut state.moments, &cfg.adamw, lr, step);
             for (average, decay) in state.averages.iter_mut().zip(&cfg.ema_decays) {
-                average_step(average, &param, *decay);
+                average_step(average, &param, ramped(*decay, step));
             }
             var.set(&Tensor::from_vec(param, var.shape(), var.device())?)?;
             Ok(())

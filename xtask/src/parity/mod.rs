@@ -90,9 +90,9 @@ mod tests {
         };
         let known = |path: &PathBuf| {
             path.extension().is_some_and(|it| it == "safetensors")
-                && Fixture::open(path)
-                    .and_then(|it| Ok(KINDS.iter().any(|kind| Ok(kind.0) == it.text("kind").map_err(drop))))
-                    .unwrap_or(false)
+                && Fixture::open(path).is_ok_and(|it| {
+                    it.text("kind").is_ok_and(|kind| KINDS.iter().any(|known| known.0 == kind))
+                })
         };
         let mut files: Vec<PathBuf> = entries.map(|it| it.unwrap().path()).filter(known).collect();
         files.sort();
@@ -109,7 +109,8 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let path = other.path().join("other.safetensors");
         let metadata = [("kind".to_owned(), "unheard_of".to_owned())].into();
-        let tensors = [("x".to_owned(), candle_core::Tensor::new(1f32, &candle_core::Device::Cpu).unwrap())].into();
+        let tensors =
+            [("x".to_owned(), candle_core::Tensor::new(1f32, &candle_core::Device::Cpu).unwrap())].into();
         ddt_checkpoint::write_safetensors(&path, &tensors, &metadata).unwrap();
         assert_eq!(compare_files(&[path]).failed, 1);
     }
