@@ -13,7 +13,8 @@ use ddt_examples::{
     assets, cifar_latents,
     cifar_latents::CifarLatents,
     generate::Interrupted,
-    progress::{Cancel, INTERRUPTED, say},
+    program::status,
+    progress::{Cancel, say},
 };
 use ddt_flow::TimeSampling;
 use ddt_model::{DdtConfig, DdtFile, Description};
@@ -75,27 +76,10 @@ fn sizes(latents: &CifarLatents) -> DdtConfig {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match Cancel::on_ctrl_c().and_then(|cancel| run(&args, &cancel)) {
-        Ok(Outcome::Finished) => ExitCode::SUCCESS,
-        Ok(Outcome::Stopped) => ExitCode::from(INTERRUPTED),
-        Err(error) if error.is::<Interrupted>() => {
-            say(&error.to_string());
-            ExitCode::from(INTERRUPTED)
-        }
-        Err(error) => {
-            say(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    status(Cancel::on_ctrl_c().and_then(|cancel| run(&args, &cancel)))
 }
 
-enum Outcome {
-    Finished,
-    /// Saved, to go on another time.
-    Stopped,
-}
-
-fn run(args: &Args, cancel: &Cancel) -> Result<Outcome> {
+fn run(args: &Args, cancel: &Cancel) -> Result<String> {
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().context("--threads")?;
     let cache = args.run.join("latents.safetensors");
     let latents = cifar_latents::load(&args.archive, &cache, &assets::tiny_encoder()?, cancel)?;
@@ -147,10 +131,10 @@ fn run(args: &Args, cancel: &Cancel) -> Result<Outcome> {
     let checkpoint = folder.save(&trainer)?;
     print(&format!("saved {}", checkpoint.display()));
     if cancel.is_requested() {
-        return Ok(Outcome::Stopped);
+        return Err(Interrupted.into());
     }
     export(args, &trainer, &latents)?;
-    Ok(Outcome::Finished)
+    Ok(format!("wrote {}", args.out.display()))
 }
 
 /// Writes the average weights, and says what they are.
@@ -187,7 +171,6 @@ fn export(args: &Args, trainer: &Trainer, latents: &CifarLatents) -> Result<()> 
         metadata,
     };
     DdtFile::write(&args.out, &description, &weights)?;
-    print(&format!("wrote {}", args.out.display()));
     Ok(())
 }
 

@@ -14,10 +14,15 @@ use crate::progress::{Cancel, INTERRUPTED, say};
 /// The status is 0, 1 for an error, 130 after Ctrl-C.
 #[must_use]
 pub fn main(threads: u32, run: impl FnOnce(&HubOptions, &Cancel) -> Result<String>) -> ExitCode {
-    let outcome = Cancel::on_ctrl_c().and_then(|cancel| {
+    status(Cancel::on_ctrl_c().and_then(|cancel| {
         rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("--threads")?;
         run(&HubOptions::from_env(), &cancel.end_at_once())
-    });
+    }))
+}
+
+/// Prints a summary or an error, and says what the program's status is.
+#[must_use]
+pub fn status(outcome: Result<String>) -> ExitCode {
     match outcome {
         Ok(summary) => {
             // A reader that went away is no reason to fail.
