@@ -81,9 +81,6 @@ fn main() -> ExitCode {
 
 fn run(args: &Args, cancel: &Cancel) -> Result<String> {
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().context("--threads")?;
-    let cache = args.run.join("latents.safetensors");
-    let latents = cifar_latents::load(&args.archive, &cache, &assets::tiny_encoder()?, cancel)?;
-
     let cfg = TrainConfig {
         seed: args.seed,
         batch_size: args.batch,
@@ -95,6 +92,10 @@ fn run(args: &Args, cancel: &Cancel) -> Result<String> {
         times: TimeSampling::LogitNormal,
         timeshift: 1.0,
     };
+    // Before the long encoding of the photos.
+    cfg.validate()?;
+    let cache = args.run.join("latents.safetensors");
+    let latents = cifar_latents::load(&args.archive, &cache, &assets::tiny_encoder()?, cancel)?;
     let mut folder = RunFolder::open(&args.run)?;
     let mut trainer = Trainer::new(cfg, &sizes(&latents), &Device::Cpu)?;
     let resumed = folder.resume(&mut trainer, &latents.train)?;
