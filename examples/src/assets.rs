@@ -32,6 +32,12 @@ pub fn tiny_decoder_sha256() -> String {
     sha256(TINY_DECODER)
 }
 
+/// SHA-256 of the file of the tiny encoder, in lower-case hexadecimal.
+#[must_use]
+pub fn tiny_encoder_sha256() -> String {
+    sha256(TINY_ENCODER)
+}
+
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -138,7 +138,7 @@ mod tests {
             ("--images 0", "1..=1000000"),
             ("--batch 0", "1..=65536"),
             ("--threads 5000", "0..=1024"),
-            ("--solver heun", "adams2"),
+            ("--solver heun3", "adams2"),
             ("--dtype f64", "bf16"),
             ("--rng numpy", "torch"),
             ("--seed -1", "--seed"),

@@ -1,7 +1,6 @@
 //! Shared parts of the examples: everything between a command line and the libraries.
 //!
 //! - [`classes`] turns what a user types into class numbers.
-//! - [`cifar`] reads labelled photos from an archive.
 //! - [`progress`] shows how far sampling is, and stops it.
 //! - [`picture`] and [`text`] draw; [`grid`] arranges samples, [`heat_map`] shows a matrix, [`plot`] draws curves.
 //! - [`png_file`] and [`atomic_file`] write results, complete or not at all.
@@ -10,8 +9,13 @@
 //!   [`decoder_file`] and [`normalized`] its autoencoder, [`identity`] says what both are, [`sharing_choice`] has
 //!   the plan; [`generate`] draws and [`page`] lays out.
 //! - [`program`] is what all of them do around their work.
+//! - [`analyse`] is the program of that name, which draws the paper's analyses.
 //! - [`plan_sharing`] is the program of that name, which measures a network and makes its plans.
-//! - [`cifar_latents`] prepares the photos that the demo was trained on.
+//! - [`evaluate`] is the program of that name, which compares images with images.
+//! - [`generate_dataset`] is the program of that name, which draws many images into one archive.
+//! - [`classifier`] is a small network that knows CIFAR-10, which samples are measured with where Inception is not at hand.
+//! - [`measure_demo`] is the program of that name, which measures the demo with it.
+//! - [`train`] is the program of that name: photos to latents, batches, the loop and what it reports.
 //!
 //! ```
 //! use ddt_examples::classes::ClassTable;
@@ -29,20 +33,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod analyse;
 pub mod assets;
 pub mod atomic_file;
-pub mod cifar;
-pub mod cifar_latents;
 pub mod classes;
+pub mod classifier;
 pub mod cli;
 pub mod decoder_file;
+pub mod evaluate;
 pub mod generate;
+pub mod generate_dataset;
 pub mod grid;
 pub mod heat_map;
 pub mod hub_files;
 pub mod identity;
 pub mod imagenet;
 pub mod job;
+pub mod measure_demo;
 pub mod normalized;
 pub mod page;
 pub mod picture;
@@ -54,4 +61,5 @@ pub mod progress;
 pub mod sampler_args;
 pub mod sharing_choice;
 pub mod text;
+pub mod train;
 pub mod weights;

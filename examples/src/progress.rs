@@ -1,4 +1,4 @@
-//! Progress of sampling on standard error, and stopping it with Ctrl-C.
+//! Progress of sampling and other long work on standard error, and stopping it with Ctrl-C.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -85,6 +85,63 @@ impl Progress {
 }
 
 impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Shows how much of something countable is done: a bar on a terminal, else a line every ten seconds.
+///
+/// The bar disappears when this is dropped.
+#[derive(Debug)]
+pub struct Counting {
+    what: &'static str,
+    total: u64,
+    /// What was done when the clock started.
+    first: Option<u64>,
+    started: Instant,
+    last_line: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Counting {
+    /// Starts the clock for `total` things.
+    #[must_use]
+    pub fn start(what: &'static str, total: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(total);
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:24} {msg}") {
+                bar.set_style(style.progress_chars("━━─"));
+            }
+            bar
+        });
+        let started = Instant::now();
+        Self { what, total, first: None, started, last_line: started, bar }
+    }
+
+    /// Says how many are done by now.
+    pub fn reached(&mut self, done: u64) {
+        // What an earlier run did says nothing about the rate.
+        let Some(first) = self.first else {
+            (self.first, self.started) = (Some(done), Instant::now());
+            return;
+        };
+        let rate = (done.saturating_sub(first)) as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        let left = in_words(self.total.saturating_sub(done) as f64 / rate.max(1e-9));
+        let line = format!("{} {done} of {}, {rate:.0} a second, {left} left", self.what, self.total);
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+            bar.set_message(line);
+        } else if self.last_line.elapsed() >= BETWEEN_LINES {
+            self.last_line = Instant::now();
+            say(&line);
+        }
+    }
+}
+
+impl Drop for Counting {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use candle_core::DType;
 use clap::ValueEnum;
-use ddt_flow::NoiseSource;
+use ddt_flow::{FlowError, NoiseSource};
 use serde::Serialize;
 
 /// `--last-step` unless it is given, as in the published results.
@@ -35,8 +35,10 @@ pub struct SamplerArgs {
     /// Respacing of the steps: above 1 more of them near noise, below 1 near the image (unitless)
     #[arg(long, value_name = "SHIFT", default_value_t = 1.0)]
     pub timeshift: f64,
-    /// How to take a step
-    #[arg(long, value_enum, default_value_t = SolverName::Euler)]
+    /// How to take a step: euler (as in the paper's tables), heun, adams2, adams3, adams4, dpm2,
+    /// euler-maruyama (stochastic, as DDT's code), euler-maruyama-repa (as REPA's), or dopri5, which divides
+    /// each step until its error is below 1e-4, or another tolerance: dopri5:1e-6
+    #[arg(long, value_name = "NAME", default_value = "euler")]
     pub solver: SolverName,
     /// Seed of all noise, which fixes the image of each class and column; with --rng torch neighbouring
     /// seeds share images
@@ -108,29 +110,24 @@ impl FromStr for VaeChoice {
     }
 }
 
-/// `--solver`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SolverName {
-    /// Order 1, as in the paper's tables
-    Euler,
-    /// Adams-Bashforth of order 2
-    Adams2,
-    /// Adams-Bashforth of order 3
-    Adams3,
-    /// Adams-Bashforth of order 4
-    Adams4,
-}
+/// `--solver`: a name that the library knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SolverName(String);
 
 impl SolverName {
     /// The name by which `ddt_flow` knows it.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Euler => "euler",
-            Self::Adams2 => "adams2",
-            Self::Adams3 => "adams3",
-            Self::Adams4 => "adams4",
-        }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SolverName {
+    type Err = FlowError;
+
+    fn from_str(text: &str) -> Result<Self, FlowError> {
+        // Short names become the solver's own.
+        Ok(Self(ddt_flow::solver_by_name(text)?.name().to_owned()))
     }
 }
 
@@ -192,9 +189,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn solvers_are_known_to_the_library() {
-        for name in SolverName::value_variants() {
-            assert_eq!(ddt_flow::solver_by_name(name.as_str()).unwrap().name(), name.as_str());
+    fn solvers_are_those_of_the_library() {
+        for name in ddt_flow::SOLVER_NAMES {
+            let parsed: SolverName = name.parse().unwrap();
+            assert_eq!(ddt_flow::solver_by_name(name).unwrap().name(), parsed.as_str());
         }
+        assert_eq!("dopri5:1e-6".parse::<SolverName>().unwrap().as_str(), "dopri5:1e-6");
+        assert!("heun3".parse::<SolverName>().unwrap_err().to_string().contains("adams2"));
     }
 }

@@ -6,22 +6,23 @@
 mod attention;
 mod config;
 mod decoder;
+mod decoder_alone;
 mod encoder;
 mod mid_block;
 mod posterior;
 mod resnet;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use ddt_checkpoint::TensorSource;
 
-use self::decoder::Decoder;
 use self::encoder::Encoder;
-use crate::autoencoder::{Autoencoder, check_latents, check_pixels, in_batches};
+use crate::autoencoder::{Autoencoder, check_pixels, in_batches};
 use crate::conv::{Conv2d, Geometry};
 use crate::load::{LoadError, build};
 
 pub use self::config::KlConfig;
+pub use self::decoder_alone::KlDecoder;
 pub use self::posterior::Posterior;
 
 /// Stable Diffusion's autoencoder: 3 channels in `[-1, 1]` to a normal distribution, and back.
@@ -34,11 +35,8 @@ pub use self::posterior::Posterior;
 #[derive(Debug, Clone)]
 pub struct KlAutoencoder {
     encoder: Encoder,
-    decoder: Decoder,
     quant_conv: Conv2d,
-    post_quant_conv: Conv2d,
-    cfg: KlConfig,
-    dtype: DType,
+    decoder: KlDecoder,
 }
 
 impl KlAutoencoder {
@@ -52,20 +50,14 @@ impl KlAutoencoder {
         let moments = 2 * cfg.latent_channels;
         Ok(Self {
             encoder: Encoder::new(cfg, vb.pp("encoder"))?,
-            decoder: Decoder::new(cfg, vb.pp("decoder"))?,
             quant_conv: Conv2d::new(moments, moments, Geometry::POINT, vb.pp("quant_conv"))?,
-            post_quant_conv: Conv2d::new(
-                cfg.latent_channels,
-                cfg.latent_channels,
-                Geometry::POINT,
-                vb.pp("post_quant_conv"),
-            )?,
-            cfg: cfg.clone(),
-            dtype: vb.dtype(),
+            decoder: KlDecoder::new(cfg, vb)?,
         })
     }
 
     /// Makes the network, in `f32`, from a source that holds its tensors and no others.
+    ///
+    /// Where only latents are decoded, [`KlDecoder::load`] reads half as much.
     ///
     /// # Errors
     ///
@@ -80,7 +72,7 @@ impl KlAutoencoder {
 
     /// The configuration it was made with.
     pub fn config(&self) -> &KlConfig {
-        &self.cfg
+        self.decoder.config()
     }
 
     /// The distribution of the unscaled latents of some images.
@@ -94,8 +86,9 @@ impl KlAutoencoder {
     /// Any other shape.
     pub fn posterior(&self, pixels: &Tensor) -> Result<Posterior> {
         check_pixels(pixels, self.downscale())?;
-        let moments =
-            in_batches(pixels, self.dtype, 1, |xs| self.quant_conv.forward(&self.encoder.forward(xs)?))?;
+        let moments = in_batches(pixels, self.decoder.dtype(), 1, |xs| {
+            self.quant_conv.forward(&self.encoder.forward(xs)?)
+        })?;
         Posterior::from_moments(&moments)
     }
 
@@ -109,11 +102,7 @@ impl KlAutoencoder {
     ///
     /// Any other shape.
     pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
-        check_latents(latents, self.cfg.latent_channels)?;
-        let pixels_per_position = self.downscale() * self.downscale();
-        in_batches(latents, self.dtype, pixels_per_position, |xs| {
-            self.decoder.forward(&self.post_quant_conv.forward(xs)?)
-        })
+        self.decoder.decode_raw(latents)
     }
 
     /// Scaled latents drawn from the posterior, as a network is trained on them.
@@ -126,25 +115,25 @@ impl KlAutoencoder {
     ///
     /// Any other shape.
     pub fn encode_sampled(&self, pixels: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.posterior(pixels)?.sample(noise)? * self.cfg.scaling_factor
+        self.posterior(pixels)?.sample(noise)? * self.config().scaling_factor
     }
 }
 
 impl Autoencoder for KlAutoencoder {
     fn latent_channels(&self) -> usize {
-        self.cfg.latent_channels
+        self.decoder.latent_channels()
     }
 
     fn downscale(&self) -> usize {
-        self.cfg.downscale()
+        self.decoder.downscale()
     }
 
     /// The posterior's mean, scaled; see [`KlAutoencoder::encode_sampled`] for a draw.
     fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.posterior(pixels)?.mean * self.cfg.scaling_factor
+        self.posterior(pixels)?.mean * self.config().scaling_factor
     }
 
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        self.decode_raw(&(latents.to_dtype(DType::F32)? / self.cfg.scaling_factor)?)
+        self.decoder.decode(latents)
     }
 }

@@ -2,9 +2,15 @@
 //!
 //! An [`Autoencoder`] turns pixels in `[-1, 1]` into latents and back:
 //!
-//! - [`KlAutoencoder`] is Stable Diffusion's, which the published weights were trained with;
+//! - [`KlAutoencoder`] is Stable Diffusion's, which the published weights were trained with, and
+//!   [`KlDecoder`] its decoding half alone;
 //! - [`TinyAutoencoder`] is a small stand-in, whose [`TinyEncoder`] and [`TinyDecoder`] also work alone;
 //! - [`PixelSpace`] is the identity, for networks that draw pixels directly.
+//!
+//! Two feature extractors read pixels:
+//!
+//! - [`DinoV2`], whose patch tokens are the targets of representation alignment;
+//! - [`Inception`], whose features FID, sFID, the Inception Score, precision and recall compare.
 //!
 //! Each is made from a [`TensorSource`](ddt_checkpoint::TensorSource), usually a
 //! [`Checkpoint`](ddt_checkpoint::Checkpoint): all of its tensors, or one [`LoadError`] that names
@@ -33,7 +39,9 @@
 #![forbid(unsafe_code)]
 
 pub use autoencoder::Autoencoder;
-pub use kl::{KlAutoencoder, KlConfig, Posterior};
+pub use dinov2::{DinoV2, DinoV2Config, DinoV2Features, DinoV2Mlp, swiglu_width};
+pub use inception::{Inception, InceptionFeatures};
+pub use kl::{KlAutoencoder, KlConfig, KlDecoder, Posterior};
 pub use load::LoadError;
 pub use pixels::PixelSpace;
 pub use rgb8::{Rgb8Error, from_rgb8, to_rgb8};
@@ -43,10 +51,14 @@ pub mod hub;
 
 mod autoencoder;
 mod conv;
+mod dense;
+mod dinov2;
 mod group_norm;
+mod inception;
 mod kl;
 mod load;
 mod pixels;
+mod resize;
 mod rgb8;
 #[cfg(test)]
 mod testing;

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_kernels::RopeTable;
 
-use crate::{linear::Linear, rms_norm::RmsNorm};
+use crate::{linear::Linear, projection::Projection, rms_norm::RmsNorm};
 
 /// Multi-head attention over all tokens:
 ///
@@ -13,11 +13,11 @@ use crate::{linear::Linear, rms_norm::RmsNorm};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Attention {
-    qkv: Linear,
-    q_norm: RmsNorm,
-    k_norm: RmsNorm,
-    proj: Linear,
-    num_heads: usize,
+    pub(crate) qkv: Projection,
+    pub(crate) q_norm: RmsNorm,
+    pub(crate) k_norm: RmsNorm,
+    pub(crate) proj: Projection,
+    pub(crate) num_heads: usize,
 }
 
 impl Attention {
@@ -28,10 +28,10 @@ impl Attention {
         }
         let head_dim = hidden_size / num_heads;
         Ok(Self {
-            qkv: Linear::no_bias(hidden_size, 3 * hidden_size, vb.pp("qkv"))?,
+            qkv: Projection::new(Linear::no_bias(hidden_size, 3 * hidden_size, vb.pp("qkv"))?)?,
             q_norm: RmsNorm::new(head_dim, vb.pp("q_norm"))?,
             k_norm: RmsNorm::new(head_dim, vb.pp("k_norm"))?,
-            proj: Linear::new(hidden_size, hidden_size, vb.pp("proj"))?,
+            proj: Projection::new(Linear::new(hidden_size, hidden_size, vb.pp("proj"))?)?,
             num_heads,
         })
     }

@@ -1,8 +1,8 @@
 //! One transformer block, the same in both halves of DDT.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use ddt_kernels::{RopeTable, gate_residual};
+use ddt_kernels::{BlockWeights, RopeTable, gate_residual, transformer_block};
 
 use crate::{
     ada_ln::{AdaLn, Modulation},
@@ -41,15 +41,41 @@ impl Block {
     /// What `condition`, `(B, 1 or L, D)`, makes of this block.
     /// It depends on the condition alone, so a caller who keeps the condition may keep this too.
     pub fn modulation(&self, condition: &Tensor) -> Result<Modulation> {
-        self.ada_ln.forward(condition)
+        if fuses(condition) { self.ada_ln.forward_whole(condition) } else { self.ada_ln.forward(condition) }
     }
 
     /// # Shapes
     /// `xs: (B, L, D) -> (B, L, D)`; `rope` has `L` rows.
     pub fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
+        if let (Some(whole), Some(weights), true) = (&modulation.whole, self.weights(), fuses(xs)) {
+            return transformer_block(xs, whole, &weights, rope, self.attn.num_heads, RmsNorm::EPS);
+        }
         let ys = self.norm1.forward_modulated(xs, &modulation.attn_shift_scale)?;
         let xs = gate_residual(xs, &modulation.attn_gate, &self.attn.forward(&ys, rope)?)?;
         let ys = self.norm2.forward_modulated(&xs, &modulation.mlp_shift_scale)?;
         gate_residual(&xs, &modulation.mlp_gate, &self.mlp.forward(&ys)?)
     }
+
+    /// All weights, unless they are packed.
+    fn weights(&self) -> Option<BlockWeights<'_>> {
+        let (attn, mlp) = (&self.attn, &self.mlp);
+        let proj = attn.proj.plain()?;
+        Some(BlockWeights {
+            norm1: self.norm1.weight(),
+            qkv: attn.qkv.plain()?.weight(),
+            q_norm: attn.q_norm.weight(),
+            k_norm: attn.k_norm.weight(),
+            proj_weight: proj.weight(),
+            proj_bias: proj.bias()?,
+            norm2: self.norm2.weight(),
+            w1: mlp.w1.plain()?.weight(),
+            w2: mlp.w2.plain()?.weight(),
+            w3: mlp.w3.plain()?.weight(),
+        })
+    }
+}
+
+/// Whether the whole block is one operation for such tensors.
+fn fuses(xs: &Tensor) -> bool {
+    xs.dtype() == DType::F32 && xs.device().is_cpu()
 }

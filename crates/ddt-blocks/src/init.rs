@@ -1,6 +1,9 @@
 //! Named initialisers, because candle's defaults are not PyTorch's.
 
-use candle_nn::Init;
+use candle_core::Result;
+use candle_nn::{Init, VarBuilder};
+
+use crate::linear::Linear;
 
 /// All zeros.
 pub const ZEROS: Init = Init::Const(0.0);
@@ -21,4 +24,14 @@ pub fn xavier_uniform(fan_in: usize, fan_out: usize) -> Init {
 
 fn symmetric(bound: f64) -> Init {
     Init::Uniform { lo: -bound, up: bound }
+}
+
+/// A linear layer with an Xavier-uniform weight and zero bias, as DiT and SiT initialise all of theirs.
+pub fn xavier_linear(in_size: usize, out_size: usize, vb: VarBuilder) -> Result<Linear> {
+    Linear::with_init(in_size, out_size, xavier_uniform(in_size, out_size), Some(ZEROS), vb)
+}
+
+/// A linear layer that starts at zero.
+pub fn zero_linear(in_size: usize, out_size: usize, vb: VarBuilder) -> Result<Linear> {
+    Linear::with_init(in_size, out_size, ZEROS, Some(ZEROS), vb)
 }

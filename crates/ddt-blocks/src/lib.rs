@@ -6,6 +6,9 @@
 //! [`PatchEmbed`] turns a latent into tokens, [`TimestepEmbed`] and [`LabelEmbed`] make the condition,
 //! and [`FinalLayer`] turns tokens back.
 //!
+//! [`SitBlock`], [`SitPatchEmbed`] and [`SitAttention`] are the unimproved parts of the paper's baselines, and
+//! [`MixerBlock`] a decoder block without attention (Tab. 5).
+//!
 //! Layers follow candle's dialect: `Type::new(sizes.., vb)` reads or initialises parameters under the
 //! names of the published DDT checkpoints, `forward` computes.
 //!
@@ -35,11 +38,16 @@ pub use crate::{
     attention::Attention,
     block::Block,
     final_layer::FinalLayer,
+    grid_conv::GridConv,
     label_embed::LabelEmbed,
     linear::Linear,
-    patch::{PatchEmbed, patchify, unpatchify},
+    mixer_block::MixerBlock,
+    patch::{PatchEmbed, patchify, unpatchify, unpatchify_channel_last},
     rms_norm::RmsNorm,
     rope::AxialRope2d,
+    sit_attention::SitAttention,
+    sit_block::SitBlock,
+    sit_embed::{SitPatchEmbed, sincos_positions},
     swiglu::{SwiGlu, swiglu_hidden_size},
     timestep_embed::TimestepEmbed,
 };
@@ -49,11 +57,17 @@ mod ada_ln;
 mod attention;
 mod block;
 mod final_layer;
+mod grid_conv;
 pub mod init;
 mod label_embed;
 mod linear;
+mod mixer_block;
 mod patch;
+mod projection;
 mod rms_norm;
 mod rope;
+mod sit_attention;
+mod sit_block;
+mod sit_embed;
 mod swiglu;
 mod timestep_embed;

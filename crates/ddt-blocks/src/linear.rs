@@ -1,6 +1,6 @@
 //! A linear layer whose initialiser is always named.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 
 use crate::init;
@@ -42,6 +42,11 @@ impl Linear {
         &self.weight
     }
 
+    /// The layer's bias, `(out)`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     /// # Shapes
     /// `xs: (.., in) -> (.., out)`, in the weight's dtype.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
@@ -50,13 +55,18 @@ impl Linear {
 
     /// The outputs `start..start + len` alone, as if the layer had only those rows.
     pub fn forward_outputs(&self, xs: &Tensor, start: usize, len: usize) -> Result<Tensor> {
+        self.outputs(start, len)?.forward(xs)
+    }
+
+    /// The layer of these outputs alone; the weights are shared.
+    pub(crate) fn outputs(&self, start: usize, len: usize) -> Result<Self> {
         let bias = self.bias.as_ref().map(|it| it.narrow(0, start, len)).transpose()?;
-        affine(xs, &self.weight.narrow(0, start, len)?, bias.as_ref())
+        Ok(Self { weight: self.weight.narrow(0, start, len)?, bias })
     }
 }
 
 /// One flat product whatever the number of leading axes: a broadcast product is much slower.
-fn affine(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub(crate) fn affine(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (out_size, in_size) = weight.dims2()?;
     let dims = xs.dims();
     let Some((&last, leading)) = dims.split_last() else {
@@ -64,6 +74,9 @@ fn affine(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor>
     };
     if last != in_size {
         bail!("expected (.., {in_size}), got {dims:?}");
+    }
+    if xs.dtype() == DType::F32 && xs.device().is_cpu() {
+        return ddt_kernels::linear(xs, weight, bias);
     }
     let rows: usize = leading.iter().product();
     let mut ys = xs.reshape((rows, in_size))?.matmul(&weight.t()?)?; // (rows, out)

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use crate::{init, linear::Linear};
+use crate::{init, linear::Linear, projection::Projection};
 
 /// Cuts a latent into patches: `(B, C, H, W) -> (B, L, C P^2)`.
 ///
@@ -44,10 +44,27 @@ pub fn unpatchify(tokens: &Tensor, patch_size: usize, size: (usize, usize)) -> R
         .reshape((b, c, h, w))
 }
 
+/// [`unpatchify`] for patches whose elements are ordered row, column, channel, as SiT's last layer has them.
+///
+/// # Shapes
+/// `(B, L, P^2 C) -> (B, C, H, W)` for `size = (H, W)`.
+///
+/// # Errors
+/// When the tokens do not fill the size.
+pub fn unpatchify_channel_last(tokens: &Tensor, patch_size: usize, size: (usize, usize)) -> Result<Tensor> {
+    let (b, l, width) = tokens.dims3()?;
+    let pixels = patch_size * patch_size;
+    if pixels == 0 || !width.is_multiple_of(pixels) {
+        bail!("expected (B, L, C P^2) with P = {patch_size}, got {:?}", tokens.dims());
+    }
+    let channel_first = tokens.reshape((b, l, pixels, width / pixels))?.transpose(2, 3)?; // (B, L, C, P^2)
+    unpatchify(&channel_first.reshape((b, l, width))?, patch_size, size)
+}
+
 /// A linear layer on patches.
 #[derive(Debug, Clone)]
 pub struct PatchEmbed {
-    proj: Linear,
+    proj: Projection,
     patch_size: usize,
 }
 
@@ -57,7 +74,7 @@ impl PatchEmbed {
         let patch_dim = in_channels * patch_size * patch_size;
         let xavier = init::xavier_uniform(patch_dim, hidden_size);
         let proj = Linear::with_init(patch_dim, hidden_size, xavier, Some(init::ZEROS), vb.pp("proj"))?;
-        Ok(Self { proj, patch_size })
+        Ok(Self { proj: Projection::new(proj)?, patch_size })
     }
 
     /// # Shapes
@@ -80,6 +97,9 @@ mod tests {
         let second: Vec<f32> = tokens.get(0)?.get(1)?.to_vec1()?;
         assert_eq!(second, [2., 3., 8., 9., 26., 27., 32., 33., 50., 51., 56., 57.]);
         let back = unpatchify(&tokens, 2, (4, 6))?;
+        assert_eq!((back - &xs)?.abs()?.sum_all()?.to_scalar::<f32>()?, 0.0);
+        let channel_last = tokens.reshape((2, 6, 3, 4))?.transpose(2, 3)?.reshape((2, 6, 12))?;
+        let back = unpatchify_channel_last(&channel_last, 2, (4, 6))?;
         assert_eq!((back - xs)?.abs()?.sum_all()?.to_scalar::<f32>()?, 0.0);
         Ok(())
     }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::linear::Linear;
+use crate::{linear::Linear, projection::Projection};
 
 /// Hidden size of DDT's MLP: two thirds of four times `hidden_size`, rounded down.
 pub fn swiglu_hidden_size(hidden_size: usize) -> usize {
@@ -13,18 +13,19 @@ pub fn swiglu_hidden_size(hidden_size: usize) -> usize {
 /// `y = w2(silu(w1 x) * w3 x)`, without biases.
 #[derive(Debug, Clone)]
 pub struct SwiGlu {
-    w1: Linear,
-    w2: Linear,
-    w3: Linear,
+    pub(crate) w1: Projection,
+    pub(crate) w2: Projection,
+    pub(crate) w3: Projection,
 }
 
 impl SwiGlu {
     /// `hidden` is the final inner size `F`; see [`swiglu_hidden_size`].
     pub fn new(size: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
+        let linear = |inputs, outputs, vb| Projection::new(Linear::no_bias(inputs, outputs, vb)?);
         Ok(Self {
-            w1: Linear::no_bias(size, hidden, vb.pp("w1"))?,
-            w2: Linear::no_bias(hidden, size, vb.pp("w2"))?,
-            w3: Linear::no_bias(size, hidden, vb.pp("w3"))?,
+            w1: linear(size, hidden, vb.pp("w1"))?,
+            w2: linear(hidden, size, vb.pp("w2"))?,
+            w3: linear(size, hidden, vb.pp("w3"))?,
         })
     }
 

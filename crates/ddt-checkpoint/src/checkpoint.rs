@@ -126,6 +126,31 @@ impl Checkpoint {
         })
     }
 
+    /// Reads `count` rows of a tensor from `first` on, rows being counted along its first axis, and
+    /// nothing else of the file. Safetensors files only.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::NotFound`] for an unknown name, and any name of a PyTorch file;
+    /// [`CheckpointError::InvalidTensor`] when there are no such rows; a reading error as
+    /// [`tensor`](Self::tensor).
+    pub fn rows(
+        &self,
+        name: &str,
+        first: usize,
+        count: usize,
+        device: &Device,
+    ) -> Result<Tensor, CheckpointError> {
+        let rows = match &self.content {
+            Content::Safetensors(file) => file.rows(&self.source, name, first, count, device)?,
+            Content::Torch(_) => None,
+        };
+        rows.ok_or_else(|| CheckpointError::NotFound {
+            path: self.path().to_path_buf(),
+            name: name.to_string(),
+        })
+    }
+
     /// The tensors whose names begin with `prefix`, named without it.
     pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> Prefixed<'a, Self> {
         Prefixed::new(self, prefix)
@@ -206,6 +231,11 @@ mod tests {
         assert_eq!(checkpoint.format(), Format::Safetensors);
         let x = checkpoint.tensor("x", &Device::Cpu).unwrap().to_vec1::<i16>().unwrap();
         assert_eq!(x, [1, -1]);
+        let last = checkpoint.rows("x", 1, 1, &Device::Cpu).unwrap().to_vec1::<i16>().unwrap();
+        assert_eq!(last, [-1]);
+        for (first, count) in [(1, 2), (3, 0), (usize::MAX, 2)] {
+            assert!(checkpoint.rows("x", first, count, &Device::Cpu).is_err(), "{first}, {count}");
+        }
         let missing = checkpoint.tensor("y", &Device::Cpu).unwrap_err();
         assert_eq!(missing.to_string(), "embedded has no tensor `y`");
     }

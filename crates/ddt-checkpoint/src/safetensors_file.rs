@@ -69,6 +69,32 @@ impl SafetensorsFile {
     }
 }
 
+impl SafetensorsFile {
+    pub(crate) fn rows(
+        &self,
+        source: &Source,
+        name: &str,
+        first: usize,
+        count: usize,
+        device: &Device,
+    ) -> Result<Option<Tensor>, CheckpointError> {
+        let Some(Place { info, begin, bytes }) = self.tensors.get(name) else { return Ok(None) };
+        let of = info.shape.first().copied().unwrap_or(0);
+        if first.checked_add(count).is_none_or(|end| end > of) {
+            let problem = format!("expected rows below {of}, got {count} from {first}");
+            let (path, name) = (source.path().to_path_buf(), name.to_string());
+            return Err(CheckpointError::InvalidTensor { path, name, problem });
+        }
+        // No overflow: both products are at most the tensor's bytes, which were counted when it was placed.
+        let row = bytes.checked_div(of as u64).unwrap_or(0);
+        let read = source.read("rows of a tensor", begin + row * first as u64, row * count as u64)?;
+        let mut shape = info.shape.clone();
+        shape[0] = count;
+        let info = TensorInfo { dtype: info.dtype, shape };
+        tensor_from_bytes(source, name, &info, &read, device).map(Some)
+    }
+}
+
 /// Makes a tensor of little-endian bytes whose number has been checked against `info`.
 pub(crate) fn tensor_from_bytes(
     source: &Source,

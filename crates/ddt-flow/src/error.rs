@@ -61,6 +61,12 @@ pub enum FlowError {
         /// The order asked for.
         got: usize,
     },
+    /// A tolerance outside [1e-12, 1) of an adaptive solver.
+    #[error("tolerance of an adaptive solver must be at least 1e-12 and below 1, got {got}; 1e-4 is usual")]
+    Tolerance {
+        /// The tolerance asked for.
+        got: f64,
+    },
     /// No solver has this name.
     #[error("no solver is named {got:?}; expected one of {}", SOLVER_NAMES.join(", "))]
     UnknownSolver {

@@ -1,5 +1,7 @@
 //! Classifier-free guidance inside a time interval.
 
+use std::num::NonZeroUsize;
+
 use candle_core::{Tensor, bail};
 use serde::{Deserialize, Serialize};
 
@@ -15,12 +17,17 @@ use crate::time_grid::TimeGrid;
 /// ```
 ///
 /// Published: scale 2.0 at 256 px, 3.0 at 512 px, interval (0.3, 1); Fig. 9 of arXiv:2504.05741 sweeps both.
+///
+/// DiT's published code guides the first three of four channels alone, and those that follow keep
+/// `v_class`; [`with_channels`](Self::with_channels) does so for any number.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Parameters", into = "Parameters")]
 pub struct Guidance {
     // Invariant: all finite, interval.0 < interval.1.
     scale: f64,
     interval: (f64, f64),
+    // None: all of them.
+    channels: Option<NonZeroUsize>,
 }
 
 /// What a guidance is written as.
@@ -29,6 +36,8 @@ pub struct Guidance {
 struct Parameters {
     scale: f64,
     interval: (f64, f64),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    channels: Option<NonZeroUsize>,
 }
 
 impl Guidance {
@@ -46,12 +55,17 @@ impl Guidance {
         if !(low.is_finite() && high.is_finite() && low < high) {
             return Err(FlowError::GuidanceInterval { low, high });
         }
-        Ok(Self { scale, interval })
+        Ok(Self { scale, interval, channels: None })
     }
 
     /// No guidance at any time: the class rows alone.
     pub const fn none() -> Self {
-        Self { scale: 1.0, interval: (0.0, 1.0) }
+        Self { scale: 1.0, interval: (0.0, 1.0), channels: None }
+    }
+
+    /// Guides the first `channels` channels alone; latents that have no more are guided whole.
+    pub const fn with_channels(self, channels: NonZeroUsize) -> Self {
+        Self { channels: Some(channels), ..self }
     }
 
     /// The guidance scale.
@@ -64,7 +78,15 @@ impl Guidance {
         self.interval
     }
 
-    /// Says whether the unconditional half enters the result at `t`.
+    /// How many channels are guided, the first ones; all where it says `None`.
+    pub fn channels(&self) -> Option<NonZeroUsize> {
+        self.channels
+    }
+
+    /// Says whether the unconditional half enters the result of a step that starts at `t`.
+    ///
+    /// A step is guided or not as a whole, by its start: a solver that evaluates inside a step, or at its
+    /// end, gets the same kind of velocity throughout. So the grid should resolve the interval.
     ///
     /// Both bounds are strict, and a scale of 1 never needs it.
     /// Time and bounds are rounded to f32 before they are compared: a grid time that equals a bound
@@ -86,13 +108,13 @@ impl TryFrom<Parameters> for Guidance {
     type Error = FlowError;
 
     fn try_from(it: Parameters) -> Result<Self> {
-        Self::new(it.scale, it.interval)
+        Ok(Self { channels: it.channels, ..Self::new(it.scale, it.interval)? })
     }
 }
 
 impl From<Guidance> for Parameters {
     fn from(it: Guidance) -> Self {
-        Self { scale: it.scale, interval: it.interval }
+        Self { scale: it.scale, interval: it.interval, channels: it.channels }
     }
 }
 
@@ -111,7 +133,7 @@ impl<M: ClassConditional> VelocityModel for Guided<M> {
     type State = M::State;
 
     fn velocity(&self, x_t: &Tensor, at: Evaluation, state: &mut Self::State) -> candle_core::Result<Tensor> {
-        if !self.guidance.is_guided(at.t) {
+        if !self.guidance.is_guided(at.step_t) {
             return self.model.velocity_rows(x_t, at, Rows::Class, state);
         }
         let batch = x_t.dim(0)?;
@@ -125,7 +147,21 @@ impl<M: ClassConditional> VelocityModel for Guided<M> {
         }
         let class = both.narrow(0, 0, batch)?; // (B, ...)
         let none = both.narrow(0, batch, batch)?; // (B, ...)
-        &none + ((class - &none)? * self.guidance.scale)?
+        let limit = self.guidance.channels.map(NonZeroUsize::get);
+        match (limit, class.dims().get(1)) {
+            (Some(guided), Some(&channels)) if guided < channels => {
+                let part = |it: &Tensor| it.narrow(1, 0, guided);
+                let guide = self.mix(&part(&class)?, &part(&none)?)?;
+                Tensor::cat(&[guide, class.narrow(1, guided, channels - guided)?], 1)
+            }
+            _ => self.mix(&class, &none),
+        }
+    }
+}
+
+impl<M> Guided<M> {
+    fn mix(&self, class: &Tensor, none: &Tensor) -> candle_core::Result<Tensor> {
+        none + ((class - none)? * self.guidance.scale)?
     }
 }
 
@@ -137,7 +173,8 @@ mod tests {
 
     use super::*;
 
-    /// Velocity `x_t + t` with the class and `-x_t` without; notes what it was asked for.
+    /// Velocity `x_t + t` with the class and `-x_t` without, at `t = 0.5` whenever the step starts; notes
+    /// what it was asked for.
     #[derive(Default)]
     struct Recorder {
         asked: RefCell<Vec<Rows>>,
@@ -168,7 +205,8 @@ mod tests {
         let guided = Guided { model: &model, guidance: Guidance::new(scale, (0.3, 0.8)).unwrap() };
         let x_t = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
         let mut state = 0;
-        let v = guided.velocity(&x_t, Evaluation { step: 0, t }, &mut state).unwrap();
+        let at = Evaluation { step: 0, step_t: t, t: 0.5 };
+        let v = guided.velocity(&x_t, at, &mut state).unwrap();
         assert_eq!(state, 1);
         (v.to_vec1().unwrap(), model.asked.into_inner())
     }
@@ -182,9 +220,25 @@ mod tests {
 
     #[test]
     fn the_unconditional_half_is_not_asked_for_without_need() {
-        assert_eq!(velocity(3.0, 0.25), (vec![1.25, 2.25], vec![Rows::Class]));
+        assert_eq!(velocity(3.0, 0.25), (vec![1.5, 2.5], vec![Rows::Class]));
         assert_eq!(velocity(3.0, 1.0).1, [Rows::Class]);
         assert_eq!(velocity(1.0, 0.5), (vec![1.5, 2.5], vec![Rows::Class]));
+    }
+
+    #[test]
+    fn channels_beyond_the_limit_keep_the_class_velocity() {
+        let x_t = Tensor::new(&[[1f32, 2.0, 3.0]], &Device::Cpu).unwrap();
+        let velocity = |channels: usize| {
+            let guidance = Guidance::new(3.0, (0.0, 1.0)).unwrap();
+            let guidance = guidance.with_channels(NonZeroUsize::new(channels).unwrap());
+            let guided = Guided { model: Recorder::default(), guidance };
+            let at = Evaluation { step: 0, step_t: 0.5, t: 0.5 };
+            guided.velocity(&x_t, at, &mut 0).unwrap().to_vec2::<f32>().unwrap()
+        };
+        // Guided: -x + 3 (2 x + 0.5) = 5 x + 1.5; by the class alone: x + 0.5.
+        assert_eq!(velocity(2), [[6.5, 11.5, 3.5]]);
+        assert_eq!(velocity(3), [[6.5, 11.5, 16.5]]);
+        assert_eq!(velocity(9), velocity(3));
     }
 
     #[test]
@@ -228,7 +282,7 @@ mod tests {
         }
         let guided = Guided { model: HalfOnly, guidance: Guidance::new(2.0, (0.0, 1.0)).unwrap() };
         let x_t = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
-        let err = guided.velocity(&x_t, Evaluation { step: 0, t: 0.5 }, &mut ()).unwrap_err();
+        let err = guided.velocity(&x_t, Evaluation { step: 0, step_t: 0.5, t: 0.5 }, &mut ()).unwrap_err();
         assert!(err.to_string().contains("expected 4 rows"), "{err}");
     }
 
@@ -249,5 +303,9 @@ mod tests {
         assert_eq!(json, r#"{"scale":2.0,"interval":[0.3,1.0]}"#);
         assert_eq!(serde_json::from_str::<Guidance>(&json).unwrap(), guidance);
         assert!(serde_json::from_str::<Guidance>(r#"{"scale":2.0,"interval":[1.0,0.3]}"#).is_err());
+        let three = guidance.with_channels(NonZeroUsize::new(3).unwrap());
+        let json = serde_json::to_string(&three).unwrap();
+        assert_eq!(json, r#"{"scale":2.0,"interval":[0.3,1.0],"channels":3}"#);
+        assert_eq!(serde_json::from_str::<Guidance>(&json).unwrap(), three);
     }
 }

@@ -5,10 +5,12 @@
 //! one step's velocities into the next latents; [`solve`] walks the grid.
 //! A network that knows classes is [`ClassConditional`]; [`Guided`] makes a [`VelocityModel`] of it
 //! by classifier-free guidance, and asks for the unconditional half only where [`Guidance`] uses it.
-//! One whose expensive half can be kept between steps is [`Decoupled`].
+//! One whose expensive half can be kept between steps is [`Decoupled`]. [`WithWeaker`] guides by a weaker
+//! network instead of "no class".
 //!
 //! Training meets the same nouns: [`LinearPath`] mixes data and noise and gives the velocity target,
-//! [`TimeSampling`] draws `t`, [`flow_matching_loss`] compares.
+//! [`TimeSampling`] draws `t`, [`flow_matching_loss`] compares; [`resample_tokens`] brings the targets of
+//! representation alignment onto the network's grid.
 //!
 //! Randomness is a value. [`CounterNoise`] is a pure function of (seed, purpose, step, sample), and
 //! [`TorchGenerator`] gives the numbers of a PyTorch CPU generator; nothing here has global state.
@@ -37,24 +39,31 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod autoguidance;
 mod error;
 mod guidance;
 mod loss;
 mod model;
 mod noise;
 mod path;
+mod resample_tokens;
 mod solve;
 mod solver;
 mod time_grid;
 mod training_time;
 
+pub use autoguidance::WithWeaker;
 pub use error::{FlowError, Result};
 pub use guidance::{Guidance, Guided};
 pub use loss::flow_matching_loss;
 pub use model::{ClassConditional, Decoupled, Evaluation, FromFn, Rows, VelocityModel};
 pub use noise::{CounterNoise, NoiseSource, Purpose, TorchGenerator, noise_batch, torch_randn};
 pub use path::LinearPath;
+pub use resample_tokens::resample_tokens;
 pub use solve::{StepReport, solve};
-pub use solver::{AdamsBashforth, Euler, History, SOLVER_NAMES, Solver, solver_by_name};
+pub use solver::{
+    AdamsBashforth, Dopri5, Dpm2, Euler, EulerMaruyama, Heun, History, LastStep, SOLVER_NAMES, Solver,
+    solver_by_name,
+};
 pub use time_grid::{Step, TimeGrid, shift_time};
 pub use training_time::{TimeSampling, logit_normal_time};

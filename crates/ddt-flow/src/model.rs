@@ -13,7 +13,10 @@ use candle_core::{Result, Tensor};
 pub struct Evaluation {
     /// Index of the step in its grid; a solver with several stages evaluates several times in one step.
     pub step: usize,
-    /// Flow time in [0, 1]; 0 is noise, 1 is data.
+    /// Time at which that step starts. What is decided once a step goes by it: whether to guide, and
+    /// whether to recompute what is kept.
+    pub step_t: f64,
+    /// Flow time in [0, 1] of this evaluation, inside the step or at one of its ends; 0 is noise, 1 is data.
     pub t: f64,
 }
 

@@ -1,5 +1,6 @@
 //! The loop from noise to latents.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Tensor, bail};
@@ -16,6 +17,8 @@ pub struct StepReport<'a> {
     pub step: Step,
     /// Number of steps of the whole run.
     pub num_steps: usize,
+    /// How often the velocity was evaluated in this step.
+    pub evaluations: usize,
     /// The latents at `step.t_next`, (B, ...) in f32 and finite.
     pub latents: &'a Tensor,
 }
@@ -54,7 +57,9 @@ pub fn solve<M: VelocityModel + ?Sized>(
         });
     }
     let num_steps = grid.num_steps();
+    let evaluations = Cell::new(0);
     let mut velocity = |x: &Tensor, at: Evaluation| {
+        evaluations.set(evaluations.get() + 1);
         let v = model.velocity(x, at, state)?;
         if v.dims() != x.dims() {
             bail!("expected velocities of shape {:?} at step {}, got {:?}", x.dims(), at.step, v.dims());
@@ -70,7 +75,7 @@ pub fn solve<M: VelocityModel + ?Sized>(
         if let Some(sample) = first_non_finite(&latents)? {
             return Err(FlowError::NonFinite { step: step.index, t: step.t, sample });
         }
-        let report = StepReport { step, num_steps, latents: &latents };
+        let report = StepReport { step, num_steps, evaluations: evaluations.take(), latents: &latents };
         if on_step(&report).is_break() && step.index + 1 < num_steps {
             return Err(FlowError::Cancelled { step: step.index, num_steps });
         }

@@ -125,7 +125,17 @@ impl Step {
 
     /// The evaluation at the start of the step.
     pub fn start(self) -> Evaluation {
-        Evaluation { step: self.index, t: self.t }
+        self.at(self.t)
+    }
+
+    /// An evaluation at `t`, which belongs to this step: between its ends, both included.
+    pub fn at(self, t: f64) -> Evaluation {
+        Evaluation { step: self.index, step_t: self.t, t }
+    }
+
+    /// Whether the step ends at data, `t = 1`.
+    pub fn is_last(self) -> bool {
+        self.t_next >= 1.0
     }
 }
 
@@ -198,11 +208,13 @@ mod tests {
         assert_eq!(steps.len(), 250);
         for (index, step) in steps.iter().enumerate() {
             assert_eq!(Some(*step), grid.step(index));
-            assert_eq!(step.start(), Evaluation { step: index, t: grid.times()[index] });
+            assert_eq!(step.start(), Evaluation { step: index, step_t: step.t, t: step.t });
         }
         assert!((steps[249].dt() - 0.04).abs() < 1e-15);
         assert!((steps.iter().map(|it| it.dt()).sum::<f64>() - 1.0).abs() < 1e-12);
         assert_eq!((grid.step(250), grid.step(usize::MAX)), (None, None));
+        assert!(steps[249].is_last() && !steps[248].is_last());
+        assert_eq!(steps[1].at(0.5), Evaluation { step: 1, step_t: steps[1].t, t: 0.5 });
     }
 
     #[test]

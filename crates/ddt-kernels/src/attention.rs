@@ -82,20 +82,7 @@ struct Attention {
 
 impl Attention {
     fn inputs<'a, T: Element>(&'a self, qkv: &'a [T], q_weight: &[T], k_weight: &[T]) -> Inputs<'a, T> {
-        let widened = |weight: &[T], scale: f32| {
-            let mut wide = vec![0.0; weight.len()];
-            T::widen(weight, &mut wide);
-            wide.iter_mut().for_each(|x| *x *= scale);
-            wide
-        };
-        Inputs {
-            qkv,
-            q_weight: widened(q_weight, self.sizes.logit_scale()),
-            k_weight: widened(k_weight, 1.0),
-            turns: self.rope.turns(),
-            sizes: self.sizes,
-            eps: self.eps,
-        }
+        Inputs::new(qkv, (q_weight, k_weight), self.rope.turns(), self.sizes, self.eps)
     }
 }
 

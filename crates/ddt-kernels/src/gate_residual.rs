@@ -7,6 +7,7 @@ use crate::cpu::Rows;
 use crate::cpu::element::by_dtype;
 use crate::cpu::gate_residual::{Plan, backward, forward};
 use crate::cpu::storage::{self, with_slices};
+use crate::modulation::Columns;
 
 const NAME: &str = "gate_residual";
 
@@ -34,7 +35,8 @@ pub fn gate_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
         bail!("{NAME}: expected y of shape {:?}, that of x, got {:?}", x.shape(), y.shape());
     }
     let modulation = modulation_of(NAME, ("gate", gate), (b, l), d)?;
-    let op = GateResidual(Plan { width: d, modulation, rows: Rows::new(b, l) });
+    let columns = Columns::all(d);
+    let op = GateResidual(Plan { width: d, columns, modulation, rows: Rows::new(b, l) });
     x.contiguous()?.apply_op3(&gate.contiguous()?, &y.contiguous()?, op)
 }
 

@@ -6,6 +6,10 @@
 //! - [`rms_norm_modulate`], [`layer_norm_modulate`]: normalise, then shift and scale;
 //! - [`attention`]: query-key norm, rotary positions ([`RopeTable`]) and softmax attention;
 //! - [`gate_residual`]: the gated branch joins the residual stream;
+//! - [`transformer_block`]: a whole block as one operation, f32 on the CPU alone;
+//! - [`linear`]: the product of a linear layer, f32 on the CPU alone; [`PackedLinear`]: one that is not
+//!   trained, f32 or bf16;
+//! - [`neighbours`]: what makes a 3 x 3 convolution a linear layer;
 //! - [`swiglu`], [`silu`], [`add_silu`]: activations.
 //!
 //! A *modulation* (shift and scale, gate, or addend) is one row per image, (B, 1, ·), or one per token,
@@ -43,17 +47,26 @@ mod check;
 mod cpu;
 mod gate_residual;
 mod layer_norm_modulate;
+mod ledger;
+mod linear;
 mod modulation;
+mod neighbours;
+mod packed_linear;
 mod rms_norm_modulate;
 mod rope;
 mod silu;
 mod swiglu;
+mod transformer_block;
 
 pub use add_silu::add_silu;
 pub use attention::attention;
 pub use gate_residual::gate_residual;
 pub use layer_norm_modulate::layer_norm_modulate;
+pub use linear::linear;
+pub use neighbours::neighbours;
+pub use packed_linear::PackedLinear;
 pub use rms_norm_modulate::rms_norm_modulate;
 pub use rope::RopeTable;
 pub use silu::silu;
 pub use swiglu::swiglu;
+pub use transformer_block::{BlockWeights, transformer_block};

@@ -7,7 +7,7 @@ use crate::cpu::Rows;
 use crate::cpu::element::by_dtype;
 use crate::cpu::rms_norm_modulate::{Inputs, backward, forward};
 use crate::cpu::storage::{self, with_slices};
-use crate::modulation::Modulation;
+use crate::modulation::{Columns, Modulation};
 
 const NAME: &str = "rms_norm_modulate";
 
@@ -49,7 +49,8 @@ struct RmsNormModulate {
 impl RmsNormModulate {
     fn inputs<'a, T>(&self, x: &'a [T], weight: &'a [T], shift_scale: &'a [T]) -> Inputs<'a, T> {
         let Self { modulation, ref rows, eps } = *self;
-        Inputs { x, weight, shift_scale, modulation, rows: rows.clone(), eps }
+        let columns = Columns::all(2 * weight.len());
+        Inputs { x, weight, shift_scale, columns, modulation, rows: rows.clone(), eps }
     }
 }
 

@@ -1,10 +1,14 @@
 //! DDT's first half: what the latent means.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use ddt_blocks::{AxialRope2d, Block, LabelEmbed, PatchEmbed, TimestepEmbed};
 
-use crate::config::DdtConfig;
+use crate::{
+    config::DdtConfig,
+    embed::{Activation, ConditionEmbed, TokenEmbed},
+    network_block::{NetworkBlock, TokenGrid},
+    network_config::{NetworkConfig, TokenMixer},
+};
 
 /// Turns (noisy latent, time, class) into the self-condition of Eq. 4:
 ///
@@ -13,32 +17,31 @@ use crate::config::DdtConfig;
 /// z_t = silu(t_emb + blocks(s_embedder(x_t), c))
 /// ```
 ///
-/// Differs from DiT: the SiLU is part of the condition, not of the blocks' modulation.
+/// Differs from DiT: the SiLU is part of the condition, not of the blocks' modulation. On SiT's blocks
+/// (DDT†) it stays where they have it, in every block of both halves, and neither `c` nor `z_t` has one.
 #[derive(Debug, Clone)]
 pub struct ConditionEncoder {
+    cfg: NetworkConfig,
     condition: ConditionEmbed,
-    s_embedder: PatchEmbed,
-    blocks: Vec<Block>,
-    rope: AxialRope2d,
-    patch_size: usize,
+    s_embedder: TokenEmbed,
+    blocks: Vec<NetworkBlock>,
 }
 
 impl ConditionEncoder {
     /// Parameters `t_embedder`, `y_embedder`, `s_embedder` and the first `num_encoder_blocks` `blocks`.
     pub fn new(cfg: &DdtConfig, vb: VarBuilder) -> Result<Self> {
+        Self::from_config(&cfg.clone().into(), vb)
+    }
+
+    /// The same for any network of two halves.
+    pub fn from_config(cfg: &NetworkConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate().map_err(candle_core::Error::wrap)?;
-        let block = |i: usize| Block::new(cfg.hidden_size, cfg.num_heads, vb.pp("blocks").pp(i));
+        let block = |i: usize| NetworkBlock::new(cfg, TokenMixer::Attention, vb.pp("blocks").pp(i));
         Ok(Self {
+            cfg: cfg.clone(),
             condition: ConditionEmbed::new(cfg, vb.clone())?,
-            s_embedder: PatchEmbed::new(
-                cfg.in_channels,
-                cfg.patch_size,
-                cfg.hidden_size,
-                vb.pp("s_embedder"),
-            )?,
-            blocks: (0..cfg.num_encoder_blocks).map(block).collect::<Result<_>>()?,
-            rope: AxialRope2d::new(cfg.head_dim())?,
-            patch_size: cfg.patch_size,
+            s_embedder: TokenEmbed::new(cfg, vb.pp("s_embedder"))?,
+            blocks: (0..cfg.sizes.num_encoder_blocks).map(block).collect::<Result<_>>()?,
         })
     }
 
@@ -73,43 +76,15 @@ impl ConditionEncoder {
             );
         }
         let (t_emb, condition) = self.condition.forward(t, labels)?;
-        let (_, _, h, w) = x_t.dims4()?;
         let mut xs = self.s_embedder.forward(&x_t.to_dtype(t_emb.dtype())?)?; // (B, L, D)
-        let rope = self.rope.table(h / self.patch_size, w / self.patch_size, x_t.device())?;
+        let grid = TokenGrid::of(x_t, &self.cfg, x_t.device())?;
         let mut features = xs.clone();
         for (i, block) in self.blocks.iter().enumerate() {
-            xs = block.forward(&xs, &block.modulation(&condition)?, &rope)?;
+            xs = block.forward(&xs, &block.modulation(&condition)?, &grid)?;
             if i + 1 == align_layer {
                 features = xs.clone();
             }
         }
-        Ok((ddt_kernels::add_silu(&xs, &t_emb)?, features))
-    }
-}
-
-/// Time and class to the condition that modulates blocks.
-#[derive(Debug, Clone)]
-pub(crate) struct ConditionEmbed {
-    t_embedder: TimestepEmbed,
-    y_embedder: LabelEmbed,
-}
-
-impl ConditionEmbed {
-    pub(crate) fn new(cfg: &DdtConfig, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            t_embedder: TimestepEmbed::new(cfg.hidden_size, vb.pp("t_embedder"))?,
-            y_embedder: LabelEmbed::new(cfg.num_classes, cfg.hidden_size, vb.pp("y_embedder"))?,
-        })
-    }
-
-    /// `t_emb` and `c = silu(t_emb + y_emb)`, each `(B, 1, D)`.
-    pub(crate) fn forward(&self, t: &Tensor, labels: &Tensor) -> Result<(Tensor, Tensor)> {
-        if t.dims1()? != labels.dims1()? {
-            bail!("expected as many times as labels, got {:?} and {:?}", t.dims(), labels.dims());
-        }
-        let t_emb = self.t_embedder.forward(&t.to_dtype(DType::F32)?)?.unsqueeze(1)?;
-        let y_emb = self.y_embedder.forward(labels)?.unsqueeze(1)?;
-        let condition = ddt_kernels::add_silu(&y_emb, &t_emb)?;
-        Ok((t_emb, condition))
+        Ok((Activation::of(&self.cfg).add(&xs, &t_emb)?, features))
     }
 }

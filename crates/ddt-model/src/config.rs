@@ -36,6 +36,16 @@ pub enum ConfigError {
         /// What it is.
         got: usize,
     },
+    /// A part of a configuration does not go with the network's family.
+    #[error("{part} does not go with family {family:?}, expected {expected}")]
+    Part {
+        /// The network's family.
+        family: crate::Family,
+        /// The field.
+        part: &'static str,
+        /// What it may be.
+        expected: String,
+    },
     /// No preset has this name.
     #[error("no preset is named {name:?}, expected one like {known}")]
     UnknownPreset {

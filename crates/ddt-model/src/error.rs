@@ -4,7 +4,10 @@ use ddt_checkpoint::CheckpointError;
 use ddt_flow::FlowError;
 use ddt_sharing::PlanError;
 
-use crate::config::ConfigError;
+use crate::{
+    config::ConfigError,
+    network_config::{Family, NetworkConfig},
+};
 
 /// Why a network could not be loaded, saved or sampled from.
 #[derive(thiserror::Error, Debug)]
@@ -13,6 +16,20 @@ pub enum ModelError {
     /// Sizes make no network, or a preset does not exist.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Positions in a file are not the formula's.
+    #[error(
+        "{name} of {file} differs from the sines and cosines of its family by {largest}, expected at most {allowed}"
+    )]
+    Positions {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+        /// The largest difference.
+        largest: f64,
+        /// The largest allowed.
+        allowed: f64,
+    },
     /// A file could not be read or written, or does not hold the network.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -40,9 +57,17 @@ pub enum ModelError {
         /// The file.
         file: String,
         /// Sizes asked for.
-        expected: Box<crate::DdtConfig>,
+        expected: Box<NetworkConfig>,
         /// Sizes the file says.
-        found: Box<crate::DdtConfig>,
+        found: Box<NetworkConfig>,
+    },
+    /// Two halves are needed where a network has none.
+    #[error(
+        "a network of family {family:?} has no condition encoder and velocity decoder: expected one of two halves, or no plan"
+    )]
+    NoHalves {
+        /// The network's family.
+        family: Family,
     },
     /// Weights to write are not those of the sizes.
     #[error(
@@ -84,6 +109,14 @@ pub enum ModelError {
         /// Patch of the network.
         patch_size: usize,
     },
+    /// A weaker network to guide away from is of another task.
+    #[error("the weaker network has {got:?} channels and classes, expected those of the other, {expected:?}")]
+    Weaker {
+        /// Channels and classes of the network that is guided.
+        expected: (usize, usize),
+        /// Those of the weaker one.
+        got: (usize, usize),
+    },
     /// Sampling failed or was cancelled.
     #[error(transparent)]
     Flow(#[from] FlowError),
@@ -93,4 +126,14 @@ pub enum ModelError {
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// Lets tensor code, whose results are candle's, use `?` on what builds networks.
+impl From<ModelError> for candle_core::Error {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Candle(inner) => inner,
+            other => Self::wrap(other),
+        }
+    }
 }

@@ -11,7 +11,9 @@ use candle_nn::VarBuilder;
 use ddt_checkpoint::{Checkpoint, LoadOptions, load_exact, write_safetensors};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{config::DdtConfig, ddt::Ddt, error::ModelError, parameter_shapes::parameter_shapes};
+use crate::{
+    config::DdtConfig, ddt::Ddt, error::ModelError, network::VelocityNetwork, network_config::NetworkConfig,
+};
 
 /// An opened file of weights, and what it says of itself.
 ///
@@ -21,7 +23,7 @@ use crate::{config::DdtConfig, ddt::Ddt, error::ModelError, parameter_shapes::pa
 #[derive(Debug)]
 pub struct DdtFile {
     checkpoint: Checkpoint,
-    config: Option<DdtConfig>,
+    config: Option<NetworkConfig>,
     classes: Option<Vec<String>>,
     latents: Option<LatentInfo>,
 }
@@ -63,19 +65,24 @@ impl DdtFile {
     }
 
     fn new(checkpoint: Checkpoint) -> Result<Self, ModelError> {
-        let config: Option<DdtConfig> = described(&checkpoint, CONFIG)?;
-        config.iter().try_for_each(DdtConfig::validate)?;
+        let config: Option<NetworkConfig> = described(&checkpoint, CONFIG)?;
+        config.iter().try_for_each(NetworkConfig::validate)?;
         let classes: Option<Vec<String>> = described(&checkpoint, CLASSES)?;
         let latents: Option<LatentInfo> = described(&checkpoint, LATENTS)?;
         if let Some(config) = &config {
             let file = checkpoint.path().display().to_string();
-            check_description(&file, config, classes.as_deref(), latents.as_ref())?;
+            check_description(&file, &config.sizes, classes.as_deref(), latents.as_ref())?;
         }
         Ok(Self { checkpoint, config, classes, latents })
     }
 
     /// The network's sizes, if the file says them.
     pub fn config(&self) -> Option<&DdtConfig> {
+        self.config.as_ref().map(|it| &it.sizes)
+    }
+
+    /// The network's family and sizes, if the file says them.
+    pub fn network_config(&self) -> Option<&NetworkConfig> {
         self.config.as_ref()
     }
 
@@ -94,12 +101,12 @@ impl DdtFile {
         self.checkpoint.metadata()
     }
 
-    /// Reads the network. `sizes` is needed when the file does not say them; when it does, the two must
-    /// agree.
+    /// Reads a network of two halves. `sizes` is needed when the file does not say them; when it does, the
+    /// two must agree.
     ///
     /// # Errors
-    /// [`ModelError::ConfigNeeded`], [`ModelError::ConfigDiffers`]; [`ModelError::Checkpoint`] with
-    /// every missing, unexpected and misshapen name.
+    /// [`ModelError::ConfigNeeded`], [`ModelError::ConfigDiffers`]; [`ModelError::NoHalves`] when the file
+    /// says another family; [`ModelError::Checkpoint`] with every missing, unexpected and misshapen name.
     pub fn load(&self, sizes: Option<&DdtConfig>, dtype: DType, device: &Device) -> Result<Ddt, ModelError> {
         self.load_under(self.default_prefix(), sizes, dtype, device)
     }
@@ -113,30 +120,63 @@ impl DdtFile {
         dtype: DType,
         device: &Device,
     ) -> Result<Ddt, ModelError> {
-        let cfg = self.agreed_sizes(sizes)?;
-        let options = LoadOptions::new(device).cast(dtype);
-        let tensors: HashMap<String, Tensor> = self.read(cfg, prefix, &options)?.into_iter().collect();
-        Ok(Ddt::new(cfg, VarBuilder::from_tensors(tensors, dtype, device))?)
+        let cfg = self.agreed(self.completed(sizes).as_ref())?;
+        let vb = self.builder(&cfg, prefix, dtype, device)?;
+        Ddt::from_config(&cfg, vb)
+    }
+
+    /// Reads a network of any family. `config` is needed when the file does not say it; when it does, the
+    /// two must agree.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), but for [`ModelError::NoHalves`].
+    pub fn load_network(
+        &self,
+        config: Option<&NetworkConfig>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Box<dyn VelocityNetwork>, ModelError> {
+        let cfg = self.agreed(config)?;
+        Ok(cfg.build(self.builder(&cfg, self.default_prefix(), dtype, device)?)?)
     }
 
     /// The weights that [`load`](Self::load) would use, as they are stored: to write them again, in another
     /// format or another dtype.
     ///
     /// # Errors
-    /// As [`load`](Self::load).
+    /// As [`load_network`](Self::load_network).
     pub fn weights(&self, sizes: Option<&DdtConfig>) -> Result<BTreeMap<String, Tensor>, ModelError> {
-        self.read(self.agreed_sizes(sizes)?, self.default_prefix(), &LoadOptions::new(&Device::Cpu))
+        let cfg = self.agreed(self.completed(sizes).as_ref())?;
+        self.read(&cfg, self.default_prefix(), &LoadOptions::new(&Device::Cpu))
+    }
+
+    fn builder(
+        &self,
+        cfg: &NetworkConfig,
+        prefix: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<VarBuilder<'static>, ModelError> {
+        let options = LoadOptions::new(device).cast(dtype);
+        let tensors: HashMap<String, Tensor> = self.read(cfg, prefix, &options)?.into_iter().collect();
+        Ok(VarBuilder::from_tensors(tensors, dtype, device))
     }
 
     fn read(
         &self,
-        cfg: &DdtConfig,
+        cfg: &NetworkConfig,
         prefix: &str,
         options: &LoadOptions<'_>,
     ) -> Result<BTreeMap<String, Tensor>, ModelError> {
         cfg.validate()?;
-        let expected: Vec<_> = parameter_shapes(|vb| Ddt::new(cfg, vb))?.into_iter().collect();
-        Ok(load_exact(&self.checkpoint.with_prefix(prefix), &expected, options)?)
+        let mut shapes = cfg.parameter_shapes()?;
+        let fixed = cfg.fixed_tensors()?;
+        shapes.extend(fixed.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())));
+        let expected: Vec<_> = shapes.into_iter().collect();
+        let tensors: BTreeMap<_, _> =
+            load_exact(&self.checkpoint.with_prefix(prefix), &expected, options)?.into_iter().collect();
+        check_fixed(&self.checkpoint.path().display().to_string(), &fixed, &tensors)?;
+        Ok(tensors)
     }
 
     /// Where the weights to sample with stand: the average's prefix in published checkpoints, else none.
@@ -145,15 +185,24 @@ impl DdtFile {
         if published { AVERAGE_PREFIX } else { "" }
     }
 
-    /// The file's sizes or the caller's; both, if they are the same.
-    fn agreed_sizes<'a>(&'a self, sizes: Option<&'a DdtConfig>) -> Result<&'a DdtConfig, ModelError> {
+    /// What the caller's sizes mean: everything beside them is as the file says, or as in a plain DDT.
+    fn completed(&self, sizes: Option<&DdtConfig>) -> Option<NetworkConfig> {
+        let sizes = sizes?.clone();
+        Some(match &self.config {
+            Some(found) => NetworkConfig { sizes, ..found.clone() },
+            None => sizes.into(),
+        })
+    }
+
+    /// The file's configuration or the caller's; both, if they are the same.
+    fn agreed(&self, asked: Option<&NetworkConfig>) -> Result<NetworkConfig, ModelError> {
         let file = || self.checkpoint.path().display().to_string();
-        match (&self.config, sizes) {
+        match (&self.config, asked) {
             (Some(found), Some(expected)) if found != expected => {
                 let (expected, found) = (Box::new(expected.clone()), Box::new(found.clone()));
                 Err(ModelError::ConfigDiffers { file: file(), expected, found })
             }
-            (Some(cfg), _) | (None, Some(cfg)) => Ok(cfg),
+            (Some(cfg), _) | (None, Some(cfg)) => Ok(cfg.clone()),
             (None, None) => {
                 let known = DdtConfig::preset_names().join(", ");
                 Err(ModelError::ConfigNeeded { file: file(), known })
@@ -165,8 +214,8 @@ impl DdtFile {
 /// What a file says of the network in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
-    /// The network's sizes.
-    pub config: DdtConfig,
+    /// The network's family and sizes; of a [`DdtConfig`], `into()` makes one.
+    pub config: NetworkConfig,
     /// Names of the classes, in label order.
     pub classes: Option<Vec<String>>,
     /// The latents it was trained on.
@@ -181,8 +230,8 @@ impl DdtFile {
     /// The file is written beside, synced and renamed.
     ///
     /// # Errors
-    /// When names or shapes are not those of the sizes, the description makes no sense, or the file
-    /// cannot be written.
+    /// When names or shapes are not those of the configuration (fixed positions may be left out), the
+    /// description makes no sense, or the file cannot be written.
     pub fn write(
         path: &Path,
         description: &Description,
@@ -191,14 +240,21 @@ impl DdtFile {
         let Description { config, classes, latents, metadata } = description;
         config.validate()?;
         let file = || path.display().to_string();
-        check_description(&file(), config, classes.as_deref(), latents.as_ref())?;
-        let expected = parameter_shapes(|vb| Ddt::new(config, vb))?;
+        check_description(&file(), &config.sizes, classes.as_deref(), latents.as_ref())?;
+        let fixed = config.fixed_tensors()?;
+        let mut weights = weights.clone();
+        for (name, table) in &fixed {
+            weights.entry(name.clone()).or_insert_with(|| table.clone());
+        }
+        let mut expected = config.parameter_shapes()?;
+        expected.extend(fixed.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())));
         let got: BTreeMap<_, _> =
             weights.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())).collect();
         if let Some(name) = expected.keys().chain(got.keys()).find(|it| expected.get(*it) != got.get(*it)) {
             let (expected, got) = (expected.get(name).cloned(), got.get(name).cloned());
             return Err(ModelError::Weight { file: file(), name: name.clone(), expected, got });
         }
+        check_fixed(&file(), &fixed, &weights)?;
         let mut metadata = metadata.clone();
         let mut describe = |key: &'static str, json: serde_json::Result<String>| {
             let json = json.map_err(|error| malformed(&file(), key, error.to_string()))?;
@@ -212,13 +268,33 @@ impl DdtFile {
         if let Some(latents) = latents {
             describe(LATENTS, serde_json::to_string(latents))?;
         }
-        write_safetensors(path, weights, &metadata)?;
+        write_safetensors(path, &weights, &metadata)?;
         Ok(())
     }
 }
 
 fn malformed(file: &str, key: &'static str, reason: String) -> ModelError {
     ModelError::Metadata { file: file.to_owned(), key, reason }
+}
+
+/// Whether the tensors that are no parameters are what the formula says, which is what the network uses.
+fn check_fixed(
+    file: &str,
+    fixed: &BTreeMap<String, Tensor>,
+    tensors: &BTreeMap<String, Tensor>,
+) -> Result<(), ModelError> {
+    for (name, table) in fixed {
+        let Some(stored) = tensors.get(name) else { continue };
+        // Sines and cosines of other libraries differ by f32 rounding; of 16 bits half a unit is 2^-9.
+        let allowed = if stored.dtype() == DType::F32 { 1e-4 } else { 4e-3 };
+        let difference = (stored.to_device(&Device::Cpu)?.to_dtype(DType::F32)? - table)?;
+        let largest = f64::from(difference.abs()?.max_all()?.to_scalar::<f32>()?);
+        if largest > allowed || largest.is_nan() {
+            let (file, name) = (file.to_owned(), name.clone());
+            return Err(ModelError::Positions { file, name, largest, allowed });
+        }
+    }
+    Ok(())
 }
 
 /// Whether classes and latents fit the sizes.

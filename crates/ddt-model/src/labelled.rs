@@ -1,16 +1,18 @@
 //! A network bound to the labels of one batch.
 
 use candle_core::{Device, Result, Tensor};
-use ddt_flow::{Decoupled, Rows};
+use ddt_flow::{ClassConditional, Decoupled, Evaluation, Rows};
 
-use crate::{ddt::Ddt, error::ModelError, velocity_decoder::DecoderModulations};
+use crate::{
+    ddt::Ddt, error::ModelError, network::VelocityNetwork, shared::NetworkCalls,
+    velocity_decoder::DecoderModulations,
+};
 
 /// A [`Ddt`] and one batch's labels: what sampling wraps.
 #[derive(Debug, Clone)]
 pub struct Labelled<'a> {
     network: &'a Ddt,
-    class: Tensor,
-    both: Tensor,
+    labels: BatchLabels,
 }
 
 impl<'a> Labelled<'a> {
@@ -19,14 +21,7 @@ impl<'a> Labelled<'a> {
     /// # Errors
     /// [`ModelError::Label`] for a label above `num_classes`.
     pub fn new(network: &'a Ddt, labels: &[u32], device: &Device) -> std::result::Result<Self, ModelError> {
-        let num_classes = network.config().num_classes;
-        let out_of_range = |&(_, label): &(usize, &u32)| *label as usize > num_classes;
-        if let Some((image, &label)) = labels.iter().enumerate().find(out_of_range) {
-            return Err(ModelError::Label { image, label, num_classes });
-        }
-        let class = Tensor::new(labels, device)?;
-        let none = Tensor::full(num_classes as u32, labels.len(), device)?;
-        Ok(Self { network, both: Tensor::cat(&[&class, &none], 0)?, class })
+        Ok(Self { network, labels: BatchLabels::new(labels, network.config().num_classes, device)? })
     }
 
     /// The self-condition of the class rows, or of class rows and "no class" rows in that order.
@@ -34,10 +29,7 @@ impl<'a> Labelled<'a> {
     /// # Shapes
     /// `x_t: (B, C, H, W) -> (B or 2B, L, D)`.
     pub fn self_condition(&self, x_t: &Tensor, t: f64, rows: Rows) -> Result<Tensor> {
-        let labels = match rows {
-            Rows::Class => &self.class,
-            Rows::Both => &self.both,
-        };
+        let labels = self.labels.of(rows);
         let t = Tensor::full(t as f32, labels.dim(0)?, x_t.device())?;
         self.network.encoder().forward(&stack(x_t, rows)?, &t, labels)
     }
@@ -62,6 +54,68 @@ impl Decoupled for Labelled<'_> {
             self.network.decoder().forward_kept(&xs, kept)
         } else {
             self.network.decoder().forward_kept(&xs, &kept.narrow_rows(wanted)?)
+        }
+    }
+}
+
+/// A network of any family and one batch's labels, called whole: what sampling wraps when nothing is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Whole<'a> {
+    network: &'a dyn VelocityNetwork,
+    labels: BatchLabels,
+}
+
+impl<'a> Whole<'a> {
+    /// As [`Labelled::new`].
+    pub(crate) fn new(
+        network: &'a dyn VelocityNetwork,
+        labels: &[u32],
+        device: &Device,
+    ) -> std::result::Result<Self, ModelError> {
+        let num_classes = network.config().sizes.num_classes;
+        Ok(Self { network, labels: BatchLabels::new(labels, num_classes, device)? })
+    }
+}
+
+impl ClassConditional for Whole<'_> {
+    type State = NetworkCalls;
+
+    fn velocity_rows(
+        &self,
+        x_t: &Tensor,
+        at: Evaluation,
+        rows: Rows,
+        calls: &mut NetworkCalls,
+    ) -> Result<Tensor> {
+        let labels = self.labels.of(rows);
+        let t = Tensor::full(at.t as f32, labels.dim(0)?, x_t.device())?;
+        calls.decoder += 1;
+        self.network.forward(&stack(x_t, rows)?, &t, labels)
+    }
+}
+
+/// Labels of one batch, alone and followed by as many "no class".
+#[derive(Debug, Clone)]
+struct BatchLabels {
+    class: Tensor,
+    both: Tensor,
+}
+
+impl BatchLabels {
+    fn new(labels: &[u32], num_classes: usize, device: &Device) -> std::result::Result<Self, ModelError> {
+        let out_of_range = |&(_, label): &(usize, &u32)| *label as usize > num_classes;
+        if let Some((image, &label)) = labels.iter().enumerate().find(out_of_range) {
+            return Err(ModelError::Label { image, label, num_classes });
+        }
+        let class = Tensor::new(labels, device)?;
+        let none = Tensor::full(num_classes as u32, labels.len(), device)?;
+        Ok(Self { both: Tensor::cat(&[&class, &none], 0)?, class })
+    }
+
+    fn of(&self, rows: Rows) -> &Tensor {
+        match rows {
+            Rows::Class => &self.class,
+            Rows::Both => &self.both,
         }
     }
 }

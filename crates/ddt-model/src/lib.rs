@@ -7,6 +7,9 @@
 //! and [`Shared`] keeps one self-condition for several steps as a
 //! [`SharingPlan`](ddt_sharing::SharingPlan) says.
 //!
+//! The paper's other systems, SiT, REPA and their improved forms, are [`DecoderOnly`] networks. All of them
+//! are a [`VelocityNetwork`], which a [`NetworkConfig`] describes, builds and names.
+//!
 //! Time runs from 0, pure noise, to 1, data.
 //!
 //! ```
@@ -43,11 +46,13 @@ pub use crate::{
     condition_encoder::ConditionEncoder,
     config::{ConfigError, DdtConfig},
     ddt::Ddt,
+    decoder_only::DecoderOnly,
     error::ModelError,
     file::{DdtFile, Description, LatentInfo},
-    improved_sit::ImprovedSit,
     labelled::Labelled,
-    sample::{SampleOptions, Sampled, sample},
+    network::VelocityNetwork,
+    network_config::{Family, NetworkConfig, Projection, TokenMixer},
+    sample::{OnStep, SampleOptions, Sampled, sample, sample_autoguided},
     seeded_init::SeededInit,
     shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState, step_grid},
     velocity_decoder::{DecoderModulations, VelocityDecoder},
@@ -57,12 +62,18 @@ mod condition_encoder;
 mod config;
 mod cost;
 mod ddt;
+mod decoder_only;
+mod embed;
 mod error;
 mod file;
-mod improved_sit;
 mod labelled;
+mod network;
+mod network_block;
+mod network_config;
+mod network_preset;
 mod parameter_shapes;
 mod preset;
+mod projector;
 mod sample;
 mod seeded_init;
 mod shared;

@@ -60,7 +60,7 @@ pub struct SharedState<K> {
     calls: NetworkCalls,
 }
 
-/// How often each half of the network ran.
+/// How often each half of the network ran; one without halves counts as a decoder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NetworkCalls {
     /// Calls of the condition encoder.

@@ -1,10 +1,15 @@
 //! DDT's second half: where the latent goes.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use ddt_blocks::{AxialRope2d, Block, FinalLayer, Modulation, PatchEmbed, unpatchify};
+use ddt_blocks::{FinalLayer, Modulation, unpatchify, unpatchify_channel_last};
 
-use crate::config::DdtConfig;
+use crate::{
+    config::DdtConfig,
+    embed::TokenEmbed,
+    network_block::{NetworkBlock, TokenGrid},
+    network_config::{Family, NetworkConfig},
+};
 
 /// Turns (noisy latent, condition) into a velocity (Eq. 5 and Sec. 3.2).
 ///
@@ -12,11 +17,10 @@ use crate::config::DdtConfig;
 /// and makes the decoder alone the paper's Improved-SiT.
 #[derive(Debug, Clone)]
 pub struct VelocityDecoder {
-    x_embedder: PatchEmbed,
-    blocks: Vec<Block>,
+    cfg: NetworkConfig,
+    x_embedder: TokenEmbed,
+    blocks: Vec<NetworkBlock>,
     final_layer: FinalLayer,
-    rope: AxialRope2d,
-    patch_size: usize,
 }
 
 /// All that a condition means to a [`VelocityDecoder`]: every block's modulation and the final layer's.
@@ -46,20 +50,26 @@ impl DecoderModulations {
 impl VelocityDecoder {
     /// Parameters `x_embedder`, the last `num_decoder_blocks` `blocks`, and `final_layer`.
     pub fn new(cfg: &DdtConfig, vb: VarBuilder) -> Result<Self> {
+        Self::from_config(&cfg.clone().into(), vb)
+    }
+
+    /// The same for a network of any family.
+    pub fn from_config(cfg: &NetworkConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate().map_err(candle_core::Error::wrap)?;
-        let block = |i: usize| Block::new(cfg.hidden_size, cfg.num_heads, vb.pp("blocks").pp(i));
-        let blocks = cfg.num_encoder_blocks..cfg.num_encoder_blocks + cfg.num_decoder_blocks;
+        let sizes = &cfg.sizes;
+        let block = |i: usize| NetworkBlock::new(cfg, cfg.decoder_mixer, vb.pp("blocks").pp(i));
+        let blocks = sizes.num_encoder_blocks..sizes.num_encoder_blocks + sizes.num_decoder_blocks;
+        let (d, patch_dim, last) = (sizes.hidden_size, sizes.patch_dim(), vb.pp("final_layer"));
         Ok(Self {
-            x_embedder: PatchEmbed::new(
-                cfg.in_channels,
-                cfg.patch_size,
-                cfg.hidden_size,
-                vb.pp("x_embedder"),
-            )?,
+            cfg: cfg.clone(),
+            x_embedder: TokenEmbed::new(cfg, vb.pp("x_embedder"))?,
             blocks: blocks.map(block).collect::<Result<_>>()?,
-            final_layer: FinalLayer::new(cfg.hidden_size, cfg.patch_dim(), vb.pp("final_layer"))?,
-            rope: AxialRope2d::new(cfg.head_dim())?,
-            patch_size: cfg.patch_size,
+            final_layer: match cfg.family {
+                // Of SiT's learnt sigma nothing is used here, but its files have it.
+                Family::Sit => FinalLayer::sit(d, 2 * patch_dim, last)?,
+                family if family.is_unimproved() => FinalLayer::sit(d, patch_dim, last)?,
+                _ => FinalLayer::new(d, patch_dim, last)?,
+            },
         })
     }
 
@@ -85,14 +95,41 @@ impl VelocityDecoder {
     /// # Shapes
     /// `x_t: (B, C, H, W) -> (B, C, H, W)` in f32.
     pub fn forward_kept(&self, x_t: &Tensor, modulations: &DecoderModulations) -> Result<Tensor> {
+        Ok(self.forward_with_features(x_t, modulations, 0)?.0)
+    }
+
+    /// [`forward_kept`](Self::forward_kept), and the output of block `align_layer` of this decoder
+    /// (from 1; 0 is the embedded latent), `(B, L, D)`.
+    ///
+    /// # Errors
+    /// As [`forward_kept`](Self::forward_kept), and when there is no such block.
+    pub fn forward_with_features(
+        &self,
+        x_t: &Tensor,
+        modulations: &DecoderModulations,
+        align_layer: usize,
+    ) -> Result<(Tensor, Tensor)> {
+        if align_layer > self.blocks.len() {
+            bail!("expected an align_layer of at most {} blocks, got {align_layer}", self.blocks.len());
+        }
         let (_, _, h, w) = x_t.dims4()?;
         let dtype = modulations.final_shift_scale.dtype();
         let mut xs = self.x_embedder.forward(&x_t.to_dtype(dtype)?)?; // (B, L, D)
-        let rope = self.rope.table(h / self.patch_size, w / self.patch_size, x_t.device())?;
-        for (block, modulation) in self.blocks.iter().zip(&modulations.blocks) {
-            xs = block.forward(&xs, modulation, &rope)?;
+        let grid = TokenGrid::of(x_t, &self.cfg, x_t.device())?;
+        let mut features = xs.clone();
+        for (i, (block, modulation)) in self.blocks.iter().zip(&modulations.blocks).enumerate() {
+            xs = block.forward(&xs, modulation, &grid)?;
+            if i + 1 == align_layer {
+                features = xs.clone();
+            }
         }
         let patches = self.final_layer.forward(&xs, &modulations.final_shift_scale)?; // (B, L, C P^2)
-        unpatchify(&patches.to_dtype(DType::F32)?, self.patch_size, (h, w))
+        let (patches, p) = (patches.to_dtype(DType::F32)?, self.cfg.sizes.patch_size);
+        let velocity = if self.cfg.family.is_unimproved() {
+            unpatchify_channel_last(&patches, p, (h, w))?.narrow(1, 0, self.cfg.sizes.in_channels)?
+        } else {
+            unpatchify(&patches, p, (h, w))?
+        };
+        Ok((velocity, features))
     }
 }

@@ -9,15 +9,14 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use ddt_checkpoint::{Checkpoint, LoadOptions, load_exact, sha256_file, write_safetensors};
-use ddt_model::DdtConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     adamw::Moments,
-    config::TrainConfig,
-    data::LatentDataset,
+    config::{Precision, TrainConfig},
     durable::{io_error, sync_folder},
     error::TrainError,
+    objective::Objective,
     trainer::{Counters, ParameterState, Part, Saved, Trainer},
 };
 
@@ -26,11 +25,12 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
     version: u32,
-    sizes: DdtConfig,
+    /// What is trained, in the words of its objective.
+    objective: serde_json::Value,
     config: TrainConfig,
     counters: Counters,
-    /// SHA-256 of the data trained on, once there was a step.
-    data: Option<String>,
+    /// What it is trained on.
+    data: String,
     /// Bytes of the log that belong to this checkpoint.
     pub(crate) log_bytes: u64,
     /// SHA-256 of each of the other files.
@@ -43,11 +43,15 @@ struct Version {
     version: u32,
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const STATE: &str = "state.json";
 
 /// Writes a checkpoint into a new folder, one file in memory at a time, and `state.json` last.
-pub(crate) fn write(folder: &Path, trainer: &Trainer, log_bytes: u64) -> Result<State, TrainError> {
+pub(crate) fn write<O: Objective>(
+    folder: &Path,
+    trainer: &Trainer<O>,
+    log_bytes: u64,
+) -> Result<State, TrainError> {
     fs::create_dir(folder).map_err(io_error("create", folder))?;
     let mut sha256 = BTreeMap::new();
     for part in parts(trainer.config()) {
@@ -57,10 +61,10 @@ pub(crate) fn write(folder: &Path, trainer: &Trainer, log_bytes: u64) -> Result<
     }
     let state = State {
         version: VERSION,
-        sizes: trainer.network().config().clone(),
+        objective: trainer.objective().identity(),
         config: trainer.config().clone(),
         counters: trainer.counters(),
-        data: trainer.data().map(str::to_owned),
+        data: trainer.data().to_owned(),
         log_bytes,
         sha256,
     };
@@ -87,9 +91,6 @@ pub(crate) fn verify(folder: &Path) -> Result<State, TrainError> {
     if !state.counters.are_possible(state.config.batch_size) {
         return Err(damaged(format!("no run can stand at {:?}", state.counters)));
     }
-    if state.data.is_none() && state.counters.step > 0 {
-        return Err(damaged("expected the hash of the data after the first step".to_owned()));
-    }
     // Only these names become paths, whatever the file says.
     let names: Vec<String> = parts(&state.config).map(file_name).collect();
     let listed = |name: &String| state.sha256.contains_key(name);
@@ -106,21 +107,17 @@ pub(crate) fn verify(folder: &Path) -> Result<State, TrainError> {
     Ok(state)
 }
 
-/// Reads a whole checkpoint of the run that `trainer` and `data` are; changes nothing.
-pub(crate) fn read(
-    folder: &Path,
-    trainer: &Trainer,
-    data: &LatentDataset,
-) -> Result<(State, Saved), TrainError> {
+/// Reads a whole checkpoint of the run that `trainer` is; changes nothing.
+pub(crate) fn read<O: Objective>(folder: &Path, trainer: &Trainer<O>) -> Result<(State, Saved), TrainError> {
     let state = verify(folder)?;
     let other = |what| TrainError::OtherRun { path: folder.to_owned(), what };
-    if state.sizes != *trainer.network().config() {
-        return Err(other("network sizes"));
+    if state.objective != trainer.objective().identity() {
+        return Err(other("network or loss"));
     }
     if !state.config.same_run(trainer.config()) {
         return Err(other("settings"));
     }
-    if state.data.as_deref().is_some_and(|it| it != data.sha256()) {
+    if state.data != trainer.data() {
         return Err(other("training data"));
     }
     let parameters = trainer.parameters().iter();
@@ -134,6 +131,7 @@ pub(crate) fn read(
         let values = tensors(part, &Device::Cpu)?.into_iter().map(|it| it.flatten_all()?.to_vec1());
         Ok(values.collect::<candle_core::Result<Vec<_>>>()?.into_iter())
     };
+    // Masters of 32 bits, whatever the network computes in.
     let weights = tensors(Part::Weights, trainer.device())?;
     if let Some(it) = weights.iter().find(|it| it.dtype() != DType::F32) {
         let (path, got) = (folder.join(file_name(Part::Weights)), it.dtype().as_str());
@@ -142,12 +140,16 @@ pub(crate) fn read(
     let moments = values(Part::FirstMoments)?.zip(values(Part::SecondMoments)?);
     let averages = (0..state.config.ema_decays.len()).map(|i| values(Part::Average(i)));
     let mut averages = averages.collect::<Result<Vec<_>, _>>()?;
-    let states = moments.map(|(first, second)| ParameterState {
-        moments: Moments { first, second },
-        averages: averages.iter_mut().filter_map(Iterator::next).collect(),
+    let masters = state.config.precision != Precision::F32;
+    let states = moments.zip(&weights).map(|((first, second), weight)| {
+        Ok(ParameterState {
+            master: if masters { Some(weight.flatten_all()?.to_vec1()?) } else { None },
+            moments: Moments { first, second },
+            averages: averages.iter_mut().filter_map(Iterator::next).collect(),
+        })
     });
-    let states = states.collect();
-    let saved = Saved { counters: state.counters, data: state.data.clone(), weights, states };
+    let states = states.collect::<candle_core::Result<_>>()?;
+    let saved = Saved { counters: state.counters, weights, states };
     Ok((state, saved))
 }
 

@@ -1,32 +1,55 @@
-//! Training data in memory, and the order it is seen in.
-
-use std::sync::{Mutex, PoisonError};
+//! What is trained on: latents and labels, in memory or in a cache on disk.
 
 use candle_core::{Device, Tensor};
-use ddt_flow::{CounterNoise, Purpose};
+use ddt_flow::CounterNoise;
 use sha2::{Digest, Sha256};
 
-use crate::{config::TrainConfig, error::TrainError};
+use crate::{
+    alignment::Features, config::TrainConfig, epoch_order::Pick, error::TrainError,
+    latent_cache::LatentCache, noisy_batch::normals_like,
+};
 
 /// Latents and their labels, ready for the network: scaled as it is trained.
 #[derive(Debug)]
 pub struct LatentDataset {
-    latents: Vec<f32>,
-    labels: Vec<u32>,
+    store: Store,
+    len: usize,
     shape: (usize, usize, usize),
     max_label: u32,
     sha256: String,
-    // The order of the epoch asked for last: it is asked for again by nearly every batch.
-    order: Mutex<Option<(u64, u64, Vec<usize>)>>,
+}
+
+#[derive(Debug)]
+enum Store {
+    Memory { latents: Vec<f32>, labels: Vec<u32> },
+    Cache(Box<LatentCache>),
 }
 
 /// Some images of a dataset.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// `(B, C, H, W)` f32.
+    /// `(B, C, H, W)` f32; the means, where an autoencoder gives a distribution.
     pub latents: Tensor,
+    /// Standard deviations of that distribution, in the same shape.
+    pub posterior_std: Option<Tensor>,
     /// One an image.
     pub labels: Vec<u32>,
+    /// A frozen network's view of the images.
+    pub features: Option<Features>,
+}
+
+impl Batch {
+    /// Latents drawn from the autoencoder's distribution with the noise at each image's address; those
+    /// given, where there is none.
+    ///
+    /// # Errors
+    /// When the deviations do not have the latents' shape.
+    pub fn sampled(&self, address: impl Fn(u64) -> CounterNoise + Sync) -> candle_core::Result<Tensor> {
+        match &self.posterior_std {
+            None => Ok(self.latents.clone()),
+            Some(std) => &self.latents + (std * normals_like(std, address)?)?,
+        }
+    }
 }
 
 impl LatentDataset {
@@ -49,18 +72,29 @@ impl LatentDataset {
                 got: format!("{} numbers", latents.len()),
             });
         };
-        let sha256 = hash(&latents, &labels, shape);
-        Ok(Self { latents, labels, shape, max_label, sha256, order: Mutex::new(None) })
+        let (len, sha256) = (labels.len(), hash(&latents, &labels, shape));
+        Ok(Self { store: Store::Memory { latents, labels }, len, shape, max_label, sha256 })
+    }
+
+    /// The images of a cache, read from disk batch by batch, each channel normalised as the cache says.
+    pub fn cached(cache: LatentCache) -> Self {
+        Self {
+            len: cache.len(),
+            shape: cache.shape(),
+            max_label: cache.max_label(),
+            sha256: cache.sha256().to_owned(),
+            store: Store::Cache(Box::new(cache)),
+        }
     }
 
     /// Images in it.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.len
     }
 
     /// Never true: a dataset has an image.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
+        self.len == 0
     }
 
     /// Channels, height and width of an image.
@@ -73,65 +107,45 @@ impl LatentDataset {
         self.max_label
     }
 
-    /// SHA-256 of shape, labels and latents in lower-case hexadecimal: what the data is, wherever it
-    /// was read from.
+    /// What the data is, in lower-case hexadecimal: SHA-256 of shape, labels and latents in memory, or of
+    /// a cache's index, which has the hashes of its files.
     pub fn sha256(&self) -> &str {
         &self.sha256
-    }
-
-    /// The images `first..first + count` of an endless run through the data: epoch after epoch, each
-    /// in an order of its own that depends on `seed` and the epoch alone.
-    ///
-    /// # Errors
-    /// [`TrainError::Data`] when `count` is above 2^20 or the run has no such images;
-    /// [`TrainError::Candle`] when the tensor cannot be made.
-    pub fn training_batch(
-        &self,
-        seed: u64,
-        first: u64,
-        count: usize,
-        device: &Device,
-    ) -> Result<Batch, TrainError> {
-        let len = self.len() as u64;
-        let end = first.checked_add(count as u64).filter(|_| count <= TrainConfig::MAX_BATCH_SIZE);
-        let end = end.ok_or_else(|| TrainError::Data {
-            expected: format!("a batch of at most {} images", TrainConfig::MAX_BATCH_SIZE),
-            got: format!("{count} images from {first}"),
-        })?;
-        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut images = Vec::with_capacity(count);
-        for n in first..end {
-            let epoch = n / len;
-            if order.as_ref().is_none_or(|it| (it.0, it.1) != (seed, epoch)) {
-                let shuffled = CounterNoise::new(seed, Purpose::Order, epoch, 0).permutation(self.len());
-                *order = Some((seed, epoch, shuffled));
-            }
-            let position = (n % len) as usize;
-            images.extend(order.as_ref().map(|it| it.2[position]));
-        }
-        self.batch(&images, device)
     }
 
     /// The images named, in that order.
     ///
     /// # Errors
-    /// [`TrainError::Data`] when there is no such image; [`TrainError::Candle`] when the tensor cannot
-    /// be made.
-    pub fn batch(&self, images: &[usize], device: &Device) -> Result<Batch, TrainError> {
-        let (c, h, w) = self.shape;
-        let size = c * h * w;
-        let (mut latents, mut labels) = (Vec::new(), Vec::new());
-        for &image in images {
-            let Some(&label) = self.labels.get(image) else {
-                return Err(TrainError::Data {
-                    expected: format!("an image below {}", self.len()),
-                    got: format!("image {image}"),
-                });
-            };
-            labels.push(label);
-            latents.extend_from_slice(&self.latents[image * size..(image + 1) * size]);
+    /// [`TrainError::Data`] when there is no such image, more than 2^20 are asked for, or a mirrored one
+    /// that was not cached; [`TrainError::Checkpoint`] when the cache cannot be read.
+    pub fn batch(&self, picks: &[Pick], device: &Device) -> Result<Batch, TrainError> {
+        if picks.len() > TrainConfig::MAX_BATCH_SIZE {
+            let expected = format!("a batch of at most {} images", TrainConfig::MAX_BATCH_SIZE);
+            return Err(TrainError::Data { expected, got: format!("{} images", picks.len()) });
         }
-        Ok(Batch { latents: Tensor::from_vec(latents, (images.len(), c, h, w), device)?, labels })
+        if let Some(pick) = picks.iter().find(|it| it.image >= self.len) {
+            let expected = format!("an image below {}", self.len);
+            return Err(TrainError::Data { expected, got: format!("image {}", pick.image) });
+        }
+        match &self.store {
+            Store::Cache(cache) => cache.batch(picks, device),
+            Store::Memory { latents, labels } => {
+                if picks.iter().any(|it| it.flipped) {
+                    let (expected, got) = ("images as they are in memory", "a mirrored one");
+                    return Err(TrainError::Data { expected: expected.to_owned(), got: got.to_owned() });
+                }
+                let (c, h, w) = self.shape;
+                let size = c * h * w;
+                let image = |it: &Pick| &latents[it.image * size..(it.image + 1) * size];
+                let values: Vec<f32> = picks.iter().flat_map(image).copied().collect();
+                Ok(Batch {
+                    latents: Tensor::from_vec(values, (picks.len(), c, h, w), device)?,
+                    posterior_std: None,
+                    labels: picks.iter().map(|it| labels[it.image]).collect(),
+                    features: None,
+                })
+            }
+        }
     }
 }
 

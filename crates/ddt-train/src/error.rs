@@ -36,10 +36,34 @@ pub enum TrainError {
         /// What differs.
         what: &'static str,
     },
-    /// Another process holds the run.
-    #[error("another process trains in {path}: wait for it, or choose another folder")]
+    /// A cache of latents was made from something else.
+    #[error(
+        "{path} is a cache of other latents: expected {expected}, got {got}; name another folder, or remove this one"
+    )]
+    OtherCache {
+        /// The cache.
+        path: PathBuf,
+        /// What was asked for.
+        expected: String,
+        /// What the cache has.
+        got: String,
+    },
+    /// A cache of latents does not have all its images yet.
+    #[error("{path} is not finished: go on encoding with the command that began it")]
+    UnfinishedCache {
+        /// The cache.
+        path: PathBuf,
+    },
+    /// Weights to start from do not fit.
+    #[error("the weights to start from do not fit: {problem}")]
+    Weights {
+        /// What is wrong, expected and got.
+        problem: String,
+    },
+    /// Another process holds the run or the cache.
+    #[error("another process works in {path}: wait for it, or choose another folder")]
     Locked {
-        /// The run's folder.
+        /// Its folder.
         path: PathBuf,
     },
     /// A run's file could not be read or written.

@@ -20,12 +20,12 @@ impl Parameters {
     ///
     /// # Errors
     /// What `build` returns, and a name that is asked for in two shapes.
-    pub fn create<T>(
+    pub fn create<T, E>(
         seed: u64,
         dtype: DType,
         device: &Device,
-        build: impl FnOnce(VarBuilder) -> Result<T>,
-    ) -> Result<(T, Self)> {
+        build: impl FnOnce(VarBuilder) -> std::result::Result<T, E>,
+    ) -> std::result::Result<(T, Self), E> {
         let vars = Arc::new(Mutex::new(BTreeMap::new()));
         let backend = Collector { init: SeededInit::new(seed), vars: vars.clone() };
         let built = build(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))?;

@@ -24,9 +24,9 @@ use std::{
 
 use crate::{
     checkpoint,
-    data::LatentDataset,
     durable::{create_folder, io_error, remove_folder, sync_folder},
     error::TrainError,
+    objective::Objective,
     trainer::Trainer,
 };
 
@@ -114,14 +114,14 @@ impl RunFolder {
     /// What a killed process left half done is finished or removed. On an error, `trainer` is as it was.
     ///
     /// # Errors
-    /// [`TrainError::OtherRun`] when the checkpoint's settings, sizes or data are not those given;
+    /// [`TrainError::OtherRun`] when the checkpoint's settings, network, loss or data are not the trainer's;
     /// [`TrainError::NoValidCheckpoint`] when there are checkpoints, but none is whole;
     /// [`TrainError::ShortLog`] when the log lacks lines; [`TrainError::Io`] when a file fails.
-    pub fn resume(&mut self, trainer: &mut Trainer, data: &LatentDataset) -> Result<Resumed, TrainError> {
+    pub fn resume<O: Objective>(&mut self, trainer: &mut Trainer<O>) -> Result<Resumed, TrainError> {
         let mut rejected = Vec::new();
         let found = self.found()?;
         for it in &found {
-            match checkpoint::read(&it.path, trainer, data) {
+            match checkpoint::read(&it.path, trainer) {
                 Ok((state, saved)) => {
                     self.check_log(state.log_bytes)?;
                     self.settle(it, &found)?;
@@ -160,7 +160,7 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::Io`] or [`TrainError::Checkpoint`] when a file cannot be written;
     /// [`TrainError::Damaged`] when it reads differently. Earlier checkpoints are intact then.
-    pub fn save(&mut self, trainer: &Trainer) -> Result<PathBuf, TrainError> {
+    pub fn save<O: Objective>(&mut self, trainer: &Trainer<O>) -> Result<PathBuf, TrainError> {
         let log_path = self.log_path();
         self.log.sync_all().map_err(io_error("sync", &log_path))?;
         let log_bytes = self.log.stream_position().map_err(io_error("read", &log_path))?;

@@ -1,37 +1,38 @@
-//! One network in training.
+//! A run in memory: parameters, optimiser, averages, and the step that moves them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use candle_core::{DType, Device, Tensor};
-use ddt_model::{Ddt, DdtConfig};
+use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use crate::{
-    adamw::{Moments, adamw_step},
-    average::{average_step, ramped},
-    config::TrainConfig,
-    data::LatentDataset,
+    adamw::Moments,
+    config::{Precision, TrainConfig},
     error::TrainError,
-    loss::NoisyBatch,
+    gradients::Gradients,
+    objective::{Objective, StepAt},
     parameters::Parameters,
+    update::{Update, update_parameter},
 };
 
-/// A network, its optimiser and its averages, after some number of steps.
+/// An objective, its parameters, their optimiser and averages, after some number of steps.
 #[derive(Debug)]
-pub struct Trainer {
+pub struct Trainer<O> {
     cfg: TrainConfig,
-    network: Ddt,
+    objective: O,
     parameters: Parameters,
     states: Vec<ParameterState>,
     device: Device,
     counters: Counters,
-    /// SHA-256 of the data that was trained on, from the first step on.
-    data: Option<String>,
+    data: String,
 }
 
 /// What training keeps beside a parameter, in f32; `averages` in the order of the configured decays.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ParameterState {
+    /// The parameter before it was rounded to 16 bits; `None` where it is f32 itself.
+    pub(crate) master: Option<Vec<f32>>,
     pub(crate) moments: Moments,
     pub(crate) averages: Vec<Vec<f32>>,
 }
@@ -49,21 +50,22 @@ pub(crate) enum Part {
 /// All that changes in training.
 pub(crate) struct Saved {
     pub(crate) counters: Counters,
-    pub(crate) data: Option<String>,
-    /// In the order of the parameters, as are the states.
+    /// In f32, in the order of the parameters, as are the states.
     pub(crate) weights: Vec<Tensor>,
     pub(crate) states: Vec<ParameterState>,
 }
 
 /// What one step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// Steps taken so far, this one included.
     pub step: u64,
     /// Images seen so far.
     pub images_seen: u64,
-    /// Flow-matching loss of this step's batch, before the update.
+    /// Loss of this step's batch, before the update.
     pub loss: f64,
+    /// What the loss is made of, if it has parts.
+    pub parts: Vec<(&'static str, f64)>,
     /// Euclidean norm of the gradient of all parameters.
     pub grad_norm: f64,
     /// Learning rate of the step.
@@ -72,73 +74,83 @@ pub struct StepReport {
     pub skipped: u64,
 }
 
-impl Trainer {
+impl<O: Objective> Trainer<O> {
     /// Skipped steps in a row after which a run gives up.
     const MAX_SKIPPED_IN_A_ROW: u64 = 20;
 
-    /// An untrained network.
+    /// An untrained objective, with parameters drawn from the seed and their names.
+    ///
+    /// `data` identifies what it will be trained on, such as
+    /// [`LatentDataset::sha256`](crate::LatentDataset::sha256): a checkpoint is resumed with that data alone.
     ///
     /// # Errors
     /// [`TrainError`] when settings or sizes make no run.
-    pub fn new(cfg: TrainConfig, sizes: &DdtConfig, device: &Device) -> Result<Self, TrainError> {
+    pub fn new<E: Into<TrainError>>(
+        cfg: TrainConfig,
+        data: &str,
+        device: &Device,
+        build: impl FnOnce(VarBuilder) -> Result<O, E>,
+    ) -> Result<Self, TrainError> {
         cfg.validate()?;
-        let (network, parameters) =
-            Parameters::create(cfg.seed, DType::F32, device, |vb| Ddt::new(sizes, vb))?;
-        let states = parameters.iter().map(|(_, var)| {
-            let values = values(var)?;
-            Ok(ParameterState {
-                moments: Moments::zeros(values.len()),
-                averages: vec![values; cfg.ema_decays.len()],
-            })
-        });
+        let (objective, parameters) =
+            Parameters::create(cfg.seed, cfg.precision.dtype(), device, build).map_err(Into::into)?;
+        let states = parameters.iter().map(|(_, var)| ParameterState::new(values(var)?, &cfg));
         let states = states.collect::<Result<_, TrainError>>()?;
-        let device = device.clone();
+        let (device, data) = (device.clone(), data.to_owned());
         let counters = Counters { step: 0, skipped: 0, skipped_in_a_row: 0 };
-        Ok(Self { cfg, network, parameters, states, device, counters, data: None })
+        Ok(Self { cfg, objective, parameters, states, device, counters, data })
     }
 
-    /// Takes one step on the next images of `data`.
+    /// Starts from given weights instead of random ones, averages included: fine-tuning. Parameters that
+    /// are not among them, such as another projection's, stay random.
+    ///
+    /// # Errors
+    /// [`TrainError::Weights`] after the first step, or when a weight has no parameter of its name and shape.
+    pub fn start_from(&mut self, weights: &BTreeMap<String, Tensor>) -> Result<(), TrainError> {
+        let wrong = |problem: String| TrainError::Weights { problem };
+        if self.counters.step > 0 {
+            return Err(wrong(format!("the run has taken {} steps already", self.counters.step)));
+        }
+        let shapes: BTreeMap<&str, &[usize]> = self.parameters.iter().map(|it| (it.0, it.1.dims())).collect();
+        for (name, weight) in weights {
+            let expected = shapes.get(name.as_str());
+            if expected.is_none_or(|it| *it != weight.dims()) {
+                return Err(wrong(format!("{name}: expected shape {expected:?}, got {:?}", weight.dims())));
+            }
+        }
+        for ((name, var), state) in self.parameters.iter().zip(&mut self.states) {
+            let Some(weight) = weights.get(name) else { continue };
+            let weight = weight.to_device(&self.device)?.to_dtype(DType::F32)?;
+            var.set(&weight.to_dtype(var.dtype())?)?;
+            *state = ParameterState::new(values(&weight)?, &self.cfg)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one step on the batches that `batch` returns, one for each range of positions it is asked
+    /// for: positions count images from the beginning of the run. Without micro-batches it is asked once.
     ///
     /// A loss or gradient that is not finite, or a gradient of norm 1e18 or more, changes neither weights
     /// nor averages; the step counts as skipped.
     ///
     /// # Errors
-    /// [`TrainError::NotFinite`] after 20 skipped steps in a row; [`TrainError::Data`] when the data
-    /// does not fit the network, or is not what earlier steps were taken on; [`TrainError::NoGradient`]
-    /// when a parameter takes no part in the loss.
-    pub fn step(&mut self, data: &LatentDataset) -> Result<StepReport, TrainError> {
-        self.check(data)?;
-        let (cfg, step, begin) = (&self.cfg, self.counters.step, self.images_seen());
-        let batch = data.training_batch(cfg.seed, begin, cfg.batch_size, &self.device)?;
-        let noisy = NoisyBatch::draw(cfg, self.network.config().num_classes, &batch, step)?;
-        let loss = noisy.loss(&self.network)?;
-        let gradients = loss.backward()?;
-        let loss = f64::from(loss.to_scalar::<f32>()?);
-        let gradients: Vec<Vec<f32>> = self
-            .parameters
-            .iter()
-            .map(|(name, var)| match gradients.get(var) {
-                Some(gradient) => values(gradient),
-                None => Err(TrainError::NoGradient { name: name.to_owned() }),
-            })
-            .collect::<Result<_, _>>()?;
-        self.data.get_or_insert_with(|| data.sha256().to_owned());
-        self.counters.step += 1;
-        let images_seen = self.images_seen();
-        let lr = self.cfg.lr.lr(begin..images_seen, self.cfg.total_images);
-        let grad_norm = norm(&gradients);
-        if is_usable(loss, grad_norm) {
-            self.counters.skipped_in_a_row = 0;
-            self.update(&gradients, lr)?;
-        } else {
-            self.counters.skipped += 1;
-            self.counters.skipped_in_a_row += 1;
+    /// What `batch` returns; [`TrainError::NotFinite`] after 20 skipped steps in a row;
+    /// [`TrainError::Data`] when the data does not fit the network; [`TrainError::NoGradient`] when a
+    /// parameter takes no part in the loss.
+    pub fn step<E: From<TrainError>>(
+        &mut self,
+        mut batch: impl FnMut(Range<u64>) -> Result<O::Batch, E>,
+    ) -> Result<StepReport, E> {
+        let mut sums = Gradients::default();
+        let (begin, of) = (self.images_seen(), self.cfg.batch_size as u64);
+        for first in (0..of).step_by(self.cfg.images_at_once()) {
+            let end = of.min(first + self.cfg.images_at_once() as u64);
+            let batch = batch(begin + first..begin + end)?;
+            let at = StepAt { seed: self.cfg.seed, step: self.counters.step, first };
+            let loss = self.objective.loss(&batch, at)?;
+            sums.add(&self.parameters, &loss, (end - first) as f64 / of as f64)?;
         }
-        let Counters { step, skipped, skipped_in_a_row } = self.counters;
-        if skipped_in_a_row >= Self::MAX_SKIPPED_IN_A_ROW {
-            return Err(TrainError::NotFinite { count: skipped_in_a_row, step });
-        }
-        Ok(StepReport { step, images_seen, loss, grad_norm, lr, skipped })
+        Ok(self.take(sums)?)
     }
 
     /// Whether the configured images have been seen.
@@ -161,27 +173,34 @@ impl Trainer {
         &self.cfg
     }
 
-    /// The network as it is now, with trainable weights.
-    pub fn network(&self) -> &Ddt {
-        &self.network
+    /// What is trained, with its parameters as they are now.
+    pub fn objective(&self) -> &O {
+        &self.objective
     }
 
-    /// The weights averaged with the first configured decay: those to sample with.
+    /// What it is trained on.
+    pub fn data(&self) -> &str {
+        &self.data
+    }
+
+    /// The weights as they are now, in f32.
     ///
     /// # Errors
     /// [`TrainError::Candle`] when a tensor cannot be made.
-    pub fn averaged_weights(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
-        self.tensors(Part::Average(0))
+    pub fn weights(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        self.tensors(Part::Weights)
     }
 
-    /// A network with the averaged weights.
+    /// The weights averaged with the configured decay of this number: those to sample with are 0.
     ///
     /// # Errors
-    /// [`TrainError::Candle`] when a tensor cannot be made.
-    pub fn averaged_network(&self) -> Result<Ddt, TrainError> {
-        let weights = self.averaged_weights()?.into_iter().collect();
-        let vb = candle_nn::VarBuilder::from_tensors(weights, DType::F32, &self.device);
-        Ok(Ddt::new(self.network.config(), vb)?)
+    /// [`TrainError::Config`] when there is no such average; [`TrainError::Candle`] when a tensor cannot be
+    /// made.
+    pub fn averaged_weights(&self, decay: usize) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        if decay >= self.cfg.ema_decays.len() {
+            return Err(TrainError::Config { name: "ema_decays", expected: "as many as are asked for" });
+        }
+        self.tensors(Part::Average(decay))
     }
 
     pub(crate) fn parameters(&self) -> &Parameters {
@@ -196,63 +215,63 @@ impl Trainer {
         self.counters
     }
 
-    /// SHA-256 of the data that was trained on; `None` before the first step.
-    pub(crate) fn data(&self) -> Option<&str> {
-        self.data.as_deref()
-    }
-
     /// Takes the place of everything that changes in training; the shapes are the parameters'.
     pub(crate) fn restore(&mut self, saved: Saved) -> Result<(), TrainError> {
         for ((_, var), weight) in self.parameters.iter().zip(&saved.weights) {
-            var.set(weight)?;
+            var.set(&weight.to_dtype(var.dtype())?)?;
         }
-        (self.counters, self.data, self.states) = (saved.counters, saved.data, saved.states);
+        (self.counters, self.states) = (saved.counters, saved.states);
         Ok(())
     }
 
-    /// One tensor a parameter.
+    /// One tensor a parameter, in f32.
     pub(crate) fn tensors(&self, part: Part) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let named = self.parameters.iter().zip(&self.states).map(|((name, var), state)| {
-            let values = match part {
-                Part::Weights => return Ok((name.to_owned(), var.as_tensor().clone())),
-                Part::FirstMoments => &state.moments.first,
-                Part::SecondMoments => &state.moments.second,
-                Part::Average(i) => &state.averages[i],
+            let values = match (part, &state.master) {
+                (Part::Weights, None) => return Ok((name.to_owned(), var.as_tensor().clone())),
+                (Part::Weights, Some(master)) => master,
+                (Part::FirstMoments, _) => &state.moments.first,
+                (Part::SecondMoments, _) => &state.moments.second,
+                (Part::Average(i), _) => &state.averages[i],
             };
             Ok((name.to_owned(), Tensor::from_slice(values, var.shape(), &self.device)?))
         });
         named.collect()
     }
 
-    fn update(&mut self, gradients: &[Vec<f32>], lr: f64) -> Result<(), TrainError> {
-        let (cfg, step) = (&self.cfg, self.counters.step - self.counters.skipped);
-        let vars: Vec<_> = self.parameters.iter().map(|(_, var)| var).collect();
-        vars.par_iter().zip(&mut self.states).zip(gradients).try_for_each(|((var, state), gradient)| {
-            let mut param = values(var)?;
-            adamw_step(&mut param, gradient, &mut state.moments, &cfg.adamw, lr, step);
-            for (average, decay) in state.averages.iter_mut().zip(&cfg.ema_decays) {
-                average_step(average, &param, ramped(*decay, step));
-            }
-            var.set(&Tensor::from_vec(param, var.shape(), var.device())?)?;
-            Ok(())
-        })
+    /// Moves the parameters, or skips the step.
+    fn take(&mut self, sums: Gradients) -> Result<StepReport, TrainError> {
+        let begin = self.images_seen();
+        self.counters.step += 1;
+        let images_seen = self.images_seen();
+        let lr = self.cfg.lr.lr(begin..images_seen, self.cfg.total_images);
+        let grad_norm = sums.norm()?;
+        if is_usable(sums.loss, grad_norm) {
+            self.counters.skipped_in_a_row = 0;
+            let step = self.counters.step - self.counters.skipped;
+            let update = Update { adamw: &self.cfg.adamw, decays: &self.cfg.ema_decays, lr, step };
+            let vars: Vec<_> = self.parameters.iter().map(|it| it.1).collect();
+            let all = vars.par_iter().zip(&mut self.states).zip(&sums.gradients);
+            all.try_for_each(|((var, state), gradient)| update_parameter(var, gradient, state, &update))?;
+        } else {
+            self.counters.skipped += 1;
+            self.counters.skipped_in_a_row += 1;
+        }
+        let Counters { step, skipped, skipped_in_a_row } = self.counters;
+        if skipped_in_a_row >= Self::MAX_SKIPPED_IN_A_ROW {
+            return Err(TrainError::NotFinite { count: skipped_in_a_row, step });
+        }
+        Ok(StepReport { step, images_seen, loss: sums.loss, parts: sums.parts, grad_norm, lr, skipped })
     }
+}
 
-    fn check(&self, data: &LatentDataset) -> Result<(), TrainError> {
-        let (sizes, shape) = (self.network.config(), data.shape());
-        if shape.0 != sizes.in_channels || data.max_label() as usize >= sizes.num_classes {
-            return Err(TrainError::Data {
-                expected: format!("{} channels and labels below {}", sizes.in_channels, sizes.num_classes),
-                got: format!("images of {shape:?} with labels up to {}", data.max_label()),
-            });
-        }
-        match &self.data {
-            Some(expected) if expected != data.sha256() => Err(TrainError::Data {
-                expected: format!("the data of the steps before, SHA-256 {expected}"),
-                got: format!("SHA-256 {}", data.sha256()),
-            }),
-            _ => Ok(()),
-        }
+impl ParameterState {
+    pub(crate) fn new(values: Vec<f32>, cfg: &TrainConfig) -> Result<Self, TrainError> {
+        Ok(Self {
+            moments: Moments::zeros(values.len()),
+            averages: vec![values.clone(); cfg.ema_decays.len()],
+            master: (cfg.precision != Precision::F32).then_some(values),
+        })
     }
 }
 
@@ -285,20 +304,13 @@ fn is_usable(loss: f64, grad_norm: f64) -> bool {
 }
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>, TrainError> {
-    Ok(tensor.flatten_all()?.to_vec1()?)
-}
-
-/// Summed in f64, a parameter at a time, in their order.
-fn norm(gradients: &[Vec<f32>]) -> f64 {
-    let square = |it: &Vec<f32>| it.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>();
-    let squares: Vec<f64> = gradients.par_iter().map(square).collect();
-    squares.iter().sum::<f64>().sqrt()
+    Ok(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adamw::AdamWConfig;
+    use crate::adamw::{AdamWConfig, adamw_step};
 
     #[test]
     fn the_largest_gradient_leaves_finite_moments() {

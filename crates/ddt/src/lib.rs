@@ -4,7 +4,9 @@
 //! - [`model`] is the network; alone it is enough to load weights and call them.
 //! - [`flow`] is flow matching: time grids, solvers, guidance, noise.
 //! - [`sharing`] plans where sampling recomputes the self-condition.
-//! - [`train`] trains; [`adapters`] are the autoencoders around the network.
+//! - [`train`] trains; [`adapters`] are the frozen networks around it; [`data`] is photos.
+//! - [`metrics`] measures samples; [`npz`] is the archives they are kept in.
+//! - [`analysis`] is the paper's analyses: spectra, diffusions, errors of solvers.
 //! - [`blocks`], [`kernels`] and [`checkpoint`] are what the others are made of.
 //!
 //! # Crate features
@@ -14,11 +16,15 @@
 #![forbid(unsafe_code)]
 
 pub use ddt_adapters as adapters;
+pub use ddt_analysis as analysis;
 pub use ddt_blocks as blocks;
 pub use ddt_checkpoint as checkpoint;
+pub use ddt_data as data;
 pub use ddt_flow as flow;
 pub use ddt_kernels as kernels;
+pub use ddt_metrics as metrics;
 pub use ddt_model as model;
+pub use ddt_npz as npz;
 pub use ddt_sharing as sharing;
 pub use ddt_train as train;
 

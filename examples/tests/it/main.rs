@@ -1,10 +1,13 @@
-//! The programs `imagenet256` and `imagenet512` with the demo weights, through the functions behind `main`.
+//! The programs with the demo weights or small ones, through the functions behind `main`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod dataset;
 mod drawing;
+mod evaluating;
 mod planning;
 mod refusals;
+mod training;
 
 use std::path::{Path, PathBuf};
 

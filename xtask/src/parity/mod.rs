@@ -12,7 +12,11 @@ use fixture::Fixture;
 
 mod autoencoder;
 mod compare;
+mod crop;
+mod dinov2;
 mod fixture;
+mod inception;
+mod metrics;
 mod network;
 mod noise;
 mod sampling;
@@ -33,13 +37,20 @@ const KINDS: &[(&str, Kind)] = &[
     ("ddt_forward", network::ddt_forward),
     ("decoder_only_forward", network::decoder_only_forward),
     ("checkpoint_forward", network::checkpoint_forward),
+    ("sit_forward", network::sit_forward),
+    ("repa_sit_forward", network::repa_sit_forward),
     ("ddt_sample", sampling::ddt_sample),
     ("adamw_ema", training::adamw_ema),
+    ("repa_step", training::repa_step),
     ("torch_randn", noise::torch_randn),
     ("vae_kl", autoencoder::vae_kl),
+    ("center_crop", crop::center_crop_kind),
     ("tae", autoencoder::tae),
+    ("dinov2", dinov2::dinov2),
+    ("inception", inception::inception),
     ("sharing_states", sharing::sharing_states),
     ("sharing_plan", sharing::sharing_plan),
+    ("metrics", metrics::metrics),
 ];
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
-use ddt_model::{Ddt, DdtFile, ImprovedSit};
+use ddt_model::{Ddt, DdtFile, DecoderOnly, Family, NetworkConfig, Projection, VelocityNetwork};
+use serde::Deserialize;
 
 use super::{
     compare::{Comparison, Tolerance},
@@ -30,12 +31,60 @@ pub(crate) fn ddt_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     Ok(found)
 }
 
-/// The decoder alone.
+/// DDT's blocks without the split.
 pub(crate) fn decoder_only_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
-    let network = ImprovedSit::new(&fixture.sizes()?, fixture.builder("model.")?)?;
+    let cfg = NetworkConfig { family: Family::ImprovedSit, ..fixture.sizes()?.into() };
+    let network = cfg.build(fixture.builder("model.")?)?;
     let (x, t, y) = (fixture.tensor("in.x")?, fixture.tensor("in.t")?, fixture.labels("in.y")?);
     let velocity = network.forward(&x, &t, &y)?;
     Ok(vec![Comparison::tensors("out.velocity", &velocity, &fixture.tensor("out.velocity")?, FORWARD)?])
+}
+
+/// What fixtures of SiT's kind say beside their sizes.
+#[derive(Debug, Deserialize)]
+struct SitConfig {
+    input_size: usize,
+    patch_size: usize,
+    align_layer: Option<usize>,
+    projector_dim: Option<usize>,
+    feature_dim: Option<usize>,
+}
+
+fn sit_config(fixture: &Fixture, family: Family) -> Result<NetworkConfig> {
+    let it: SitConfig = fixture.json("config")?;
+    let projection = match (it.align_layer, it.projector_dim, it.feature_dim) {
+        (Some(align_layer), Some(hidden_size), Some(feature_size)) => {
+            Some(Projection { align_layer, hidden_size, feature_size })
+        }
+        _ => None,
+    };
+    let grid_side = it.input_size.checked_div(it.patch_size);
+    Ok(NetworkConfig { family, grid_side, projection, ..fixture.sizes()?.into() })
+}
+
+/// SiT: the velocity alone, of the channels it returns.
+pub(crate) fn sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
+    let network = sit_config(fixture, Family::Sit)?.build(fixture.builder("model.")?)?;
+    let (x, t, y) = (fixture.tensor("in.x")?, fixture.tensor("in.t")?, fixture.labels("in.y")?);
+    let velocity = network.forward(&x, &t, &y)?;
+    let want = fixture.tensor("out.velocity")?.narrow(1, 0, velocity.dim(1)?)?;
+    Ok(vec![Comparison::tensors("out.velocity", &velocity, &want, FORWARD)?])
+}
+
+/// REPA, in its own time direction, and its projection.
+pub(crate) fn repa_sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
+    let cfg = sit_config(fixture, Family::Repa)?;
+    let network = DecoderOnly::new(&cfg, fixture.builder("model.")?)?;
+    let (x, t, y) = (fixture.tensor("in.x")?, fixture.tensor("in.t")?, fixture.labels("in.y")?);
+    let head = cfg.projection.context("the fixture has no projection")?;
+    // The network runs in this project's direction: t = 1 is data.
+    let (velocity, features) =
+        network.forward_with_features(&x, &t.affine(-1.0, 1.0)?, &y, head.align_layer)?;
+    let projection = network.project(&features)?.context("the network has no projection")?;
+    Ok(vec![
+        Comparison::tensors("out.velocity", &velocity.neg()?, &fixture.tensor("out.velocity")?, FORWARD)?,
+        Comparison::tensors("out.projection", &projection, &fixture.tensor("out.projection")?, FORWARD)?,
+    ])
 }
 
 /// A checkpoint beside the fixture, loaded and called.

@@ -1,8 +1,13 @@
-//! The optimiser and the average of weights.
+//! A training step: loss and gradients, the optimiser and the average of weights.
 
-use anyhow::{Result, ensure};
-use candle_core::Tensor;
-use ddt_train::{AdamWConfig, Moments, adamw_step, average_step};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+use ddt_flow::{LinearPath, logit_normal_time};
+use ddt_model::NetworkConfig;
+use ddt_train::{
+    AdamWConfig, AlignmentConfig, Features, FlowConfig, FlowMatching, Moments, NoisyBatch, Parameters,
+    adamw_step, average_step,
+};
 
 use super::{
     compare::{Comparison, Tolerance},
@@ -38,6 +43,56 @@ pub(crate) fn adamw_ema(fixture: &Fixture) -> Result<Vec<Comparison>> {
                 Tolerance::RelativeRms(1e-6),
             )?);
         }
+    }
+    Ok(all)
+}
+
+/// The loss with alignment, its parts, and the gradient of every parameter.
+pub(crate) fn repa_step(fixture: &Fixture) -> Result<Vec<Comparison>> {
+    const LOSS: Tolerance = Tolerance::RelativeRms(1e-5);
+    const GRADIENT: Tolerance = Tolerance::RelativeRms(1e-4);
+    let tokens = fixture.tensor("in.dino")?;
+    let alignment = AlignmentConfig {
+        layer: fixture.json("align_layer")?,
+        feature_dim: tokens.dim(2)?,
+        weight: fixture.json("feature_weight")?,
+    };
+    let cfg = FlowConfig { alignment: Some(alignment), ..FlowConfig::PAPER };
+    let network = NetworkConfig::from(fixture.sizes()?);
+    let (objective, parameters) =
+        Parameters::create(0, DType::F32, &Device::Cpu, |vb| FlowMatching::new(&network, cfg, vb))?;
+    let stored = |name: &str| match name.strip_prefix(FlowMatching::HEAD_PREFIX) {
+        Some(rest) => format!("proj{rest}"),
+        None => format!("model.{name}"),
+    };
+    for (name, var) in parameters.iter() {
+        var.set(&fixture.tensor(&stored(name))?)?;
+    }
+
+    let normals: Vec<f32> = fixture.tensor("in.lognorm_normal")?.to_vec1()?;
+    let t: Vec<f32> = normals.iter().map(|it| logit_normal_time(f64::from(*it)) as f32).collect();
+    let t = Tensor::new(t, &Device::Cpu)?;
+    let (x, noise) = (fixture.tensor("in.x")?, fixture.tensor("in.noise")?);
+    let noisy = NoisyBatch {
+        x_t: LinearPath.interpolate(&x, &noise, &t)?,
+        target: LinearPath.velocity_target(&x, &noise)?,
+        labels: fixture.labels("in.y")?,
+        t: t.clone(),
+    };
+    let loss = objective.noisy_loss(&noisy, Some(&Features { tokens, grid: fixture.json("dino_grid")? }))?;
+    let gradients = loss.total.backward()?;
+    let mut all = vec![
+        Comparison::tensors("in.t", &t, &fixture.tensor("in.t")?, LOSS)?,
+        Comparison::tensors("out.loss", &loss.total, &fixture.tensor("out.loss")?, LOSS)?,
+    ];
+    let [flow, aligned] = loss.parts.as_slice() else { bail!("expected two parts of the loss") };
+    for (name, part) in [("out.fm_loss", flow), ("out.cos_loss", aligned)] {
+        all.push(Comparison::tensors(name, &part.1, &fixture.tensor(name)?, LOSS)?);
+    }
+    for (name, var) in parameters.iter() {
+        let got = gradients.get(var).with_context(|| format!("{name} has no gradient"))?;
+        let name = format!("grad.{}", stored(name));
+        all.push(Comparison::tensors(&name, got, &fixture.tensor(&name)?, GRADIENT)?);
     }
     Ok(all)
 }

@@ -3,22 +3,24 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::conv::{Conv2d, Geometry};
+use crate::dense::{Conv, Epilogue, Window};
 use crate::group_norm::{Activation, GroupNorm};
 
 /// Channels between the first and the last convolution.
 pub(super) const WIDTH: usize = 64;
 
 /// `relu(conv(relu(conv(relu(conv(x))))) + x)`, after `x += pool(x)` where there is a pool.
+///
+/// Images lie as `(B, H, W, C)`.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     pool: Option<Pool>,
-    convs: [Conv2d; 3],
+    convs: [Conv; 3],
 }
 
 impl Block {
     pub(super) fn new(vb: VarBuilder) -> Result<Self> {
-        let conv = |name| Conv2d::new(WIDTH, WIDTH, Geometry::SAME, vb.pp(name));
+        let conv = |name| Conv::read((WIDTH, WIDTH), Window::SAME, vb.pp(name));
         Ok(Self { pool: None, convs: [conv("conv.0")?, conv("conv.2")?, conv("conv.4")?] })
     }
 
@@ -28,35 +30,37 @@ impl Block {
 
     pub(super) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let pooled = match &self.pool {
-            Some(pool) => (xs + pool.forward(xs)?)?,
+            Some(pool) => pool.added_to(xs)?,
             None => xs.clone(),
         };
         let [first, second, third] = &self.convs;
-        let ys = second.forward(&first.forward(&pooled)?.relu()?)?.relu()?;
-        (third.forward(&ys)? + pooled)?.relu()
+        let ys = second.forward(&first.forward(&pooled, Epilogue::Relu)?, Epilogue::Relu)?;
+        third.forward_add(&ys, &pooled, Epilogue::Relu)
     }
 }
 
 /// Two 1x1 convolutions around a normalisation, which carries statistics of the whole image.
 #[derive(Debug, Clone)]
 struct Pool {
-    widen: Conv2d,
+    widen: Conv,
     norm: GroupNorm,
-    narrow: Conv2d,
+    narrow: Conv,
 }
 
 impl Pool {
     fn new(vb: VarBuilder) -> Result<Self> {
         const WIDE: usize = 4 * WIDTH;
         Ok(Self {
-            widen: Conv2d::new_no_bias(WIDTH, WIDE, Geometry::POINT, vb.pp(0))?,
+            widen: Conv::read_no_bias((WIDTH, WIDE), Window::POINT, vb.pp(0))?,
             norm: GroupNorm::new((WIDE, 4), 1e-5, Activation::Relu, vb.pp(1))?,
-            narrow: Conv2d::new_no_bias(WIDE, WIDTH, Geometry::POINT, vb.pp(3))?,
+            narrow: Conv::read_no_bias((WIDE, WIDTH), Window::POINT, vb.pp(3))?,
         })
     }
 
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.narrow.forward(&self.norm.forward(&self.widen.forward(xs)?)?)
+    fn added_to(&self, xs: &Tensor) -> Result<Tensor> {
+        let wide = self.widen.forward(xs, Epilogue::None)?.permute((0, 3, 1, 2))?; // (B, C, H, W)
+        let normed = self.norm.forward(&wide)?.permute((0, 2, 3, 1))?;
+        self.narrow.forward_add(&normed, xs, Epilogue::None)
     }
 }
 

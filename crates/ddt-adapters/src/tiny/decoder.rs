@@ -8,7 +8,7 @@ use super::DOWNSCALE;
 use super::block::{Block, WIDTH, blocks, forward_all};
 use super::config::{TinyConfig, prefix_in};
 use crate::autoencoder::{Autoencoder, check_latents, in_batches};
-use crate::conv::{Conv2d, Geometry};
+use crate::dense::{Conv, Epilogue, Window};
 use crate::load::{LoadError, build};
 
 /// The decoder of a tiny autoencoder, usable alone.
@@ -21,10 +21,10 @@ use crate::load::{LoadError, build};
 /// As an [`Autoencoder`] it decodes, and refuses to encode.
 #[derive(Debug, Clone)]
 pub struct TinyDecoder {
-    conv_in: Conv2d,
+    conv_in: Conv,
     levels: [Level; 3],
     last: Block,
-    conv_out: Conv2d,
+    conv_out: Conv,
     cfg: TinyConfig,
     dtype: DType,
 }
@@ -33,7 +33,7 @@ pub struct TinyDecoder {
 #[derive(Debug, Clone)]
 struct Level {
     blocks: Vec<Block>,
-    double: Conv2d,
+    double: Conv,
 }
 
 impl TinyDecoder {
@@ -47,17 +47,17 @@ impl TinyDecoder {
         let level = |first: usize, make| {
             Ok(Level {
                 blocks: blocks(first..first + 3, make, &vb)?,
-                double: Conv2d::new_no_bias(WIDTH, WIDTH, Geometry::SAME, vb.pp(first + 4))?,
+                double: Conv::read_no_bias((WIDTH, WIDTH), Window::SAME, vb.pp(first + 4))?,
             })
         };
         let mid = if cfg.mid_pool { Block::with_pool } else { Block::new };
         let levels: [Result<Level>; 3] = [level(3, mid), level(8, Block::new), level(13, Block::new)];
         let [coarse, middle, fine] = levels;
         Ok(Self {
-            conv_in: Conv2d::new(cfg.latent_channels, WIDTH, Geometry::SAME, vb.pp(1))?,
+            conv_in: Conv::read((cfg.latent_channels, WIDTH), Window::SAME, vb.pp(1))?,
             levels: [coarse?, middle?, fine?],
             last: Block::new(vb.pp(18))?,
-            conv_out: Conv2d::new(WIDTH, 3, Geometry::SAME, vb.pp(19))?,
+            conv_out: Conv::read((WIDTH, 3), Window::SAME, vb.pp(19))?,
             cfg: *cfg,
             dtype: vb.dtype(),
         })
@@ -104,15 +104,22 @@ impl TinyDecoder {
     }
 
     fn forward(&self, latents: &Tensor) -> Result<Tensor> {
-        let xs = ((latents / 3.0)?.tanh()? * 3.0)?;
-        let mut xs = self.conv_in.forward(&xs)?.relu()?;
+        let xs = ((latents / 3.0)?.tanh()? * 3.0)?.permute((0, 2, 3, 1))?; // (B, H, W, C) from here on
+        let mut xs = self.conv_in.forward(&xs, Epilogue::Relu)?;
         for level in &self.levels {
-            let (_, _, h, w) = xs.dims4()?;
-            xs = forward_all(&level.blocks, xs)?;
-            xs = level.double.forward(&xs.upsample_nearest2d(2 * h, 2 * w)?)?;
+            xs = doubled(&forward_all(&level.blocks, xs)?)?;
+            xs = level.double.forward(&xs, Epilogue::None)?;
         }
-        self.conv_out.forward(&self.last.forward(&xs)?)
+        let ys = self.conv_out.forward(&self.last.forward(&xs)?, Epilogue::None)?;
+        ys.permute((0, 3, 1, 2))?.contiguous()
     }
+}
+
+/// Every pixel four times: `(B, H, W, C) -> (B, 2 H, 2 W, C)`.
+fn doubled(xs: &Tensor) -> Result<Tensor> {
+    let (b, h, w, c) = xs.dims4()?;
+    let xs = xs.reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, 2, w, 2, c))?;
+    xs.reshape((b, 2 * h, 2 * w, c))
 }
 
 impl Autoencoder for TinyDecoder {

@@ -8,7 +8,7 @@ use super::DOWNSCALE;
 use super::block::{Block, WIDTH, blocks, forward_all};
 use super::config::{TinyConfig, prefix_in};
 use crate::autoencoder::{Autoencoder, check_pixels, in_batches};
-use crate::conv::{Conv2d, Geometry};
+use crate::dense::{Conv, Epilogue, Window};
 use crate::load::{LoadError, build};
 
 /// The encoder of a tiny autoencoder, usable alone.
@@ -21,10 +21,10 @@ use crate::load::{LoadError, build};
 /// As an [`Autoencoder`] it encodes, and refuses to decode.
 #[derive(Debug, Clone)]
 pub struct TinyEncoder {
-    conv_in: Conv2d,
+    conv_in: Conv,
     first: Block,
     levels: [Level; 3],
-    conv_out: Conv2d,
+    conv_out: Conv,
     cfg: TinyConfig,
     dtype: DType,
 }
@@ -32,7 +32,7 @@ pub struct TinyEncoder {
 /// The convolution that halves a resolution, and the blocks after it.
 #[derive(Debug, Clone)]
 struct Level {
-    halve: Conv2d,
+    halve: Conv,
     blocks: Vec<Block>,
 }
 
@@ -46,7 +46,7 @@ impl TinyEncoder {
         cfg.validate()?;
         let level = |first: usize, make| {
             Ok(Level {
-                halve: Conv2d::new_no_bias(WIDTH, WIDTH, Geometry::HALVE, vb.pp(first))?,
+                halve: Conv::read_no_bias((WIDTH, WIDTH), Window::HALVE, vb.pp(first))?,
                 blocks: blocks(first + 1..first + 4, make, &vb)?,
             })
         };
@@ -54,10 +54,10 @@ impl TinyEncoder {
         let levels: [Result<Level>; 3] = [level(2, Block::new), level(6, Block::new), level(10, mid)];
         let [fine, middle, coarse] = levels;
         Ok(Self {
-            conv_in: Conv2d::new(3, WIDTH, Geometry::SAME, vb.pp(0))?,
+            conv_in: Conv::read((3, WIDTH), Window::SAME, vb.pp(0))?,
             first: Block::new(vb.pp(1))?,
             levels: [fine?, middle?, coarse?],
-            conv_out: Conv2d::new(WIDTH, cfg.latent_channels, Geometry::SAME, vb.pp(14))?,
+            conv_out: Conv::read((WIDTH, cfg.latent_channels), Window::SAME, vb.pp(14))?,
             cfg: *cfg,
             dtype: vb.dtype(),
         })
@@ -104,11 +104,12 @@ impl TinyEncoder {
     }
 
     fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let mut xs = self.first.forward(&self.conv_in.forward(pixels)?)?;
+        let xs = pixels.permute((0, 2, 3, 1))?; // (B, H, W, C) from here on
+        let mut xs = self.first.forward(&self.conv_in.forward(&xs, Epilogue::None)?)?;
         for level in &self.levels {
-            xs = forward_all(&level.blocks, level.halve.forward(&xs)?)?;
+            xs = forward_all(&level.blocks, level.halve.forward(&xs, Epilogue::None)?)?;
         }
-        self.conv_out.forward(&xs)
+        self.conv_out.forward(&xs, Epilogue::None)?.permute((0, 3, 1, 2))?.contiguous()
     }
 }
 

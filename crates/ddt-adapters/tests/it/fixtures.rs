@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{
-    Autoencoder, KlAutoencoder, KlConfig, TinyAutoencoder, TinyDecoder, TinyEncoder, to_rgb8,
+    Autoencoder, KlAutoencoder, KlConfig, KlDecoder, TinyAutoencoder, TinyDecoder, TinyEncoder, to_rgb8,
 };
 use ddt_checkpoint::{Checkpoint, Prefixed};
 
@@ -14,7 +14,7 @@ use crate::testing::{InMemory, rel_rms};
 /// What the fixtures allow for autoencoders.
 const TOLERANCE: f64 = 1e-4;
 
-fn fixture(name: &str) -> Option<Checkpoint> {
+pub(crate) fn fixture(name: &str) -> Option<Checkpoint> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/fixtures");
     let path = Path::new(folder).join(name);
     if !path.exists() {
@@ -25,19 +25,23 @@ fn fixture(name: &str) -> Option<Checkpoint> {
     Some(Checkpoint::open(path).unwrap())
 }
 
-fn tensor(fixture: &Checkpoint, name: &str) -> Tensor {
+pub(crate) fn tensor(fixture: &Checkpoint, name: &str) -> Tensor {
     fixture.tensor(name, &Device::Cpu).unwrap()
 }
 
-fn kl_parity(name: &str) {
-    let Some(fixture) = fixture(name) else { return };
-    let cfg = KlConfig {
+fn kl_config() -> KlConfig {
+    KlConfig {
         block_out_channels: vec![32, 64],
         layers_per_block: 1,
         latent_channels: 4,
         norm_num_groups: 8,
         scaling_factor: 0.18215,
-    };
+    }
+}
+
+fn kl_parity(name: &str) {
+    let Some(fixture) = fixture(name) else { return };
+    let cfg = kl_config();
     let vae = KlAutoencoder::load(&cfg, &fixture.with_prefix("model."), &Device::Cpu).unwrap();
     let posterior = vae.posterior(&tensor(&fixture, "in.image")).unwrap();
     assert!(rel_rms(&posterior.mean, &tensor(&fixture, "out.mean")) < TOLERANCE);
@@ -51,6 +55,15 @@ fn kl_parity(name: &str) {
     assert!(rel_rms(&encoded, &(&posterior.mean * cfg.scaling_factor).unwrap()) < 1e-6);
     let mode = vae.encode_sampled(&tensor(&fixture, "in.image"), &raw.zeros_like().unwrap()).unwrap();
     assert!(rel_rms(&mode, &encoded) < 1e-6);
+}
+
+#[test]
+fn kl_decoder_alone() {
+    let Some(fixture) = fixture("vae_kl.safetensors") else { return };
+    let cfg = kl_config();
+    let decoder = KlDecoder::load(&cfg, &fixture.with_prefix("model."), &Device::Cpu).unwrap();
+    let decoded = decoder.decode_raw(&tensor(&fixture, "in.latent")).unwrap();
+    assert!(rel_rms(&decoded, &tensor(&fixture, "out.decoded")) < TOLERANCE);
 }
 
 #[test]

@@ -3,15 +3,18 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use ddt_adapters::{
-    Autoencoder, KlAutoencoder, KlConfig, LoadError, Rgb8Error, TinyAutoencoder, TinyConfig, TinyDecoder,
-    TinyEncoder, to_rgb8,
+    Autoencoder, KlAutoencoder, KlConfig, KlDecoder, LoadError, Rgb8Error, TinyAutoencoder, TinyConfig,
+    TinyDecoder, TinyEncoder, to_rgb8,
 };
 use ddt_checkpoint::{Checkpoint, CheckpointError};
 
 use crate::testing::{InMemory, random};
 
 /// The tensors that `make` asks for, in `dtype`.
-fn tensors_of<T>(make: impl FnOnce(VarBuilder) -> candle_core::Result<T>, dtype: DType) -> InMemory {
+pub(crate) fn tensors_of<T>(
+    make: impl FnOnce(VarBuilder) -> candle_core::Result<T>,
+    dtype: DType,
+) -> InMemory {
     let vars = VarMap::new();
     make(VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu)).unwrap();
     let vars = vars.data().lock().unwrap();
@@ -29,7 +32,7 @@ fn kl_config() -> KlConfig {
     }
 }
 
-fn mismatch<T: std::fmt::Debug>(loaded: Result<T, LoadError>) -> [Vec<String>; 3] {
+pub(crate) fn mismatch<T: std::fmt::Debug>(loaded: Result<T, LoadError>) -> [Vec<String>; 3] {
     match loaded {
         Err(LoadError::Checkpoint(CheckpointError::Mismatch { missing, unexpected, misshapen, .. })) => {
             [missing, unexpected, misshapen.into_iter().map(|it| it.name).collect()]
@@ -60,6 +63,28 @@ fn kl_names_all_that_is_wrong() {
     let no_groups = KlConfig { norm_num_groups: 0, ..cfg };
     let refused = KlAutoencoder::load(&no_groups, &weights, &Device::Cpu);
     assert!(matches!(refused, Err(LoadError::Tensor(_))));
+}
+
+#[test]
+fn kl_decoder_reads_its_half_alone() {
+    let cfg = kl_config();
+    let mut weights = tensors_of(|vb| KlAutoencoder::new(&cfg, vb), DType::F32);
+    let both = KlAutoencoder::load(&cfg, &weights, &Device::Cpu).unwrap();
+    weights.0.remove("encoder.conv_in.bias").unwrap();
+    weights.0.insert("quant_conv.bias".into(), random(1, 5));
+    let decoder = KlDecoder::load(&cfg, &weights, &Device::Cpu).unwrap();
+    let latents = random(2, (1, 2, 4, 4));
+    let difference =
+        crate::testing::rel_rms(&decoder.decode(&latents).unwrap(), &both.decode(&latents).unwrap());
+    assert_eq!(difference, 0.0);
+    let error = decoder.encode(&random(1, (1, 3, 8, 8))).unwrap_err().to_string();
+    assert!(error.contains("KlAutoencoder"), "{error}");
+    weights.0.remove("post_quant_conv.bias").unwrap();
+    weights.0.insert("loss.weight".into(), random(1, 5));
+    assert_eq!(
+        mismatch(KlDecoder::load(&cfg, &weights, &Device::Cpu)),
+        [vec!["post_quant_conv.bias".to_string()], vec!["loss.weight".to_string()], vec![]]
+    );
 }
 
 #[test]

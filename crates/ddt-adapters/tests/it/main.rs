@@ -9,6 +9,8 @@
 #[path = "../../src/testing.rs"]
 mod testing;
 
+mod extractors;
 mod fixtures;
+mod formula;
 mod kl_oracle;
 mod loading;

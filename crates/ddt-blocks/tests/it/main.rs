@@ -8,6 +8,8 @@ use ddt_blocks::{
     AdaLn, Attention, AxialRope2d, Block, FinalLayer, LabelEmbed, PatchEmbed, RmsNorm, SwiGlu, TimestepEmbed,
 };
 
+mod baselines;
+
 const D: usize = 16;
 const HEADS: usize = 2;
 

@@ -114,12 +114,10 @@ fn times_linear(polynomial: &[f64], root: f64, divisor: f64) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::solver::Euler;
-    use crate::time_grid::TimeGrid;
 
     #[test]
     fn even_grids_have_the_textbook_weights() {
@@ -149,55 +147,6 @@ mod tests {
 
     fn scalar(value: f64) -> Tensor {
         Tensor::new(value, &Device::Cpu).unwrap()
-    }
-
-    /// Error at t = 1 for `dx/dt = 2 x cos(2t + 1)`, `x = exp(sin(2t + 1))`, in f64, on a shifted grid.
-    ///
-    /// With `exact_start`, the first `order - 1` steps are skipped and their velocities are exact.
-    fn error(solver: &dyn Solver, num_steps: usize, exact_start: bool) -> f64 {
-        let solution = |t: f64| (2.0 * t + 1.0).sin().exp();
-        let slope = |t: f64| 2.0 * (2.0 * t + 1.0).cos();
-        let grid = TimeGrid::new(num_steps, None, 1.4).unwrap();
-        let skipped = if exact_start { solver.order() - 1 } else { 0 };
-        let mut history = History::default();
-        for step in grid.steps().take(skipped) {
-            history.push(step.t, scalar(slope(step.t) * solution(step.t)), skipped);
-        }
-        let mut x = scalar(solution(grid.times()[skipped]));
-        for step in grid.steps().skip(skipped) {
-            x = solver.step(&mut |x, at| x * slope(at.t), &x, step, &mut history).unwrap();
-            assert!(history.len() <= solver.order());
-        }
-        assert_eq!(x.dtype(), DType::F64);
-        (x.to_scalar::<f64>().unwrap() - solution(1.0)).abs()
-    }
-
-    #[track_caller]
-    fn check_order(solver: &dyn Solver, exact_start: bool, expected: f64) {
-        let (coarse, fine) = (error(solver, 200, exact_start), error(solver, 400, exact_start));
-        let order = (coarse / fine).log2();
-        assert!((order - expected).abs() < 0.15, "{} has order {order}, not {expected}", solver.name());
-    }
-
-    #[test]
-    fn empirical_orders_with_exact_starting_values() {
-        check_order(&Euler, true, 1.0);
-        for order in 1..=4 {
-            check_order(&AdamsBashforth::new(order).unwrap(), true, order as f64);
-        }
-    }
-
-    #[test]
-    fn empirical_orders_with_the_published_start() {
-        for order in 1..=4 {
-            check_order(&AdamsBashforth::new(order).unwrap(), false, order.min(2) as f64);
-        }
-    }
-
-    #[test]
-    fn order_1_is_euler() {
-        let adams = AdamsBashforth::new(1).unwrap();
-        assert!((error(&adams, 10, false) - error(&Euler, 10, false)).abs() < 1e-13);
     }
 
     #[test]

@@ -20,12 +20,12 @@ const BLOCK_ROWS: usize = 64;
 /// The weights are those of the query and key norms as f32, the query's divided by `sqrt(K)`, which scales
 /// the logits.
 pub(crate) struct Inputs<'a, T> {
-    pub(crate) qkv: &'a [T],
-    pub(crate) q_weight: Vec<f32>,
-    pub(crate) k_weight: Vec<f32>,
-    pub(crate) turns: &'a [c32],
-    pub(crate) sizes: Sizes,
-    pub(crate) eps: f32,
+    qkv: &'a [T],
+    q_weight: Vec<f32>,
+    k_weight: Vec<f32>,
+    turns: &'a [c32],
+    sizes: Sizes,
+    eps: f32,
 }
 
 /// B, L, N and K.
@@ -52,7 +52,7 @@ impl Sizes {
     }
 
     /// `1 / sqrt(K)`.
-    pub(crate) fn logit_scale(&self) -> f32 {
+    fn logit_scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
@@ -80,7 +80,24 @@ impl Sizes {
     }
 }
 
-impl<T: Element> Inputs<'_, T> {
+impl<'a, T: Element> Inputs<'a, T> {
+    pub(crate) fn new(
+        qkv: &'a [T],
+        (q_weight, k_weight): (&[T], &[T]),
+        turns: &'a [c32],
+        sizes: Sizes,
+        eps: f32,
+    ) -> Self {
+        let widened = |weight: &[T], scale: f32| {
+            let mut wide = vec![0.0; weight.len()];
+            T::widen(weight, &mut wide);
+            wide.iter_mut().for_each(|x| *x *= scale);
+            wide
+        };
+        let q_weight = widened(q_weight, sizes.logit_scale());
+        Self { qkv, q_weight, k_weight: widened(k_weight, 1.0), turns, sizes, eps }
+    }
+
     fn row(&self, task: usize, token: usize, part: Part) -> &[T] {
         &self.qkv[self.sizes.qkv_at(task, token, part)..][..self.sizes.head_dim]
     }

@@ -5,38 +5,60 @@ use rayon::prelude::*;
 
 use super::dispatch;
 use super::element::Element;
+use super::fresh::Fresh;
 use super::lanes::update;
 use super::rows::{Rows, Task, cut};
-use crate::modulation::Modulation;
+use crate::modulation::{Columns, Modulation};
 
 /// How the gate's rows go with those of a (B, L, `width`) tensor.
 pub(crate) struct Plan {
     pub(crate) width: usize,
+    /// Those of the gate.
+    pub(crate) columns: Columns,
     pub(crate) modulation: Modulation,
     pub(crate) rows: Rows,
 }
 
 pub(crate) fn forward<T: Element>(plan: &Plan, x: &[T], gate: &[T], y: &[T]) -> Vec<T> {
-    let mut out = vec![T::zero(); x.len()];
+    let mut out = Fresh::new(x.len());
     let tasks = plan.rows.tasks();
-    let outs: Vec<_> = cut(&mut out, tasks.iter().map(|task| task.rows.len() * plan.width)).collect();
-    tasks.par_iter().zip(outs).for_each(|(task, out)| dispatch(Forward { plan, task, x, gate, y, out }));
-    out
+    let outs: Vec<_> = out.parts(tasks.iter().map(|task| task.rows.len() * plan.width)).collect();
+    tasks.par_iter().zip(outs).for_each(|(task, out)| {
+        let out = out.open();
+        dispatch(Forward { plan, task, x, gate, y, out });
+    });
+    out.finish()
 }
 
 /// Gradients of `gate` and `y`; that of `x` is `grad` itself.
 pub(crate) fn backward<T: Element>(plan: &Plan, gate: &[T], y: &[T], grad: &[T]) -> (Vec<T>, Vec<T>) {
-    let Plan { width, modulation, rows } = plan;
+    let Plan { modulation, rows, columns, .. } = plan;
+    let mut partial = vec![0.0; modulation.partials(rows) * columns.row];
+    let grad_y = backward_into(plan, gate, y, grad, &mut partial);
+    (modulation.gradient(rows, partial, columns.row), grad_y)
+}
+
+/// The gradient of `y`; adds that of `gate` to its columns of `grad_gate`, rows of the sums that
+/// [`Modulation::gradient`] takes.
+pub(super) fn backward_into<T: Element>(
+    plan: &Plan,
+    gate: &[T],
+    y: &[T],
+    grad: &[T],
+    grad_gate: &mut [f32],
+) -> Vec<T> {
+    let Plan { width, modulation, rows, columns } = plan;
     let tasks = rows.tasks();
-    let mut grad_y = vec![T::zero(); y.len()];
-    let mut grad_gate = vec![0.0; modulation.partials(rows) * width];
-    let outs: Vec<_> = cut(&mut grad_y, tasks.iter().map(|task| task.rows.len() * width))
-        .zip(cut(&mut grad_gate, tasks.iter().map(|task| modulation.partials_of(task) * width)))
+    let mut grad_y = Fresh::new(y.len());
+    let outs: Vec<_> = grad_y
+        .parts(tasks.iter().map(|task| task.rows.len() * width))
+        .zip(cut(grad_gate, tasks.iter().map(|task| modulation.partials_of(task) * columns.row)))
         .collect();
     tasks.par_iter().zip(outs).for_each(|(task, (grad_y, grad_gate))| {
+        let grad_y = grad_y.open();
         dispatch(Backward { plan, task, gate, y, grad, grad_y, grad_gate });
     });
-    (modulation.gradient(rows, grad_gate, *width), grad_y)
+    grad_y.finish()
 }
 
 struct Forward<'a, T> {
@@ -60,7 +82,7 @@ impl<T: Element> WithSimd for Forward<'_, T> {
         let (mut x_row, mut y_row, mut out_row) = (T::scratch(width), T::scratch(width), T::scratch(width));
         let mut gate_row = T::scratch(width);
         for (source, rows) in plan.modulation.groups(&plan.rows, task) {
-            let gate = T::view(&gate[source * width..][..width], &mut gate_row);
+            let gate = T::view(plan.columns.of(gate, source, width), &mut gate_row);
             for row in rows {
                 let x = T::view(&xs[row * width..][..width], &mut x_row);
                 let y = T::view(&ys[row * width..][..width], &mut y_row);
@@ -101,8 +123,10 @@ impl<T: Element> WithSimd for Backward<'_, T> {
             (T::scratch(width), T::scratch(width), T::scratch(width));
         let mut gate_row = T::scratch(width);
         let groups = plan.modulation.groups(&plan.rows, task);
-        for ((source, rows), sums) in groups.zip(grad_gate.chunks_exact_mut(width.max(1))) {
-            let gate = T::view(&gate[source * width..][..width], &mut gate_row);
+        let columns = plan.columns;
+        for ((source, rows), sums) in groups.zip(grad_gate.chunks_exact_mut(columns.row.max(1))) {
+            let sums = &mut sums[columns.first..][..width];
+            let gate = T::view(plan.columns.of(gate, source, width), &mut gate_row);
             for row in rows {
                 let y = T::view(&ys[row * width..][..width], &mut y_row);
                 let grad = T::view(&grads[row * width..][..width], &mut grad_row);

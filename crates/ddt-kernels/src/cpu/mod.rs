@@ -7,17 +7,23 @@
 
 pub(crate) mod add_silu;
 pub(crate) mod attention;
+pub(crate) mod block;
 pub(crate) mod element;
 mod exp;
+mod fresh;
 pub(crate) mod gate_residual;
+pub(crate) mod gemm;
 mod head;
 mod lanes;
 pub(crate) mod layer_norm_modulate;
+pub(crate) mod linear;
 mod matmul;
 mod modulation;
+pub(crate) mod neighbours;
 pub(crate) mod rms_norm_modulate;
 mod rows;
 mod scatter;
+mod scratch;
 pub(crate) mod silu;
 mod softmax;
 pub(crate) mod storage;

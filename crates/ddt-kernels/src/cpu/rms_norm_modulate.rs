@@ -5,15 +5,17 @@ use rayon::prelude::*;
 
 use super::dispatch;
 use super::element::Element;
+use super::fresh::Fresh;
 use super::lanes::{fold, update};
 use super::rows::{Rows, Task, cut, sum_rows};
-use crate::modulation::Modulation;
+use crate::modulation::{Columns, Modulation};
 
-/// What both passes read; all slices are contiguous, `x` (B, L, D).
+/// What both passes read; all slices are contiguous, `x` (B, L, D). `columns` are those of `shift_scale`.
 pub(crate) struct Inputs<'a, T> {
     pub(crate) x: &'a [T],
     pub(crate) weight: &'a [T],
     pub(crate) shift_scale: &'a [T],
+    pub(crate) columns: Columns,
     pub(crate) modulation: Modulation,
     pub(crate) rows: Rows,
     pub(crate) eps: f32,
@@ -30,34 +32,47 @@ pub(crate) fn forward<T: Element>(inputs: &Inputs<'_, T>) -> Vec<T> {
     let width = inputs.weight.len();
     let mut scratch = T::scratch(width);
     let weight = T::view(inputs.weight, &mut scratch);
-    let mut out = vec![T::zero(); inputs.x.len()];
+    let mut out = Fresh::new(inputs.x.len());
     let tasks = inputs.rows.tasks();
-    let outs: Vec<_> = cut(&mut out, tasks.iter().map(|task| task.rows.len() * width)).collect();
-    tasks.par_iter().zip(outs).for_each(|(task, out)| dispatch(Forward { inputs, weight, task, out }));
-    out
+    let outs: Vec<_> = out.parts(tasks.iter().map(|task| task.rows.len() * width)).collect();
+    tasks.par_iter().zip(outs).for_each(|(task, out)| {
+        let out = out.open();
+        dispatch(Forward { inputs, weight, task, out });
+    });
+    out.finish()
 }
 
 pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> Gradients<T> {
+    let Inputs { rows, modulation, columns, .. } = inputs;
+    let mut partial = vec![0.0; modulation.partials(rows) * columns.row];
+    let (x, weight) = backward_into(inputs, grad, &mut partial);
+    Gradients { x, weight, shift_scale: modulation.gradient(rows, partial, columns.row) }
+}
+
+/// Gradients of `x` and `weight`; adds that of `shift_scale` to its columns of `grad_shift_scale`, rows of
+/// the sums that [`Modulation::gradient`] takes.
+pub(super) fn backward_into<T: Element>(
+    inputs: &Inputs<'_, T>,
+    grad: &[T],
+    grad_shift_scale: &mut [f32],
+) -> (Vec<T>, Vec<T>) {
     let width = inputs.weight.len();
-    let Inputs { rows, modulation, .. } = inputs;
+    let Inputs { rows, modulation, columns, .. } = inputs;
     let mut scratch = T::scratch(width);
     let weight = T::view(inputs.weight, &mut scratch);
     let tasks = rows.tasks();
-    let mut grad_x = vec![T::zero(); inputs.x.len()];
+    let mut grad_x = Fresh::new(inputs.x.len());
     let mut grad_weight = vec![0.0; tasks.len() * width];
-    let mut grad_shift_scale = vec![0.0; modulation.partials(rows) * 2 * width];
-    let outs: Vec<_> = cut(&mut grad_x, tasks.iter().map(|task| task.rows.len() * width))
+    let outs: Vec<_> = grad_x
+        .parts(tasks.iter().map(|task| task.rows.len() * width))
         .zip(cut(&mut grad_weight, tasks.iter().map(|_| width)))
-        .zip(cut(&mut grad_shift_scale, tasks.iter().map(|task| modulation.partials_of(task) * 2 * width)))
+        .zip(cut(grad_shift_scale, tasks.iter().map(|task| modulation.partials_of(task) * columns.row)))
         .collect();
     tasks.par_iter().zip(outs).for_each(|(task, ((grad_x, grad_weight), grad_shift_scale))| {
+        let grad_x = grad_x.open();
         dispatch(Backward { inputs, weight, grad, task, grad_x, grad_weight, grad_shift_scale });
     });
-    Gradients {
-        x: grad_x,
-        weight: sum_rows(&grad_weight, width),
-        shift_scale: modulation.gradient(rows, grad_shift_scale, 2 * width),
-    }
+    (grad_x.finish(), sum_rows(&grad_weight, width))
 }
 
 struct Forward<'a, T> {
@@ -79,7 +94,7 @@ impl<T: Element> WithSimd for Forward<'_, T> {
         let (mut x_row, mut out_row) = (T::scratch(width), T::scratch(width));
         let mut modulation_row = T::scratch(2 * width);
         for (source, rows) in inputs.modulation.groups(&inputs.rows, task) {
-            let shift_scale = &inputs.shift_scale[source * 2 * width..][..2 * width];
+            let shift_scale = inputs.columns.of(inputs.shift_scale, source, 2 * width);
             let (shift, scale) = T::view(shift_scale, &mut modulation_row).split_at(width);
             for row in rows {
                 let x = T::view(&xs[row * width..][..width], &mut x_row);
@@ -127,10 +142,11 @@ impl<T: Element> WithSimd for Backward<'_, T> {
             (T::scratch(width), T::scratch(width), T::scratch(width));
         let mut modulation_row = T::scratch(2 * width);
         let groups = inputs.modulation.groups(&inputs.rows, task);
-        for ((source, rows), sums) in groups.zip(grad_shift_scale.chunks_exact_mut(2 * width.max(1))) {
-            let shift_scale = &inputs.shift_scale[source * 2 * width..][..2 * width];
+        let columns = inputs.columns;
+        for ((source, rows), sums) in groups.zip(grad_shift_scale.chunks_exact_mut(columns.row.max(1))) {
+            let shift_scale = inputs.columns.of(inputs.shift_scale, source, 2 * width);
             let scale = &T::view(shift_scale, &mut modulation_row)[width..];
-            let (grad_shift, grad_scale) = sums.split_at_mut(width);
+            let (grad_shift, grad_scale) = sums[columns.first..][..2 * width].split_at_mut(width);
             for row in rows {
                 let x = T::view(&xs[row * width..][..width], &mut x_row);
                 let grad = T::view(&grads[row * width..][..width], &mut grad_row);

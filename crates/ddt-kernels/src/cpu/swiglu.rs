@@ -6,27 +6,36 @@ use rayon::prelude::*;
 use super::dispatch;
 use super::element::Element;
 use super::exp::{silu, silu_and_slope};
+use super::fresh::Fresh;
 use super::lanes::update;
 use super::silu::{BLOCK, TASK};
 
 pub(crate) fn forward<T: Element>(a: &[T], b: &[T]) -> Vec<T> {
-    let mut out = vec![T::zero(); a.len()];
-    out.par_chunks_mut(TASK)
-        .zip(a.par_chunks(TASK).zip(b.par_chunks(TASK)))
-        .for_each(|(out, (a, b))| dispatch(Forward { a, b, out }));
-    out
+    let mut out = Fresh::new(a.len());
+    let outs: Vec<_> = out.parts(parts(a.len())).collect();
+    outs.into_par_iter().zip(a.par_chunks(TASK).zip(b.par_chunks(TASK))).for_each(|(out, (a, b))| {
+        let out = out.open();
+        dispatch(Forward { a, b, out });
+    });
+    out.finish()
 }
 
 /// Gradients of `a` and `b`.
 pub(crate) fn backward<T: Element>(a: &[T], b: &[T], grad: &[T]) -> (Vec<T>, Vec<T>) {
-    let mut grad_a = vec![T::zero(); a.len()];
-    let mut grad_b = vec![T::zero(); a.len()];
-    grad_a
-        .par_chunks_mut(TASK)
-        .zip(grad_b.par_chunks_mut(TASK))
-        .zip(a.par_chunks(TASK).zip(b.par_chunks(TASK)).zip(grad.par_chunks(TASK)))
-        .for_each(|((grad_a, grad_b), ((a, b), grad))| dispatch(Backward { a, b, grad, grad_a, grad_b }));
-    (grad_a, grad_b)
+    let mut grad_a = Fresh::new(a.len());
+    let mut grad_b = Fresh::new(a.len());
+    let outs: Vec<_> = grad_a.parts(parts(a.len())).zip(grad_b.parts(parts(a.len()))).collect();
+    let ins = a.par_chunks(TASK).zip(b.par_chunks(TASK)).zip(grad.par_chunks(TASK));
+    outs.into_par_iter().zip(ins).for_each(|((grad_a, grad_b), ((a, b), grad))| {
+        let (grad_a, grad_b) = (grad_a.open(), grad_b.open());
+        dispatch(Backward { a, b, grad, grad_a, grad_b });
+    });
+    (grad_a.finish(), grad_b.finish())
+}
+
+/// Elements of every task.
+fn parts(len: usize) -> impl Iterator<Item = usize> {
+    (0..len.div_ceil(TASK)).map(move |i| TASK.min(len - i * TASK))
 }
 
 struct Forward<'a, T> {

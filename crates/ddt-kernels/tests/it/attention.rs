@@ -7,7 +7,7 @@ use crate::support::{check, error, plain_rms_norm, random, run};
 
 const EPS: f64 = 1e-6;
 
-fn rope(l: usize, k: usize) -> Result<RopeTable> {
+pub(crate) fn rope(l: usize, k: usize) -> Result<RopeTable> {
     let angles = random(7, &[l, k / 2])?;
     RopeTable::new(angles.cos()?, angles.sin()?)
 }
@@ -23,7 +23,13 @@ fn plain_turn(x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
     Tensor::stack(&[turned_re, turned_im], 4)?.reshape((b, l, n, k))
 }
 
-fn plain(qkv: &Tensor, q_weight: &Tensor, k_weight: &Tensor, rope: &RopeTable, n: usize) -> Result<Tensor> {
+pub(crate) fn plain(
+    qkv: &Tensor,
+    q_weight: &Tensor,
+    k_weight: &Tensor,
+    rope: &RopeTable,
+    n: usize,
+) -> Result<Tensor> {
     let (b, l, width) = qkv.dims3()?;
     let k = width / (3 * n);
     let parts = qkv.reshape((b, l, 3, n, k))?;

@@ -2,7 +2,9 @@
 
 mod activation;
 mod attention;
+mod block;
 mod edges;
+mod linear;
 mod modulated;
 mod support;
 mod threads;

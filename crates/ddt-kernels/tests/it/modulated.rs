@@ -10,7 +10,7 @@ const SHAPES: [(usize, usize, usize); 6] =
     [(3, 16, 64), (2, 1, 24), (2, 130, 33), (5, 7, 3), (70, 3, 16), (1, 64, 257)];
 const EPS: f64 = 1e-6;
 
-fn modulate(normed: &Tensor, shift_scale: &Tensor) -> Result<Tensor> {
+pub(crate) fn modulate(normed: &Tensor, shift_scale: &Tensor) -> Result<Tensor> {
     let parts = shift_scale.chunk(2, D::Minus1)?;
     normed.broadcast_mul(&(&parts[1] + 1.0)?)?.broadcast_add(&parts[0])
 }

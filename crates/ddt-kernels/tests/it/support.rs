@@ -47,7 +47,17 @@ pub(crate) fn check(
     fused: impl Fn(&[Tensor]) -> Result<Tensor>,
     plain: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<()> {
-    for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 4e-3), (DType::F16, 5e-4)] {
+    check_in(&[(DType::F32, 1e-5), (DType::BF16, 4e-3), (DType::F16, 5e-4)], inputs, fused, plain)
+}
+
+/// [`check`] with other dtypes and tolerances.
+pub(crate) fn check_in(
+    dtypes: &[(DType, f64)],
+    inputs: &[Tensor],
+    fused: impl Fn(&[Tensor]) -> Result<Tensor>,
+    plain: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    for &(dtype, tolerance) in dtypes {
         let rounded = inputs.iter().map(|x| x.to_dtype(dtype)).collect::<Result<Vec<_>>>()?;
         let exact = rounded.iter().map(|x| x.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
         let (out, grads) = run(&rounded, &fused)?;

@@ -2,7 +2,8 @@
 
 use candle_core::{Error, Result, Tensor};
 use ddt_kernels::{
-    RopeTable, add_silu, attention, gate_residual, layer_norm_modulate, rms_norm_modulate, silu, swiglu,
+    RopeTable, add_silu, attention, gate_residual, layer_norm_modulate, linear, rms_norm_modulate, silu,
+    swiglu,
 };
 
 use crate::support::{random, run};
@@ -39,6 +40,7 @@ fn bits_do_not_depend_on_threads() -> Result<()> {
         check(&[x(1, 150)?, x(2, l)?, x(3, 150)?], |x| gate_residual(&x[0], &x[1], &x[2]))?;
         check(&[x(1, 150)?, x(2, l)?], |x| add_silu(&x[0], &x[1]))?;
     }
+    check(&[x(1, 900)?, random(2, &[70, 48])?, random(3, &[70])?], |x| linear(&x[0], &x[1], Some(&x[2])))?;
     check(&[x(1, 900)?], |x| silu(&x[0]))?;
     check(&[x(1, 900)?, x(2, 900)?], |x| swiglu(&x[0], &x[1]))?;
     let angles = random(4, &[150, 4])?;

@@ -25,7 +25,7 @@ fn latents() -> LatentInfo {
 
 fn description() -> Description {
     Description {
-        config: sizes(),
+        config: sizes().into(),
         classes: Some(["a", "b", "c", "d", "e"].map(str::to_owned).to_vec()),
         latents: Some(latents()),
         metadata: BTreeMap::from([("note".to_owned(), "kept".to_owned())]),

@@ -4,7 +4,7 @@ use std::{collections::HashMap, io::Write, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use ddt_model::{Ddt, DdtConfig, ImprovedSit};
+use ddt_model::{Ddt, DdtConfig, DecoderOnly, Family, NetworkConfig, Projection, VelocityNetwork};
 
 use crate::networks::relative_rms;
 
@@ -26,7 +26,8 @@ fn check(path: &Path, cfg: &DdtConfig) {
     for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F16, 1e-2), (DType::BF16, 8e-2)] {
         let vb = VarBuilder::from_tensors(weights.clone(), dtype, &Device::Cpu);
         if !weights.keys().any(|it| it.starts_with("s_embedder")) {
-            let network = ImprovedSit::new(cfg, vb).unwrap();
+            let cfg = NetworkConfig { family: Family::ImprovedSit, ..cfg.clone().into() };
+            let network = cfg.build(vb).unwrap();
             check(&network.forward(&x, &t, &y).unwrap(), "out.velocity", tolerance);
             continue;
         }
@@ -64,11 +65,7 @@ fn fixtures() {
     ];
     for (name, (in_channels, patch_size, hidden_size, num_heads, encoder, decoder, num_classes)) in cases {
         let path = Path::new(FIXTURES).join(format!("{name}.safetensors"));
-        if !path.exists() {
-            // Straight to stderr: the harness would capture a print of a test that passes.
-            std::io::stderr()
-                .write_all(format!("skipped: {} is not there\n", path.display()).as_bytes())
-                .unwrap();
+        if skipped(&path) {
             continue;
         }
         let (num_encoder_blocks, num_decoder_blocks) = (encoder, decoder);
@@ -84,5 +81,56 @@ fn fixtures() {
                 num_classes,
             },
         );
+    }
+}
+
+fn skipped(path: &Path) -> bool {
+    if !path.exists() {
+        // Straight to stderr: the harness would capture a print of a test that passes.
+        std::io::stderr()
+            .write_all(format!("skipped: {} is not there\n", path.display()).as_bytes())
+            .unwrap();
+    }
+    !path.exists()
+}
+
+#[test]
+fn unimproved_baselines() {
+    let sizes = DdtConfig {
+        in_channels: 4,
+        patch_size: 2,
+        hidden_size: 48,
+        num_heads: 3,
+        num_encoder_blocks: 0,
+        num_decoder_blocks: 3,
+        num_classes: 10,
+    };
+    let sit = NetworkConfig { family: Family::Sit, grid_side: Some(4), ..sizes.into() };
+    let projection = Some(Projection { align_layer: 2, hidden_size: 32, feature_size: 20 });
+    let repa = NetworkConfig { family: Family::Repa, projection, ..sit.clone() };
+    for (name, cfg) in [("sit_forward", sit), ("repa_sit_forward", repa)] {
+        let path = Path::new(FIXTURES).join(format!("{name}.safetensors"));
+        if skipped(&path) {
+            continue;
+        }
+        let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+        let get = |name: &str| tensors[name].clone();
+        let strip =
+            |(name, it): (&String, &Tensor)| Some((name.strip_prefix("model.")?.to_owned(), it.clone()));
+        let weights: HashMap<String, Tensor> = tensors.iter().filter_map(strip).collect();
+        let stored = &cfg.fixed_tensors().unwrap()["pos_embed"];
+        assert!(relative_rms(stored, &weights["pos_embed"]) < 1e-6);
+        let network =
+            DecoderOnly::new(&cfg, VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu)).unwrap();
+        let (x, mut t, y) = (get("in.x"), get("in.t"), get("in.y").to_dtype(DType::U32).unwrap());
+        let mut want = get("out.velocity");
+        if cfg.family == Family::Repa {
+            (t, want) = (t.affine(-1.0, 1.0).unwrap(), want.neg().unwrap());
+        }
+        let (velocity, features) = network.forward_with_features(&x, &t, &y, 2).unwrap();
+        assert!(relative_rms(&velocity, &want) < 1e-5, "{name}");
+        if let Some(projected) = network.project(&features).unwrap() {
+            assert!(relative_rms(&projected, &get("out.projection")) < 1e-5, "{name}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
+mod families;
 mod files;
 mod golden;
 mod gradients;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use ddt_flow::noise_batch;
-use ddt_model::{Ddt, DdtConfig};
+use ddt_model::{Ddt, DdtConfig, NetworkConfig, VelocityNetwork};
 
 pub(crate) fn sizes() -> DdtConfig {
     DdtConfig {
@@ -23,6 +23,11 @@ pub(crate) fn sizes() -> DdtConfig {
 pub(crate) fn perturbed(cfg: &DdtConfig) -> (Ddt, VarMap) {
     let map = VarMap::new();
     let network = Ddt::new(cfg, VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu)).unwrap();
+    perturb(&map);
+    (network, map)
+}
+
+pub(crate) fn perturb(map: &VarMap) {
     let mut vars: Vec<_> = map.data().lock().unwrap().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     vars.sort_by(|a, b| a.0.cmp(&b.0));
     for (i, (name, var)) in vars.iter().enumerate() {
@@ -30,6 +35,13 @@ pub(crate) fn perturbed(cfg: &DdtConfig) -> (Ddt, VarMap) {
         let offset = if name.contains("norm") { 1.0 } else { 0.0 };
         var.set(&noise.affine(0.15, offset).unwrap()).unwrap();
     }
+}
+
+/// [`perturbed`] for any family.
+pub(crate) fn perturbed_network(cfg: &NetworkConfig) -> (Box<dyn VelocityNetwork>, VarMap) {
+    let map = VarMap::new();
+    let network = cfg.build(VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu)).unwrap();
+    perturb(&map);
     (network, map)
 }
 

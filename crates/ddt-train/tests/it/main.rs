@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
+mod cache;
 mod damage;
+mod gradients;
 mod killed;
 mod resume;
 mod runs;

@@ -8,8 +8,11 @@ use std::{
 use candle_core::Device;
 use ddt_checkpoint::sha256_file;
 use ddt_flow::{CounterNoise, Purpose};
-use ddt_model::DdtConfig;
-use ddt_train::{LatentDataset, LrSchedule, RunFolder, TrainConfig, Trainer};
+use ddt_model::{DdtConfig, NetworkConfig};
+use ddt_train::{
+    EpochOrder, FlowConfig, FlowMatching, LatentDataset, LrSchedule, RunFolder, StepReport, TrainConfig,
+    TrainError, Trainer,
+};
 
 pub(crate) fn sizes() -> DdtConfig {
     DdtConfig {
@@ -49,8 +52,23 @@ pub(crate) fn config(steps: u64) -> TrainConfig {
     }
 }
 
-pub(crate) fn trainer(steps: u64) -> Trainer {
-    Trainer::new(config(steps), &sizes(), &Device::Cpu).unwrap()
+pub(crate) fn trainer(steps: u64) -> Trainer<FlowMatching> {
+    trainer_of(config(steps), &sizes(), &data())
+}
+
+pub(crate) fn trainer_of(cfg: TrainConfig, sizes: &DdtConfig, data: &LatentDataset) -> Trainer<FlowMatching> {
+    let network = NetworkConfig::from(sizes.clone());
+    let build = |vb: candle_nn::VarBuilder| FlowMatching::new(&network, FlowConfig::PAPER, vb);
+    Trainer::new(cfg, data.sha256(), &Device::Cpu, build).unwrap()
+}
+
+/// One step on the next images.
+pub(crate) fn step(
+    trainer: &mut Trainer<FlowMatching>,
+    data: &LatentDataset,
+) -> Result<StepReport, TrainError> {
+    let order = EpochOrder::new(trainer.config().seed, data.len(), false)?;
+    trainer.step(|positions| data.batch(&order.picks(positions), &Device::Cpu))
 }
 
 /// Trains to the end, saving every third step, as long as `go_on` says so; logs every step.
@@ -60,14 +78,14 @@ pub(crate) fn train(folder: &Path, steps: u64, go_on: impl FnMut(u64) -> bool) {
 
 pub(crate) fn train_on(
     data: &LatentDataset,
-    mut trainer: Trainer,
+    mut trainer: Trainer<FlowMatching>,
     folder: &Path,
     mut go_on: impl FnMut(u64) -> bool,
 ) {
     let mut run = RunFolder::open(folder).unwrap();
-    run.resume(&mut trainer, data).unwrap();
+    run.resume(&mut trainer).unwrap();
     while !trainer.finished() {
-        let report = trainer.step(data).unwrap();
+        let report = step(&mut trainer, data).unwrap();
         run.log(&serde_json::json!({ "step": report.step, "loss": report.loss, "norm": report.grad_norm }))
             .unwrap();
         if report.step.is_multiple_of(3) {

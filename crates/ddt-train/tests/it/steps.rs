@@ -1,24 +1,28 @@
 //! Single steps.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use ddt_flow::TimeSampling;
+use ddt_model::NetworkConfig;
 use ddt_train::{
-    AdamWConfig, LatentDataset, Moments, TrainConfig, TrainError, Trainer, adamw_step, average_step,
-    evaluate_loss,
+    AdamWConfig, AlignmentConfig, FlowConfig, FlowMatching, LatentDataset, Moments, Pick, TrainConfig,
+    TrainError, Trainer, adamw_step, average_step, evaluate_loss,
 };
 
-use crate::runs::{config, data, sizes, trainer};
+use crate::runs::{config, data, sizes, step, trainer};
 
 #[test]
 fn training_lowers_the_loss_of_the_average_too() {
     let (data, mut trainer) = (data(), trainer(150));
-    let loss = |it: &Trainer| {
-        evaluate_loss(&it.averaged_network().unwrap(), &data, 7, TimeSampling::LogitNormal, &Device::Cpu)
-            .unwrap()
+    let loss = |it: &Trainer<FlowMatching>| {
+        let weights = it.averaged_weights(0).unwrap().into_iter().collect();
+        let vb = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+        let average = it.objective().network().config().build(vb).unwrap();
+        evaluate_loss(average.as_ref(), &data, 7, TimeSampling::LogitNormal, &Device::Cpu).unwrap()
     };
     let before = loss(&trainer);
     while !trainer.finished() {
-        trainer.step(&data).unwrap();
+        step(&mut trainer, &data).unwrap();
     }
     let after = loss(&trainer);
     assert!(after < 0.6 * before, "{before} to {after}");
@@ -30,14 +34,18 @@ fn a_loss_that_is_not_finite_changes_nothing_and_ends_the_run() {
     latents[5] = f32::NAN;
     let data = LatentDataset::new(latents, vec![0; 4], (2, 2, 2)).unwrap();
     let mut trainer = trainer(100);
-    let weights = |it: &Trainer| -> Vec<Vec<f32>> {
-        it.averaged_weights().unwrap().values().map(|t| t.flatten_all().unwrap().to_vec1().unwrap()).collect()
+    let weights = |it: &Trainer<FlowMatching>| -> Vec<Vec<f32>> {
+        it.averaged_weights(0)
+            .unwrap()
+            .values()
+            .map(|t| t.flatten_all().unwrap().to_vec1().unwrap())
+            .collect()
     };
     let before = weights(&trainer);
     for skipped in 1..20 {
-        assert_eq!(trainer.step(&data).unwrap().skipped, skipped);
+        assert_eq!(step(&mut trainer, &data).unwrap().skipped, skipped);
     }
-    assert!(matches!(trainer.step(&data), Err(TrainError::NotFinite { count: 20, step: 20 })));
+    assert!(matches!(step(&mut trainer, &data), Err(TrainError::NotFinite { count: 20, step: 20 })));
     assert_eq!(weights(&trainer), before);
 }
 
@@ -63,8 +71,8 @@ fn the_hash_of_data_is_of_all_of_it() {
 #[test]
 fn evaluating_depends_on_the_image_alone_and_needs_one() {
     let (data, trainer) = (data(), trainer(1));
-    let loss =
-        |images| evaluate_loss(trainer.network(), &data, images, TimeSampling::LogitNormal, &Device::Cpu);
+    let network = trainer.objective().network();
+    let loss = |images| evaluate_loss(network, &data, images, TimeSampling::LogitNormal, &Device::Cpu);
     assert!(matches!(loss(0), Err(TrainError::Data { .. })));
     assert_eq!(loss(7).unwrap(), loss(100).unwrap());
     assert_ne!(loss(1).unwrap(), loss(7).unwrap());
@@ -75,21 +83,24 @@ fn data_that_does_not_fit_is_refused() {
     assert!(matches!(LatentDataset::new(vec![0.0; 7], vec![0], (2, 2, 2)), Err(TrainError::Data { .. })));
     assert!(matches!(LatentDataset::new(vec![], vec![], (2, 2, 2)), Err(TrainError::Data { .. })));
     let wide = LatentDataset::new(vec![0.0; 12], vec![0], (3, 2, 2)).unwrap();
-    assert!(matches!(trainer(1).step(&wide), Err(TrainError::Data { .. })));
+    assert!(matches!(step(&mut trainer(1), &wide), Err(TrainError::Data { .. })));
     let label = LatentDataset::new(vec![0.0; 8], vec![2], (2, 2, 2)).unwrap();
-    assert!(matches!(trainer(1).step(&label), Err(TrainError::Data { .. })));
+    assert!(matches!(step(&mut trainer(1), &label), Err(TrainError::Data { .. })));
     for shape in [(usize::MAX, 2, 2), (0, 2, 2), (1 << 40, 1 << 40, 1)] {
         assert!(matches!(LatentDataset::new(vec![], vec![0], shape), Err(TrainError::Data { .. })));
     }
-    assert!(data().batch(&[7], &Device::Cpu).is_err());
-    assert!(data().training_batch(0, u64::MAX, 2, &Device::Cpu).is_err());
-    assert!(data().training_batch(0, 0, usize::MAX, &Device::Cpu).is_err());
+    let pick = |image, flipped| Pick { image, flipped };
+    assert!(data().batch(&[pick(7, false)], &Device::Cpu).is_err());
+    assert!(data().batch(&[pick(0, true)], &Device::Cpu).is_err());
+    assert!(data().batch(&vec![pick(0, false); (1 << 20) + 1], &Device::Cpu).is_err());
 }
 
 #[test]
 fn settings_that_make_no_run_are_named() {
     let check = |cfg: TrainConfig, name: &str| {
-        let message = Trainer::new(cfg, &sizes(), &Device::Cpu).unwrap_err().to_string();
+        let network = NetworkConfig::from(sizes());
+        let build = |vb: VarBuilder| FlowMatching::new(&network, FlowConfig::PAPER, vb);
+        let message = Trainer::new(cfg, "", &Device::Cpu, build).unwrap_err().to_string();
         assert!(message.starts_with(name), "{message}");
     };
     check(TrainConfig { batch_size: 0, ..config(1) }, "batch_size");
@@ -97,31 +108,22 @@ fn settings_that_make_no_run_are_named() {
     check(TrainConfig { total_images: u64::MAX, ..config(1) }, "total_images");
     assert_eq!(TrainConfig { batch_size: 0, ..config(1) }.total_steps(), 4);
     check(TrainConfig { ema_decays: vec![1.0], ..config(1) }, "ema_decays");
-    check(TrainConfig { label_dropout: f64::NAN, ..config(1) }, "label_dropout");
-    check(TrainConfig { timeshift: 0.0, ..config(1) }, "timeshift");
+    check(TrainConfig { micro_batch: Some(0), ..config(1) }, "micro_batch");
+    check(TrainConfig { micro_batch: Some(5), ..config(1) }, "micro_batch");
     let adamw = AdamWConfig { beta2: 1.0, ..AdamWConfig::PAPER };
     check(TrainConfig { adamw, ..config(1) }, "adamw.beta2");
     let adamw = AdamWConfig { eps: 1e-60, ..AdamWConfig::PAPER };
     check(TrainConfig { adamw, ..config(1) }, "adamw.eps");
-}
-
-#[test]
-fn every_epoch_shows_every_image_once_in_an_order_of_its_own() {
-    let latents: Vec<f32> = (0..7).flat_map(|it| [it as f32; 8]).collect();
-    let data = LatentDataset::new(latents, vec![0; 7], (2, 2, 2)).unwrap();
-    let seen = |first, count| -> Vec<f32> {
-        let batch = data.training_batch(3, first, count, &Device::Cpu).unwrap();
-        batch.latents.narrow(1, 0, 1).unwrap().mean((1, 2, 3)).unwrap().to_vec1().unwrap()
+    let check = |cfg: FlowConfig, name: &str| {
+        let message = cfg.validate().unwrap_err().to_string();
+        assert!(message.starts_with(name), "{message}");
     };
-    let (first, second) = (seen(0, 7), seen(7, 7));
-    assert_ne!(first, second);
-    for epoch in [&first, &second] {
-        let mut sorted = epoch.clone();
-        sorted.sort_by(f32::total_cmp);
-        assert_eq!(sorted, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-    }
-    // A batch across the border of epochs is made of both, and asking again gives the same.
-    assert_eq!(seen(5, 4), [&first[5..], &second[..2]].concat());
+    check(FlowConfig { label_dropout: f64::NAN, ..FlowConfig::PAPER }, "label_dropout");
+    check(FlowConfig { timeshift: 0.0, ..FlowConfig::PAPER }, "timeshift");
+    let alignment = Some(AlignmentConfig { layer: 0, ..AlignmentConfig::PAPER });
+    check(FlowConfig { alignment, ..FlowConfig::PAPER }, "alignment.layer");
+    let alignment = Some(AlignmentConfig { weight: f64::INFINITY, ..AlignmentConfig::PAPER });
+    check(FlowConfig { alignment, ..FlowConfig::PAPER }, "alignment.weight");
 }
 
 #[test]
@@ -146,10 +148,10 @@ fn adamw_and_average_follow_their_definition() {
 
 #[test]
 fn the_order_of_the_first_parameters_is_their_names() {
-    let names: Vec<String> = trainer(1).averaged_weights().unwrap().into_keys().collect();
+    let names: Vec<String> = trainer(1).averaged_weights(0).unwrap().into_keys().collect();
     assert!(names.is_sorted());
     assert!(names.iter().any(|it| it == "blocks.1.adaLN_modulation.0.bias"));
-    let shapes = trainer(1).averaged_weights().unwrap();
+    let shapes = trainer(1).averaged_weights(0).unwrap();
     let zeros: &Tensor = &shapes["final_layer.linear.weight"];
     assert_eq!(zeros.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
 }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{BLOCK_ROWS, Inputs, Part, Sizes, take, transpose};
 use crate::cpu::dispatch;
 use crate::cpu::element::Element;
+use crate::cpu::fresh::zeros;
 use crate::cpu::head::norm_turn_backward;
 use crate::cpu::lanes::{fold, update};
 use crate::cpu::matmul::{PAD, Strided, matmul};
@@ -24,7 +25,7 @@ pub(crate) struct Gradients<T> {
 pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> Gradients<T> {
     let sizes = inputs.sizes;
     let width = 2 * sizes.head_dim;
-    let mut grad_qkv = vec![T::zero(); inputs.qkv.len()];
+    let mut grad_qkv = zeros(inputs.qkv.len());
     let mut grad_weights = vec![0.0; sizes.tasks() * width];
     let rows = Scatter::new(&mut grad_qkv);
     grad_weights.par_chunks_exact_mut(width).enumerate().for_each_init(

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{BLOCK_ROWS, Inputs, Part, Sizes, take, transpose};
 use crate::cpu::dispatch;
 use crate::cpu::element::Element;
+use crate::cpu::fresh::zeros;
 use crate::cpu::lanes::update;
 use crate::cpu::matmul::{Strided, matmul};
 use crate::cpu::scatter::Scatter;
@@ -15,7 +16,7 @@ use crate::cpu::softmax::exponentials;
 /// The result, (B, L, N K).
 pub(crate) fn forward<T: Element>(inputs: &Inputs<'_, T>) -> Vec<T> {
     let sizes = inputs.sizes;
-    let mut out = vec![T::zero(); sizes.tasks() * sizes.tokens * sizes.head_dim];
+    let mut out = zeros(sizes.tasks() * sizes.tokens * sizes.head_dim);
     let rows = Scatter::new(&mut out);
     (0..sizes.tasks()).into_par_iter().for_each_init(
         || vec![0.0; Scratch::len(&sizes)],

@@ -1,0 +1,181 @@
+//! The Inception network of 2015, whose features FID and its kin compare.
+//!
+//! Names are those of the published PyTorch port (`pt_inception-2015-12-05`).
+
+mod mixed;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use ddt_checkpoint::TensorSource;
+
+use self::mixed::{HALVE_3, Mixed, POINT, SAME_3, VALID_3, conv};
+use crate::dense::{Conv, Epilogue, Linear, Pool, pool};
+use crate::load::{LoadError, build};
+use crate::resize::{Interpolation, resize};
+
+/// Pixels along a side of what the network sees.
+const SIDE: usize = 299;
+
+/// Widths of the pooled features and of the logits.
+const FEATURES: usize = 2048;
+const CLASSES: usize = 1008;
+
+/// Channels of the 17 x 17 maps that sFID takes.
+const SPATIAL_CHANNELS: usize = 7;
+
+/// Images that pass through the network at once.
+const IMAGES_AT_ONCE: usize = 4;
+
+/// What Inception sees in some images, `f32`.
+#[derive(Debug, Clone)]
+pub struct InceptionFeatures {
+    /// Means over the last maps, for FID, precision and recall: `(B, 2048)`.
+    pub pool: Tensor,
+    /// The first 7 channels of `Mixed_6d.branch1x1` after its ReLU, for sFID: `(B, 7, 17, 17)`.
+    pub spatial: Tensor,
+    /// `fc` without its bias, for the Inception Score: `(B, 1008)`.
+    pub logits_unbiased: Tensor,
+    /// `fc` with its bias: `(B, 1008)`.
+    pub logits: Tensor,
+}
+
+impl InceptionFeatures {
+    /// The spatial features as sFID's vectors, in the order row, column, channel: `(B, 2023)`.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the device.
+    pub fn spatial_flat(&self) -> Result<Tensor> {
+        self.spatial.permute((0, 2, 3, 1))?.flatten_from(1)
+    }
+}
+
+/// The Inception network that TensorFlow published in December 2015, frozen.
+///
+/// Differs from torchvision's: 1008 classes, average pools that do not count padding, a maximum in
+/// `Mixed_7c`, and TensorFlow 1's resizing, without half-pixel centres.
+/// Batch normalisation (eps 1e-3) lies in the convolutions.
+/// Frozen: on the CPU, a `backward` through it is an error.
+#[derive(Debug, Clone)]
+pub struct Inception {
+    stem: [Conv; 5],
+    /// 5b to 6d.
+    middle: Vec<Mixed>,
+    /// 6e to 7c.
+    last: Vec<Mixed>,
+    fc: Linear,
+    fc_bias: Tensor,
+    dtype: DType,
+}
+
+impl Inception {
+    /// Makes the network; `vb` stands where `Conv2d_1a_3x3` is.
+    ///
+    /// # Errors
+    ///
+    /// The first missing or misshapen tensor.
+    pub fn new(vb: VarBuilder) -> Result<Self> {
+        let at = |name: &str| vb.pp(name);
+        let fc = vb.pp("fc");
+        Ok(Self {
+            stem: [
+                conv((3, 32), HALVE_3, at("Conv2d_1a_3x3"))?,
+                conv((32, 32), VALID_3, at("Conv2d_2a_3x3"))?,
+                conv((32, 64), SAME_3, at("Conv2d_2b_3x3"))?,
+                conv((64, 80), POINT, at("Conv2d_3b_1x1"))?,
+                conv((80, 192), VALID_3, at("Conv2d_4a_3x3"))?,
+            ],
+            middle: vec![
+                Mixed::a(192, 32, &at("Mixed_5b"))?,
+                Mixed::a(256, 64, &at("Mixed_5c"))?,
+                Mixed::a(288, 64, &at("Mixed_5d"))?,
+                Mixed::b(288, &at("Mixed_6a"))?,
+                Mixed::c(768, 128, &at("Mixed_6b"))?,
+                Mixed::c(768, 160, &at("Mixed_6c"))?,
+                Mixed::c(768, 160, &at("Mixed_6d"))?,
+            ],
+            last: vec![
+                Mixed::c(768, 192, &at("Mixed_6e"))?,
+                Mixed::d(768, &at("Mixed_7a"))?,
+                Mixed::e(1280, Pool::MeanSame, &at("Mixed_7b"))?,
+                Mixed::e(2048, Pool::MaxSame, &at("Mixed_7c"))?,
+            ],
+            fc: Linear::new(&fc.get((CLASSES, FEATURES), "weight")?, None)?,
+            fc_bias: fc.get(CLASSES, "bias")?.to_dtype(DType::F32)?,
+            dtype: vb.dtype(),
+        })
+    }
+
+    /// Makes the network, in `f32`, from a source that holds its tensors and no others.
+    ///
+    /// Counters of training batches (`*.num_batches_tracked`) are passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Mismatch`](ddt_checkpoint::CheckpointError::Mismatch) with every missing,
+    /// unexpected and misshapen name.
+    pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
+    where
+        S: TensorSource + Sync + ?Sized,
+    {
+        build(source, device, |name| !name.ends_with(".num_batches_tracked"), Self::new)
+    }
+
+    /// Features of images of any size.
+    ///
+    /// Every image is resized to 299 x 299 by TensorFlow 1's bilinear rule and becomes `(x - 128) / 128`.
+    /// An image's features do not depend on the batch it is in.
+    ///
+    /// # Shapes
+    ///
+    /// `pixels: (B, 3, H, W)`, `u8` or any float type, from 0 to 255; see [`InceptionFeatures`].
+    ///
+    /// # Errors
+    ///
+    /// Any other shape.
+    pub fn forward(&self, pixels: &Tensor) -> Result<InceptionFeatures> {
+        let b = match *pixels.dims() {
+            [b, 3, h, w] if b * h * w > 0 => b,
+            _ => bail!("expected pixels (B, 3, H, W), not empty, got {:?}", pixels.shape()),
+        };
+        let (mut pools, mut spatials) = (Vec::new(), Vec::new());
+        for first in (0..b).step_by(IMAGES_AT_ONCE) {
+            let (pool, spatial) = self.maps(&pixels.narrow(0, first, IMAGES_AT_ONCE.min(b - first))?)?;
+            pools.push(pool);
+            spatials.push(spatial);
+        }
+        let pool = Tensor::cat(&pools, 0)?;
+        let logits_unbiased = self.fc.forward(&pool, Epilogue::None)?.to_dtype(DType::F32)?;
+        Ok(InceptionFeatures {
+            logits: logits_unbiased.broadcast_add(&self.fc_bias)?,
+            logits_unbiased,
+            pool: pool.to_dtype(DType::F32)?,
+            spatial: Tensor::cat(&spatials, 0)?,
+        })
+    }
+
+    /// Pooled features `(B, 2048)` and spatial ones `(B, 7, 17, 17)`.
+    fn maps(&self, pixels: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (b, c, h, w) = pixels.dims4()?;
+        let planes = pixels.to_dtype(DType::F32)?.reshape((b * c, h, w))?;
+        let planes = resize(&planes, (SIDE, SIDE), Interpolation::LinearFromCorner)?;
+        let images = planes.affine(1.0 / 128.0, -1.0)?.reshape((b, c, SIDE, SIDE))?;
+        let mut xs = images.permute((0, 2, 3, 1))?.to_dtype(self.dtype)?; // (B, H, W, C) from here on
+        for (i, conv) in self.stem.iter().enumerate() {
+            if i == 3 {
+                xs = pool(&xs, Pool::MaxHalve)?;
+            }
+            xs = conv.forward(&xs, Epilogue::Relu)?;
+        }
+        xs = pool(&xs, Pool::MaxHalve)?;
+        for mixed in &self.middle {
+            xs = mixed.forward(&xs)?;
+        }
+        // The first branch comes first.
+        let spatial = xs.narrow(3, 0, SPATIAL_CHANNELS)?.permute((0, 3, 1, 2))?.contiguous()?;
+        for mixed in &self.last {
+            xs = mixed.forward(&xs)?;
+        }
+        Ok((xs.flatten(1, 2)?.mean(1)?, spatial.to_dtype(DType::F32)?))
+    }
+}

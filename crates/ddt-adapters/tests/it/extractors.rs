@@ -1,0 +1,199 @@
+//! DINOv2 and Inception: parity, wrong weights, odd sizes, batches.
+
+use std::sync::OnceLock;
+
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarBuilder;
+use ddt_adapters::{DinoV2, DinoV2Config, DinoV2Mlp, Inception};
+use ddt_checkpoint::TensorSource;
+
+use crate::fixtures::{fixture, tensor};
+use crate::formula;
+use crate::loading::{mismatch, tensors_of};
+use crate::testing::{InMemory, random, rel_rms};
+
+/// What the fixtures allow for both.
+const TOLERANCE: f64 = 1e-4;
+
+#[test]
+fn dinov2_on_a_fixture() {
+    let Some(fixture) = fixture("dinov2.safetensors") else { return };
+    let cfg = DinoV2Config { hidden_size: 48, num_blocks: 3, num_heads: 3, ..DinoV2Config::vit_s() };
+    let dino = DinoV2::load(&cfg, &fixture.with_prefix("model."), &Device::Cpu).unwrap();
+    let image = tensor(&fixture, "in.image");
+    let resized = dino.preprocess(&image).unwrap();
+    assert!(rel_rms(&resized, &tensor(&fixture, "mid.resized")) < TOLERANCE);
+    assert!(rel_rms(&dino.positions((16, 16)).unwrap(), &tensor(&fixture, "mid.pos_embed")) < TOLERANCE);
+    let features = dino.features(&image).unwrap();
+    assert_eq!((features.grid, features.class_token.dims()), ((16, 16), &[1, 48][..]));
+    assert!(rel_rms(&features.patch_tokens, &tensor(&fixture, "out.features")) < TOLERANCE);
+}
+
+fn small(mlp: DinoV2Mlp, num_registers: usize) -> DinoV2Config {
+    DinoV2Config {
+        hidden_size: 24,
+        num_blocks: 2,
+        num_heads: 2,
+        patch_size: 4,
+        position_grid: 5,
+        num_registers,
+        mlp,
+    }
+}
+
+/// A configuration's network in f32, which runs on our operations, and in f64, which runs on candle's.
+fn both(cfg: &DinoV2Config) -> (DinoV2, DinoV2) {
+    let weights = tensors_of(|vb| DinoV2::new(cfg, vb), DType::F32);
+    let wide = weights.0.iter().map(|(name, it)| (name.clone(), it.to_dtype(DType::F64).unwrap()));
+    let wide = VarBuilder::from_tensors(wide.collect(), DType::F64, &Device::Cpu);
+    (DinoV2::load(cfg, &weights, &Device::Cpu).unwrap(), DinoV2::new(cfg, wide).unwrap())
+}
+
+#[test]
+fn every_kind_of_dinov2_agrees_with_plain_operations() {
+    for mlp in [DinoV2Mlp::Gelu, DinoV2Mlp::SwiGlu] {
+        for registers in [0, 4] {
+            let (ours, plain) = both(&small(mlp, registers));
+            let images = random(2, (2, 3, 12, 28));
+            let (got, want) = (ours.forward(&images).unwrap(), plain.forward(&images).unwrap());
+            assert_eq!((got.grid, got.patch_tokens.dims()), ((3, 7), &[2, 21, 24][..]));
+            assert!(rel_rms(&got.patch_tokens, &want.patch_tokens) < 1e-5, "{mlp:?} {registers}");
+            assert!(rel_rms(&got.class_token, &want.class_token) < 1e-5, "{mlp:?} {registers}");
+        }
+    }
+}
+
+#[test]
+fn registers_take_part_and_positions_move_features() {
+    let cfg = small(DinoV2Mlp::Gelu, 4);
+    let mut weights = tensors_of(|vb| DinoV2::new(&cfg, vb), DType::F32);
+    let images = random(2, (1, 3, 8, 8));
+    let mut before = DinoV2::load(&cfg, &weights, &Device::Cpu).unwrap().forward(&images).unwrap();
+    for name in ["register_tokens", "pos_embed", "cls_token"] {
+        let shape = weights.0[name].shape().clone();
+        weights.0.insert(name.into(), (random(9, shape) * 0.5).unwrap());
+        let after = DinoV2::load(&cfg, &weights, &Device::Cpu).unwrap().forward(&images).unwrap();
+        assert!(rel_rms(&after.patch_tokens, &before.patch_tokens) > 1e-5, "{name}");
+        before = after;
+    }
+}
+
+#[test]
+fn dinov2_takes_sides_in_whole_patches_and_names_others() {
+    let (dino, _) = both(&small(DinoV2Mlp::Gelu, 0));
+    // 64 x 32 pixels become 56 x 28.
+    let features = dino.features(&random(1, (1, 3, 64, 32))).unwrap();
+    assert_eq!((features.grid, features.patch_tokens.dims()), ((14, 7), &[1, 98, 24][..]));
+    let error = dino.features(&random(1, (1, 3, 64, 35))).unwrap_err().to_string();
+    assert!(error.contains("64 x 35") && error.contains("multiples of 4, got 56 x 30"), "{error}");
+    for shape in [vec![1, 4, 8, 8], vec![0, 3, 8, 8], vec![1, 3, 0, 8], vec![1, 3, 9, 8], vec![3, 8, 8]] {
+        assert!(dino.forward(&random(1, shape.clone())).is_err(), "{shape:?}");
+        assert!(dino.features(&random(1, shape.clone())).is_err(), "{shape:?}");
+    }
+}
+
+#[test]
+fn dinov2_does_not_mix_images_and_is_frozen() {
+    let (dino, _) = both(&small(DinoV2Mlp::SwiGlu, 4));
+    let images = random(5, (3, 3, 160, 160)); // 1,600 patches: two images at once
+    let all = dino.forward(&images).unwrap();
+    for i in 0..3 {
+        let one = dino.forward(&images.narrow(0, i, 1).unwrap()).unwrap();
+        assert_eq!(rel_rms(&all.patch_tokens.narrow(0, i, 1).unwrap(), &one.patch_tokens), 0.0);
+        assert_eq!(rel_rms(&all.class_token.narrow(0, i, 1).unwrap(), &one.class_token), 0.0);
+    }
+    let pixels = Var::from_tensor(&random(1, (1, 3, 8, 8))).unwrap();
+    let loss = dino.forward(pixels.as_tensor()).unwrap().patch_tokens.sum_all().unwrap();
+    assert!(loss.backward().is_err());
+}
+
+#[test]
+fn dinov2_names_all_that_is_wrong() {
+    let cfg = small(DinoV2Mlp::SwiGlu, 4);
+    let mut weights = tensors_of(|vb| DinoV2::new(&cfg, vb), DType::F32);
+    weights.0.insert("mask_token".into(), random(1, (1, 24)));
+    DinoV2::load(&cfg, &weights, &Device::Cpu).unwrap();
+    weights.0.remove("blocks.1.ls2.gamma").unwrap();
+    weights.0.insert("head.weight".into(), random(1, 3));
+    weights.0.insert("pos_embed".into(), random(1, (1, 17, 24)));
+    assert_eq!(
+        mismatch(DinoV2::load(&cfg, &weights, &Device::Cpu)),
+        [vec!["blocks.1.ls2.gamma"], vec!["head.weight"], vec!["pos_embed"]]
+    );
+    // The names of the other kind of feed-forward layer.
+    let [missing, unexpected, _] =
+        mismatch(DinoV2::load(&DinoV2Config { mlp: DinoV2Mlp::Gelu, ..cfg }, &weights, &Device::Cpu));
+    assert!(missing.contains(&"blocks.0.mlp.fc1.weight".to_owned()), "{missing:?}");
+    assert!(unexpected.is_empty() || unexpected.contains(&"blocks.0.mlp.w12.weight".to_owned()));
+}
+
+/// The network with the fixture's weights, made once.
+fn inception() -> &'static Inception {
+    static INCEPTION: OnceLock<Inception> = OnceLock::new();
+    INCEPTION.get_or_init(|| Inception::new(formula::builder()).unwrap())
+}
+
+#[test]
+fn inception_on_photos() {
+    let Some(fixture) = fixture("inception.safetensors") else { return };
+    let inception = inception();
+    let photos = tensor(&fixture, "in.image_u8");
+    let got = inception.forward(&photos).unwrap();
+    assert!(rel_rms(&got.pool, &tensor(&fixture, "out.pool3")) < TOLERANCE);
+    assert!(rel_rms(&got.spatial, &tensor(&fixture, "out.spatial7")) < TOLERANCE);
+    assert!(rel_rms(&got.logits_unbiased, &tensor(&fixture, "out.logits_unbiased")) < TOLERANCE);
+    assert!(rel_rms(&got.logits, &tensor(&fixture, "out.logits")) < TOLERANCE);
+    let flat = got.spatial_flat().unwrap();
+    assert_eq!(flat.dims(), [2, 2023]);
+    let maps = got.spatial.get(0).unwrap().to_vec3::<f32>().unwrap();
+    let rows = flat.to_vec2::<f32>().unwrap();
+    for (row, column, channel) in [(0, 1, 0), (3, 0, 5), (16, 16, 6)] {
+        assert_eq!(rows[0][(row * 17 + column) * 7 + channel], maps[channel][row][column]);
+    }
+}
+
+#[test]
+fn inception_does_not_mix_images_takes_any_size_and_is_frozen() {
+    let inception = inception();
+    let pixels = ((random(1, (5, 3, 31, 57)) + 1.0).unwrap() * 127.5).unwrap(); // more than one portion
+    let all = inception.forward(&pixels).unwrap();
+    assert_eq!((all.pool.dims(), all.spatial.dims()), (&[5, 2048][..], &[5, 7, 17, 17][..]));
+    let one = inception.forward(&pixels.narrow(0, 4, 1).unwrap()).unwrap();
+    let last = |xs: &Tensor| xs.narrow(0, 4, 1).unwrap();
+    assert!(rel_rms(&last(&all.pool), &one.pool) < 1e-6);
+    assert!(rel_rms(&last(&all.spatial), &one.spatial) < 1e-6);
+    assert!(rel_rms(&last(&all.logits), &one.logits) < 1e-6);
+    for shape in [vec![1, 1, 9, 9], vec![0, 3, 9, 9], vec![1, 3, 0, 9], vec![3, 9, 9]] {
+        assert!(inception.forward(&random(1, shape.clone())).is_err(), "{shape:?}");
+    }
+    let pixels = Var::from_tensor(&one_pixel()).unwrap();
+    let loss = inception.forward(pixels.as_tensor()).unwrap().logits.sum_all().unwrap();
+    assert!(loss.backward().is_err());
+}
+
+fn one_pixel() -> Tensor {
+    Tensor::full(200f32, (1, 3, 1, 1), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn inception_names_all_that_is_wrong() {
+    let mut weights = formula::zeros_of(Inception::new);
+    let published = ["Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch3x3dbl_3b.bn.running_var", "fc.bias"];
+    assert!(published.iter().all(|name| weights.info(name).is_some()));
+    weights.0.insert("Conv2d_1a_3x3.bn.num_batches_tracked".into(), Tensor::new(1i64, &Device::Cpu).unwrap());
+    for name in ["fc.bias", "Mixed_5b.branch_pool.bn.weight"] {
+        weights.0.remove(name).unwrap();
+    }
+    weights.0.insert("AuxLogits.fc.weight".into(), random(1, 3));
+    weights.0.insert("Mixed_6a.branch3x3.conv.weight".into(), random(1, (384, 288, 1, 1)));
+    assert_eq!(
+        mismatch(Inception::load(&weights, &Device::Cpu)),
+        [
+            vec!["Mixed_5b.branch_pool.bn.weight", "fc.bias"],
+            vec!["AuxLogits.fc.weight"],
+            vec!["Mixed_6a.branch3x3.conv.weight"],
+        ]
+    );
+    let empty = InMemory(Default::default());
+    assert_eq!(mismatch(Inception::load(&empty, &Device::Cpu))[0].len(), 94 * 5 + 2);
+}

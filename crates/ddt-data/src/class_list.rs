@@ -1,0 +1,115 @@
+//! Which class folder is which label, and what people call it.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use crate::{error::DataError, read::cannot_read};
+
+/// Classes in label order: the folder (for ImageNet its synset) and a readable name of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassList {
+    classes: Vec<Entry>,
+    labels: HashMap<String, u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    folder: String,
+    name: String,
+}
+
+impl ClassList {
+    /// Reads a file of lines `index<TAB>folder<TAB>name`, as [`ClassList::parse`] does.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] when it cannot be read as UTF-8 text, and those of [`ClassList::parse`].
+    pub fn read(path: &Path) -> Result<Self, DataError> {
+        let text = fs::read_to_string(path).map_err(cannot_read(path))?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses lines `index<TAB>folder<TAB>name`, indices 0, 1, 2, ... in this order; empty lines are passed
+    /// over. `path` is for messages.
+    ///
+    /// ```
+    /// let list = ddt_data::ClassList::parse("0\tn01440764\ttench\n1\tn01443537\tgoldfish\n", "list".as_ref())?;
+    /// assert_eq!((list.label("n01443537"), list.name(0)), (Some(1), Some("tench")));
+    /// # Ok::<(), ddt_data::DataError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`DataError::ClassList`] for a line that is not so, an index out of turn, a folder that occurs twice,
+    /// or no line at all.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, DataError> {
+        let mut list = Self { classes: Vec::new(), labels: HashMap::new() };
+        for (i, line) in text.lines().enumerate().filter(|it| !it.1.trim().is_empty()) {
+            list.add(line).map_err(|reason| DataError::ClassList {
+                path: path.to_owned(),
+                line: i + 1,
+                reason,
+            })?;
+        }
+        if list.classes.is_empty() {
+            let reason = "no class is listed".to_owned();
+            return Err(DataError::ClassList { path: path.to_owned(), line: 1, reason });
+        }
+        Ok(list)
+    }
+
+    /// Number of classes.
+    #[allow(clippy::len_without_is_empty, reason = "a list without classes cannot be made")]
+    pub fn len(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// The label of a class folder.
+    pub fn label(&self, folder: &str) -> Option<u32> {
+        self.labels.get(folder).copied()
+    }
+
+    /// The folder of a label.
+    pub fn folder(&self, label: u32) -> Option<&str> {
+        self.classes.get(label as usize).map(|it| it.folder.as_str())
+    }
+
+    /// The readable name of a label.
+    pub fn name(&self, label: u32) -> Option<&str> {
+        self.classes.get(label as usize).map(|it| it.name.as_str())
+    }
+
+    fn add(&mut self, line: &str) -> Result<(), String> {
+        let fields: Vec<&str> = line.splitn(3, '\t').map(str::trim).collect();
+        let &[index, folder, name] = fields.as_slice() else {
+            return Err(format!("{} fields", fields.len()));
+        };
+        let label = self.classes.len() as u32;
+        if index.parse() != Ok(label) {
+            return Err(format!("index {index:?} where {label} is due"));
+        }
+        if folder.is_empty() {
+            return Err("an empty folder name".to_owned());
+        }
+        if let Some(earlier) = self.labels.insert(folder.to_owned(), label) {
+            return Err(format!("folder {folder:?} is class {earlier} already"));
+        }
+        self.classes.push(Entry { folder: folder.to_owned(), name: name.to_owned() });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        let error = |text: &str| ClassList::parse(text, Path::new("classes.tsv")).unwrap_err().to_string();
+        assert!(error("0\ta").contains("classes.tsv line 1: 2 fields"));
+        assert!(error("0\ta\tA\n\n2\tb\tB").contains("line 3: index \"2\" where 1 is due"));
+        assert!(error("0\ta\tA\n1\ta\tB").contains("is class 0 already"));
+        assert!(error("0\t\tA").contains("empty folder name"));
+        assert!(error("\n").contains("no class"));
+        let list = ClassList::parse("0\ta\tA, or B\tC\r\n", Path::new("x")).unwrap();
+        assert_eq!((list.len(), list.name(0), list.folder(0)), (1, Some("A, or B\tC"), Some("a")));
+        assert_eq!((list.name(1), list.label("b")), (None, None));
+    }
+}

@@ -1,0 +1,148 @@
+//! All kinds of bytes: pictures of every mode, damaged ones, and none.
+
+use std::path::Path;
+
+use ddt_data::{DataError, ImageError, Limits, decode_rgb8, read_rgb8};
+use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, LumaA, Rgba};
+use proptest::prelude::*;
+
+use crate::images::{difference, encode, gradient, jpeg};
+
+fn decode(bytes: &[u8]) -> Result<ddt_data::Rgb8, ImageError> {
+    decode_rgb8(bytes, &Limits::default())
+}
+
+#[test]
+fn jpegs_of_every_mode_are_what_pillow_reads() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    for name in ["cmyk", "progressive", "grey", "rotated"] {
+        let got = read_rgb8(&folder.join(format!("{name}.jpg")), &Limits::default()).unwrap();
+        let want = image::open(folder.join(format!("{name}.png"))).unwrap().to_rgb8();
+        assert_eq!((got.width(), got.height()), want.dimensions(), "{name}");
+        let (mean, largest) = difference(got.as_bytes(), want.as_raw());
+        assert!(mean < 1.0 && largest <= 16, "{name}: mean {mean}, largest {largest}");
+    }
+}
+
+#[test]
+fn pngs_of_every_mode_become_rgb() {
+    let grey = |it: u8| [it; 3].to_vec();
+    let pixel = |picture: DynamicImage| decode(&encode(picture, ImageFormat::Png)).unwrap().into_bytes();
+    assert_eq!(pixel(DynamicImage::ImageLuma8(ImageBuffer::from_pixel(1, 1, Luma([77])))), grey(77));
+    // Alpha is dropped, whatever it is.
+    assert_eq!(pixel(DynamicImage::ImageLumaA8(ImageBuffer::from_pixel(1, 1, LumaA([77, 0])))), grey(77));
+    assert_eq!(pixel(DynamicImage::ImageRgba8(ImageBuffer::from_pixel(1, 1, Rgba([1, 2, 3, 0])))), [1, 2, 3]);
+    // Of 16 bits the high byte stays: 0x01ff is 1, not 2.
+    let sixteen = [0x01ff, 0x80fe, 0xffff];
+    let rgb = ImageBuffer::from_pixel(1, 1, image::Rgb(sixteen));
+    assert_eq!(pixel(DynamicImage::ImageRgb16(rgb)), [1, 0x80, 0xff]);
+    let luma = ImageBuffer::from_pixel(1, 1, Luma([0x80fe]));
+    assert_eq!(pixel(DynamicImage::ImageLuma16(luma)), grey(0x80));
+    let picture = gradient(31, 17, 3);
+    assert_eq!(pixel(picture.clone().into()), picture.into_raw());
+}
+
+#[test]
+fn a_cut_file_is_an_error_wherever_it_is_cut() {
+    let png = encode(gradient(50, 40, 1), ImageFormat::Png);
+    // The last chunk, 12 bytes, holds nothing.
+    for cut in (1..png.len() - 12).step_by(7) {
+        let error = decode(&png[..cut]).unwrap_err();
+        assert!(
+            matches!(error, ImageError::Truncated { .. } | ImageError::NotAnImage { .. }),
+            "{cut}: {error}"
+        );
+    }
+    let progressive = include_bytes!("../golden/progressive.jpg").to_vec();
+    for jpeg in [jpeg(50, 40, 1), progressive] {
+        for cut in 2..jpeg.len() {
+            let error = decode(&jpeg[..cut]).unwrap_err();
+            assert!(matches!(error, ImageError::Truncated { .. }), "{cut} of {}: {error}", jpeg.len());
+        }
+        // What follows the end is not the picture's business.
+        assert_eq!(decode(&[jpeg.as_slice(), b"more"].concat()).unwrap(), decode(&jpeg).unwrap());
+    }
+}
+
+#[test]
+fn damage_in_compressed_data_is_an_error_not_a_grey_area() {
+    let whole = jpeg(200, 200, 1);
+    let start = whole.windows(2).rposition(|it| it == [0xff, 0xda]).unwrap() + 14;
+    let middle = start + (whole.len() - start) / 2;
+    let replaced = |with: &[u8]| {
+        let mut bytes = whole.clone();
+        bytes[middle..middle + with.len()].copy_from_slice(with);
+        decode(&bytes).unwrap_err()
+    };
+    // A frame header amid the data, and a run of ones, which is no code.
+    for error in [replaced(&[0xff, 0xc0]), replaced(&[0xff, 0].repeat(20))] {
+        assert!(matches!(error, ImageError::Damaged { format: "JPEG", .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_before_it_takes_memory() {
+    let bomb = png_header(50_000, 50_000);
+    let error = decode(&bomb).unwrap_err();
+    assert!(matches!(error, ImageError::TooManyPixels { width: 50_000, height: 50_000, .. }), "{error}");
+    let mut big = jpeg(16, 16, 0);
+    let frame = big.windows(2).position(|it| it == [0xff, 0xc0]).unwrap();
+    big[frame + 5..frame + 9].copy_from_slice(&[0xc3, 0x50, 0xc3, 0x50]);
+    let error = decode(&big).unwrap_err();
+    assert!(matches!(error, ImageError::TooManyPixels { width: 50_000, .. }), "{error}");
+    let few = Limits { max_pixels: 255, ..Limits::default() };
+    assert!(decode_rgb8(&jpeg(16, 16, 0), &few).is_err());
+    assert!(decode_rgb8(&jpeg(15, 17, 0), &few).is_ok());
+}
+
+/// A PNG that promises much and holds nothing.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    drop(encoder.write_header().unwrap());
+    bytes
+}
+
+#[test]
+fn a_file_is_named_in_its_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let message =
+        |name: &str| read_rgb8(&folder.path().join(name), &Limits::default()).unwrap_err().to_string();
+    std::fs::write(folder.path().join("empty.jpg"), b"").unwrap();
+    assert!(message("empty.jpg").ends_with("empty.jpg: the file is empty, expected a JPEG or PNG"));
+    std::fs::write(folder.path().join("text.png"), b"hello").unwrap();
+    assert!(message("text.png").contains("text.png: expected a JPEG or PNG, the first bytes are [68, 65"));
+    assert!(message("absent.png").contains("absent.png"));
+    assert!(matches!(read_rgb8(folder.path(), &Limits::default()), Err(DataError::NotAFile { .. })));
+    let small = Limits { max_bytes: 4, ..Limits::default() };
+    let error = read_rgb8(&folder.path().join("text.png"), &small).unwrap_err();
+    assert!(error.to_string().contains("has 5 bytes, the limit is 4"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_bytes_make_it_panic(
+        source in 0_usize..5,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = match source {
+            0 => jpeg(20, 13, 5),
+            1 => include_bytes!("../golden/progressive.jpg").to_vec(),
+            2 => include_bytes!("../golden/cmyk.jpg").to_vec(),
+            3 => encode(gradient(20, 13, 5), ImageFormat::Png),
+            _ => vec![0xff; 300],
+        };
+        for (at, value) in &changes {
+            let at = at.index(bytes.len());
+            bytes[at] = *value;
+        }
+        bytes.truncate(cut.index(2 * bytes.len()).max(1));
+        let limits = Limits { max_pixels: 1 << 20, ..Limits::default() };
+        let outcome = decode_rgb8(&bytes, &limits);
+        prop_assert!(!matches!(outcome, Err(ImageError::DecoderPanicked)), "{:?}", bytes);
+    }
+}

@@ -1,0 +1,236 @@
+//! The arithmetic of one step of depth.
+#![expect(
+    unsafe_code,
+    reason = "loads through pointers, without a bounds check for each; one instruction of its own"
+)]
+
+use half::bf16;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::V4;
+use pulp::{Arch, Simd, WithSimd};
+
+use crate::cpu::scratch::Pooled;
+
+/// What multiplies and adds: an element type and an instruction set.
+pub(crate) trait Unit: Copy {
+    type Simd: Simd;
+    type Elem: Factor;
+    /// A lane group of steps of the right factor, or one step of the left in every lane.
+    type Lanes: Copy;
+
+    fn simd(self) -> Self::Simd;
+
+    /// One step of each lane's column.
+    ///
+    /// # Safety
+    ///
+    /// A step's elements for each lane must be readable.
+    unsafe fn load(self, at: *const Self::Elem) -> Self::Lanes;
+
+    /// One step in every lane.
+    ///
+    /// # Safety
+    ///
+    /// A step's elements must be readable.
+    unsafe fn splat(self, at: *const Self::Elem) -> Self::Lanes;
+
+    /// `sum + left right`, summed over the depths of the step.
+    fn mul_add(
+        self,
+        left: Self::Lanes,
+        right: Self::Lanes,
+        sum: <Self::Simd as Simd>::f32s,
+    ) -> <Self::Simd as Simd>::f32s;
+}
+
+/// An element type of factors.
+pub(crate) trait Factor: Pooled {
+    /// Neighbouring depths that make one step, of every unit for this type.
+    const DEPTHS: usize;
+
+    /// Runs `op` with the best unit of `arch`.
+    fn dispatch<Op: WithUnit<Self>>(arch: Arch, op: Op);
+}
+
+/// What runs with any unit for `T`. Implementations must be marked `#[inline(always)]`, as must all that they
+/// call in loops: what is not inlined into the instruction set calls every instruction as a function.
+pub(crate) trait WithUnit<T> {
+    fn with_unit<U: Unit<Elem = T>>(self, unit: U);
+}
+
+impl Factor for f32 {
+    const DEPTHS: usize = 1;
+
+    fn dispatch<Op: WithUnit<Self>>(arch: Arch, op: Op) {
+        struct Run<Op>(Op);
+        impl<Op: WithUnit<f32>> WithSimd for Run<Op> {
+            type Output = ();
+
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, simd: S) {
+                self.0.with_unit(Single(simd));
+            }
+        }
+        arch.dispatch(Run(op));
+    }
+}
+
+impl Factor for bf16 {
+    const DEPTHS: usize = 2;
+
+    fn dispatch<Op: WithUnit<Self>>(arch: Arch, op: Op) {
+        struct Run<Op>(Op);
+        impl<Op: WithUnit<bf16>> WithSimd for Run<Op> {
+            type Output = ();
+
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, simd: S) {
+                self.0.with_unit(WidenedPair(simd));
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        if let (Arch::V4(simd), true) = (arch, std::arch::is_x86_feature_detected!("avx512bf16")) {
+            // SAFETY: `simd` proves all of the features but the last, which has just been detected.
+            return unsafe { native(NativePair(simd), op) };
+        }
+        arch.dispatch(Run(op));
+    }
+}
+
+/// Runs `op` with the instruction for pairs of bf16.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
+)]
+fn native<Op: WithUnit<bf16>>(unit: NativePair, op: Op) {
+    op.with_unit(unit);
+}
+
+/// A value of no alignment: reading it is one instruction even where `read_unaligned` checks its arguments.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Unaligned<T>(T);
+
+/// One f32 a step.
+#[derive(Clone, Copy)]
+pub(crate) struct Single<S>(pub(crate) S);
+
+impl<S: Simd> Unit for Single<S> {
+    type Simd = S;
+    type Elem = f32;
+    type Lanes = S::f32s;
+
+    #[inline(always)]
+    fn simd(self) -> S {
+        self.0
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, at: *const f32) -> S::f32s {
+        // SAFETY: the caller promises these elements; lane groups need no alignment.
+        unsafe { (*at.cast::<Unaligned<S::f32s>>()).0 }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(self, at: *const f32) -> S::f32s {
+        // SAFETY: the caller promises this element.
+        self.0.splat_f32s(unsafe { *at })
+    }
+
+    #[inline(always)]
+    fn mul_add(self, left: S::f32s, right: S::f32s, sum: S::f32s) -> S::f32s {
+        self.0.mul_add_e_f32s(left, right, sum)
+    }
+}
+
+/// A pair of bf16 a step, widened to f32: for any instruction set.
+#[derive(Clone, Copy)]
+pub(crate) struct WidenedPair<S>(pub(crate) S);
+
+impl<S: Simd> WidenedPair<S> {
+    /// The first and the second of each pair, exactly.
+    #[inline(always)]
+    fn widen(self, pairs: S::u32s) -> [S::f32s; 2] {
+        let simd = self.0;
+        let low = simd.wrapping_dyn_shl_u32s(pairs, simd.splat_u32s(16));
+        let high = simd.and_u32s(pairs, simd.splat_u32s(0xFFFF_0000));
+        [low, high].map(
+            #[inline(always)]
+            |it| simd.transmute_f32s_u32s(it),
+        )
+    }
+}
+
+impl<S: Simd> Unit for WidenedPair<S> {
+    type Simd = S;
+    type Elem = bf16;
+    type Lanes = S::u32s;
+
+    #[inline(always)]
+    fn simd(self) -> S {
+        self.0
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, at: *const bf16) -> S::u32s {
+        // SAFETY: the caller promises two elements a lane; lane groups need no alignment.
+        unsafe { (*at.cast::<Unaligned<S::u32s>>()).0 }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(self, at: *const bf16) -> S::u32s {
+        // SAFETY: the caller promises two elements.
+        self.0.splat_u32s(u32::from_le(unsafe { (*at.cast::<Unaligned<u32>>()).0 }))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, left: S::u32s, right: S::u32s, sum: S::f32s) -> S::f32s {
+        let ([left0, left1], [right0, right1]) = (self.widen(left), self.widen(right));
+        self.0.mul_add_e_f32s(left1, right1, self.0.mul_add_e_f32s(left0, right0, sum))
+    }
+}
+
+/// A pair of bf16 a step, multiplied by the instruction for it.
+///
+/// It rounds each sum of two products once more, to even, and takes numbers below the normal range for zero.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct NativePair(V4);
+
+#[cfg(target_arch = "x86_64")]
+impl Unit for NativePair {
+    type Simd = V4;
+    type Elem = bf16;
+    type Lanes = <V4 as Simd>::u32s;
+
+    #[inline(always)]
+    fn simd(self) -> V4 {
+        self.0
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, at: *const bf16) -> Self::Lanes {
+        // SAFETY: the caller promises two elements a lane; lane groups need no alignment.
+        unsafe { (*at.cast::<Unaligned<Self::Lanes>>()).0 }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(self, at: *const bf16) -> Self::Lanes {
+        // SAFETY: the caller promises two elements.
+        self.0.splat_u32s(unsafe { (*at.cast::<Unaligned<u32>>()).0 })
+    }
+
+    #[inline(always)]
+    fn mul_add(self, left: Self::Lanes, right: Self::Lanes, sum: <V4 as Simd>::f32s) -> <V4 as Simd>::f32s {
+        // SAFETY: all of these are 64 bytes of which every pattern is valid, and only `native` makes this unit
+        // run, which is called where there is the instruction.
+        unsafe {
+            let [left, right] = [left, right].map(
+                #[inline(always)]
+                |it| std::mem::transmute::<Self::Lanes, std::arch::x86_64::__m512bh>(it),
+            );
+            let sum = std::mem::transmute::<<V4 as Simd>::f32s, std::arch::x86_64::__m512>(sum);
+            std::mem::transmute(std::arch::x86_64::_mm512_dpbf16_ps(sum, left, right))
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Mean and scatter of rows, streaming in f64.
+//!
+//! Rows are taken in blocks. A block is centred on its own mean, so nothing cancels however far the features
+//! lie from zero, and joined to what came before by
+//!
+//! ```text
+//! d       = mean_b - mean_a
+//! mean    = mean_a + d n_b / (n_a + n_b)
+//! scatter = scatter_a + scatter_b + d dT n_a n_b / (n_a + n_b)
+//! ```
+//!
+//! (Chan, Golub and LeVeque 1983). Blocks have one size however the rows arrive, and every entry adds them up
+//! in one order, so results depend neither on the size of batches nor on the number of threads.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{check_range, check_row_size};
+use crate::features::check_size;
+use crate::statistics::{check_finite, check_square};
+use crate::{Features, MetricsError, Statistics};
+
+/// Rows of a block.
+const BLOCK: usize = 512;
+/// Rows of the scatter that one thread works on at a time.
+const STRIP: usize = 128;
+/// Counts up to here are exact in f64.
+const MAX_ROWS: u64 = 1 << 53;
+
+/// Sums rows up; what several processes have summed can be merged.
+///
+/// ```
+/// use ddt_metrics::{Features, Moments};
+///
+/// let (mut all, mut part) = (Moments::new(2)?, Moments::new(2)?);
+/// all.push(Features::new(&[0.0, 1.0, 2.0, 1.0], 2)?)?;
+/// part.push(Features::new(&[4.0, 4.0], 2)?)?;
+/// all.merge(&part)?;
+/// let statistics = all.finish()?;
+/// assert_eq!(statistics.mean(), [2.0, 2.0]);
+/// for (got, expected) in statistics.covariance().iter().zip([4.0, 3.0, 3.0, 3.0]) {
+///     assert!((got - expected).abs() < 1e-12);
+/// }
+/// # Ok::<(), ddt_metrics::MetricsError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Moments {
+    size: usize,
+    /// Rows in `mean` and `scatter`.
+    num_rows: u64,
+    mean: Vec<f64>,
+    // Row-major; only `column <= row` is kept up.
+    scatter: Vec<f64>,
+    /// Rows that wait for a full block.
+    pending: Vec<f32>,
+}
+
+/// [`Moments`] as plain numbers, to be written to a file or sent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MomentParts {
+    /// Rows that were summed.
+    pub num_rows: u64,
+    /// Their mean, `(size)`.
+    pub mean: Vec<f64>,
+    /// Sum of the products of deviations from the mean, `(size, size)`, row-major.
+    pub scatter: Vec<f64>,
+}
+
+impl Moments {
+    /// Starts with no rows.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricsError::OutOfRange`] unless `size` is in `1..=`[`MAX_FEATURE_SIZE`](crate::MAX_FEATURE_SIZE).
+    pub fn new(size: usize) -> Result<Self, MetricsError> {
+        check_size(size)?;
+        let (mean, scatter) = (vec![0.0; size], vec![0.0; size * size]);
+        Ok(Self { size, num_rows: 0, mean, scatter, pending: Vec::new() })
+    }
+
+    /// Numbers in a row.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Rows so far.
+    #[must_use]
+    pub fn num_rows(&self) -> u64 {
+        self.num_rows + (self.pending.len() / self.size) as u64
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricsError::RowSize`] if they have another length; nothing has been added then.
+    pub fn push(&mut self, features: Features<'_>) -> Result<(), MetricsError> {
+        check_row_size("the rows to add", self.size, features.size())?;
+        let block = BLOCK * self.size;
+        let mut rest = features.values();
+        while !rest.is_empty() {
+            let (taken, more) = rest.split_at(rest.len().min(block - self.pending.len()));
+            rest = more;
+            if taken.len() == block {
+                self.add_block(taken);
+                continue;
+            }
+            self.pending.extend_from_slice(taken);
+            if self.pending.len() == block {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what another has summed.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricsError::RowSize`] if its rows have another length, [`MetricsError::OutOfRange`] for more than
+    /// 2^53 rows; nothing has been added then.
+    pub fn merge(&mut self, other: &Moments) -> Result<(), MetricsError> {
+        check_row_size("the moments to merge", self.size, other.size)?;
+        check_range("rows", 0, MAX_ROWS, self.num_rows().saturating_add(other.num_rows()))?;
+        self.flush();
+        if other.num_rows > 0 {
+            let shift = self.shift_mean(&other.mean, other.num_rows);
+            let rows = self.scatter.par_chunks_mut(self.size).zip(other.scatter.par_chunks(self.size));
+            rows.enumerate().for_each(|(row, (sums, more))| {
+                for ((sum, more), column) in sums.iter_mut().zip(more).zip(&shift).take(row + 1) {
+                    *sum += more + shift[row] * column;
+                }
+            });
+        }
+        if !other.pending.is_empty() {
+            self.add_block(&other.pending);
+        }
+        Ok(())
+    }
+
+    /// Mean and covariance, which divides by rows - 1.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricsError::TooFewRows`] for fewer than two rows; [`MetricsError::Overflow`] if sums that were
+    /// merged are beyond f64.
+    pub fn finish(mut self) -> Result<Statistics, MetricsError> {
+        self.flush();
+        if self.num_rows < 2 {
+            return Err(MetricsError::TooFewRows { what: "the features", expected: 2, got: self.num_rows });
+        }
+        let scale = (self.num_rows - 1) as f64;
+        self.scatter.iter_mut().for_each(|it| *it /= scale);
+        self.mirror();
+        if self.mean.iter().chain(&self.scatter).any(|it| !it.is_finite()) {
+            return Err(MetricsError::Overflow { what: "the features" });
+        }
+        Ok(Statistics::from_moments(self.mean, self.scatter, self.num_rows))
+    }
+
+    /// The sums as plain numbers.
+    #[must_use]
+    pub fn into_parts(mut self) -> MomentParts {
+        self.flush();
+        self.mirror();
+        MomentParts { num_rows: self.num_rows, mean: self.mean, scatter: self.scatter }
+    }
+
+    /// Sums that [`Moments::into_parts`] gave.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricsError::OutOfRange`] for a size or a number of rows that cannot be,
+    /// [`MetricsError::NotSquare`] or [`MetricsError::NotFinite`].
+    pub fn from_parts(parts: MomentParts) -> Result<Self, MetricsError> {
+        let MomentParts { num_rows, mean, scatter } = parts;
+        let size = mean.len();
+        check_size(size)?;
+        check_range("rows", 0, MAX_ROWS, num_rows)?;
+        check_square(size, &scatter)?;
+        check_finite("the mean", &mean, size)?;
+        check_finite("the scatter", &scatter, size)?;
+        Ok(Self { size, num_rows, mean, scatter, pending: Vec::new() })
+    }
+
+    /// Adds the rows that wait.
+    fn flush(&mut self) {
+        if !self.pending.is_empty() {
+            let mut pending = std::mem::take(&mut self.pending);
+            self.add_block(&pending);
+            pending.clear();
+            self.pending = pending;
+        }
+    }
+
+    fn add_block(&mut self, rows: &[f32]) {
+        let size = self.size;
+        let num_rows = rows.len() / size;
+        let mut mean = vec![0.0; size];
+        for row in rows.chunks_exact(size) {
+            mean.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        mean.iter_mut().for_each(|it| *it /= num_rows as f64);
+        // What joins the block to the rest is one more row of it.
+        let mut centred = Vec::with_capacity(rows.len() + size);
+        for row in rows.chunks_exact(size) {
+            centred.extend(row.iter().zip(&mean).map(|(&x, mean)| f64::from(x) - mean));
+        }
+        centred.extend(self.shift_mean(&mean, num_rows as u64));
+        let centred = MatRef::from_row_major_slice(&centred, num_rows + 1, size);
+        self.scatter.par_chunks_mut(STRIP * size).enumerate().for_each(|(strip, sums)| {
+            let (first, height) = (strip * STRIP, sums.len() / size);
+            let sums = MatMut::from_row_major_slice_mut(sums, height, size);
+            let rows = centred.subcols(first, height).transpose();
+            let columns = centred.subcols(0, first + height);
+            matmul(sums.subcols_mut(0, first + height), Accum::Add, rows, columns, 1.0, Par::Seq);
+        });
+    }
+
+    /// Moves the mean to that of all rows; gives `d sqrt(n_a n_b / (n_a + n_b))`.
+    fn shift_mean(&mut self, mean: &[f64], num_rows: u64) -> Vec<f64> {
+        let (before, more) = (self.num_rows as f64, num_rows as f64);
+        let share = more / (before + more);
+        let weight = (before * share).sqrt();
+        self.num_rows += num_rows;
+        let pairs = self.mean.iter_mut().zip(mean);
+        let shift = pairs.map(|(at, to)| {
+            let shift = to - *at;
+            *at += shift * share;
+            shift * weight
+        });
+        shift.collect()
+    }
+
+    /// Copies what is below the diagonal to above it.
+    fn mirror(&mut self) {
+        for row in 0..self.size {
+            for column in row + 1..self.size {
+                self.scatter[row * self.size + column] = self.scatter[column * self.size + row];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::gaussian;
+
+    /// Covariance in two passes, by its definition.
+    fn two_passes(values: &[f32], size: usize) -> (Vec<f64>, Vec<f64>) {
+        let rows: Vec<&[f32]> = values.chunks_exact(size).collect();
+        let mean: Vec<f64> = (0..size)
+            .map(|at| rows.iter().map(|row| f64::from(row[at])).sum::<f64>() / rows.len() as f64)
+            .collect();
+        let mut covariance = vec![0.0; size * size];
+        for (at, sum) in covariance.iter_mut().enumerate() {
+            let (i, j) = (at / size, at % size);
+            let products =
+                rows.iter().map(|row| (f64::from(row[i]) - mean[i]) * (f64::from(row[j]) - mean[j]));
+            *sum = products.sum::<f64>() / (rows.len() - 1) as f64;
+        }
+        (mean, covariance)
+    }
+
+    fn close(got: &[f64], want: &[f64], tolerance: f64) {
+        assert_eq!(got.len(), want.len());
+        let largest = want.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() <= tolerance * largest, "{got} instead of {want}");
+        }
+    }
+
+    #[test]
+    fn equals_two_passes_far_from_zero() {
+        for (num_rows, size) in [(2, 1), (511, 3), (513, 3), (1500, 7), (700, 150)] {
+            let mut values = gaussian(num_rows * size, 7);
+            values.iter_mut().for_each(|it| *it += 4096.0);
+            let got = Statistics::of(Features::new(&values, size).unwrap()).unwrap();
+            let (mean, covariance) = two_passes(&values, size);
+            close(got.mean(), &mean, 1e-15);
+            close(got.covariance(), &covariance, 1e-12);
+        }
+    }
+
+    #[test]
+    fn batches_and_threads_change_nothing_and_parts_come_back() {
+        let size = 130;
+        let values = gaussian(1200 * size, 3);
+        let features = |rows: std::ops::Range<usize>| {
+            Features::new(&values[rows.start * size..rows.end * size], size).unwrap()
+        };
+        let whole = Statistics::of(features(0..1200)).unwrap();
+        let mut moments = Moments::new(size).unwrap();
+        for rows in [0..1, 1..512, 512..513, 513..1100, 1100..1100, 1100..1200] {
+            moments.push(features(rows)).unwrap();
+        }
+        assert_eq!(moments.num_rows(), 1200);
+        assert_eq!(moments.clone().finish().unwrap(), whole);
+        let json = serde_json::to_string(&moments.into_parts()).unwrap();
+        let parts: MomentParts = serde_json::from_str(&json).unwrap();
+        assert_eq!(Moments::from_parts(parts).unwrap().finish().unwrap(), whole);
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(one.install(|| Statistics::of(features(0..1200))).unwrap(), whole);
+    }
+
+    #[test]
+    fn bad_sums_are_refused() {
+        let mut moments = Moments::new(2).unwrap();
+        assert!(matches!(Moments::new(0), Err(MetricsError::OutOfRange { .. })));
+        assert!(matches!(
+            moments.push(Features::new(&[1.0; 3], 3).unwrap()),
+            Err(MetricsError::RowSize { expected: 2, got: 3, .. })
+        ));
+        assert!(matches!(moments.merge(&Moments::new(3).unwrap()), Err(MetricsError::RowSize { .. })));
+        moments.push(Features::new(&[1.0; 2], 2).unwrap()).unwrap();
+        assert!(matches!(moments.clone().finish(), Err(MetricsError::TooFewRows { got: 1, .. })));
+        let parts = MomentParts { num_rows: 2, mean: vec![0.0; 2], scatter: vec![0.0; 3] };
+        assert!(matches!(Moments::from_parts(parts.clone()), Err(MetricsError::NotSquare { .. })));
+        let parts = MomentParts { scatter: vec![1.7e308; 4], ..parts };
+        let mut huge = Moments::from_parts(parts.clone()).unwrap();
+        huge.merge(&Moments::from_parts(parts.clone()).unwrap()).unwrap();
+        assert!(matches!(huge.finish(), Err(MetricsError::Overflow { .. })));
+        let parts = MomentParts { num_rows: u64::MAX, ..parts };
+        assert!(matches!(Moments::from_parts(parts.clone()), Err(MetricsError::OutOfRange { .. })));
+        let mut most = Moments::from_parts(MomentParts { num_rows: MAX_ROWS, ..parts }).unwrap();
+        assert!(matches!(most.merge(&moments), Err(MetricsError::OutOfRange { .. })));
+    }
+}

@@ -1,0 +1,78 @@
+//! Fréchet distance against a closed form and an independent method, and its laws.
+
+use ddt_metrics::{Features, Statistics, Warning, frechet_distance};
+use proptest::prelude::*;
+
+use crate::jacobi;
+
+/// Rows of 1 to 9 numbers, for two sets.
+fn two_sets() -> impl Strategy<Value = (usize, Vec<f32>, Vec<f32>)> {
+    let rows = |size: usize| {
+        (2usize..40).prop_flat_map(move |rows| prop::collection::vec(-9.0f32..9.0, rows * size))
+    };
+    (1usize..10).prop_flat_map(move |size| (Just(size), rows(size), rows(size)))
+}
+
+fn statistics(values: &[f32], size: usize) -> Statistics {
+    Statistics::of(Features::new(values, size).unwrap()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn equals_the_textbook((size, a, b) in two_sets()) {
+        let (left, right) = (statistics(&a, size), statistics(&b, size));
+        let got = frechet_distance(&left, &right).unwrap();
+        // The textbook's roots of eigenvalues near zero are good to the root of f64's precision alone.
+        prop_assert!((got.distance - jacobi::frechet(&left, &right)).abs() <= 1e-5, "{:?}", got);
+    }
+
+    #[test]
+    fn is_a_distance((size, a, b) in two_sets()) {
+        let (left, right) = (statistics(&a, size), statistics(&b, size));
+        let there = frechet_distance(&left, &right).unwrap();
+        let back = frechet_distance(&right, &left).unwrap();
+        prop_assert!((there.distance - back.distance).abs() <= 1e-10 * (1.0 + there.distance));
+        prop_assert!(there.distance >= 0.0);
+        prop_assert!(frechet_distance(&left, &left).unwrap().distance <= 1e-10);
+        let deficient = |what: &str| {
+            there.warnings.iter().any(|it| matches!(it, Warning::RankDeficient { what: of, .. } if of == what))
+        };
+        if a.len() / size <= size {
+            prop_assert!(deficient("samples"), "{:?}", there);
+        }
+        if b.len() / size <= size {
+            prop_assert!(deficient("references"), "{:?}", there);
+        }
+    }
+
+    #[test]
+    fn diagonal_covariances_have_a_closed_form(
+        spreads in prop::collection::vec((0.0f64..9.0, 0.0f64..9.0, -5.0f64..5.0), 1..30)
+    ) {
+        let size = spreads.len();
+        let diagonal = |of: fn(&(f64, f64, f64)) -> f64| {
+            let mut matrix = vec![0.0; size * size];
+            spreads.iter().enumerate().for_each(|(at, it)| matrix[at * (size + 1)] = of(it).powi(2));
+            matrix
+        };
+        let shift: Vec<f64> = spreads.iter().map(|it| it.2).collect();
+        let a = Statistics::new(shift, diagonal(|it| it.0), None).unwrap();
+        let b = Statistics::new(vec![0.0; size], diagonal(|it| it.1), None).unwrap();
+        let want: f64 = spreads.iter().map(|it| (it.0 - it.1).powi(2) + it.2.powi(2)).sum();
+        let got = frechet_distance(&a, &b).unwrap().distance;
+        // An eigenvalue may vanish in the rounding of the largest, its root in the root of that.
+        prop_assert!((got - want).abs() <= 1e-5 * (1.0 + want), "{} instead of {}", got, want);
+    }
+}
+
+#[test]
+fn the_textbook_itself_is_right() {
+    let matrix = [2.0, 1.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 5.0];
+    let mut values = jacobi::eigen(&matrix, 3).0;
+    values.sort_by(f64::total_cmp);
+    for (got, want) in values.iter().zip([1.0, 3.0, 5.0]) {
+        assert!((got - want).abs() < 1e-14);
+    }
+}

@@ -1,0 +1,8 @@
+//! What must hold for any features, against independent computations.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
+
+mod distances;
+mod jacobi;
+mod nonsense;
+mod order;

@@ -1,0 +1,100 @@
+//! Every parameter learns, and its gradient is the loss's.
+
+use candle_core::{DType, Device, Tensor};
+use ddt_flow::{CounterNoise, Purpose};
+use ddt_model::{DdtConfig, Family, NetworkConfig};
+use ddt_train::{AlignmentConfig, Batch, Features, FlowConfig, FlowMatching, Objective, Parameters, StepAt};
+
+const AT: StepAt = StepAt { seed: 0, step: 0, first: 0 };
+
+fn normals(what: u64, shape: &[usize]) -> Tensor {
+    let values = CounterNoise::new(5, Purpose::Evaluation, what, 0).normal(shape.iter().product());
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+fn batch() -> Batch {
+    let tokens = normals(1, &[6, 9, 5]);
+    Batch {
+        latents: normals(2, &[6, 2, 4, 4]),
+        posterior_std: Some(normals(3, &[6, 2, 4, 4]).abs().unwrap()),
+        labels: vec![0, 1, 2, 0, 1, 2],
+        features: Some(Features { tokens, grid: (3, 3) }),
+    }
+}
+
+/// An objective whose parameters have all been moved away from zero.
+fn objective(family: Family, alignment: bool) -> (FlowMatching, Parameters) {
+    let sizes = DdtConfig {
+        in_channels: 2,
+        patch_size: 2,
+        hidden_size: 16,
+        num_heads: 2,
+        num_encoder_blocks: 2,
+        num_decoder_blocks: 1,
+        num_classes: 3,
+    };
+    let network = NetworkConfig { family, ..NetworkConfig::from(sizes) };
+    let alignment = alignment.then_some(AlignmentConfig { layer: 2, feature_dim: 5, weight: 0.5 });
+    // Labels dropped half of the time, so that "no class" has a gradient too.
+    let cfg = FlowConfig { label_dropout: 0.5, alignment, ..FlowConfig::PAPER };
+    let (objective, parameters) =
+        Parameters::create(1, DType::F32, &Device::Cpu, |vb| FlowMatching::new(&network, cfg, vb)).unwrap();
+    for (i, (_, var)) in parameters.iter().enumerate() {
+        let moved = (var.as_tensor() + (normals(10 + i as u64, var.dims()) * 0.05).unwrap()).unwrap();
+        var.set(&moved).unwrap();
+    }
+    (objective, parameters)
+}
+
+fn loss(objective: &FlowMatching) -> f64 {
+    f64::from(objective.loss(&batch(), AT).unwrap().total.to_scalar::<f32>().unwrap())
+}
+
+#[test]
+fn every_parameter_has_a_gradient_that_is_not_zero() {
+    for (family, alignment) in
+        [(Family::Ddt, false), (Family::Ddt, true), (Family::ImprovedSit, false), (Family::ImprovedSit, true)]
+    {
+        let (objective, parameters) = objective(family, alignment);
+        let gradients = objective.loss(&batch(), AT).unwrap().total.backward().unwrap();
+        assert_eq!(parameters.iter().any(|it| it.0.starts_with(FlowMatching::HEAD_PREFIX)), alignment);
+        for (name, var) in parameters.iter() {
+            let gradient = gradients.get(var).unwrap_or_else(|| panic!("{family:?}: {name}"));
+            let size = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(size.is_finite() && size > 0.0, "{family:?}: {name} has a gradient of {size}");
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_with_finite_differences() {
+    let (objective, parameters) = objective(Family::Ddt, true);
+    let gradients = objective.loss(&batch(), AT).unwrap().total.backward().unwrap();
+    for (i, (name, var)) in parameters.iter().enumerate() {
+        // Along the gradient itself the loss changes most, and rounding counts least.
+        let gradient = gradients.get(var).unwrap().clone();
+        let square = f64::from(gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+        let start = var.as_tensor().copy().unwrap();
+        let size = 2e-3 / square.sqrt();
+        let at = |step: f64| {
+            var.set(&(&start + (&gradient * step).unwrap()).unwrap()).unwrap();
+            loss(&objective)
+        };
+        let slope = (at(size) - at(-size)) / (2.0 * size);
+        var.set(&start).unwrap();
+        // The loss is near 3 and has 24 bits: 3e-7 / (4e-3 |g|) of the slope is rounding.
+        let tolerance = 0.02 + 2e-4 / square.sqrt();
+        assert!((slope / square - 1.0).abs() < tolerance, "{i} {name}: {slope} against {square}");
+    }
+}
+
+#[test]
+fn loss_parts_add_up_and_features_are_needed() {
+    let (objective, _) = objective(Family::Ddt, true);
+    let loss = objective.loss(&batch(), AT).unwrap();
+    let scalar = |it: &Tensor| f64::from(it.to_scalar::<f32>().unwrap());
+    let [(_, flow), (_, aligned)] = loss.parts.as_slice() else { panic!("{:?}", loss.parts) };
+    assert!((scalar(&loss.total) - scalar(flow) - 0.5 * scalar(aligned)).abs() < 1e-6);
+    let without = Batch { features: None, ..batch() };
+    assert!(objective.loss(&without, AT).unwrap_err().to_string().contains("features"));
+}

@@ -1,0 +1,146 @@
+//! Features that were made before, by the content of what they were made of.
+//!
+//! One npz file a chunk of images, named by a hash of the pixels and of the extractor: an evaluation that was
+//! stopped goes on at its chunk, and a reference is measured once.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use ddt_npz::{ArrayData, Dtype, NpzFile, write_npz};
+use sha2::{Digest, Sha256};
+
+use super::extractor::{Extracted, Extractor, Rows};
+use super::images::Chunk;
+
+/// Part of every name; another number when features change for the same weights.
+const VERSION: &str = "ddt features 1";
+
+/// A folder of features.
+#[derive(Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+impl Cache {
+    /// Makes the folder if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// A folder that cannot be made.
+    pub fn open(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!("--cache: cannot make the folder {}; name another with --cache DIR", folder.display())
+        })?;
+        Ok(Self { folder: folder.to_owned() })
+    }
+
+    /// The features of a chunk, from the folder or from the extractor; and whether they had to be made.
+    ///
+    /// # Errors
+    ///
+    /// A file in the folder that is damaged; what the extractor says; a full disk.
+    pub fn features(&self, extractor: &dyn Extractor, chunk: &Chunk) -> Result<(Extracted, bool)> {
+        let path = self.folder.join(format!("{}.npz", name(extractor, chunk)));
+        if path.try_exists().with_context(|| format!("cannot read {}", path.display()))? {
+            let read = read(&path, chunk.num_images());
+            return Ok((read.context("--cache: features are damaged; delete the file")?, false));
+        }
+        let extracted = extractor.extract(chunk)?;
+        write(&path, &extracted, chunk.num_images())?;
+        Ok((extracted, true))
+    }
+}
+
+fn name(extractor: &dyn Extractor, chunk: &Chunk) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(format!("{VERSION}\n{}\n{}\n", extractor.name(), extractor.weights_sha256()));
+    hasher.update(chunk.sha256());
+    super::hex(&hasher.finalize())
+}
+
+fn write(path: &Path, it: &Extracted, num_images: usize) -> Result<()> {
+    let all =
+        [("features", Some(&it.features)), ("spatial", it.spatial.as_ref()), ("logits", it.logits.as_ref())];
+    let rows: Vec<(&str, [usize; 2], &[f32])> = all
+        .into_iter()
+        .filter_map(|(name, rows)| rows.map(|it| (name, [num_images, it.size], it.values.as_slice())))
+        .collect();
+    let arrays: Vec<(&str, &[usize], ArrayData<'_>)> =
+        rows.iter().map(|(name, shape, values)| (*name, shape.as_slice(), ArrayData::F32(values))).collect();
+    write_npz(path, &arrays).context("--cache")
+}
+
+fn read(path: &Path, num_images: usize) -> Result<Extracted> {
+    let file = NpzFile::open(path)?;
+    let rows = |name: &str| -> Result<Rows> {
+        let array = file.array(name)?;
+        array.expect_dtype(Dtype::F32)?;
+        array.expect_shape(&[Some(num_images), None])?;
+        let size = array.shape()[1];
+        ensure!(size > 0, "array {name} in {} has rows of no numbers", path.display());
+        let mut rows = array.rows(0..num_images)?;
+        let mut bytes = vec![0; num_images * rows.row_bytes()];
+        rows.read(&mut bytes)?;
+        let number = |it: &[u8]| f32::from_le_bytes([it[0], it[1], it[2], it[3]]);
+        Ok(Rows { values: bytes.chunks_exact(4).map(number).collect(), size })
+    };
+    let optional = |name: &str| file.contains(name).then(|| rows(name)).transpose();
+    Ok(Extracted { features: rows("features")?, spatial: optional("spatial")?, logits: optional("logits")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sees two bytes of each image.
+    struct Bytes(&'static str);
+
+    impl Extractor for Bytes {
+        fn name(&self) -> &str {
+            "bytes"
+        }
+
+        fn weights_sha256(&self) -> &str {
+            self.0
+        }
+
+        fn extract(&self, images: &Chunk) -> Result<Extracted> {
+            let values: Vec<f32> = images.images().flat_map(|it| [it[0].into(), it[1].into()]).collect();
+            let logits = Some(Rows { values: values.clone(), size: 2 });
+            Ok(Extracted { features: Rows { values, size: 2 }, spatial: None, logits })
+        }
+    }
+
+    #[test]
+    fn features_are_made_once_and_come_back_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&folder.path().join("new/features")).unwrap();
+        let chunk = Chunk { height: 2, width: 1, pixels: (0..24).collect() };
+        let extractor = Bytes("a");
+        let (made, fresh) = cache.features(&extractor, &chunk).unwrap();
+        assert!(fresh && made.features.values.len() == 4 * made.features.size);
+        assert_eq!(cache.features(&extractor, &chunk).unwrap(), (made, false));
+        // Other weights, other sizes of the same bytes: other features.
+        assert!(cache.features(&Bytes("b"), &chunk).unwrap().1);
+        let turned = Chunk { height: 1, width: 2, ..chunk.clone() };
+        assert!(cache.features(&extractor, &turned).unwrap().1);
+    }
+
+    #[test]
+    fn damaged_features_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let chunk = Chunk { height: 1, width: 1, pixels: vec![1, 2, 3] };
+        let extractor = Bytes("a");
+        cache.features(&extractor, &chunk).unwrap();
+        let path = folder.path().join(format!("{}.npz", name(&extractor, &chunk)));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let message = format!("{:#}", cache.features(&extractor, &chunk).unwrap_err());
+        assert!(message.contains("delete the file") && message.contains(".npz"), "{message}");
+        write_npz(&path, &[("features", &[2, 1], ArrayData::F32(&[0.0, 1.0]))]).unwrap();
+        assert!(cache.features(&extractor, &chunk).is_err());
+        std::fs::write(folder.path().join("file"), b"").unwrap();
+        assert!(Cache::open(&folder.path().join("file/below")).is_err());
+    }
+}
