@@ -3,7 +3,7 @@
 use std::fs;
 
 use ddt_model::DdtConfig;
-use ddt_train::{LatentDataset, Resumed, RunFolder, TrainConfig, TrainError};
+use ddt_train::{LatentDataset, Precision, Resumed, RunFolder, TrainConfig, TrainError};
 
 use crate::runs::{config, data, images, names, outcome, sizes, train, train_on, trainer, trainer_of};
 
@@ -96,4 +96,19 @@ fn two_processes_cannot_hold_one_run() {
     let file = folder.path().join("file");
     fs::write(&file, b"").unwrap();
     assert!(matches!(RunFolder::open(&file.join("run")), Err(TrainError::Io { .. })));
+}
+
+#[test]
+fn sixteen_bits_and_micro_batches_resume_exactly_too() {
+    let cfg = TrainConfig { precision: Precision::Bf16, micro_batch: Some(3), ..config(STEPS) };
+    let run = |stop: u64| {
+        let folder = tempfile::tempdir().unwrap();
+        let train = |stop: u64| {
+            train_on(&data(), trainer_of(cfg.clone(), &sizes(), &data()), folder.path(), |step| step < stop)
+        };
+        train(stop);
+        train(u64::MAX);
+        outcome(folder.path())
+    };
+    assert_eq!(run(5), run(u64::MAX));
 }

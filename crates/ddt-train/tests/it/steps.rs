@@ -5,11 +5,11 @@ use candle_nn::VarBuilder;
 use ddt_flow::TimeSampling;
 use ddt_model::NetworkConfig;
 use ddt_train::{
-    AdamWConfig, AlignmentConfig, FlowConfig, FlowMatching, LatentDataset, Moments, Pick, TrainConfig,
-    TrainError, Trainer, adamw_step, average_step, evaluate_loss,
+    AdamWConfig, AlignmentConfig, FlowConfig, FlowMatching, LatentDataset, Moments, Pick, Precision,
+    TrainConfig, TrainError, Trainer, adamw_step, average_step, evaluate_loss,
 };
 
-use crate::runs::{config, data, sizes, step, trainer};
+use crate::runs::{config, data, sizes, step, trainer, trainer_of};
 
 #[test]
 fn training_lowers_the_loss_of_the_average_too() {
@@ -154,4 +154,67 @@ fn the_order_of_the_first_parameters_is_their_names() {
     let shapes = trainer(1).averaged_weights(0).unwrap();
     let zeros: &Tensor = &shapes["final_layer.linear.weight"];
     assert_eq!(zeros.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+}
+
+#[test]
+fn micro_batches_make_the_same_step() {
+    let (data, whole) = (data(), config(3));
+    let run = |micro_batch| {
+        let mut trainer = trainer_of(TrainConfig { micro_batch, ..whole.clone() }, &sizes(), &data);
+        let reports: Vec<_> = (0..3).map(|_| step(&mut trainer, &data).unwrap()).collect();
+        (reports, trainer.weights().unwrap())
+    };
+    let (expected, weights) = run(None);
+    // Of 4 images, the last part of 3 and 1.
+    for micro_batch in [1, 2, 3, 4] {
+        let (reports, parts) = run(Some(micro_batch));
+        for (got, want) in reports.iter().zip(&expected) {
+            assert!((got.loss - want.loss).abs() < 1e-5, "{micro_batch}: {got:?}, {want:?}");
+            assert!((got.grad_norm - want.grad_norm).abs() < 1e-4 * want.grad_norm.max(1.0));
+        }
+        for (name, want) in &weights {
+            let difference = (want - &parts[name]).unwrap().abs().unwrap().max_all().unwrap();
+            // Adam's first steps have the size of the rate whatever the gradient's: rounding shows there.
+            assert!(difference.to_scalar::<f32>().unwrap() < 2e-3, "{micro_batch}: {name}");
+        }
+    }
+}
+
+#[test]
+fn sixteen_bits_learn_and_keep_their_masters() {
+    let cfg = TrainConfig { precision: Precision::Bf16, ..config(150) };
+    let (data, mut trainer) = (data(), trainer_of(cfg, &sizes(), &data()));
+    let loss = |it: &Trainer<FlowMatching>| {
+        evaluate_loss(it.objective().network(), &data, 7, TimeSampling::LogitNormal, &Device::Cpu).unwrap()
+    };
+    let before = loss(&trainer);
+    while !trainer.finished() {
+        step(&mut trainer, &data).unwrap();
+    }
+    let after = loss(&trainer);
+    assert!(after < 0.7 * before, "{before} to {after}");
+    // Steps that are too small for 16 bits are in the masters.
+    let weight = &trainer.weights().unwrap()["final_layer.linear.weight"];
+    assert_eq!(weight.dtype(), DType::F32);
+    let rounded = weight.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+    let difference = (weight - rounded).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(difference.to_scalar::<f32>().unwrap() > 0.0);
+}
+
+#[test]
+fn fine_tuning_starts_from_weights_and_from_nothing_else() {
+    let data = data();
+    let mut first = trainer(2);
+    step(&mut first, &data).unwrap();
+    let weights = first.weights().unwrap();
+    let mut second = trainer(2);
+    second.start_from(&weights).unwrap();
+    let list = |it: &Tensor| it.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (name, weight) in second.averaged_weights(1).unwrap() {
+        assert_eq!(list(&weight), list(&weights[&name]), "{name}");
+    }
+    assert!(first.start_from(&weights).unwrap_err().to_string().contains("1 steps"));
+    let mut wrong = weights.clone();
+    wrong.insert("another".to_owned(), weights["final_layer.linear.bias"].clone());
+    assert!(trainer(2).start_from(&wrong).unwrap_err().to_string().contains("another"));
 }
