@@ -53,16 +53,16 @@ pub struct AlignmentHead {
 }
 
 impl AlignmentHead {
-    /// Parameters `0`, `2` and `4`, from `hidden_size` channels to `feature_dim`.
+    /// Parameters `0`, `2` and `4`, from tokens of `token_dim` channels through `width` to `feature_dim`.
     ///
     /// # Errors
     /// When `vb` lacks a parameter.
-    pub fn new(hidden_size: usize, feature_dim: usize, vb: VarBuilder) -> Result<Self> {
+    pub fn new(token_dim: usize, width: usize, feature_dim: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
             layers: [
-                Linear::new(hidden_size, hidden_size, vb.pp(0))?,
-                Linear::new(hidden_size, hidden_size, vb.pp(2))?,
-                Linear::new(hidden_size, feature_dim, vb.pp(4))?,
+                Linear::new(token_dim, width, vb.pp(0))?,
+                Linear::new(width, width, vb.pp(2))?,
+                Linear::new(width, feature_dim, vb.pp(4))?,
             ],
         })
     }

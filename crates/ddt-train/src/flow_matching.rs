@@ -83,16 +83,28 @@ impl FlowMatching {
     /// Where the head's parameters stand, as in published checkpoints.
     pub const HEAD_PREFIX: &'static str = "diffusion_trainer.proj.0";
 
-    /// The network's parameters under their own names, the head's under [`HEAD_PREFIX`](Self::HEAD_PREFIX).
+    /// Where it stands in REPA's networks, whose own head it then is.
+    const REPA_HEAD_PREFIX: &'static str = "projectors.0";
+
+    /// The network's parameters under their own names, the head's under [`HEAD_PREFIX`](Self::HEAD_PREFIX), or
+    /// those of the network's own projection, if it has one. Without alignment such a projection is left out.
     ///
     /// # Errors
     /// [`TrainError`] when settings or sizes make no network, or `vb` lacks a parameter.
     pub fn new(network: &NetworkConfig, cfg: FlowConfig, vb: VarBuilder) -> Result<Self, TrainError> {
         cfg.validate()?;
-        let head = |it: AlignmentConfig| {
-            AlignmentHead::new(network.sizes.hidden_size, it.feature_dim, vb.pp(Self::HEAD_PREFIX))
+        let projection = network.projection.filter(|_| cfg.alignment.is_some());
+        let network = NetworkConfig { projection, ..network.clone() };
+        let built = network.build(vb.clone())?;
+        let tokens = network.sizes.hidden_size;
+        let head = |it: AlignmentConfig| match &projection {
+            None => AlignmentHead::new(tokens, tokens, it.feature_dim, vb.pp(Self::HEAD_PREFIX)),
+            // Its parameters exist by now, and are shared.
+            Some(own) => {
+                AlignmentHead::new(tokens, own.hidden_size, it.feature_dim, vb.pp(Self::REPA_HEAD_PREFIX))
+            }
         };
-        Ok(Self { cfg, head: cfg.alignment.map(head).transpose()?, network: network.build(vb.clone())? })
+        Ok(Self { cfg, head: cfg.alignment.map(head).transpose()?, network: built })
     }
 
     /// The network.

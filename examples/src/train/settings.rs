@@ -264,6 +264,19 @@ mod tests {
     }
 
     #[test]
+    fn the_files_that_come_with_the_examples_make_networks() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect();
+        assert!(files.len() >= 6);
+        for file in files {
+            let settings = Settings::read(&file).unwrap();
+            let aligned = settings.alignment.as_ref().map_or(0, |it| it.layer);
+            let sizes = settings.network(4, 1000).unwrap().sizes;
+            assert!(aligned <= sizes.num_encoder_blocks + sizes.num_decoder_blocks, "{}", file.display());
+        }
+    }
+
+    #[test]
     fn wrong_settings_are_named() {
         let refused = |text: &str, part: &str| {
             let message = format!("{:#}", Settings::parse(text).unwrap_err());

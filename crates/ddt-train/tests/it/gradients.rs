@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use ddt_flow::{CounterNoise, Purpose};
-use ddt_model::{DdtConfig, Family, NetworkConfig};
+use ddt_model::{DdtConfig, Family, NetworkConfig, Projection};
 use ddt_train::{AlignmentConfig, Batch, Features, FlowConfig, FlowMatching, Objective, Parameters, StepAt};
 
 const AT: StepAt = StepAt { seed: 0, step: 0, first: 0 };
@@ -24,6 +24,9 @@ fn batch() -> Batch {
 
 /// An objective whose parameters have all been moved away from zero.
 fn objective(family: Family, alignment: bool) -> (FlowMatching, Parameters) {
+    // REPA's networks have fixed positions, and a head of their own.
+    let repa = family == Family::Repa;
+    let projection = repa.then_some(Projection { align_layer: 2, hidden_size: 7, feature_size: 5 });
     let sizes = DdtConfig {
         in_channels: 2,
         patch_size: 2,
@@ -33,7 +36,8 @@ fn objective(family: Family, alignment: bool) -> (FlowMatching, Parameters) {
         num_decoder_blocks: 1,
         num_classes: 3,
     };
-    let network = NetworkConfig { family, ..NetworkConfig::from(sizes) };
+    let grid_side = repa.then_some(2);
+    let network = NetworkConfig { family, projection, grid_side, ..NetworkConfig::from(sizes) };
     let alignment = alignment.then_some(AlignmentConfig { layer: 2, feature_dim: 5, weight: 0.5 });
     // Labels dropped half of the time, so that "no class" has a gradient too.
     let cfg = FlowConfig { label_dropout: 0.5, alignment, ..FlowConfig::PAPER };
@@ -52,12 +56,12 @@ fn loss(objective: &FlowMatching) -> f64 {
 
 #[test]
 fn every_parameter_has_a_gradient_that_is_not_zero() {
-    for (family, alignment) in
-        [(Family::Ddt, false), (Family::Ddt, true), (Family::ImprovedSit, false), (Family::ImprovedSit, true)]
-    {
+    let families = [Family::Ddt, Family::ImprovedSit, Family::Repa];
+    for (family, alignment) in families.into_iter().flat_map(|it| [(it, false), (it, true)]) {
         let (objective, parameters) = objective(family, alignment);
         let gradients = objective.loss(&batch(), AT).unwrap().total.backward().unwrap();
-        assert_eq!(parameters.iter().any(|it| it.0.starts_with(FlowMatching::HEAD_PREFIX)), alignment);
+        let head = if family == Family::Repa { "projectors.0" } else { FlowMatching::HEAD_PREFIX };
+        assert_eq!(parameters.iter().any(|it| it.0.starts_with(head)), alignment);
         for (name, var) in parameters.iter() {
             let gradient = gradients.get(var).unwrap_or_else(|| panic!("{family:?}: {name}"));
             let size = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
