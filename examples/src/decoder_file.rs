@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
-use ddt_adapters::{Autoencoder, KlAutoencoder, KlConfig, PixelSpace, TinyDecoder};
+use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, TinyDecoder};
 use ddt_checkpoint::Checkpoint;
 
 use crate::assets;
@@ -81,7 +81,7 @@ fn read(path: &Path) -> Result<Box<dyn Autoencoder>> {
     let file = open(path)?;
     let broken = || format!("cannot read the autoencoder {}", path.display());
     if file.info("decoder.conv_in.weight").is_some() {
-        let decoder = KlAutoencoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu);
+        let decoder = KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu);
         return Ok(Box::new(decoder.with_context(broken)?));
     }
     Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu).with_context(broken)?))

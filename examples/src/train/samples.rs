@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, path::Path};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use ddt_adapters::{Autoencoder, KlAutoencoder, KlConfig, PixelSpace, to_rgb8};
+use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, to_rgb8};
 use ddt_checkpoint::Checkpoint;
 use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
 use ddt_model::{LatentInfo, SampleOptions, VelocityNetwork, sample};
@@ -34,7 +34,7 @@ pub fn decoder(settings: &AutoencoderSettings, info: &LatentInfo) -> Result<Box<
     let inner: Box<dyn Autoencoder> = match settings {
         AutoencoderSettings::SdVae { weights } => {
             let file = Checkpoint::open(weights)?;
-            Box::new(KlAutoencoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu)?)
+            Box::new(KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu)?)
         }
         AutoencoderSettings::TinyFlux2 => Box::new(assets::tiny_decoder()?),
         AutoencoderSettings::Pixels => Box::new(PixelSpace),

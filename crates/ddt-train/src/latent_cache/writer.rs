@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, TryLockError},
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
 };
 
@@ -186,21 +186,6 @@ impl LatentCacheWriter {
         }
         let (expected, got) = ("finite latents".to_owned(), "an infinite one or NaN".to_owned());
         Err(TrainError::Data { expected, got })
-    }
-
-    /// Removes a cache, finished or not; anything else in the folder stays.
-    ///
-    /// # Errors
-    /// [`TrainError::Io`] when a file cannot be removed.
-    pub fn remove(folder: &Path) -> Result<(), TrainError> {
-        let (index, _) = Index::read(folder)?;
-        let path = folder.join(INDEX);
-        fs::remove_file(&path).map_err(io_error("remove", &path))?;
-        for number in 0..index.shards.len() {
-            let path = folder.join(shard_name(number));
-            fs::remove_file(&path).map_err(io_error("remove", &path))?;
-        }
-        Ok(())
     }
 }
 
