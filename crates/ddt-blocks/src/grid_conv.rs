@@ -36,29 +36,9 @@ impl GridConv {
         if rows.checked_mul(columns) != Some(l) {
             bail!("expected tokens of a {rows} x {columns} grid, got {l}");
         }
-        // One more token, of zeros, stands for all beyond the edge.
-        let padded = xs.pad_with_zeros(1, 0, 1)?; // (B, L + 1, D)
-        let neighbours = Tensor::new(neighbours(rows, columns), xs.device())?; // (9 L)
-        let gathered = padded.index_select(&neighbours, 1)?.reshape((b, l, 9 * d))?; // (B, L, 9 D)
-        self.linear.forward(&gathered)
+        let gathered = ddt_kernels::neighbours(&xs.reshape((b, rows, columns, d))?)?; // (B, R, C, 9 D)
+        self.linear.forward(&gathered.reshape((b, l, 9 * d))?)
     }
-}
-
-/// For each token of a grid its nine neighbours, itself among them, row by row; `rows * columns` is none.
-fn neighbours(rows: usize, columns: usize) -> Vec<u32> {
-    let none = rows * columns;
-    let at = |row: Option<usize>, column: Option<usize>| match (row, column) {
-        (Some(row), Some(column)) if row < rows && column < columns => row * columns + column,
-        _ => none,
-    };
-    let mut all = Vec::with_capacity(9 * none);
-    for token in 0..none {
-        for tap in 0..9 {
-            let (row, column) = (token / columns + tap / 3, token % columns + tap % 3);
-            all.push(at(row.checked_sub(1), column.checked_sub(1)) as u32);
-        }
-    }
-    all
 }
 
 #[cfg(test)]
@@ -84,11 +64,5 @@ mod tests {
         assert!((got - want)?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-5);
         assert!(conv.forward(&tokens, (5, 5)).is_err());
         Ok(())
-    }
-
-    #[test]
-    fn beyond_the_edge_there_is_nothing() {
-        assert_eq!(neighbours(1, 2), [2, 2, 2, 2, 0, 1, 2, 2, 2, 2, 2, 2, 0, 1, 2, 2, 2, 2]);
-        assert_eq!(neighbours(3, 3)[4 * 9..5 * 9], [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     }
 }
