@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ddt_kernels::InstructionSet;
 
 mod ci;
 mod parity;
@@ -17,6 +18,9 @@ mod time;
 struct Args {
     #[command(subcommand)]
     command: Command,
+    /// Instructions to compute with on the CPU: widest, avx512, avx2 or portable
+    #[arg(long, global = true, default_value = "widest")]
+    instructions: InstructionSet,
 }
 
 #[derive(Subcommand)]
@@ -32,13 +36,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Args::parse().command {
+    let args = Args::parse();
+    let run = || match args.command {
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
         Command::Parity(args) => parity::run(&args),
         Command::Time(args) => time::run(&args),
     };
-    match outcome {
+    match args.instructions.limit().map_err(Into::into).and_then(|()| run()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");

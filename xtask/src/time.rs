@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
 use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
+use ddt_kernels::InstructionSet;
 use ddt_model::{Ddt, DdtConfig, SampleOptions, sample};
 use ddt_sharing::SharingPlan;
 use serde_json::json;
@@ -70,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.device != "cpu" {
         bail!("expected device cpu, got {:?}", args.device);
     }
+    ddt_kernels::keep_freed_memory();
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let device = Device::Cpu;
     let cfg = DdtConfig::preset(&args.preset)?;
@@ -88,6 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "peer": "ddt", "preset": args.preset, "batch": args.batch, "latent": args.latent, "dtype": dtype_name,
         "compile": "no", "rotary": "real",
         "device": args.device, "threads": rayon::current_num_threads(),
+        "instructions": InstructionSet::current().to_string(),
         "full_ms": median_ms(args.runs, || network.forward(&x, &t, &y))?,
         "decoder_ms": median_ms(args.runs, || network.decoder().forward(&x, &z_t))?,
         "decoder_kept_ms": median_ms(args.runs, || network.decoder().forward_kept(&x, &kept))?,
@@ -108,6 +111,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         row["share"] = json!(args.share);
         row["sample_ms"] = json!(round(start.elapsed().as_secs_f64() * 1e3));
     }
+    if let Some(mib) = peak_memory_mib() {
+        row["peak_mib"] = json!(mib);
+    }
     println!("{row}");
     Ok(ExitCode::SUCCESS)
 }
@@ -124,6 +130,13 @@ fn median_ms(runs: usize, call: impl Fn() -> candle_core::Result<Tensor>) -> Res
     times.sort_by(f64::total_cmp);
     let middle = runs / 2;
     Ok(round(if runs % 2 == 1 { times[middle] } else { 0.5 * (times[middle - 1] + times[middle]) }))
+}
+
+/// The most memory that the process had so far, where the system says so.
+fn peak_memory_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1024)
 }
 
 fn round(ms: f64) -> f64 {

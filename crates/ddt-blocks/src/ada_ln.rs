@@ -1,13 +1,10 @@
 //! Adaptive layer normalisation: a condition's shifts, scales and gates.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Error, Result, Tensor};
 use candle_nn::VarBuilder;
+use ddt_kernels::PackedLinear;
 
-use crate::{
-    init,
-    linear::Linear,
-    projection::{Projection, packs},
-};
+use crate::{block::Block, init, linear::Linear, projection::Projection};
 
 /// What steers one block, for its attention and its MLP.
 ///
@@ -23,11 +20,22 @@ pub struct Modulation {
     pub mlp_shift_scale: Tensor,
     /// Gate of the MLP's output: `(B, M, D)`.
     pub mlp_gate: Tensor,
-    /// All of these in one tensor, `(B, M, 6D)`, of which they are views.
-    pub(crate) whole: Option<Tensor>,
+    /// A tensor with all of these, in this order, and the first's first column: they are views of it.
+    pub(crate) whole: Option<(Tensor, usize)>,
 }
 
 impl Modulation {
+    /// Views of the `6D` columns of `whole` from `first` on.
+    pub(crate) fn of(whole: Tensor, first: usize, d: usize) -> Result<Self> {
+        Ok(Self {
+            attn_shift_scale: whole.narrow(D::Minus1, first, 2 * d)?,
+            attn_gate: whole.narrow(D::Minus1, first + 2 * d, d)?,
+            mlp_shift_scale: whole.narrow(D::Minus1, first + 3 * d, 2 * d)?,
+            mlp_gate: whole.narrow(D::Minus1, first + 5 * d, d)?,
+            whole: Some((whole, first)),
+        })
+    }
+
     /// The first `rows` images' share.
     pub fn narrow_rows(&self, rows: usize) -> Result<Self> {
         Ok(Self {
@@ -35,7 +43,11 @@ impl Modulation {
             attn_gate: self.attn_gate.narrow(0, 0, rows)?,
             mlp_shift_scale: self.mlp_shift_scale.narrow(0, 0, rows)?,
             mlp_gate: self.mlp_gate.narrow(0, 0, rows)?,
-            whole: self.whole.as_ref().map(|it| it.narrow(0, 0, rows)).transpose()?,
+            whole: self
+                .whole
+                .as_ref()
+                .map(|(it, first)| Ok::<_, Error>((it.narrow(0, 0, rows)?, *first)))
+                .transpose()?,
         })
     }
 }
@@ -47,14 +59,8 @@ impl Modulation {
 /// zero.
 #[derive(Debug, Clone)]
 pub struct AdaLn {
-    outputs: Outputs,
-}
-
-/// The layer, whole while it is trained and in four packed parts otherwise.
-#[derive(Debug, Clone)]
-enum Outputs {
-    Whole { linear: Linear, hidden_size: usize },
-    Parts([Projection; 4]),
+    linear: Projection,
+    hidden_size: usize,
 }
 
 impl AdaLn {
@@ -70,46 +76,73 @@ impl AdaLn {
     }
 
     fn build(linear: Linear, hidden_size: usize) -> Result<Self> {
-        if !packs(&linear) {
-            return Ok(Self { outputs: Outputs::Whole { linear, hidden_size } });
-        }
-        let d = hidden_size;
-        let part = |start, len| Projection::new(linear.outputs(start, len)?);
-        let parts = [part(0, 2 * d)?, part(2 * d, d)?, part(3 * d, 2 * d)?, part(5 * d, d)?];
-        Ok(Self { outputs: Outputs::Parts(parts) })
+        Ok(Self { linear: Projection::new(linear)?, hidden_size })
     }
 
     /// # Shapes
     /// `condition: (B, M, D)`.
     pub fn forward(&self, condition: &Tensor) -> Result<Modulation> {
-        // Four products instead of one, so that no part needs a copy and no gradient a padded sum.
-        let [attn_shift_scale, attn_gate, mlp_shift_scale, mlp_gate] = match &self.outputs {
-            Outputs::Parts([a, b, c, d]) => {
-                [a.forward(condition)?, b.forward(condition)?, c.forward(condition)?, d.forward(condition)?]
-            }
-            Outputs::Whole { linear, hidden_size: d } => [
-                linear.forward_outputs(condition, 0, 2 * d)?,
-                linear.forward_outputs(condition, 2 * d, *d)?,
-                linear.forward_outputs(condition, 3 * d, 2 * d)?,
-                linear.forward_outputs(condition, 5 * d, *d)?,
-            ],
+        let (Some(linear), d) = (self.linear.plain(), self.hidden_size) else {
+            return self.forward_whole(condition);
         };
-        Ok(Modulation { attn_shift_scale, attn_gate, mlp_shift_scale, mlp_gate, whole: None })
+        // Four products instead of one, so that no part needs a copy and no gradient a padded sum.
+        Ok(Modulation {
+            attn_shift_scale: linear.forward_outputs(condition, 0, 2 * d)?,
+            attn_gate: linear.forward_outputs(condition, 2 * d, d)?,
+            mlp_shift_scale: linear.forward_outputs(condition, 3 * d, 2 * d)?,
+            mlp_gate: linear.forward_outputs(condition, 5 * d, d)?,
+            whole: None,
+        })
     }
 
-    /// The same, by one product of which the parts are views where the layer is whole: for a block that takes
-    /// them all at once.
+    /// The same by one product of which the parts are views: for a block that takes them all at once.
     pub(crate) fn forward_whole(&self, condition: &Tensor) -> Result<Modulation> {
-        let Outputs::Whole { linear, hidden_size: d } = &self.outputs else {
-            return self.forward(condition);
+        Modulation::of(self.linear.forward(condition)?, 0, self.hidden_size) // from (B, M, 6D)
+    }
+}
+
+/// The layers of several blocks under one condition, as one product.
+#[derive(Debug, Clone)]
+pub struct AdaLnStack {
+    linear: PackedLinear,
+    hidden_size: usize,
+    blocks: usize,
+}
+
+impl AdaLnStack {
+    /// Joins the blocks' layers, which stay what they were; nothing where they are trained, not on the CPU, or of
+    /// sizes that cannot be joined.
+    pub fn join<'a>(blocks: impl Iterator<Item = &'a mut Block>) -> Option<Self> {
+        let mut ada_lns: Vec<&mut AdaLn> = blocks.map(Block::ada_ln_mut).collect();
+        let first = ada_lns.first()?;
+        let (hidden_size, stand_in) = (first.hidden_size, first.linear.packed()?.clone());
+        if ada_lns.iter().any(|it| it.linear.packed().is_none()) {
+            return None;
+        }
+        // Taken out, so that each one's memory goes as it is copied.
+        let take = |it: &mut &mut AdaLn| match &mut it.linear {
+            Projection::Packed(packed) => Some(std::mem::replace(packed, stand_in.clone())),
+            Projection::Plain(_) => None,
         };
-        let whole = linear.forward(condition)?; // (B, M, 6D)
-        Ok(Modulation {
-            attn_shift_scale: whole.narrow(D::Minus1, 0, 2 * d)?,
-            attn_gate: whole.narrow(D::Minus1, 2 * d, *d)?,
-            mlp_shift_scale: whole.narrow(D::Minus1, 3 * d, 2 * d)?,
-            mlp_gate: whole.narrow(D::Minus1, 5 * d, *d)?,
-            whole: Some(whole),
-        })
+        let layers = ada_lns.iter_mut().filter_map(take).collect();
+        let (joined, layers) = match PackedLinear::joined(layers) {
+            Ok((joined, parts)) => (Some(joined), parts),
+            Err(layers) => (None, layers),
+        };
+        let blocks = layers.len();
+        for (ada_ln, layer) in ada_lns.into_iter().zip(layers) {
+            ada_ln.linear = Projection::Packed(layer);
+        }
+        let linear = joined?;
+        Some(Self { linear, hidden_size, blocks })
+    }
+
+    /// What `condition`, `(B, 1 or L, D)`, makes of each block: [`Block::modulation`] of all at once.
+    ///
+    /// # Errors
+    /// On any other shape.
+    pub fn modulations(&self, condition: &Tensor) -> Result<Vec<Modulation>> {
+        let (all, d) = (self.linear.forward(condition)?, self.hidden_size); // (B, M, 6D for each block)
+        (0..self.blocks).map(|i| Modulation::of(all.clone(), 6 * d * i, d)).collect()
     }
 }

@@ -2,13 +2,15 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use ddt_kernels::{BlockWeights, RopeTable, gate_residual, transformer_block};
+use ddt_kernels::{
+    BlockWeights, PackedBlockWeights, RopeTable, gate_residual, packed_block, transformer_block,
+};
 
 use crate::{
     ada_ln::{AdaLn, Modulation},
     attention::Attention,
     rms_norm::RmsNorm,
-    swiglu::{SwiGlu, swiglu_hidden_size},
+    swiglu::{Gate, SwiGlu, swiglu_hidden_size},
 };
 
 /// Attention, then MLP, each normalised, modulated, gated and added:
@@ -24,18 +26,20 @@ pub struct Block {
     norm2: RmsNorm,
     mlp: SwiGlu,
     ada_ln: AdaLn,
+    /// All of these, for one operation, where none is trained.
+    packed: Option<PackedBlockWeights>,
 }
 
 impl Block {
     /// Parameters `norm1`, `attn`, `norm2`, `mlp`, `adaLN_modulation`.
     pub fn new(hidden_size: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            norm1: RmsNorm::new(hidden_size, vb.pp("norm1"))?,
-            attn: Attention::new(hidden_size, num_heads, vb.pp("attn"))?,
-            norm2: RmsNorm::new(hidden_size, vb.pp("norm2"))?,
-            mlp: SwiGlu::new(hidden_size, swiglu_hidden_size(hidden_size), vb.pp("mlp"))?,
-            ada_ln: AdaLn::new(hidden_size, vb.pp("adaLN_modulation"))?,
-        })
+        let (norm1, norm2) =
+            (RmsNorm::new(hidden_size, vb.pp("norm1"))?, RmsNorm::new(hidden_size, vb.pp("norm2"))?);
+        let attn = Attention::new(hidden_size, num_heads, vb.pp("attn"))?;
+        let mlp = SwiGlu::new(hidden_size, swiglu_hidden_size(hidden_size), vb.pp("mlp"))?;
+        let ada_ln = AdaLn::new(hidden_size, vb.pp("adaLN_modulation"))?;
+        let packed = packed([&norm1, &norm2], &attn, &mlp);
+        Ok(Self { norm1, attn, norm2, mlp, ada_ln, packed })
     }
 
     /// What `condition`, `(B, 1 or L, D)`, makes of this block.
@@ -44,11 +48,21 @@ impl Block {
         if fuses(condition) { self.ada_ln.forward_whole(condition) } else { self.ada_ln.forward(condition) }
     }
 
+    pub(crate) fn ada_ln_mut(&mut self) -> &mut AdaLn {
+        &mut self.ada_ln
+    }
+
     /// # Shapes
     /// `xs: (B, L, D) -> (B, L, D)`; `rope` has `L` rows.
     pub fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
-        if let (Some(whole), Some(weights), true) = (&modulation.whole, self.weights(), fuses(xs)) {
-            return transformer_block(xs, whole, &weights, rope, self.attn.num_heads, RmsNorm::EPS);
+        let heads = self.attn.num_heads;
+        if let (Some((whole, first)), Some(weights)) = (&modulation.whole, &self.packed)
+            && !(xs.track_op() || whole.track_op())
+        {
+            return packed_block(xs, (whole, *first), weights, rope, heads, RmsNorm::EPS);
+        }
+        if let (Some((whole, 0)), Some(weights), true) = (&modulation.whole, self.weights(), fuses(xs)) {
+            return transformer_block(xs, whole, &weights, rope, heads, RmsNorm::EPS);
         }
         let ys = self.norm1.forward_modulated(xs, &modulation.attn_shift_scale)?;
         let xs = gate_residual(xs, &modulation.attn_gate, &self.attn.forward(&ys, rope)?)?;
@@ -60,6 +74,7 @@ impl Block {
     fn weights(&self) -> Option<BlockWeights<'_>> {
         let (attn, mlp) = (&self.attn, &self.mlp);
         let proj = attn.proj.plain()?;
+        let Gate::Plain { w1, w3 } = &mlp.gate else { return None };
         Some(BlockWeights {
             norm1: self.norm1.weight(),
             qkv: attn.qkv.plain()?.weight(),
@@ -68,11 +83,27 @@ impl Block {
             proj_weight: proj.weight(),
             proj_bias: proj.bias()?,
             norm2: self.norm2.weight(),
-            w1: mlp.w1.plain()?.weight(),
+            w1: w1.weight(),
             w2: mlp.w2.plain()?.weight(),
-            w3: mlp.w3.plain()?.weight(),
+            w3: w3.weight(),
         })
     }
+}
+
+/// The weights for [`packed_block`], which share those of the layers, if all are packed.
+fn packed([norm1, norm2]: [&RmsNorm; 2], attn: &Attention, mlp: &SwiGlu) -> Option<PackedBlockWeights> {
+    let Gate::Packed(gate) = &mlp.gate else { return None };
+    let norm = |it: &RmsNorm| Some(it.weight().clone()).filter(|it| !it.track_op());
+    Some(PackedBlockWeights {
+        norm1: norm(norm1)?,
+        qkv: attn.qkv.packed()?.clone(),
+        q_norm: norm(&attn.q_norm)?,
+        k_norm: norm(&attn.k_norm)?,
+        proj: attn.proj.packed()?.clone(),
+        norm2: norm(norm2)?,
+        gate: gate.clone(),
+        w2: mlp.w2.packed()?.clone(),
+    })
 }
 
 /// Whether the whole block is one operation for such tensors.

@@ -34,7 +34,7 @@
 #![forbid(unsafe_code)]
 
 pub use crate::{
-    ada_ln::{AdaLn, Modulation},
+    ada_ln::{AdaLn, AdaLnStack, Modulation},
     attention::Attention,
     block::Block,
     final_layer::FinalLayer,

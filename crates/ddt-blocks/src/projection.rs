@@ -37,6 +37,14 @@ impl Projection {
             Self::Packed(_) => None,
         }
     }
+
+    /// The layer, if it is packed.
+    pub(crate) fn packed(&self) -> Option<&PackedLinear> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Packed(packed) => Some(packed),
+        }
+    }
 }
 
 /// Whether a [`Projection`] of this layer is packed.

@@ -8,7 +8,10 @@
 //! - [`gate_residual`]: the gated branch joins the residual stream;
 //! - [`transformer_block`]: a whole block as one operation, f32 on the CPU alone;
 //! - [`linear`]: the product of a linear layer, f32 on the CPU alone; [`PackedLinear`]: one that is not
-//!   trained, f32 or bf16;
+//!   trained, f32 or bf16; [`PackedSwiGlu`]: two of these and the gate between them;
+//! - [`packed_block`]: a whole block of such layers;
+//! - [`InstructionSet`]: which instructions all of this may use; [`product_ceiling`]: how fast they could be;
+//!   [`keep_freed_memory`]: for programs that want every step as fast as the second;
 //! - [`neighbours`]: what makes a 3 x 3 convolution a linear layer;
 //! - [`swiglu`], [`silu`], [`add_silu`]: activations.
 //!
@@ -43,15 +46,20 @@
 
 mod add_silu;
 mod attention;
+mod ceiling;
 mod check;
 mod cpu;
+mod freed_memory;
 mod gate_residual;
+mod instruction_set;
 mod layer_norm_modulate;
 mod ledger;
 mod linear;
 mod modulation;
 mod neighbours;
+mod packed_block;
 mod packed_linear;
+mod packed_swiglu;
 mod rms_norm_modulate;
 mod rope;
 mod silu;
@@ -60,11 +68,16 @@ mod transformer_block;
 
 pub use add_silu::add_silu;
 pub use attention::attention;
+pub use ceiling::product_ceiling;
+pub use freed_memory::keep_freed_memory;
 pub use gate_residual::gate_residual;
+pub use instruction_set::InstructionSet;
 pub use layer_norm_modulate::layer_norm_modulate;
 pub use linear::linear;
 pub use neighbours::neighbours;
+pub use packed_block::{PackedBlockWeights, packed_block};
 pub use packed_linear::PackedLinear;
+pub use packed_swiglu::PackedSwiGlu;
 pub use rms_norm_modulate::rms_norm_modulate;
 pub use rope::RopeTable;
 pub use silu::silu;

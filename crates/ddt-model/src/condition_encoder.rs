@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use ddt_blocks::AdaLnStack;
 
 use crate::{
     config::DdtConfig,
@@ -25,6 +26,8 @@ pub struct ConditionEncoder {
     condition: ConditionEmbed,
     s_embedder: TokenEmbed,
     blocks: Vec<NetworkBlock>,
+    /// All blocks' modulations as one product, where nothing is trained.
+    modulations: Option<AdaLnStack>,
 }
 
 impl ConditionEncoder {
@@ -37,11 +40,14 @@ impl ConditionEncoder {
     pub fn from_config(cfg: &NetworkConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate().map_err(candle_core::Error::wrap)?;
         let block = |i: usize| NetworkBlock::new(cfg, TokenMixer::Attention, vb.pp("blocks").pp(i));
+        let mut blocks = (0..cfg.sizes.num_encoder_blocks).map(block).collect::<Result<Vec<_>>>()?;
+        let modulations = NetworkBlock::joined_modulations(&mut blocks);
         Ok(Self {
             cfg: cfg.clone(),
             condition: ConditionEmbed::new(cfg, vb.clone())?,
             s_embedder: TokenEmbed::new(cfg, vb.pp("s_embedder"))?,
-            blocks: (0..cfg.sizes.num_encoder_blocks).map(block).collect::<Result<_>>()?,
+            blocks,
+            modulations,
         })
     }
 
@@ -79,8 +85,12 @@ impl ConditionEncoder {
         let mut xs = self.s_embedder.forward(&x_t.to_dtype(t_emb.dtype())?)?; // (B, L, D)
         let grid = TokenGrid::of(x_t, &self.cfg, x_t.device())?;
         let mut features = xs.clone();
+        let all = self.modulations.as_ref().map(|it| it.modulations(&condition)).transpose()?;
         for (i, block) in self.blocks.iter().enumerate() {
-            xs = block.forward(&xs, &block.modulation(&condition)?, &grid)?;
+            xs = match all.as_ref().and_then(|it| it.get(i)) {
+                Some(modulation) => block.forward(&xs, modulation, &grid)?,
+                None => block.forward(&xs, &block.modulation(&condition)?, &grid)?,
+            };
             if i + 1 == align_layer {
                 features = xs.clone();
             }

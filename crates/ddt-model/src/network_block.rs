@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
-use ddt_blocks::{AxialRope2d, Block, MixerBlock, Modulation, RopeTable, SitBlock};
+use ddt_blocks::{AdaLnStack, AxialRope2d, Block, MixerBlock, Modulation, RopeTable, SitBlock};
 
 use crate::network_config::{NetworkConfig, TokenMixer};
 
@@ -45,6 +45,15 @@ impl NetworkBlock {
             TokenMixer::Conv3x3 => Self::Mixed(MixerBlock::convolution(d, vb)?),
             TokenMixer::Mlp => Self::Mixed(MixerBlock::mlp(d, vb)?),
         })
+    }
+
+    /// The modulations of all blocks as one product, where they are DDT's and none is trained.
+    pub(crate) fn joined_modulations(blocks: &mut [Self]) -> Option<AdaLnStack> {
+        let improved = blocks.iter_mut().map(|it| match it {
+            Self::Improved(block) => Some(block),
+            Self::Mixed(_) | Self::Sit(_) => None,
+        });
+        AdaLnStack::join(improved.collect::<Option<Vec<_>>>()?.into_iter())
     }
 
     /// What a condition, `(B, 1 or L, D)`, makes of this block.

@@ -9,10 +9,13 @@ use ddt_checkpoint::Checkpoint;
 use ddt_model::DdtConfig;
 use serde::{Deserialize, de::DeserializeOwned};
 
+use super::{BF16, Type, compare::Tolerance};
+
 /// An opened fixture.
 #[derive(Debug)]
 pub(crate) struct Fixture {
     checkpoint: Checkpoint,
+    dtype: Type,
 }
 
 /// Sizes as fixtures write them; keys of other families are passed over.
@@ -30,7 +33,25 @@ struct Sizes {
 
 impl Fixture {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        Ok(Self { checkpoint: Checkpoint::open(path)? })
+        Ok(Self { checkpoint: Checkpoint::open(path)?, dtype: Type::F32 })
+    }
+
+    /// The same, its network's weights in another type.
+    pub(crate) fn computed_in(self, dtype: Type) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// Type of the network's weights.
+    pub(crate) fn dtype(&self) -> DType {
+        match self.dtype {
+            Type::F32 => DType::F32,
+            Type::Bf16 => DType::BF16,
+        }
+    }
+
+    /// What the network's outputs may differ by in f32, or what bf16 weights may cost.
+    pub(crate) fn tolerance(&self, limit: f64) -> Tolerance {
+        Tolerance::RelativeRms(if self.dtype == Type::Bf16 { BF16 } else { limit })
     }
 
     /// The file's tensors.
@@ -88,6 +109,6 @@ impl Fixture {
         let named = names.filter_map(|full| Some((full, full.strip_prefix(prefix)?)));
         let weights = named.map(|(full, name)| Ok((name.to_owned(), self.tensor(full)?)));
         let weights = weights.collect::<Result<HashMap<String, Tensor>>>()?;
-        Ok(VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu))
+        Ok(VarBuilder::from_tensors(weights, self.dtype(), &Device::Cpu))
     }
 }

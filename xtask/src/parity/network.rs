@@ -1,16 +1,14 @@
 //! One call of a network.
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device};
+use candle_core::Device;
 use ddt_model::{Ddt, DdtFile, DecoderOnly, Family, NetworkConfig, Projection, VelocityNetwork};
 use serde::Deserialize;
 
-use super::{
-    compare::{Comparison, Tolerance},
-    fixture::Fixture,
-};
+use super::{compare::Comparison, fixture::Fixture};
 
-const FORWARD: Tolerance = Tolerance::RelativeRms(1e-5);
+/// Relative RMS of one call.
+const FORWARD: f64 = 1e-5;
 
 /// Velocity and self-condition of one call, and the velocity elsewhere under the same self-condition.
 pub(crate) fn ddt_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
@@ -20,13 +18,18 @@ pub(crate) fn ddt_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let kept = network.decoder().modulations(&z_t)?;
     let velocity = network.decoder().forward(&x, &z_t)?;
     let mut found = vec![
-        Comparison::tensors("out.velocity", &velocity, &fixture.tensor("out.velocity")?, FORWARD)?,
-        Comparison::tensors("out.state", &z_t, &fixture.tensor("out.state")?, FORWARD)?,
+        Comparison::tensors(
+            "out.velocity",
+            &velocity,
+            &fixture.tensor("out.velocity")?,
+            fixture.tolerance(FORWARD),
+        )?,
+        Comparison::tensors("out.state", &z_t, &fixture.tensor("out.state")?, fixture.tolerance(FORWARD))?,
     ];
     if fixture.has("out.velocity_shared") {
         let shared = network.decoder().forward_kept(&fixture.tensor("in.x2")?, &kept)?;
         let want = fixture.tensor("out.velocity_shared")?;
-        found.push(Comparison::tensors("out.velocity_shared", &shared, &want, FORWARD)?);
+        found.push(Comparison::tensors("out.velocity_shared", &shared, &want, fixture.tolerance(FORWARD))?);
     }
     Ok(found)
 }
@@ -37,7 +40,12 @@ pub(crate) fn decoder_only_forward(fixture: &Fixture) -> Result<Vec<Comparison>>
     let network = cfg.build(fixture.builder("model.")?)?;
     let (x, t, y) = (fixture.tensor("in.x")?, fixture.tensor("in.t")?, fixture.labels("in.y")?);
     let velocity = network.forward(&x, &t, &y)?;
-    Ok(vec![Comparison::tensors("out.velocity", &velocity, &fixture.tensor("out.velocity")?, FORWARD)?])
+    Ok(vec![Comparison::tensors(
+        "out.velocity",
+        &velocity,
+        &fixture.tensor("out.velocity")?,
+        fixture.tolerance(FORWARD),
+    )?])
 }
 
 /// What fixtures of SiT's kind say beside their sizes.
@@ -68,7 +76,7 @@ pub(crate) fn sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let (x, t, y) = (fixture.tensor("in.x")?, fixture.tensor("in.t")?, fixture.labels("in.y")?);
     let velocity = network.forward(&x, &t, &y)?;
     let want = fixture.tensor("out.velocity")?.narrow(1, 0, velocity.dim(1)?)?;
-    Ok(vec![Comparison::tensors("out.velocity", &velocity, &want, FORWARD)?])
+    Ok(vec![Comparison::tensors("out.velocity", &velocity, &want, fixture.tolerance(FORWARD))?])
 }
 
 /// REPA, in its own time direction, and its projection.
@@ -82,8 +90,18 @@ pub(crate) fn repa_sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
         network.forward_with_features(&x, &t.affine(-1.0, 1.0)?, &y, head.align_layer)?;
     let projection = network.project(&features)?.context("the network has no projection")?;
     Ok(vec![
-        Comparison::tensors("out.velocity", &velocity.neg()?, &fixture.tensor("out.velocity")?, FORWARD)?,
-        Comparison::tensors("out.projection", &projection, &fixture.tensor("out.projection")?, FORWARD)?,
+        Comparison::tensors(
+            "out.velocity",
+            &velocity.neg()?,
+            &fixture.tensor("out.velocity")?,
+            fixture.tolerance(FORWARD),
+        )?,
+        Comparison::tensors(
+            "out.projection",
+            &projection,
+            &fixture.tensor("out.projection")?,
+            fixture.tolerance(FORWARD),
+        )?,
     ])
 }
 
@@ -93,8 +111,13 @@ pub(crate) fn checkpoint_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let path = fixture.path().parent().context("the fixture lies in no folder")?.join(name);
     let prefix = format!("{}.", fixture.text("weights")?);
     let file = DdtFile::open(&path)?;
-    let network = file.load_under(&prefix, Some(&fixture.sizes()?), DType::F32, &Device::Cpu)?;
+    let network = file.load_under(&prefix, Some(&fixture.sizes()?), fixture.dtype(), &Device::Cpu)?;
     let (x, t, y) = (fixture.tensor("in.x")?, fixture.tensor("in.t")?, fixture.labels("in.y")?);
     let velocity = network.forward(&x, &t, &y)?;
-    Ok(vec![Comparison::tensors("out.velocity", &velocity, &fixture.tensor("out.velocity")?, FORWARD)?])
+    Ok(vec![Comparison::tensors(
+        "out.velocity",
+        &velocity,
+        &fixture.tensor("out.velocity")?,
+        fixture.tolerance(FORWARD),
+    )?])
 }

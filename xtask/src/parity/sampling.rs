@@ -8,10 +8,7 @@ use ddt_model::{Ddt, SampleOptions, sample};
 use ddt_sharing::SharingPlan;
 use serde::Deserialize;
 
-use super::{
-    compare::{Comparison, Tolerance},
-    fixture::Fixture,
-};
+use super::{compare::Comparison, fixture::Fixture};
 
 #[derive(Debug, Deserialize)]
 struct Case {
@@ -62,7 +59,7 @@ pub(crate) fn ddt_sample(fixture: &Fixture) -> Result<Vec<Comparison>> {
         };
         let sampled = sample(&network, &noise, &labels, &options, &mut |_| ControlFlow::Continue(()))?;
         let name = format!("out.{i}");
-        Comparison::tensors(&name, &sampled.latents, &fixture.tensor(&name)?, Tolerance::RelativeRms(1e-4))
+        Comparison::tensors(&name, &sampled.latents, &fixture.tensor(&name)?, fixture.tolerance(1e-4))
     };
     cases.iter().enumerate().map(|case| compare(case).with_context(|| format!("case {}", case.0))).collect()
 }

@@ -10,7 +10,7 @@ mod backward;
 mod forward;
 
 pub(crate) use backward::backward;
-pub(crate) use forward::forward;
+pub(crate) use forward::{forward, forward_into};
 
 /// Query rows that are processed at once, against all keys.
 const BLOCK_ROWS: usize = 64;
@@ -135,7 +135,7 @@ fn transpose(sizes: &Sizes, rows: &[f32], out: &mut [f32]) {
 }
 
 /// Cuts the next `len` elements off `buffer`.
-fn take<'a>(buffer: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+fn take<'a, T>(buffer: &mut &'a mut [T], len: usize) -> &'a mut [T] {
     let (head, tail) = std::mem::take(buffer).split_at_mut(len);
     *buffer = tail;
     head

@@ -4,8 +4,16 @@ use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::gemm::Factor;
+
 /// A type that the operations take and return.
 pub(crate) trait Element: WithDType {
+    /// What products of this type multiply.
+    type Factor: Factor + Element;
+
+    /// Whether a sum loses nothing by resting in this type.
+    const HOLDS_SUMS: bool;
+
     /// Zeroed scratch for rows of `len` elements; empty where none is needed.
     fn scratch(len: usize) -> Vec<f32>;
 
@@ -26,9 +34,16 @@ pub(crate) trait Element: WithDType {
 
     /// Rounds `xs` into `out`.
     fn narrow(xs: &[f32], out: &mut [Self]);
+
+    /// `xs` in this type: itself, or rounded into `scratch`.
+    fn rounded<'a>(xs: &'a [f32], scratch: &'a mut [Self]) -> &'a [Self];
 }
 
 impl Element for f32 {
+    type Factor = Self;
+
+    const HOLDS_SUMS: bool = true;
+
     #[inline(always)]
     fn scratch(_len: usize) -> Vec<f32> {
         Vec::new()
@@ -61,11 +76,19 @@ impl Element for f32 {
     fn narrow(xs: &[f32], out: &mut [Self]) {
         out.copy_from_slice(xs);
     }
+
+    #[inline(always)]
+    fn rounded<'a>(xs: &'a [f32], _scratch: &'a mut [Self]) -> &'a [Self] {
+        xs
+    }
 }
 
 macro_rules! half_precision {
-    ($t:ty, $widen:expr, $narrow:expr) => {
+    ($t:ty, $factor:ty, $widen:expr, $narrow:expr) => {
         impl Element for $t {
+            type Factor = $factor;
+            const HOLDS_SUMS: bool = false;
+
             #[inline(always)]
             fn scratch(len: usize) -> Vec<f32> {
                 vec![0.0; len]
@@ -104,12 +127,19 @@ macro_rules! half_precision {
             fn narrow(xs: &[f32], out: &mut [Self]) {
                 $narrow(xs, out);
             }
+
+            #[inline(always)]
+            fn rounded<'a>(xs: &'a [f32], scratch: &'a mut [Self]) -> &'a [Self] {
+                let scratch = &mut scratch[..xs.len()];
+                Self::narrow(xs, scratch);
+                scratch
+            }
         }
     };
 }
 
-half_precision!(bf16, widen_bf16, narrow_bf16);
-half_precision!(f16, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16);
+half_precision!(bf16, bf16, widen_bf16, narrow_bf16);
+half_precision!(f16, f32, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16);
 
 #[inline(always)]
 fn widen_bf16(xs: &[bf16], out: &mut [f32]) {

@@ -42,9 +42,21 @@ impl<T: Element> Fresh<T> {
     }
 }
 
-impl<'a, T: Element> Part<'a, T> {
+/// What a task fills: a part of a new vector, or of a buffer that is there.
+pub(super) trait Fill<'a, T>: Send {
+    /// The elements, with whatever is in them.
+    fn open(self) -> &'a mut [T];
+}
+
+impl<'a, T: Element> Fill<'a, T> for &'a mut [T] {
+    fn open(self) -> &'a mut [T] {
+        self
+    }
+}
+
+impl<'a, T: Element> Fill<'a, T> for Part<'a, T> {
     /// Zeros in its place.
-    pub(super) fn open(self) -> &'a mut [T] {
+    fn open(self) -> &'a mut [T] {
         self.part.fill(MaybeUninit::new(T::zero()));
         self.opened.fetch_add(self.part.len(), Ordering::Relaxed);
         // SAFETY: all elements have just been written; the layouts are equal.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::dispatch;
 use super::element::Element;
-use super::fresh::Fresh;
+use super::fresh::{Fill, Fresh};
 use super::lanes::update;
 use super::rows::{Rows, Task, cut};
 use crate::modulation::{Columns, Modulation};

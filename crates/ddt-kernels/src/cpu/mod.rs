@@ -20,6 +20,7 @@ pub(crate) mod linear;
 mod matmul;
 mod modulation;
 pub(crate) mod neighbours;
+pub(crate) mod packed_block;
 pub(crate) mod rms_norm_modulate;
 mod rows;
 mod scatter;
@@ -31,16 +32,15 @@ pub(crate) mod swiglu;
 
 pub(crate) use rows::Rows;
 
-/// Runs `op` with the widest instruction set of this machine.
+use crate::instruction_set::arch;
+
+/// Runs `op` with the instruction set in use.
 fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
-    pulp::Arch::new().dispatch(op)
+    arch().dispatch(op)
 }
 
 /// Every instruction set that this machine can run, for tests.
 #[cfg(test)]
 fn instruction_sets() -> Vec<pulp::Arch> {
-    let mut sets = vec![pulp::Arch::Scalar, pulp::Arch::new()];
-    #[cfg(target_arch = "x86_64")]
-    sets.extend(pulp::x86::V3::try_new().map(pulp::Arch::V3));
-    sets
+    crate::InstructionSet::ALL.into_iter().filter_map(crate::InstructionSet::arch).collect()
 }

@@ -7,6 +7,15 @@ use super::rows::{Rows, Task};
 use crate::modulation::Modulation;
 
 impl Modulation {
+    /// The modulation row of a row.
+    #[inline(always)]
+    pub(super) fn source(self, rows: &Rows, row: usize) -> usize {
+        match self {
+            Self::PerImage => rows.image(row),
+            Self::PerToken => row,
+        }
+    }
+
     /// Sums that a backward pass keeps for `task`: one per piece, or one per row.
     pub(super) fn partials_of(self, task: &Task) -> usize {
         match self {
@@ -26,10 +35,7 @@ impl Modulation {
     /// The rows of `task`, counted from its first, grouped by the modulation row that they share.
     pub(super) fn groups(self, rows: &Rows, task: &Task) -> impl Iterator<Item = (usize, Range<usize>)> {
         let first = task.rows.start;
-        let source = match self {
-            Self::PerImage => rows.image(first),
-            Self::PerToken => first,
-        };
+        let source = self.source(rows, first);
         let count = self.partials_of(task);
         let each = task.rows.len() / count.max(1);
         (0..count).map(move |group| (source + group, group * each..(group + 1) * each))

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::dispatch;
 use super::element::Element;
-use super::fresh::Fresh;
+use super::fresh::{Fill, Fresh};
 use super::lanes::{fold, update};
 use super::rows::{Rows, Task, cut, sum_rows};
 use crate::modulation::{Columns, Modulation};
@@ -29,17 +29,27 @@ pub(crate) struct Gradients<T> {
 }
 
 pub(crate) fn forward<T: Element>(inputs: &Inputs<'_, T>) -> Vec<T> {
-    let width = inputs.weight.len();
-    let mut scratch = T::scratch(width);
-    let weight = T::view(inputs.weight, &mut scratch);
     let mut out = Fresh::new(inputs.x.len());
     let tasks = inputs.rows.tasks();
-    let outs: Vec<_> = out.parts(tasks.iter().map(|task| task.rows.len() * width)).collect();
+    let lens = tasks.iter().map(|task| task.rows.len() * inputs.weight.len());
+    fill(inputs, &tasks, out.parts(lens).collect());
+    out.finish()
+}
+
+/// [`forward`] over a buffer.
+pub(super) fn forward_into<T: Element>(inputs: &Inputs<'_, T>, out: &mut [T]) {
+    let tasks = inputs.rows.tasks();
+    let lens = tasks.iter().map(|task| task.rows.len() * inputs.weight.len());
+    fill(inputs, &tasks, cut(out, lens).collect());
+}
+
+fn fill<'a, T: Element>(inputs: &Inputs<'_, T>, tasks: &[Task], outs: Vec<impl Fill<'a, T>>) {
+    let mut scratch = T::scratch(inputs.weight.len());
+    let weight = T::view(inputs.weight, &mut scratch);
     tasks.par_iter().zip(outs).for_each(|(task, out)| {
         let out = out.open();
         dispatch(Forward { inputs, weight, task, out });
     });
-    out.finish()
 }
 
 pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> Gradients<T> {

@@ -42,6 +42,18 @@ impl<T: Pooled> Scratch<T> {
         Self { buffer: vec![T::default(); len], len, pooled: false }
     }
 
+    /// As [`own`](Self::own), empty, with room for `len` elements.
+    pub(crate) fn reserved(len: usize) -> Self {
+        Self { buffer: Vec::with_capacity(len), len: 0, pooled: false }
+    }
+
+    /// Appends to a buffer that is not the pool's.
+    pub(crate) fn extend(&mut self, elements: &[T]) {
+        self.buffer.truncate(self.len);
+        self.buffer.extend_from_slice(elements);
+        self.len = self.buffer.len();
+    }
+
     /// A buffer of `len` elements.
     pub(crate) fn take(len: usize) -> Self {
         let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::dispatch;
 use super::element::Element;
 use super::exp::{silu, silu_and_slope};
-use super::fresh::Fresh;
+use super::fresh::{Fill, Fresh};
 use super::lanes::update;
 use super::silu::{BLOCK, TASK};
 

@@ -7,10 +7,15 @@ use crate::attention;
 use crate::modulated::modulate;
 use crate::support::{check_in, plain_rms_norm, plain_silu, random, run};
 
-const EPS: f64 = 1e-6;
+pub(crate) const EPS: f64 = 1e-6;
 
 /// Input, modulation (one row for `rows` tokens each), and weights in the order of [`BlockWeights`].
-fn inputs((b, l): (usize, usize), (n, k): (usize, usize), f: usize, rows: usize) -> Result<Vec<Tensor>> {
+pub(crate) fn inputs(
+    (b, l): (usize, usize),
+    (n, k): (usize, usize),
+    f: usize,
+    rows: usize,
+) -> Result<Vec<Tensor>> {
     let d = n * k;
     let shapes: [&[usize]; 12] = [
         &[b, l, d],
@@ -50,7 +55,7 @@ fn fused(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
     transformer_block(&x[0], &x[1], &weights, rope, n, EPS)
 }
 
-fn plain(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
+pub(crate) fn plain(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
     let d = x[0].dim(D::Minus1)?;
     let product = |x: &Tensor, weight: &Tensor| x.broadcast_matmul(&weight.t()?.contiguous()?);
     let part = |first, count| x[1].narrow(D::Minus1, first * d, count * d);

@@ -6,5 +6,6 @@ mod block;
 mod edges;
 mod linear;
 mod modulated;
+mod packed;
 mod support;
 mod threads;

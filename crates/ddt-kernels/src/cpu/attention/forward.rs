@@ -1,118 +1,195 @@
-//! Forward pass: per block of query rows, logits, their exponentials, and the weighted sum of values.
-#![expect(unsafe_code, reason = "heads write interleaved rows of one result")]
+//! Forward pass: per strip of query rows, logits, their exponentials, and the weighted sum of values.
+//!
+//! Both products are tiles of [`gemm`](crate::cpu::gemm) in the element's own arithmetic: a head's keys and
+//! values are packed as right factors, and a strip as tall as a tile goes through both while it is in cache.
+#![expect(unsafe_code, reason = "reads factors through pointers; heads write interleaved rows of one result")]
 
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 use rayon::prelude::*;
 
-use super::{BLOCK_ROWS, Inputs, Part, Sizes, take, transpose};
-use crate::cpu::dispatch;
+use super::{Inputs, Part, Sizes, take};
 use crate::cpu::element::Element;
-use crate::cpu::fresh::zeros;
+use crate::cpu::gemm::tile::{EMPTY, MAX_COLS, MAX_ROWS, columns, next_rows, tile};
+use crate::cpu::gemm::unit::{Factor, Unit, WithUnit};
+use crate::cpu::gemm::{Destination, collect};
 use crate::cpu::lanes::update;
-use crate::cpu::matmul::{Strided, matmul};
-use crate::cpu::scatter::Scatter;
+use crate::cpu::scratch;
 use crate::cpu::softmax::exponentials;
+use crate::instruction_set::arch;
 
 /// The result, (B, L, N K).
 pub(crate) fn forward<T: Element>(inputs: &Inputs<'_, T>) -> Vec<T> {
+    let Sizes { batch, tokens, heads, head_dim } = inputs.sizes;
+    let width = heads * head_dim;
+    collect(batch * tokens * width, |out| run(inputs, &Destination::new(out, width)))
+}
+
+/// [`forward`] over a buffer.
+pub(crate) fn forward_into<T: Element>(inputs: &Inputs<'_, T>, out: &mut [T]) {
+    let Sizes { batch, tokens, heads, head_dim } = inputs.sizes;
+    assert_eq!(out.len(), batch * tokens * heads * head_dim);
+    run(inputs, &Destination::over(out, heads * head_dim));
+}
+
+fn run<T: Element>(inputs: &Inputs<'_, T>, out: &Destination<'_, T>) {
     let sizes = inputs.sizes;
-    let mut out = zeros(sizes.tasks() * sizes.tokens * sizes.head_dim);
-    let rows = Scatter::new(&mut out);
     (0..sizes.tasks()).into_par_iter().for_each_init(
-        || vec![0.0; Scratch::len(&sizes)],
-        |buffer, task| {
-            let scratch = Scratch::new(&sizes, buffer);
-            dispatch(Head { inputs, task, scratch, out: &rows });
+        || {
+            (
+                scratch::Scratch::take(wide_len(&sizes)),
+                scratch::Scratch::take(factors_len::<T::Factor>(&sizes)),
+            )
+        },
+        |(wide, factors), task| {
+            T::Factor::dispatch(arch(), Head { inputs, task, wide, factors, out });
         },
     );
-    out
 }
 
-/// Where one head is worked on. Columns of padding hold leftovers that nothing depends on.
-struct Scratch<'a> {
-    /// A raw row, and a row of the result.
-    raw: &'a mut [f32],
-    /// Keys and values, L rows.
-    keys: &'a mut [f32],
-    values: &'a mut [f32],
-    /// Keys transposed, K rows.
-    keys_t: &'a mut [f32],
-    /// Queries, logits and results of a block.
-    queries: &'a mut [f32],
-    logits: &'a mut [f32],
-    outs: &'a mut [f32],
+/// Length of a strip's row over tokens: whole panels, and a lane group that keeps successive rows out of the
+/// same cache sets when L is a power of two.
+fn token_row(sizes: &Sizes) -> usize {
+    sizes.tokens.next_multiple_of(MAX_COLS) + 16
 }
 
-impl<'a> Scratch<'a> {
-    fn len(sizes: &Sizes) -> usize {
-        let block = BLOCK_ROWS.min(sizes.tokens);
-        (1 + 2 * sizes.tokens + 2 * block) * sizes.row() + (sizes.head_dim + block) * sizes.token_row()
-    }
-
-    fn new(sizes: &Sizes, mut buffer: &'a mut [f32]) -> Self {
-        let block = BLOCK_ROWS.min(sizes.tokens);
-        let (row, token_row) = (sizes.row(), sizes.token_row());
-        Self {
-            raw: take(&mut buffer, row),
-            keys: take(&mut buffer, sizes.tokens * row),
-            values: take(&mut buffer, sizes.tokens * row),
-            keys_t: take(&mut buffer, sizes.head_dim * token_row),
-            queries: take(&mut buffer, block * row),
-            logits: take(&mut buffer, block * token_row),
-            outs: take(&mut buffer, block * row),
-        }
-    }
+/// Elements of a factor of `width` columns, packed for any instruction set.
+fn packed_len<F: Factor>(depth: usize, width: usize) -> usize {
+    depth.next_multiple_of(F::DEPTHS) * width.next_multiple_of(MAX_COLS)
 }
 
-struct Head<'a, T> {
+/// A raw row, a finished row, and a strip of logits.
+fn wide_len(sizes: &Sizes) -> usize {
+    2 * sizes.row() + MAX_ROWS * token_row(sizes)
+}
+
+/// Keys, values, and strips of queries and of probabilities.
+fn factors_len<F: Factor>(sizes: &Sizes) -> usize {
+    let Sizes { tokens, head_dim, .. } = *sizes;
+    packed_len::<F>(head_dim, tokens)
+        + packed_len::<F>(tokens, head_dim)
+        + MAX_ROWS * (sizes.row() + token_row(sizes))
+}
+
+/// One head of one image. Buffers come with leftovers; what is read of them is written before.
+struct Head<'a, T: Element> {
     inputs: &'a Inputs<'a, T>,
     task: usize,
-    scratch: Scratch<'a>,
-    out: &'a Scatter<'a, T>,
+    wide: &'a mut [f32],
+    factors: &'a mut [T::Factor],
+    out: &'a Destination<'a, T>,
 }
 
-impl<T: Element> WithSimd for Head<'_, T> {
-    type Output = ();
-
+impl<T: Element> WithUnit<T::Factor> for Head<'_, T> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { inputs, task, scratch, out } = self;
-        let Scratch { raw, keys, values, keys_t, queries, logits, outs } = scratch;
+    fn with_unit<U: Unit<Elem = T::Factor>>(self, unit: U) {
+        let Self { inputs, task, mut wide, mut factors, out } = self;
+        let (simd, stride, depths) = (unit.simd(), columns::<U::Simd>(), T::Factor::DEPTHS);
         let sizes = &inputs.sizes;
-        let (l, k, row, token_row) = (sizes.tokens, sizes.head_dim, sizes.row(), sizes.token_row());
-        for token in 0..l {
-            inputs.key(simd, task, token, raw, &mut keys[token * row..][..k]);
-            T::widen(inputs.row(task, token, Part::Value), &mut values[token * row..][..k]);
+        let Sizes { tokens, heads, head_dim, .. } = *sizes;
+        let (row, token_row) = (sizes.row(), token_row(sizes));
+        let raw = take(&mut wide, row);
+        let normed = &mut take(&mut wide, row)[..head_dim];
+        let logits = take(&mut wide, MAX_ROWS * token_row);
+        let keys = take(&mut factors, packed_len::<T::Factor>(head_dim, tokens));
+        let values = take(&mut factors, packed_len::<T::Factor>(tokens, head_dim));
+        let queries = take(&mut factors, MAX_ROWS * row);
+        let probabilities = take(&mut factors, MAX_ROWS * token_row);
+
+        let (key_steps, value_steps) = (head_dim / depths, tokens.div_ceil(depths));
+        let (key_panel, value_panel) = (key_steps * stride * depths, value_steps * stride * depths);
+        for token in 0..tokens {
+            // `queries` holds no query yet.
+            inputs.key(simd, task, token, raw, normed);
+            T::Factor::narrow(normed, &mut queries[..head_dim]);
+            let column = &mut keys[token / stride * key_panel + token % stride * depths..];
+            for (to, from) in column.chunks_mut(stride * depths).zip(queries[..head_dim].chunks_exact(depths))
+            {
+                to[..depths].copy_from_slice(from);
+            }
+            T::widen(inputs.row(task, token, Part::Value), normed);
+            T::Factor::narrow(normed, &mut queries[..head_dim]);
+            for (panel, from) in queries[..head_dim].chunks(stride).enumerate() {
+                let at = panel * value_panel + token / depths * stride * depths + token % depths;
+                for (to, x) in values[at..].iter_mut().step_by(depths).zip(from) {
+                    *to = *x;
+                }
+            }
         }
-        transpose(sizes, keys, keys_t);
-        for first in (0..l).step_by(BLOCK_ROWS) {
-            let block = BLOCK_ROWS.min(l - first);
-            for (i, query) in queries.chunks_exact_mut(row).take(block).enumerate() {
-                inputs.query(simd, task, first + i, raw, &mut query[..k]);
+        // Probabilities past the last token are zero, which only a number keeps zero.
+        for token in tokens..value_steps * depths {
+            for panel in 0..head_dim.div_ceil(stride) {
+                let at = panel * value_panel + token / depths * stride * depths + token % depths;
+                values[at..].iter_mut().step_by(depths).take(stride).for_each(|x| *x = T::Factor::default());
             }
-            let left = Strided { data: queries, row, col: 1 };
-            let columns = token_row - super::super::matmul::PAD;
-            matmul(simd, (block, columns, k), left, (keys_t, token_row), (logits, token_row), false);
-            let mut sums = [0.0; BLOCK_ROWS];
-            for (sum, logits) in sums.iter_mut().zip(logits.chunks_exact_mut(token_row)).take(block) {
-                *sum = exponentials(simd, &mut logits[..l]);
+        }
+
+        let mut sums = EMPTY;
+        let mut first = 0;
+        while first < tokens {
+            let height = next_rows::<U::Simd>(tokens - first);
+            for (i, query) in queries.chunks_exact_mut(row).take(height).enumerate() {
+                inputs.query(simd, task, first + i, raw, normed);
+                T::Factor::narrow(normed, &mut query[..head_dim]);
             }
-            let left = Strided { data: logits, row: token_row, col: 1 };
-            matmul(simd, (block, row, l), left, (values, row), (outs, row), false);
-            for (i, sum) in sums.into_iter().enumerate().take(block) {
-                let result = &outs[i * row..][..k];
-                // SAFETY: each (task, token) has its own K elements, and each task runs once.
-                let out = unsafe { out.range_mut(sizes.out_at(task, first + i), k) };
-                let inverse = simd.splat_f32s(1.0 / sum);
-                update(
-                    simd,
-                    [T::view_mut(out, raw)],
-                    [result],
-                    #[inline(always)]
-                    |_, [x]| [simd.mul_f32s(x, inverse)],
-                );
-                T::commit(out, raw);
+            for (panel, keys) in keys.chunks_exact(key_panel).take(tokens.div_ceil(stride)).enumerate() {
+                let strides = (row, depths);
+                // SAFETY: `height` rows of `row` elements, of which `key_steps` steps are a head's size, lie in
+                // `queries`, and `keys` is a panel of as many steps.
+                unsafe { tile(unit, height, key_steps, queries.as_ptr(), strides, keys.as_ptr(), &mut sums) };
+                for (sums, logits) in
+                    sums.chunks_exact(stride).zip(logits.chunks_exact_mut(token_row)).take(height)
+                {
+                    logits[panel * stride..][..stride].copy_from_slice(sums);
+                }
             }
+            let mut inverses = [0.0; MAX_ROWS];
+            for (inverse, logits) in inverses.iter_mut().zip(logits.chunks_exact_mut(token_row)).take(height)
+            {
+                *inverse = 1.0 / exponentials(simd, &mut logits[..tokens]);
+                logits[tokens..value_steps * depths].fill(0.0);
+            }
+            let probabilities = T::Factor::rounded(&logits[..height * token_row], probabilities);
+            for (panel, values) in
+                values.chunks_exact(value_panel).take(head_dim.div_ceil(stride)).enumerate()
+            {
+                let strides = (token_row, depths);
+                // SAFETY: `height` rows of `token_row` elements, of which `value_steps` steps are all tokens, lie in
+                // `probabilities`, and `values` is a panel of as many steps.
+                unsafe {
+                    tile(
+                        unit,
+                        height,
+                        value_steps,
+                        probabilities.as_ptr(),
+                        strides,
+                        values.as_ptr(),
+                        &mut sums,
+                    );
+                }
+                let cols = stride.min(head_dim - panel * stride);
+                for (i, inverse) in inverses.into_iter().enumerate().take(height) {
+                    let inverse = simd.splat_f32s(inverse);
+                    let mut result = [0.0; MAX_COLS];
+                    update(
+                        simd,
+                        [&mut result[..stride]],
+                        [&sums[i * stride..][..stride]],
+                        #[inline(always)]
+                        |_, [x]| [simd.mul_f32s(x, inverse)],
+                    );
+                    let (image, head) = (task / heads, task % heads);
+                    // SAFETY: each (task, token) has its own K elements, and each task runs once.
+                    unsafe {
+                        out.write(
+                            image * tokens + first + i,
+                            head * head_dim + panel * stride,
+                            cols,
+                            &result,
+                        );
+                    }
+                }
+            }
+            first += height;
         }
     }
 }

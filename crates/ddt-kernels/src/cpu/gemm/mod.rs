@@ -9,11 +9,19 @@
 //! Every element of the result is summed in the order of depth, by one task: neither the number of threads
 //! nor the cut into tasks changes a bit of it.
 
+mod ceiling;
 mod finish;
+mod gated_sum;
 mod pack;
 mod product;
-mod tile;
-mod unit;
+mod swiglu;
+pub(super) mod tile;
+pub(super) mod unit;
 
+pub(crate) use ceiling::ceiling;
+pub(crate) use finish::{Destination, Store};
+pub(crate) use gated_sum::GatedSum;
 pub(crate) use pack::{Packed, Right};
-pub(crate) use product::{Left, add_product, product, product_bf16};
+pub(crate) use product::{Left, add_product, collect, product, run};
+pub(crate) use swiglu::SwiGlu;
+pub(crate) use unit::Factor;

@@ -4,15 +4,16 @@
     reason = "tiles are bounded once for each product; results are written before they are read"
 )]
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use half::bf16;
 use rayon::prelude::*;
 
-use super::finish::{Finish, Round, Store, Sums};
+use super::finish::{Finish, Store, Sums};
 use super::pack::Packed;
 use super::tile::{EMPTY, MAX_ROWS, columns, next_rows, tile};
 use super::unit::{Factor, Unit, WithUnit};
+use crate::cpu::element::Element;
 use crate::cpu::scratch::Scratch;
 
 /// Depths that are summed before sums return to memory: this much of a panel and of a task's rows stays in
@@ -73,14 +74,13 @@ impl<'a> Left<'a, f32> {
     }
 }
 
-/// `left right`, row-major, plus `bias` to every row.
-pub(crate) fn product(left: Left<'_, f32>, right: &Packed<f32>, bias: Option<&[f32]>) -> Vec<f32> {
-    let len = left.rows * right.width;
-    let mut out = Vec::with_capacity(len);
-    run(left, right, &Store::new(&mut out.spare_capacity_mut()[..len], right.width, bias));
-    // SAFETY: `run` has handed over a tile of the first depths for every place, and `Store` wrote them.
-    unsafe { out.set_len(len) };
-    out
+/// `left right`, row-major, plus `bias` to every row, rounded once.
+pub(crate) fn product<T: Factor + Element>(
+    left: Left<'_, T>,
+    right: &Packed<T>,
+    bias: Option<&[f32]>,
+) -> Vec<T> {
+    collect(left.rows * right.width, |out| run(left, right, &Store::new(out, right.width, bias)))
 }
 
 /// Adds `left right`, row-major, to `out`.
@@ -89,18 +89,17 @@ pub(crate) fn add_product(left: Left<'_, f32>, right: &Packed<f32>, out: &mut [f
     run(left, right, &Store::adding(out, right.width));
 }
 
-/// `left right` rounded to bf16, row-major, plus `bias` to every row before.
-pub(crate) fn product_bf16(left: Left<'_, bf16>, right: &Packed<bf16>, bias: Option<&[f32]>) -> Vec<bf16> {
-    let len = left.rows * right.width;
+/// A vector of `len` elements that `write` writes all of, by a [`run`] whose result has this many.
+pub(crate) fn collect<T>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
     let mut out = Vec::with_capacity(len);
-    run(left, right, &Round::new(&mut out.spare_capacity_mut()[..len], right.width, bias));
-    // SAFETY: `run` has handed over one tile for every place, and `Round` wrote them.
+    write(&mut out.spare_capacity_mut()[..len]);
+    // SAFETY: `run` hands over a tile for every place, and every `Finish` writes what it is handed.
     unsafe { out.set_len(len) };
     out
 }
 
 /// Hands the tiles of `left right` to `finish`.
-fn run<T: Factor, F: Finish>(left: Left<'_, T>, right: &Packed<T>, finish: &F) {
+pub(crate) fn run<T: Factor, F: Finish>(left: Left<'_, T>, right: &Packed<T>, finish: &F) {
     assert_eq!(left.depth, right.depth);
     let panels = right.panels();
     if left.rows == 0 || panels == 0 {
@@ -177,8 +176,11 @@ impl<T: Factor, F: Finish> WithUnit<T> for Task<'_, T, F> {
                     // returned all steps of `right.depth`, and the depths are equal.
                     unsafe { tile(unit, height, steps, a, strides, b.as_ptr(), &mut sums) };
                     let values = &sums[..height * stride];
-                    let first = begin == 0;
-                    finish.tile(unit.simd(), Sums { row, rows: height, col, cols, values, stride, first });
+                    let (first, last) = (begin == 0, begin + depth >= depths);
+                    finish.tile(
+                        unit.simd(),
+                        Sums { row, rows: height, col, cols, values, stride, first, last },
+                    );
                     row += height;
                 }
             }
@@ -188,6 +190,8 @@ impl<T: Factor, F: Finish> WithUnit<T> for Task<'_, T, F> {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::super::pack::Right;
     use super::*;
 
@@ -243,7 +247,7 @@ mod tests {
                 let (a, b) = (half(&a), half(&b));
                 for right in [Right::columns(&b, k, n), Right::rows(&transposed(&b, n, k), k, n)] {
                     let right = Packed::with(arch, right, Scratch::own);
-                    let got = product_bf16(Left::rows(&a, m, k), &right, Some(&bias));
+                    let got = product(Left::rows(&a, m, k), &right, Some(&bias));
                     assert_eq!(got, half(&want), "{m} x {k} x {n}");
                 }
             }

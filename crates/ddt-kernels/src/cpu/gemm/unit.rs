@@ -10,6 +10,8 @@ use pulp::x86::V4;
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::cpu::scratch::Pooled;
+#[cfg(target_arch = "x86_64")]
+use crate::instruction_set::has_bf16;
 
 /// What multiplies and adds: an element type and an instruction set.
 pub(crate) trait Unit: Copy {
@@ -89,7 +91,7 @@ impl Factor for bf16 {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        if let (Arch::V4(simd), true) = (arch, std::arch::is_x86_feature_detected!("avx512bf16")) {
+        if let (Arch::V4(simd), true) = (arch, has_bf16()) {
             // SAFETY: `simd` proves all of the features but the last, which has just been detected.
             return unsafe { native(NativePair(simd), op) };
         }

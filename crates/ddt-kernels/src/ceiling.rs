@@ -1,0 +1,32 @@
+//! The rate that products are measured against.
+
+use candle_core::{DType, Result};
+
+use crate::cpu::gemm::ceiling;
+use crate::packed_linear::of_dtype;
+
+/// Floating-point operations a second that all threads of rayon's current pool reach together on products of
+/// `dtype` whose factors stay in the first-level cache; takes about a tenth of a second.
+///
+/// No product is faster; how near one comes says how well it feeds the arithmetic.
+///
+/// # Errors
+///
+/// If `dtype` is neither f32 nor bf16.
+pub fn product_ceiling(dtype: DType) -> Result<f64> {
+    of_dtype!("product_ceiling", dtype, T => {
+        // The shortest of a few: others may compute beside.
+        Ok((0..5).map(|_| ceiling::<T>(10_000)).fold(0.0, f64::max))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_has_a_ceiling_and_integers_have_none() {
+        assert!(product_ceiling(DType::BF16).unwrap() > 0.0);
+        assert!(product_ceiling(DType::U8).unwrap_err().to_string().contains("U8"));
+    }
+}
