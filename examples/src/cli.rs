@@ -135,6 +135,8 @@ mod tests {
             ("--interval 0.3", "two numbers"),
             ("--interval a,b", "such as 0.3,1"),
             ("--device cuda", "expected cpu"),
+            ("--guided-channels 0", "--guided-channels"),
+            ("--weaker", "--weaker"),
             ("--images 0", "1..=1000000"),
             ("--batch 0", "1..=65536"),
             ("--threads 5000", "0..=1024"),

@@ -160,7 +160,12 @@ impl Settings {
         Ok(settings)
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// Reads a text.
+    ///
+    /// # Errors
+    ///
+    /// A text that does not say a run; the line is named.
+    pub fn parse(text: &str) -> Result<Self> {
         let settings: Self = toml::from_str(text)?;
         settings.train.validate()?;
         settings.flow_config(1).validate()?;
