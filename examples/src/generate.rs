@@ -103,9 +103,7 @@ pub fn sample_batch(
     };
     let sampled = match model.weaker.as_deref() {
         None => sample(&model.network, &noise, &labels, &options, &mut on_step),
-        Some(weaker) => {
-            sample_autoguided((&model.network, weaker), &noise, &labels, &options, &mut on_step)
-        }
+        Some(weaker) => sample_autoguided((&model.network, weaker), &noise, &labels, &options, &mut on_step),
     };
     match sampled {
         // Also where the last step of a batch was the current one.

@@ -91,10 +91,10 @@ impl Job {
         };
         guidance(1.0, PAPER_INTERVAL)?;
         let solver = solver_by_name(sampler.solver.as_str())?;
-        args.share.check()?;
         if matches!(args.share, SharingChoice::File(_)) {
             sampler.check_plain_guidance("--share: plan files are made")?;
         }
+        args.share.check()?;
         decoder_file::check(&sampler.vae)?;
         let out = output_path(args, resolution)?;
         if sampler.weights == WeightsChoice::Hub {

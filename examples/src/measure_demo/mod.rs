@@ -14,8 +14,8 @@ use clap::{Parser, ValueEnum};
 use ddt_adapters::hub::HubOptions;
 
 use crate::{
-    atomic_file, classifier, cli, cli::Resolution, generate::Interrupted, job::Job,
-    program, progress::Cancel, results_file::ResultsFile,
+    atomic_file, classifier, cli, cli::Resolution, generate::Interrupted, job::Job, program,
+    progress::Cancel, results_file::ResultsFile,
 };
 use measure::{Bench, Measured};
 use settings::{Group, settings};

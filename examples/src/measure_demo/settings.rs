@@ -172,10 +172,7 @@ mod tests {
 
     #[test]
     fn names_in_files_stay_what_they_are() {
-        assert_eq!(
-            shared(50, Sharing::Uniform(25)).key(),
-            "steps 50 guidance 4 from 0 sharing Uniform(25)"
-        );
+        assert_eq!(shared(50, Sharing::Uniform(25)).key(), "steps 50 guidance 4 from 0 sharing Uniform(25)");
         assert_eq!(swept(25, 1.2, 0.35).key(), "steps 25 guidance 1.2 from 0.35 sharing None");
     }
 }

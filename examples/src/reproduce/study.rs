@@ -111,8 +111,7 @@ impl<'a> Study<'a> {
         };
         let items = spread(self.args.samples, sizes.num_classes, 0);
         let look = |guidance| {
-            let options =
-                SampleOptions { grid: self.grid.clone(), solver: &Euler, guidance, plan: None };
+            let options = SampleOptions { grid: self.grid.clone(), solver: &Euler, guidance, plan: None };
             metric.drawn(painter, &items, &options)
         };
         let shapes = network.config().parameter_shapes()?;

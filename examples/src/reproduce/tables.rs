@@ -37,8 +37,7 @@ pub fn markdown(table: Table, args: &Args, results: &Results) -> Result<String> 
         let of = |what: fn(&Outcome) -> f64| all.iter().map(what).collect::<Vec<f64>>();
         let differences: Vec<f64> =
             all.iter().zip(&first).map(|(it, first)| it.test_loss - first.test_loss).collect();
-        let difference =
-            if all == first { "-".to_owned() } else { signed(&differences) };
+        let difference = if all == first { "-".to_owned() } else { signed(&differences) };
         writeln!(
             text,
             "| {} | {:.2} M | {} | {difference} | {} | {} | {} | {} |",
@@ -141,7 +140,8 @@ mod tests {
             }
         }
         let text = markdown(Table::Decoder, &args, &results).unwrap();
-        let expected = "| ddt-6en2de-mlp | 2.00 M | 1.6200 ± 0.1414 | +0.0200 ± 0.0000 | 2.00 ± 0.00 | 25.0 ± 0.0 % |";
+        let expected =
+            "| ddt-6en2de-mlp | 2.00 M | 1.6200 ± 0.1414 | +0.0200 ± 0.0000 | 2.00 ± 0.00 | 25.0 ± 0.0 % |";
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("| ddt-6en2de | 2.00 M | 1.6000 ± 0.1414 | - |"), "{text}");
     }

@@ -125,7 +125,8 @@ fn guidance_may_act_on_some_channels_or_lead_away_from_a_weaker_network() {
     assert!(message.contains("--weaker") && message.contains("missing"), "{message}");
     let small = folder.path().join("small.safetensors");
     small_network(&small);
-    let message = run(folder.path(), &[&line[..], &["--weaker", small.to_str().unwrap()]].concat()).unwrap_err();
+    let message =
+        run(folder.path(), &[&line[..], &["--weaker", small.to_str().unwrap()]].concat()).unwrap_err();
     assert!(message.contains("expected a network of 32 channels and 10 classes"), "{message}");
     assert!(!out(folder.path()).exists());
 
@@ -148,9 +149,8 @@ fn small_network(path: &std::path::Path) {
         num_classes: 2,
     }
     .into();
-    let zeros = |(name, shape): (String, Vec<usize>)| {
-        (name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap())
-    };
+    let zeros =
+        |(name, shape): (String, Vec<usize>)| (name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap());
     let weights = config.parameter_shapes().unwrap().into_iter().map(zeros).collect();
     let description = Description { config, classes: None, latents: None, metadata: Default::default() };
     DdtFile::write(path, &description, &weights).unwrap();
