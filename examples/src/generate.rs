@@ -1,6 +1,5 @@
 //! Noise to pictures, a batch at a time.
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -99,7 +98,7 @@ pub fn sample_batch(
     let noise = noise(job, items)?;
     let mut on_step = |_: &StepReport<'_>| {
         on_step();
-        if cancel.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        cancel.flow()
     };
     let sampled = match model.weaker.as_deref() {
         None => sample(&model.network, &noise, &labels, &options, &mut on_step),

@@ -3,7 +3,7 @@
 //! The Fréchet distance of its features to those of all training photos, and the share of images whose class it
 //! finds likeliest. Both compare this project's images with each other, and with nothing measured elsewhere.
 
-use std::{fmt, ops::ControlFlow, path::Path};
+use std::{fmt, path::Path};
 
 use anyhow::{Context, Result};
 use candle_core::{D, Tensor};
@@ -99,9 +99,7 @@ impl<'a> OfflineMetric<'a> {
         for (i, items) in items.chunks(BATCH).enumerate() {
             let labels: Vec<u32> = items.iter().map(|it| it.label).collect();
             let noise = (painter.noise)(items)?;
-            let sampled = sample(painter.network, &noise, &labels, options, &mut |_| {
-                if self.cancel.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
+            let sampled = sample(painter.network, &noise, &labels, options, &mut |_| self.cancel.flow());
             if self.cancel.is_requested() {
                 return Err(Interrupted.into());
             }
@@ -159,16 +157,7 @@ fn for_photos(
     cancel: &Cancel,
     mut take: impl FnMut(&Tensor, &[u32]) -> Result<()>,
 ) -> Result<()> {
-    let images = Images {
-        train: photos.join(split),
-        test: None,
-        class_list: None,
-        size: SIDE as u32,
-        flips: false,
-        skip_corrupt: false,
-        cache: None,
-        threads: 2,
-    };
+    let images = Images::plain(photos.join(split), SIDE as u32);
     let photos = Photos::open(&images.train, &images).context("--photos")?;
     let len = photos.folder.len();
     let count = count.min(len);
