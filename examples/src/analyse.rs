@@ -43,6 +43,7 @@ pub fn main() -> ExitCode {
 /// A folder that cannot be written; weights that cannot be read;
 /// [`Interrupted`](crate::generate::Interrupted); a full disk.
 pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
+    args.sampler.check_plain_guidance("analyses are made")?;
     let folder = Folder::prepare(&args.out).context("--out")?;
     let job = Job::prepare(&args.imagenet(folder.file("images.png")), args.size, hub)?;
     let model = job.load()?;

@@ -7,6 +7,9 @@ use ddt_checkpoint::Checkpoint;
 use ddt_model::DdtFile;
 use sha2::{Digest, Sha256};
 
+use crate::classifier::network::Classifier;
+
+static CLASSIFIER: &[u8] = include_bytes!("../assets/cifar10-classifier.safetensors");
 static DEMO: &[u8] = include_bytes!("../assets/ddt-cifar10.safetensors");
 static TINY_DECODER: &[u8] = include_bytes!("../assets/tiny-flux2-decoder.safetensors");
 static TINY_ENCODER: &[u8] = include_bytes!("../assets/tiny-flux2-encoder.safetensors");
@@ -24,6 +27,12 @@ pub fn demo() -> Result<DdtFile> {
 #[must_use]
 pub fn demo_sha256() -> String {
     sha256(DEMO)
+}
+
+/// SHA-256 of the classifier's file, in lower-case hexadecimal.
+#[must_use]
+pub fn classifier_sha256() -> String {
+    sha256(CLASSIFIER)
 }
 
 /// SHA-256 of the file of the tiny decoder, in lower-case hexadecimal.
@@ -62,11 +71,29 @@ pub fn tiny_encoder() -> Result<TinyEncoder> {
     TinyEncoder::load(&file, &Device::Cpu).context("the program was built with a damaged encoder")
 }
 
+/// The small network that tells CIFAR-10's classes apart, as `train_classifier` made it.
+///
+/// # Errors
+///
+/// None in practice, as for [`demo`].
+pub fn classifier() -> Result<Classifier> {
+    let file = Checkpoint::from_bytes(CLASSIFIER, "the embedded classifier")?;
+    Classifier::read(&file).context("the program was built with a damaged classifier")
+}
+
 #[cfg(test)]
 mod tests {
+    use candle_core::Tensor;
     use ddt_adapters::Autoencoder;
 
     use super::*;
+    use crate::classifier::network::FEATURES;
+
+    /// Logits of the embedded classifier for [`waves`], by this implementation.
+    const WAVE_LOGITS: [[f32; 10]; 2] = [
+        [0.989, -1.839, 3.477, 0.025, -2.857, -1.326, 0.029, -0.759, -3.185, -1.547],
+        [1.324, -1.957, 3.075, 0.073, -2.689, -0.847, -0.413, -1.394, -2.976, -2.407],
+    ];
 
     #[test]
     fn the_parts_fit_each_other() {
@@ -77,6 +104,31 @@ mod tests {
         assert_eq!(tiny_decoder().unwrap().latent_channels(), cfg.in_channels);
         assert_eq!(tiny_encoder().unwrap().latent_channels(), cfg.in_channels);
         assert_eq!(demo_sha256().len(), 64);
+    }
+
+    /// A wave of its own frequency and direction in each image and channel, in `[-1, 1]`.
+    fn waves() -> Tensor {
+        let value = |i: usize| {
+            let (image, channel, row, column) = (i / 3072, i / 1024 % 3, i / 32 % 32, i % 32);
+            let phase = (1 + image) * row + (2 * channel + 1) * column;
+            (phase as f32 * 0.11 + image as f32).sin()
+        };
+        let values: Vec<f32> = (0..2 * 3072).map(value).collect();
+        Tensor::from_vec(values, (2, 3, 32, 32), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn the_classifier_sees_what_it_saw_when_it_was_made() {
+        let seen = classifier().unwrap().forward(&waves()).unwrap();
+        assert_eq!(seen.features.dims(), [2, FEATURES]);
+        let logits = seen.logits.to_vec2::<f32>().unwrap();
+        // Recorded to three decimals; sums in another order differ in the last bits.
+        for (got, expected) in logits.iter().flatten().zip(WAVE_LOGITS.iter().flatten()) {
+            assert!((got - expected).abs() < 2e-3, "expected {WAVE_LOGITS:?}, got {logits:?}");
+        }
+        assert!(CLASSIFIER.len() <= 2 << 20);
+        let file = Checkpoint::from_bytes(CLASSIFIER, "the embedded classifier").unwrap();
+        assert!(file.metadata()["test_accuracy"].parse::<f64>().unwrap() >= 0.75);
     }
 
     #[test]

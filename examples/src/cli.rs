@@ -1,6 +1,7 @@
 //! The command line of `imagenet256` and `imagenet512`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 
@@ -21,6 +22,18 @@ pub enum Resolution {
     R256,
     /// 512 x 512 pixels.
     R512,
+}
+
+impl FromStr for Resolution {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "256" => Ok(Self::R256),
+            "512" => Ok(Self::R512),
+            _ => Err("expected 256 or 512".to_owned()),
+        }
+    }
 }
 
 impl Resolution {
@@ -83,6 +96,12 @@ pub struct Args {
 }
 
 impl Args {
+    /// What another program with this sampler draws: all classes, one image each, written to `out`.
+    #[must_use]
+    pub fn of(sampler: &SamplerArgs, batch: Option<u32>, share: SharingChoice, out: PathBuf) -> Self {
+        Self { classes: Vec::new(), images: Some(1), batch, sampler: sampler.clone(), share, out: Some(out) }
+    }
+
     /// Reads the command line of the program at `resolution`; ends the program for `--help`, `--version`
     /// and (with status 2) for what is no command line.
     #[must_use]
@@ -135,6 +154,8 @@ mod tests {
             ("--interval 0.3", "two numbers"),
             ("--interval a,b", "such as 0.3,1"),
             ("--device cuda", "expected cpu"),
+            ("--guided-channels 0", "--guided-channels"),
+            ("--weaker", "--weaker"),
             ("--images 0", "1..=1000000"),
             ("--batch 0", "1..=65536"),
             ("--threads 5000", "0..=1024"),

@@ -31,7 +31,7 @@ use crate::{atomic_file, program};
 use bar::Bar;
 use cache::Cache;
 use cli::{Args, ExtractorChoice};
-use extractor::{Extractor, Rows};
+use extractor::{CIFAR10_CLASSIFIER, Extractor, Rows};
 use images::Images;
 use measure::{Measured, measure};
 use reference::ImageInput;
@@ -161,6 +161,9 @@ impl Job {
             metrics.add(Quantity::Score.name(verdict.as_ref()), score.mean);
             metrics.add("score_deviation", score.deviation);
         }
+        if let Some(share) = class_accuracy(extractor, &ours, self.samples.labels()) {
+            metrics.add("class_accuracy", share);
+        }
         metrics.overlap(&ours, theirs.as_ref(), args.neighbourhood as usize)?;
         let Metrics { metrics, warnings, .. } = metrics;
         Ok(Report { version: REPORT_VERSION, metrics, verdict, warnings, protocol })
@@ -246,6 +249,14 @@ fn warnings_of(what: &str, measured: &Measured, labels: Option<&[i64]>) -> Vec<W
     let sorted = classes.and_then(|it| sorted_by_class(it)).filter(|_| measured.score.is_some());
     let sizes = measured.size.is_none().then(|| different_sizes(what));
     [sorted, measured.duplicates.warning(what), sizes].into_iter().flatten().collect()
+}
+
+/// Share of images whose label is the class that the network sees, where both count the same classes.
+fn class_accuracy(extractor: &dyn Extractor, measured: &Measured, labels: Option<&[i64]>) -> Option<f64> {
+    let same_classes = extractor.name() == CIFAR10_CLASSIFIER;
+    let (predicted, labels) = measured.predicted.as_ref().zip(labels).filter(|_| same_classes)?;
+    let right = predicted.iter().zip(labels).filter(|it| i64::from(*it.0) == *it.1).count();
+    Some(right as f64 / predicted.len().max(1) as f64)
 }
 
 fn different_sizes(what: &str) -> Warning {

@@ -1,13 +1,12 @@
 //! Noise to pictures, a batch at a time.
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use ddt_adapters::to_rgb8;
-use ddt_flow::FlowError;
-use ddt_model::{ModelError, NetworkCalls, SampleOptions, sample};
+use ddt_flow::{FlowError, StepReport};
+use ddt_model::{ModelError, NetworkCalls, SampleOptions, Sampled, sample, sample_autoguided};
 
 use crate::job::{Job, Model};
 use crate::picture::Picture;
@@ -74,6 +73,53 @@ pub fn noise(job: &Job, items: &[Item]) -> Result<Tensor> {
     job.rng.batch(job.seed, &samples, shape, &Device::Cpu).context("the noise to start from")
 }
 
+/// Draws the latents of some images of a job at once, calling `on_step` after each step.
+///
+/// Labels and noise of an image depend on itself and the seed alone; so do its pixels, but for the last bit of
+/// sums that a batch of another size takes in another order.
+///
+/// # Errors
+///
+/// [`Interrupted`] if `cancel` is requested; a network that gives what is no number.
+pub fn sample_batch(
+    job: &Job,
+    model: &Model,
+    items: &[Item],
+    cancel: &Cancel,
+    on_step: &mut dyn FnMut(),
+) -> Result<Sampled> {
+    let options = SampleOptions {
+        grid: job.grid.clone(),
+        solver: &*job.solver,
+        guidance: job.guidance,
+        plan: model.plan.as_ref(),
+    };
+    let labels: Vec<u32> = items.iter().map(|item| item.label).collect();
+    let noise = noise(job, items)?;
+    let mut on_step = |_: &StepReport<'_>| {
+        on_step();
+        cancel.flow()
+    };
+    let sampled = match model.weaker.as_deref() {
+        None => sample(&model.network, &noise, &labels, &options, &mut on_step),
+        Some(weaker) => sample_autoguided((&model.network, weaker), &noise, &labels, &options, &mut on_step),
+    };
+    match sampled {
+        // Also where the last step of a batch was the current one.
+        _ if cancel.is_requested() => Err(Interrupted.into()),
+        Err(error @ ModelError::Flow(FlowError::NonFinite { sample, .. })) => {
+            Err(error).with_context(|| match items.get(sample) {
+                Some(Item { label, column }) => {
+                    let name = job.weights.classes.name(*label).unwrap_or_default();
+                    format!("image {column} of class {label} {name}")
+                }
+                None => "an image".to_owned(),
+            })
+        }
+        other => Ok(other?),
+    }
+}
+
 /// Draws all images of a job, showing progress; keeps their bytes alone.
 ///
 /// # Errors
@@ -82,31 +128,12 @@ pub fn noise(job: &Job, items: &[Item]) -> Result<Tensor> {
 pub fn draw(job: &Job, model: &Model, cancel: &Cancel) -> Result<Drawn> {
     let items = job.items();
     let (height, width) = job.weights.image_size();
-    let options = SampleOptions {
-        grid: job.grid.clone(),
-        solver: &*job.solver,
-        guidance: job.guidance,
-        plan: model.plan.as_ref(),
-    };
     let _stepping = cancel.stepping();
     let mut progress = Progress::start(items.len(), job.grid.num_steps());
     let mut images = Vec::with_capacity(items.len());
     let mut calls = NetworkCalls::default();
     for batch in items.chunks(job.batch) {
-        let labels: Vec<u32> = batch.iter().map(|item| item.label).collect();
-        let sampled = sample(&model.network, &noise(job, batch)?, &labels, &options, &mut |_| {
-            progress.step(batch.len());
-            if cancel.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        let sampled = match sampled {
-            // Also where the last step of a batch was the current one.
-            _ if cancel.is_requested() => return Err(Interrupted.into()),
-            Err(error @ ModelError::Flow(FlowError::NonFinite { sample, .. })) => {
-                let name = batch.get(sample).and_then(|item| job.weights.classes.name(item.label));
-                return Err(error).with_context(|| format!("an image of {}", name.unwrap_or_default()));
-            }
-            other => other?,
-        };
+        let sampled = sample_batch(job, model, batch, cancel, &mut || progress.step(batch.len()))?;
         for bytes in to_rgb8(&model.decoder.decode(&sampled.latents)?)? {
             images.push(Picture::from_pixels(width, height, bytes)?);
         }

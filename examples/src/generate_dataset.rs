@@ -83,8 +83,7 @@ pub fn run(args: &Args, share: Share, hub: &HubOptions, cancel: &Cancel) -> Resu
         protocol: serde_json::to_value(&protocol)?,
     };
     if let Some(archive) = ImageArchive::open(&job.out, &archive_job).context("--out")? {
-        let (network, decoder) = job.weights.load(job.dtype.into())?;
-        let model = Model { identity, plan, network, decoder };
+        let model = job.read(identity, plan)?;
         fill(&job, &model, &items, archive, share, cancel)?;
     }
     let mut summary = format!(

@@ -18,6 +18,8 @@ pub struct Identity {
     pub network: String,
     /// Name and SHA-256 of what decodes.
     pub autoencoder: String,
+    /// SHA-256 of the weaker network that guidance leads away from, if there is one.
+    pub weaker: Option<String>,
 }
 
 /// The preset's name, or sizes in the same style.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ddt_adapters::Autoencoder;
 use ddt_adapters::hub::HubOptions;
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
-use ddt_model::{Ddt, step_grid};
+use ddt_model::{Ddt, VelocityNetwork, step_grid};
 use ddt_sharing::{PlanFor, PlanGuidance, SharingPlan};
 
 use crate::atomic_file;
@@ -66,6 +66,8 @@ pub struct Model {
     pub plan: Option<SharingPlan>,
     /// Noise to latents.
     pub network: Ddt,
+    /// What guidance leads away from; `None` is "no class".
+    pub weaker: Option<Box<dyn VelocityNetwork>>,
     /// Latents to pixels.
     pub decoder: Box<dyn Autoencoder>,
 }
@@ -81,10 +83,17 @@ impl Job {
         let grid = grid(sampler)?;
         let guidance = |scale: f64, interval| {
             let (scale, interval) = (sampler.guidance.unwrap_or(scale), sampler.interval.unwrap_or(interval));
-            Guidance::new(scale, interval).context("--guidance, --interval")
+            let guidance = Guidance::new(scale, interval).context("--guidance, --interval")?;
+            Ok::<_, anyhow::Error>(match sampler.guided_channels {
+                None => guidance,
+                Some(channels) => guidance.with_channels(channels),
+            })
         };
         guidance(1.0, PAPER_INTERVAL)?;
         let solver = solver_by_name(sampler.solver.as_str())?;
+        if matches!(args.share, SharingChoice::File(_)) {
+            sampler.check_plain_guidance("--share: plan files are made")?;
+        }
         args.share.check()?;
         decoder_file::check(&sampler.vae)?;
         let out = output_path(args, resolution)?;
@@ -134,8 +143,18 @@ impl Job {
     pub fn load(&self) -> Result<Model> {
         let identity = self.weights.identify()?;
         let plan = self.share.plan(&self.plan_for(&identity))?;
+        self.read(identity, plan)
+    }
+
+    /// Reads network and decoder, which `identity` and `plan` belong to.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn read(&self, identity: Identity, plan: Option<SharingPlan>) -> Result<Model> {
         let (network, decoder) = self.weights.load(self.dtype.into())?;
-        Ok(Model { identity, plan, network, decoder })
+        let weaker = self.weights.load_weaker(self.dtype.into())?;
+        Ok(Model { identity, plan, network, weaker, decoder })
     }
 
     /// The images, row by row.

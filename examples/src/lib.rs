@@ -5,7 +5,7 @@
 //! - [`picture`] and [`text`] draw; [`grid`] arranges samples, [`heat_map`] shows a matrix, [`plot`] draws curves.
 //! - [`png_file`] and [`atomic_file`] write results, complete or not at all.
 //! - [`imagenet`] is the programs `imagenet256` and `imagenet512`: [`cli`] (with [`sampler_args`]) reads their
-//!   command line, [`job`] checks it, [`weights`] (with [`assets`] and [`hub_files`]) finds the network,
+//!   command line, [`job`] checks it, [`weights`] (with [`assets`], [`hub_files`] and [`weaker`]) finds the network,
 //!   [`decoder_file`] and [`normalized`] its autoencoder, [`identity`] says what both are, [`sharing_choice`] has
 //!   the plan; [`generate`] draws and [`page`] lays out.
 //! - [`program`] is what all of them do around their work.
@@ -14,7 +14,8 @@
 //! - [`evaluate`] is the program of that name, which compares images with images.
 //! - [`generate_dataset`] is the program of that name, which draws many images into one archive.
 //! - [`classifier`] is a small network that knows CIFAR-10, which samples are measured with where Inception is not at hand.
-//! - [`measure_demo`] is the program of that name, which measures the demo with it.
+//! - [`offline_metric`] measures with it; [`measure_demo`] is the program that measures the demo so, [`reproduce`]
+//!   the one that trains and compares small networks; [`results_file`] keeps what both have measured.
 //! - [`train`] is the program of that name: photos to latents, batches, the loop and what it reports.
 //!
 //! ```
@@ -51,6 +52,7 @@ pub mod imagenet;
 pub mod job;
 pub mod measure_demo;
 pub mod normalized;
+pub mod offline_metric;
 pub mod page;
 pub mod picture;
 pub mod plan_sharing;
@@ -58,8 +60,11 @@ pub mod plot;
 pub mod png_file;
 pub mod program;
 pub mod progress;
+pub mod reproduce;
+pub mod results_file;
 pub mod sampler_args;
 pub mod sharing_choice;
 pub mod text;
 pub mod train;
+pub mod weaker;
 pub mod weights;

@@ -34,6 +34,8 @@ struct Settings<'a> {
     solver: &'a str,
     grid: &'a TimeGrid,
     guidance: &'a Guidance,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weaker: Option<&'a str>,
     sharing: Sharing<'a>,
     dtype: Dtype,
 }
@@ -120,9 +122,10 @@ fn footer(job: &Job, model: &Model) -> String {
         None => "encoder at every step".to_owned(),
         Some(plan) => format!("encoder at {} of {} steps", plan.num_recompute(), plan.num_steps()),
     };
+    let from = if model.weaker.is_some() { " from a weaker network" } else { "" };
     let identity: String = model.identity.network.chars().take(40).collect();
     format!(
-        "{} x {}, guidance {} in ({low}, {high}), {encoder}, {identity}…",
+        "{} x {}, guidance {}{from} in ({low}, {high}), {encoder}, {identity}…",
         job.grid.num_steps(),
         job.solver.name(),
         job.guidance.scale()
@@ -149,6 +152,7 @@ fn settings(job: &Job, model: &Model) -> Result<String> {
         solver: job.solver.name(),
         grid: &job.grid,
         guidance: &job.guidance,
+        weaker: model.identity.weaker.as_deref(),
         sharing: Sharing {
             asked: job.share.to_string(),
             recompute_steps: model.plan.as_ref().map(|plan| plan.recompute_steps()),

@@ -44,6 +44,7 @@ pub fn main() -> ExitCode {
 /// written; weights that cannot be read; [`Interrupted`](crate::generate::Interrupted); a full disk.
 pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     SimilarityAccumulator::new(args.sampler.steps).context("--steps")?;
+    args.sampler.check_plain_guidance("plans are made")?;
     let targets = args.targets();
     let folder = Folder::prepare(&args.out, &targets).context("--out")?;
     let job = Job::prepare(&args.imagenet(folder.file("images.png")), args.size, hub)?;

@@ -1,9 +1,11 @@
 //! The flags that say how to sample with which weights; all sampling programs have them.
 
 use std::convert::Infallible;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use anyhow::ensure;
 use candle_core::DType;
 use clap::ValueEnum;
 use ddt_flow::{FlowError, NoiseSource};
@@ -29,6 +31,14 @@ pub struct SamplerArgs {
     /// [default: 0,1 with the demo; 0.3,1 of ImageNet]
     #[arg(long, value_name = "LO,HI", value_parser = parse_interval, allow_hyphen_values = true)]
     pub interval: Option<(f64, f64)>,
+    /// Channels of the latent that guidance acts on, the first ones, as DiT's code guides three of four
+    /// [default: all]
+    #[arg(long, value_name = "N")]
+    pub guided_channels: Option<NonZeroUsize>,
+    /// Weights of a weaker network of the same latents and classes, which guidance leads away from instead of
+    /// "no class" (autoguidance) [default: none]
+    #[arg(long, value_name = "PATH")]
+    pub weaker: Option<PathBuf>,
     /// Length of the last step, in flow time before shifting, above 0 and at most 1
     #[arg(long, value_name = "LENGTH", default_value_t = LAST_STEP)]
     pub last_step: f64,
@@ -65,6 +75,22 @@ pub struct SamplerArgs {
     /// Weights of the autoencoder: auto is the one the network was trained with
     #[arg(long, value_name = "auto|PATH", default_value = "auto")]
     pub vae: VaeChoice,
+}
+
+impl SamplerArgs {
+    /// Checks that guidance is away from "no class" in all channels, which alone `what` is for.
+    ///
+    /// # Errors
+    ///
+    /// `--weaker` or `--guided-channels`.
+    pub fn check_plain_guidance(&self, what: &str) -> anyhow::Result<()> {
+        ensure!(
+            self.weaker.is_none() && self.guided_channels.is_none(),
+            "--weaker, --guided-channels: {what} for guidance away from \"no class\" in all channels; \
+             leave both out"
+        );
+        Ok(())
+    }
 }
 
 /// `--weights`.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use ddt_adapters::Autoencoder;
 use ddt_adapters::hub::{HubOptions, find_cached};
-use ddt_model::{Ddt, DdtConfig, DdtFile, LatentInfo};
+use ddt_model::{Ddt, DdtConfig, DdtFile, LatentInfo, VelocityNetwork};
 use serde::Serialize;
 
 use crate::classes::ClassTable;
@@ -15,6 +15,7 @@ use crate::decoder_file::DecoderFile;
 use crate::identity::{Identity, name_of, sha256_of};
 use crate::normalized::Normalized;
 use crate::sampler_args::{SamplerArgs, VaeChoice, WeightsChoice};
+use crate::weaker::Weaker;
 use crate::{assets, hub_files};
 
 /// Pixels along a side of one latent position, for all autoencoders that have names here but `pixels`.
@@ -47,6 +48,7 @@ pub struct Weights {
     path: Option<PathBuf>,
     file: DdtFile,
     decoder: DecoderFile,
+    weaker: Option<Weaker>,
 }
 
 impl Weights {
@@ -88,7 +90,8 @@ impl Weights {
             None if config.num_classes == 1000 => ClassTable::imagenet()?,
             None => ClassTable::from_names((0..config.num_classes).map(|class| format!("class {class}")))?,
         };
-        Ok(Self { origin, config, classes, latent_size, path, file, decoder })
+        let weaker = args.weaker.as_deref().map(|it| Weaker::open(it, &config)).transpose()?;
+        Ok(Self { origin, config, classes, latent_size, path, file, decoder, weaker })
     }
 
     /// Hashes the files; that of a large one takes a while, which is said.
@@ -103,7 +106,8 @@ impl Weights {
         };
         let (height, width) = self.latent_size;
         let network = format!("{} {height}x{width} sha256:{sha256}", name_of(&self.config));
-        Ok(Identity { network, autoencoder: self.decoder.identity()? })
+        let weaker = self.weaker.as_ref().map(Weaker::identity).transpose()?;
+        Ok(Identity { network, autoencoder: self.decoder.identity()?, weaker })
     }
 
     /// Whether these weights draw ImageNet's classes.
@@ -128,6 +132,15 @@ impl Weights {
         let decoder = self.load_decoder()?;
         let network = self.file.load(Some(&self.config), dtype, &Device::Cpu)?;
         Ok((network, decoder))
+    }
+
+    /// Reads the network that guidance leads away from, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_weaker(&self, dtype: DType) -> Result<Option<Box<dyn VelocityNetwork>>> {
+        self.weaker.as_ref().map(|it| it.load(dtype)).transpose()
     }
 
     fn load_decoder(&self) -> Result<Box<dyn Autoencoder>> {

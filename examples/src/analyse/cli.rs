@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "out/analysis")]
     pub out: PathBuf,
     /// Side of the images in pixels, 256 or 512, which fixes the published weights and guidance
-    #[arg(long, value_name = "256|512", default_value = "256", value_parser = parse_size)]
+    #[arg(long, value_name = "256|512", default_value = "256")]
     pub size: Resolution,
     /// Images drawn at once
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = value_parser!(u32).range(1..=65_536))]
@@ -65,22 +65,7 @@ impl Args {
     /// The command line of `imagenet256` with the same sampler, without sharing; it writes to `picture`.
     #[must_use]
     pub fn imagenet(&self, picture: PathBuf) -> ImagenetArgs {
-        ImagenetArgs {
-            classes: Vec::new(),
-            images: Some(1),
-            batch: Some(self.batch),
-            sampler: self.sampler.clone(),
-            share: SharingChoice::None,
-            out: Some(picture),
-        }
-    }
-}
-
-fn parse_size(text: &str) -> Result<Resolution, String> {
-    match text {
-        "256" => Ok(Resolution::R256),
-        "512" => Ok(Resolution::R512),
-        _ => Err("expected 256 or 512".to_owned()),
+        ImagenetArgs::of(&self.sampler, Some(self.batch), SharingChoice::None, picture)
     }
 }
 

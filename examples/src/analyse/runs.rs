@@ -1,7 +1,5 @@
 //! Latents of the same images by different samplers.
 
-use std::ops::ControlFlow;
-
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use ddt_flow::{Guidance, LinearPath, NoiseSource, Solver, TimeGrid};
@@ -42,9 +40,7 @@ impl<'a> Runs<'a> {
         let (mut latents, mut evaluations) = (Vec::with_capacity(self.batches.len()), 0);
         let _stepping = self.cancel.stepping();
         for (noise, labels) in &self.batches {
-            let sampled = sample(self.network, noise, labels, &options, &mut |_| {
-                if self.cancel.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
+            let sampled = sample(self.network, noise, labels, &options, &mut |_| self.cancel.flow());
             if self.cancel.is_requested() {
                 return Err(Interrupted.into());
             }

@@ -52,16 +52,7 @@ pub struct Job<'a> {
 pub fn run(job: &Job<'_>, cancel: &Cancel) -> Result<String> {
     let mut folder = RunFolder::open(job.run)?;
     let data = |name: &str, flips: bool| -> Result<LatentDataset> {
-        let images = Images {
-            train: job.photos.join(name),
-            test: None,
-            class_list: None,
-            size: SIDE as u32,
-            flips,
-            skip_corrupt: false,
-            cache: None,
-            threads: 2,
-        };
+        let images = Images { flips, ..Images::plain(job.photos.join(name), SIDE as u32) };
         let photos = Photos::open(&images.train, &images)?;
         let encoder = Encoder::load(&AutoencoderSettings::Pixels)?;
         let cache = cached(&photos, &images, &job.run.join("pixels").join(name), &encoder, None, cancel)?;

@@ -8,6 +8,7 @@ const EXAMPLES: &str = "\
 Examples:
   evaluate out/dataset.npz VIRTUAL_imagenet256_labeled.npz --weights pt_inception-2015-12-05-6726825d.pth
   evaluate generated-photos/ photos/ --extractor dinov2 --weights dinov2_vitl14_pretrain.pth
+  evaluate out/dataset.npz out/cifar10/train --extractor cifar10-classifier
   evaluate --explain ours.json theirs.json
 Features are kept by the content of the images: what was stopped goes on, what was measured is not measured again.";
 
@@ -18,6 +19,8 @@ pub enum ExtractorChoice {
     Inception,
     /// DINOv2, whose Fréchet distance is known as FD-DINOv2
     Dinov2,
+    /// The small classifier that comes with the program, for images of CIFAR-10's classes
+    Cifar10Classifier,
 }
 
 /// Compares generated images with reference images by what a network sees in them.
@@ -36,7 +39,7 @@ pub struct Args {
     /// Which network makes features
     #[arg(long, value_enum, default_value_t = ExtractorChoice::Inception)]
     pub extractor: ExtractorChoice,
-    /// Weights of that network (safetensors, or PyTorch's zip format)
+    /// Weights of that network (safetensors, or PyTorch's zip format); cifar10-classifier needs none
     #[arg(long, value_name = "PATH")]
     pub weights: Option<PathBuf>,
     /// Protocol that the numbers must follow to bear its names: adm-imagenet-256, adm-imagenet-512 or none
@@ -89,7 +92,7 @@ mod tests {
             ("a.npz", "<REFERENCES>"),
             ("--explain a.json", "2 values"),
             ("a.npz b.npz --explain a.json b.json", "cannot be used with"),
-            ("a.npz b.npz --extractor vgg", "inception, dinov2"),
+            ("a.npz b.npz --extractor vgg", "inception, dinov2, cifar10-classifier"),
             ("a.npz b.npz --neighbourhood 0", "1..=1024"),
             ("a.npz b.npz --split-size 0", "not in"),
         ] {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{DinoV2, DinoV2Config, Inception};
 use ddt_checkpoint::Checkpoint;
@@ -10,7 +10,12 @@ use ddt_metrics::INCEPTION_2015;
 
 use super::cli::ExtractorChoice;
 use super::images::Chunk;
+use crate::assets;
+use crate::classifier::network::{Classifier, SIDE};
 use crate::identity::sha256_of;
+
+/// Name of the classifier that comes with the programs, whose classes are CIFAR-10's in alphabetical order.
+pub const CIFAR10_CLASSIFIER: &str = "cifar10-classifier";
 
 /// Makes features of images; the same image gives the same features in any company.
 pub trait Extractor {
@@ -72,6 +77,10 @@ pub fn load(choice: ExtractorChoice, weights: Option<&Path>) -> Result<Box<dyn E
                 "pt_inception-2015-12-05-6726825d.pth, which the project pytorch-fid publishes among its releases"
             }
             ExtractorChoice::Dinov2 => "dinov2_vitl14_pretrain.pth, which the project dinov2 publishes",
+            ExtractorChoice::Cifar10Classifier => {
+                let (network, sha256) = (assets::classifier()?, assets::classifier_sha256());
+                return Ok(Box::new(ClassifierExtractor { network, sha256 }));
+            }
         };
         bail!(
             "--weights: the weights of this extractor do not come with the program; fetch {published}, and name the file with --weights PATH"
@@ -89,6 +98,10 @@ pub fn load(choice: ExtractorChoice, weights: Option<&Path>) -> Result<Box<dyn E
             let name = dinov2_name(&config);
             let network = DinoV2::load(&config, &file, &Device::Cpu).context("--weights")?;
             Box::new(DinoV2Extractor { name, network, sha256 })
+        }
+        ExtractorChoice::Cifar10Classifier => {
+            let network = Classifier::read(&file).context("--weights")?;
+            Box::new(ClassifierExtractor { network, sha256 })
         }
     })
 }
@@ -136,6 +149,38 @@ impl Extractor for DinoV2Extractor {
         let unit = (pixels(images)?.to_dtype(DType::F32)? / 255.0)?;
         let it = self.network.features(&unit)?;
         Ok(Extracted { features: Rows::of(&it.class_token)?, spatial: None, logits: None })
+    }
+}
+
+struct ClassifierExtractor {
+    network: Classifier,
+    sha256: String,
+}
+
+impl Extractor for ClassifierExtractor {
+    fn name(&self) -> &str {
+        CIFAR10_CLASSIFIER
+    }
+
+    fn weights_sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    fn extract(&self, images: &Chunk) -> Result<Extracted> {
+        let size = (images.height, images.width);
+        ensure!(
+            size == (SIDE, SIDE),
+            "--extractor cifar10-classifier: expected images of {SIDE} x {SIDE} pixels, got {} x {}",
+            size.1,
+            size.0
+        );
+        let pixels = ((pixels(images)?.to_dtype(DType::F32)? / 127.5)? - 1.0)?;
+        let it = self.network.forward(&pixels)?;
+        Ok(Extracted {
+            features: Rows::of(&it.features)?,
+            spatial: None,
+            logits: Some(Rows::of(&it.logits)?),
+        })
     }
 }
 

@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "N", requires = "rank")]
     pub world_size: Option<usize>,
     /// Side of the images in pixels, 256 or 512, which fixes the published weights and guidance
-    #[arg(long, value_name = "256|512", default_value = "256", value_parser = parse_size)]
+    #[arg(long, value_name = "256|512", default_value = "256")]
     pub size: Resolution,
     /// How to sample, and with which weights.
     #[command(flatten)]
@@ -65,22 +65,7 @@ impl Args {
     /// The command line of `imagenet256` with the same sampler, writing to `out`.
     #[must_use]
     pub fn imagenet(&self, out: PathBuf) -> ImagenetArgs {
-        ImagenetArgs {
-            classes: Vec::new(),
-            images: Some(1),
-            batch: self.batch,
-            sampler: self.sampler.clone(),
-            share: self.share.clone(),
-            out: Some(out),
-        }
-    }
-}
-
-fn parse_size(text: &str) -> Result<Resolution, String> {
-    match text {
-        "256" => Ok(Resolution::R256),
-        "512" => Ok(Resolution::R512),
-        _ => Err("expected 256 or 512".to_owned()),
+        ImagenetArgs::of(&self.sampler, self.batch, self.share.clone(), out)
     }
 }
 

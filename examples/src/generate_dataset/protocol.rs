@@ -45,6 +45,9 @@ pub struct Protocol {
     pub grid: TimeGrid,
     /// Strength and interval of guidance.
     pub guidance: Guidance,
+    /// SHA-256 of the weaker network that guidance leads away from, where it is not "no class".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weaker: Option<String>,
     /// Steps at which the condition encoder runs; `None` is all of them.
     pub recompute_steps: Option<Vec<usize>>,
     /// How pixels become bytes.
@@ -70,6 +73,7 @@ impl Protocol {
             solver: job.solver.name().to_owned(),
             grid: job.grid.clone(),
             guidance: job.guidance,
+            weaker: identity.weaker.clone(),
             recompute_steps: plan.map(|it| it.recompute_steps().to_vec()),
             rounding: ROUNDING.to_owned(),
         }

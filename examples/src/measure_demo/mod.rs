@@ -1,4 +1,4 @@
-//! The program `measure_demo`: a metric that needs no download, on the demo; `train_classifier` comes first.
+//! The program `measure_demo`: a metric that needs no download, on the demo.
 //!
 //! [`mod@settings`] lists what is measured, [`measure`] draws and compares, [`tables`] says what came of it. Each
 //! measured setting is a line of a file, so a run that was stopped goes on after it.
@@ -7,21 +7,18 @@ pub mod measure;
 pub mod settings;
 pub mod tables;
 
-use std::{
-    fs::{self, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{fs, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result, ensure};
-use clap::Parser;
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
 use ddt_adapters::hub::HubOptions;
-use ddt_checkpoint::sha256_file;
 
-use crate::{atomic_file, cli, cli::Resolution, generate::Interrupted, job::Job, program, progress::Cancel};
+use crate::{
+    atomic_file, classifier, cli, cli::Resolution, generate::Interrupted, job::Job, program,
+    progress::Cancel, results_file::ResultsFile,
+};
 use measure::{Bench, Measured};
-use settings::{Setting, settings};
+use settings::{Group, settings};
 
 /// Measures the demo network by what a small classifier sees in its images.
 #[derive(Debug, Clone, Parser)]
@@ -30,9 +27,12 @@ pub struct Args {
     /// CIFAR-10 as image files: `train/<class>/<name>.jpg` and the same under test
     #[arg(long, default_value = "out/cifar10")]
     pub photos: PathBuf,
-    /// Weights of the classifier, as `train_classifier` writes them
-    #[arg(long, default_value = "out/cifar10-classifier.safetensors")]
-    pub classifier: PathBuf,
+    /// Weights of the classifier, as `train_classifier` writes them [default: those that come with the program]
+    #[arg(long)]
+    pub classifier: Option<PathBuf>,
+    /// What to measure [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Group>,
     /// Images of each setting
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(200..=100_000))]
     pub images: u32,
@@ -53,6 +53,9 @@ pub struct Args {
     pub threads: u32,
 }
 
+/// What was measured, by [`Setting::key`](settings::Setting::key).
+pub type Results = ResultsFile<Measured>;
+
 /// Runs the program; the status is 0, 1 for an error, 2 for a wrong command line, 130 after Ctrl-C.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -70,26 +73,33 @@ pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let job = Job::prepare(&sampler(args)?, Resolution::R256, hub)?;
     let model = job.load()?;
+    let (classifier, sha256) = classifier::load(args.classifier.as_deref())?;
     let header = serde_json::json!({
         "images": args.images, "steps": args.steps, "sweep_steps": args.sweep_steps,
-        "network": model.identity.network, "classifier": sha256_file(&args.classifier).context("--classifier")?,
+        "network": model.identity.network, "classifier": sha256,
     });
     let mut results = Results::open(&args.out.join("results.jsonl"), &header)?;
-    let mut bench = Bench::new(args, &job, &model, cancel)?;
-    for setting in settings(args.steps, args.sweep_steps) {
-        if results.get(&setting).is_none() {
+    let groups = if args.only.is_empty() { Group::value_variants() } else { &args.only };
+    let missing = settings(groups, args.steps, args.sweep_steps);
+    let missing: Vec<_> = missing.into_iter().filter(|it| results.get(&it.key()).is_none()).collect();
+    if !missing.is_empty() {
+        let mut bench = Bench::new(args, (&job, &model), classifier, cancel)?;
+        for setting in missing {
             if cancel.is_requested() {
                 return Err(Interrupted.into());
             }
             let measured = bench.measure(&setting)?;
             crate::progress::say(&format!("{}: {measured}", setting.key()));
-            results.add(&setting, measured)?;
+            results.add(setting.key(), measured)?;
         }
     }
-    let text = tables::markdown(args, &results)?;
+    let text = tables::markdown(groups, args, &results)?;
     atomic_file::write(&args.out.join("tables.md"), text.as_bytes())?;
-    atomic_file::write(&args.out.join("sharing.svg"), tables::sharing_plot(args, &results)?.as_bytes())?;
-    atomic_file::write(&args.out.join("guidance.svg"), tables::guidance_plot(args, &results)?.as_bytes())?;
+    for group in groups {
+        if let Some((name, plot)) = tables::plot(*group, args, &results)? {
+            atomic_file::write(&args.out.join(name), plot.as_bytes())?;
+        }
+    }
     Ok(format!("{text}\nwrote tables and plots to {}", args.out.display()))
 }
 
@@ -100,52 +110,4 @@ fn sampler(args: &Args) -> Result<cli::Args> {
     let out = args.out.join("unused.png").display().to_string();
     let words = ["imagenet256", "--weights", &weights, "--steps", &steps, "--out", &out];
     Ok(cli::Args::try_parse_from(words)?)
-}
-
-/// What was measured, one line a setting.
-#[derive(Debug)]
-pub struct Results {
-    file: fs::File,
-    lines: Vec<(String, Measured)>,
-}
-
-impl Results {
-    fn open(path: &Path, header: &serde_json::Value) -> Result<Self> {
-        let named = || path.display().to_string();
-        let mut file =
-            OpenOptions::new().create(true).append(true).read(true).open(path).with_context(named)?;
-        let text = fs::read_to_string(path).with_context(named)?;
-        // A line without its end was being written when the program was killed.
-        let whole = text.rfind('\n').map_or(0, |it| it + 1);
-        file.set_len(whole as u64).with_context(named)?;
-        let mut lines = text[..whole].lines();
-        match lines.next() {
-            None => writeln!(file, "{header}").with_context(named)?,
-            Some(line) => {
-                let found: serde_json::Value = serde_json::from_str(line).with_context(named)?;
-                ensure!(
-                    found == *header,
-                    "{} holds results of {found}, expected {header}: name another folder with --out",
-                    path.display()
-                );
-            }
-        }
-        let lines = lines.map(serde_json::from_str).collect::<Result<_, _>>().with_context(named)?;
-        Ok(Self { file, lines })
-    }
-
-    /// What was measured with a setting.
-    #[must_use]
-    pub fn get(&self, setting: &Setting) -> Option<&Measured> {
-        let key = setting.key();
-        self.lines.iter().find(|it| it.0 == key).map(|it| &it.1)
-    }
-
-    fn add(&mut self, setting: &Setting, measured: Measured) -> Result<()> {
-        let line = (setting.key(), measured);
-        writeln!(self.file, "{}", serde_json::to_string(&line)?).context("cannot write the results")?;
-        self.file.sync_data().context("cannot write the results")?;
-        self.lines.push(line);
-        Ok(())
-    }
 }

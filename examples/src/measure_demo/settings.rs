@@ -1,5 +1,6 @@
 //! What is measured.
 
+use clap::ValueEnum;
 use ddt_sharing::budget_for_ratio;
 
 /// Ratios of the paper's Tab. 4.
@@ -10,8 +11,28 @@ pub const SCALES: [f64; 9] = [1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.6];
 /// Lower ends of the intervals of Fig. 9.
 pub const LOWER_ENDS: [f64; 4] = [0.0, 0.2, 0.3, 0.35];
 
-/// Guidance of the sharing table: as the demo is drawn without flags.
+/// Solvers, time shifts and numbers of steps of the shape of the paper's Fig. 4.
+pub const SOLVERS: [&str; 2] = ["euler", "adams2"];
+/// Time shifts: none, and the best of Fig. 4's four.
+pub const TIMESHIFTS: [f64; 2] = [1.0, 2.0];
+/// Numbers of steps; Fig. 4 has 5 to 12.
+pub const STEPS: [usize; 6] = [5, 10, 15, 20, 30, 50];
+
+/// Guidance of the sharing table and of the steps: as the demo is drawn without flags.
 pub const DEMO_GUIDANCE: f64 = 4.0;
+
+/// Settings that are measured together, and become one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Group {
+    /// Photos, the autoencoder, and the demo with and without guidance
+    Floor,
+    /// Sharing the self-condition: the shape of the paper's Tab. 4
+    Sharing,
+    /// Guidance by interval: the shape of Fig. 9
+    Guidance,
+    /// Number of steps by solver and time shift: the shape of Fig. 4
+    Steps,
+}
 
 /// One set of images.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,8 +41,10 @@ pub enum Setting {
     Photos,
     /// Test photos after encoding and decoding: what the autoencoder costs.
     Reconstructions,
-    /// Images of the demo.
+    /// Images of the demo by Euler steps.
     Drawn(Drawing),
+    /// Images of the demo by other steps.
+    Stepped(Stepping),
 }
 
 /// How images are drawn.
@@ -35,6 +58,17 @@ pub struct Drawing {
     pub from: f64,
     /// Where the condition encoder runs.
     pub sharing: Sharing,
+}
+
+/// How images are drawn, with the demo's own guidance and the encoder at every step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stepping {
+    /// Number of steps; all of one length before the shift.
+    pub steps: usize,
+    /// How one is taken.
+    pub solver: &'static str,
+    /// Above 1 for more of them near noise.
+    pub timeshift: f64,
 }
 
 /// Where the condition encoder runs.
@@ -57,6 +91,9 @@ impl Setting {
             Self::Reconstructions => "reconstructions".to_owned(),
             Self::Drawn(Drawing { steps, guidance, from, sharing }) => {
                 format!("steps {steps} guidance {guidance} from {from} sharing {sharing:?}")
+            }
+            Self::Stepped(Stepping { steps, solver, timeshift }) => {
+                format!("steps {steps} solver {solver} shift {timeshift}")
             }
         }
     }
@@ -82,17 +119,36 @@ pub fn budgets(steps: usize) -> Vec<usize> {
     RATIOS.iter().map(|ratio| budget_for_ratio(steps, *ratio)).collect()
 }
 
-/// All of them, the floor first; none twice.
+/// All of some groups, none twice.
 #[must_use]
-pub fn settings(steps: usize, sweep_steps: usize) -> Vec<Setting> {
-    let mut all = vec![Setting::Photos, Setting::Reconstructions];
-    all.extend([swept(steps, 1.0, 0.0), shared(steps, Sharing::None)]);
-    for budget in budgets(steps) {
-        all.extend([shared(steps, Sharing::Uniform(budget)), shared(steps, Sharing::Optimal(budget))]);
-    }
-    for from in LOWER_ENDS {
-        all.extend(SCALES.map(|guidance| swept(sweep_steps, guidance, from)));
-    }
+pub fn settings(groups: &[Group], steps: usize, sweep_steps: usize) -> Vec<Setting> {
+    let of = |group: &Group| -> Vec<Setting> {
+        match group {
+            Group::Floor => vec![
+                Setting::Photos,
+                Setting::Reconstructions,
+                swept(steps, 1.0, 0.0),
+                shared(steps, Sharing::None),
+            ],
+            Group::Sharing => {
+                let both = |it| [shared(steps, Sharing::Uniform(it)), shared(steps, Sharing::Optimal(it))];
+                let unshared = [shared(steps, Sharing::None)];
+                unshared.into_iter().chain(budgets(steps).into_iter().flat_map(both)).collect()
+            }
+            Group::Guidance => {
+                let sweep = |from| SCALES.map(|guidance| swept(sweep_steps, guidance, from));
+                LOWER_ENDS.into_iter().flat_map(sweep).collect()
+            }
+            Group::Steps => {
+                let stepped = |solver, timeshift| {
+                    STEPS.map(|steps| Setting::Stepped(Stepping { steps, solver, timeshift }))
+                };
+                let shifts = |solver| TIMESHIFTS.into_iter().flat_map(move |it| stepped(solver, it));
+                SOLVERS.into_iter().flat_map(shifts).collect()
+            }
+        }
+    };
+    let mut all: Vec<Setting> = groups.iter().flat_map(of).collect();
     let mut keys = std::collections::BTreeSet::new();
     all.retain(|it| keys.insert(it.key()));
     all
@@ -104,9 +160,19 @@ mod tests {
 
     #[test]
     fn each_setting_is_there_once() {
-        let all = settings(50, 25);
-        // Photos, reconstructions, with and without guidance, 6 ratios twice, 4 x 8 of the sweep and one without.
-        assert_eq!(all.len(), 2 + 2 + 12 + 33);
+        let count = |groups: &[Group]| settings(groups, 50, 25).len();
+        // Photos, reconstructions, with and without guidance.
+        assert_eq!(count(&[Group::Floor]), 4);
+        // 6 ratios twice, beside what the first group has.
+        assert_eq!(count(&[Group::Floor, Group::Sharing]), 4 + 12);
+        // 4 x 8 and one without guidance; 2 solvers, 2 shifts, 6 numbers of steps.
+        assert_eq!(count(Group::value_variants()), 4 + 12 + 33 + 24);
         assert_eq!(budgets(50), [25, 17, 13, 10, 9, 7]);
+    }
+
+    #[test]
+    fn names_in_files_stay_what_they_are() {
+        assert_eq!(shared(50, Sharing::Uniform(25)).key(), "steps 50 guidance 4 from 0 sharing Uniform(25)");
+        assert_eq!(swept(25, 1.2, 0.35).key(), "steps 25 guidance 1.2 from 0.35 sharing None");
     }
 }

@@ -8,118 +8,174 @@ use crate::{
     measure_demo::{
         Args, Results,
         measure::Measured,
-        settings::{LOWER_ENDS, SCALES, Setting, Sharing, budgets, shared, swept},
+        settings::{
+            Group, LOWER_ENDS, SCALES, SOLVERS, STEPS, Setting, Sharing, Stepping, TIMESHIFTS, budgets,
+            shared, swept,
+        },
     },
+    offline_metric::Seen,
     plot::{LinePlot, Series},
 };
 
-/// All tables, in Markdown.
+/// The tables of some groups, in Markdown.
 ///
 /// # Errors
 ///
 /// When a setting was not measured.
-pub fn markdown(args: &Args, results: &Results) -> Result<String> {
-    let get = |it: &Setting| results.get(it).copied().with_context(|| format!("{} is missing", it.key()));
-    let (steps, images) = (args.steps, args.images);
-    let mut text = format!("{images} images a line, compared with all training photos.\n\n");
-    writeln!(text, "| images | distance | class right |\n|---|---|---|")?;
+pub fn markdown(groups: &[Group], args: &Args, results: &Results) -> Result<String> {
+    let mut text = format!("{} images a line, compared with all training photos.\n", args.images);
+    for group in groups {
+        text += "\n";
+        text += &match group {
+            Group::Floor => floor(args, results)?,
+            Group::Sharing => sharing(args, results)?,
+            Group::Guidance => guidance(args, results)?,
+            Group::Steps => steps(results)?,
+        };
+    }
+    Ok(text)
+}
+
+/// The plot of a group, if it has one, and the name of its file.
+///
+/// # Errors
+///
+/// When nothing can be drawn.
+pub fn plot(group: Group, args: &Args, results: &Results) -> Result<Option<(&'static str, String)>> {
+    let (name, title, x_label, series) = match group {
+        Group::Floor => return Ok(None),
+        Group::Sharing => {
+            ("sharing.svg", "Sharing", "share of steps that keep the self-condition", shares(args, results))
+        }
+        Group::Guidance => ("guidance.svg", "Guidance", "guidance", scales(args, results)),
+        Group::Steps => ("steps.svg", "Steps", "steps", numbers(results)),
+    };
+    let title = &format!("{title}: distance to training photos");
+    let y_label = "distance of classifier features";
+    let plot = LinePlot { title, x_label, y_label, log_y: false, series: &series };
+    Ok(Some((name, plot.svg()?)))
+}
+
+fn get(results: &Results, setting: &Setting) -> Result<Measured> {
+    let key = setting.key();
+    results.get(&key).copied().with_context(|| format!("{key} is missing"))
+}
+
+/// "distance (class right)".
+fn short(Seen { distance, accuracy }: Seen) -> String {
+    format!("{distance:.3} ({:.1} %)", 100.0 * accuracy)
+}
+
+fn floor(args: &Args, results: &Results) -> Result<String> {
+    let mut text = "| images | distance | class right |\n|---|---|---|\n".to_owned();
     let lines = [
         ("test photos", Setting::Photos),
         ("test photos through the autoencoder", Setting::Reconstructions),
-        ("demo, no guidance", swept(steps, 1.0, 0.0)),
-        ("demo, guidance 4 in (0, 1)", shared(steps, Sharing::None)),
+        ("demo, no guidance", swept(args.steps, 1.0, 0.0)),
+        ("demo, guidance 4 in (0, 1)", shared(args.steps, Sharing::None)),
     ];
     for (name, setting) in lines {
-        let it = get(&setting)?;
-        writeln!(text, "| {name} | {:.3} | {:.1} % |", it.distance, 100.0 * it.accuracy)?;
+        let Seen { distance, accuracy } = get(results, &setting)?.seen;
+        writeln!(text, "| {name} | {distance:.3} | {:.1} % |", 100.0 * accuracy)?;
     }
-    writeln!(
-        text,
-        "\nSharing, {steps} Euler steps:\n\n| ratio | encoder runs | speed | distance, uniform | distance, optimal | \
-         right, uniform | right, optimal |\n|---|---|---|---|---|---|---|"
-    )?;
-    let unshared = get(&shared(steps, Sharing::None))?;
-    let share = |it: Measured| 100.0 * it.accuracy;
-    writeln!(
-        text,
-        "| 0 | {steps} | 1.00 x | {:.3} | {:.3} | {:.1} % | {:.1} % |",
-        unshared.distance,
-        unshared.distance,
-        share(unshared),
-        share(unshared)
-    )?;
+    Ok(text)
+}
+
+fn sharing(args: &Args, results: &Results) -> Result<String> {
+    let steps = args.steps;
+    let mut text = format!(
+        "Sharing, {steps} Euler steps, distance (class right):\n\n\
+         | ratio | encoder runs | speed | uniform | optimal |\n|---|---|---|---|---|\n"
+    );
+    let unshared = get(results, &shared(steps, Sharing::None))?;
+    let first = short(unshared.seen);
+    writeln!(text, "| 0 | {steps} | 1.00 x | {first} | {first} |")?;
     for budget in budgets(steps) {
-        let uniform = get(&shared(steps, Sharing::Uniform(budget)))?;
-        let optimal = get(&shared(steps, Sharing::Optimal(budget)))?;
+        let uniform = get(results, &shared(steps, Sharing::Uniform(budget)))?;
+        let optimal = get(results, &shared(steps, Sharing::Optimal(budget)))?;
         writeln!(
             text,
-            "| {:.2} | {budget} | {:.2} x | {:.3} | {:.3} | {:.1} % | {:.1} % |",
+            "| {:.2} | {budget} | {:.2} x | {} | {} |",
             1.0 - budget as f64 / steps as f64,
             unshared.seconds / uniform.seconds,
-            uniform.distance,
-            optimal.distance,
-            share(uniform),
-            share(optimal)
+            short(uniform.seen),
+            short(optimal.seen)
         )?;
     }
-    writeln!(text, "\nGuidance, {} Euler steps, distance (class right):\n", args.sweep_steps)?;
+    Ok(text)
+}
+
+fn guidance(args: &Args, results: &Results) -> Result<String> {
+    let mut text = format!("Guidance, {} Euler steps, distance (class right):\n\n", args.sweep_steps);
     let heads: Vec<String> = LOWER_ENDS.iter().map(|from| format!("({from}, 1)")).collect();
     writeln!(text, "| guidance | {} |\n|---{}|", heads.join(" | "), "|---".repeat(heads.len()))?;
     for guidance in SCALES {
         write!(text, "| {guidance:.1} |")?;
         for from in LOWER_ENDS {
-            let it = get(&swept(args.sweep_steps, guidance, from))?;
-            write!(text, " {:.3} ({:.1} %) |", it.distance, 100.0 * it.accuracy)?;
+            write!(text, " {} |", short(get(results, &swept(args.sweep_steps, guidance, from))?.seen))?;
         }
         writeln!(text)?;
     }
     Ok(text)
 }
 
-/// Distance against the ratio of shared steps, the shape of the paper's Tab. 4.
-///
-/// # Errors
-///
-/// When nothing can be drawn.
-pub fn sharing_plot(args: &Args, results: &Results) -> Result<String> {
+fn steps(results: &Results) -> Result<String> {
+    let mut text = "Steps, guidance 4 in (0, 1), distance (class right):\n\n| steps |".to_owned();
+    for (solver, timeshift) in curves() {
+        write!(text, " {solver}, shift {timeshift} |")?;
+    }
+    writeln!(text, "\n|---{}|", "|---".repeat(curves().count()))?;
+    for steps in STEPS {
+        write!(text, "| {steps} |")?;
+        for (solver, timeshift) in curves() {
+            let setting = Setting::Stepped(Stepping { steps, solver, timeshift });
+            write!(text, " {} |", short(get(results, &setting)?.seen))?;
+        }
+        writeln!(text)?;
+    }
+    Ok(text)
+}
+
+fn curves() -> impl Iterator<Item = (&'static str, f64)> {
+    SOLVERS.into_iter().flat_map(|solver| TIMESHIFTS.map(|it| (solver, it)))
+}
+
+/// Distance against the ratio of shared steps.
+fn shares(args: &Args, results: &Results) -> Vec<Series> {
     let steps = args.steps;
     let point = |budget: usize, sharing: Sharing| {
         let ratio = 1.0 - budget as f64 / steps as f64;
-        results.get(&shared(steps, sharing)).map(|it| (ratio, it.distance))
+        distance(results, ratio, &shared(steps, sharing))
     };
     let line = |name: &str, sharing: fn(usize) -> Sharing| {
         let first = point(steps, Sharing::None);
         let rest = budgets(steps).into_iter().map(|it| point(it, sharing(it)));
         Series { name: name.to_owned(), points: std::iter::once(first).chain(rest).flatten().collect() }
     };
-    LinePlot {
-        title: "Sharing: distance to training photos",
-        x_label: "share of steps that keep the self-condition",
-        y_label: "distance of classifier features",
-        log_y: false,
-        series: &[line("uniform", Sharing::Uniform), line("optimal", Sharing::Optimal)],
-    }
-    .svg()
+    vec![line("uniform", Sharing::Uniform), line("optimal", Sharing::Optimal)]
 }
 
-/// Distance against guidance for each interval, the shape of the paper's Fig. 9.
-///
-/// # Errors
-///
-/// When nothing can be drawn.
-pub fn guidance_plot(args: &Args, results: &Results) -> Result<String> {
+/// Distance against guidance for each interval.
+fn scales(args: &Args, results: &Results) -> Vec<Series> {
     let line = |from: f64| {
-        let point = |guidance: f64| {
-            results.get(&swept(args.sweep_steps, guidance, from)).map(|it| (guidance, it.distance))
-        };
+        let point = |it: f64| distance(results, it, &swept(args.sweep_steps, it, from));
         Series { name: format!("({from}, 1)"), points: SCALES.into_iter().filter_map(point).collect() }
     };
-    LinePlot {
-        title: "Guidance: distance to training photos",
-        x_label: "guidance",
-        y_label: "distance of classifier features",
-        log_y: false,
-        series: &LOWER_ENDS.map(line),
-    }
-    .svg()
+    LOWER_ENDS.map(line).into()
+}
+
+/// Distance against the number of steps for each solver and shift.
+fn numbers(results: &Results) -> Vec<Series> {
+    let line = |(solver, timeshift)| {
+        let point = |steps: usize| {
+            distance(results, steps as f64, &Setting::Stepped(Stepping { steps, solver, timeshift }))
+        };
+        let name = format!("{solver}, shift {timeshift}");
+        Series { name, points: STEPS.into_iter().filter_map(point).collect() }
+    };
+    curves().map(line).collect()
+}
+
+fn distance(results: &Results, x: f64, setting: &Setting) -> Option<(f64, f64)> {
+    results.get(&setting.key()).map(|it| (x, it.seen.distance))
 }

@@ -101,7 +101,7 @@ pub fn measure(job: &Job, network: &Ddt, items: &[Item], cancel: &Cancel) -> Res
         let noise = noise(job, &[item])?;
         let added = add_images(&mut statistic, network, &noise, &[item.label], &options, &mut |_| {
             progress.step(1);
-            if cancel.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            cancel.flow()
         });
         match added {
             // Also where the last step of an image was the current one.

@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "out/sharing")]
     pub out: PathBuf,
     /// Side of the images in pixels, 256 or 512, which fixes the published weights and guidance
-    #[arg(long, value_name = "256|512", default_value = "256", value_parser = parse_size)]
+    #[arg(long, value_name = "256|512", default_value = "256")]
     pub size: Resolution,
     /// Images drawn at once to compare plans; small batches take turns more often, for steadier times.
     /// The similarity is measured one image at a time
@@ -83,14 +83,7 @@ impl Args {
     /// The command line of `imagenet256` with the same sampler, without sharing; it writes to `picture`.
     #[must_use]
     pub fn imagenet(&self, picture: PathBuf) -> ImagenetArgs {
-        ImagenetArgs {
-            classes: Vec::new(),
-            images: Some(1),
-            batch: Some(self.batch),
-            sampler: self.sampler.clone(),
-            share: SharingChoice::None,
-            out: Some(picture),
-        }
+        ImagenetArgs::of(&self.sampler, Some(self.batch), SharingChoice::None, picture)
     }
 }
 
@@ -103,14 +96,6 @@ fn parse_ratio(text: &str) -> Result<f64, String> {
 fn parse_quality(text: &str) -> Result<f64, String> {
     let similarity = text.trim().parse().ok().filter(|it| *it > 0.0 && *it <= 1.0);
     similarity.ok_or_else(|| "expected a similarity above 0 and at most 1, such as 0.98".to_owned())
-}
-
-fn parse_size(text: &str) -> Result<Resolution, String> {
-    match text {
-        "256" => Ok(Resolution::R256),
-        "512" => Ok(Resolution::R512),
-        _ => Err("expected 256 or 512".to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! What plans do to images: their latents, pictures and time, beside those without sharing.
 
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -67,7 +66,7 @@ pub fn compare(
             let started = Instant::now();
             let sampled = sample(&model.network, &noise, &labels, &options, &mut |_| {
                 progress.step(batch.len());
-                if cancel.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                cancel.flow()
             });
             outcome.elapsed += started.elapsed();
             if cancel.is_requested() {

@@ -60,6 +60,23 @@ pub struct Images {
     pub threads: usize,
 }
 
+impl Images {
+    /// The photos of a folder of class folders, cut to squares, as they are.
+    #[must_use]
+    pub fn plain(folder: PathBuf, size: u32) -> Self {
+        Self {
+            train: folder,
+            test: None,
+            class_list: None,
+            size,
+            flips: false,
+            skip_corrupt: false,
+            cache: None,
+            threads: two(),
+        }
+    }
+}
+
 /// Which autoencoder.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
@@ -160,7 +177,12 @@ impl Settings {
         Ok(settings)
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// Reads a text.
+    ///
+    /// # Errors
+    ///
+    /// A text that does not say a run; the line is named.
+    pub fn parse(text: &str) -> Result<Self> {
         let settings: Self = toml::from_str(text)?;
         settings.train.validate()?;
         settings.flow_config(1).validate()?;

@@ -1,11 +1,13 @@
 //! What is drawn.
 
+use candle_core::{DType, Device, Tensor};
 use ddt_examples::cli::Resolution;
 use ddt_examples::generate::{Drawn, Interrupted, Item, draw, noise};
 use ddt_examples::job::Job;
 use ddt_examples::page::SETTINGS_KEY;
 use ddt_examples::progress::Cancel;
 use ddt_examples::{imagenet, png_file};
+use ddt_model::{DdtFile, Description};
 
 use crate::{args, no_hub, out, run};
 
@@ -99,6 +101,59 @@ fn the_same_command_writes_the_same_file() {
     assert_eq!(settings["sharing"]["recompute_steps"], serde_json::json!([0, 2]));
     assert!(settings["weights"].as_str().unwrap().contains(" 4x4 sha256:"));
     assert!(settings["autoencoder"].as_str().unwrap().starts_with("tiny-flux2 sha256:"));
+}
+
+#[test]
+fn guidance_may_act_on_some_channels_or_lead_away_from_a_weaker_network() {
+    let line = ["--weights", "demo", "--class", "frog", "--images", "1", "--steps", "3"];
+    let with = |more: &[&str]| drawn(&[&line[..], more].concat()).1;
+    let guided = with(&[]);
+    // The demo's latents have 32 channels.
+    assert_eq!(with(&["--guided-channels", "32"]).images, guided.images);
+    assert_ne!(with(&["--guided-channels", "3"]).images, guided.images);
+
+    // Away from the network itself is nowhere, however strongly.
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/ddt-cifar10.safetensors");
+    let plain = with(&["--guidance", "1"]);
+    assert_within_one_level(&with(&["--weaker", demo]), &plain);
+    assert_ne!(guided.images, plain.images);
+
+    // A file that is another network, and one that draws other latents.
+    let folder = tempfile::tempdir().unwrap();
+    let encoder = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny-flux2-encoder.safetensors");
+    let message = run(folder.path(), &[&line[..], &["--weaker", encoder]].concat()).unwrap_err();
+    assert!(message.contains("--weaker") && message.contains("missing"), "{message}");
+    let small = folder.path().join("small.safetensors");
+    small_network(&small);
+    let message =
+        run(folder.path(), &[&line[..], &["--weaker", small.to_str().unwrap()]].concat()).unwrap_err();
+    assert!(message.contains("expected a network of 32 channels and 10 classes"), "{message}");
+    assert!(!out(folder.path()).exists());
+
+    // What it was is part of the picture's settings.
+    run(folder.path(), &[&line[..], &["--weaker", demo]].concat()).unwrap();
+    let (_, text) = png_file::read(&out(folder.path())).unwrap();
+    let settings: serde_json::Value = serde_json::from_str(&text[0].1).unwrap();
+    assert!(settings["weaker"].as_str().unwrap().starts_with("sha256:"));
+}
+
+/// A network of 4 channels and 2 classes, with weights of zero.
+fn small_network(path: &std::path::Path) {
+    let config: ddt_model::NetworkConfig = ddt_model::DdtConfig {
+        in_channels: 4,
+        patch_size: 1,
+        hidden_size: 16,
+        num_heads: 2,
+        num_encoder_blocks: 1,
+        num_decoder_blocks: 1,
+        num_classes: 2,
+    }
+    .into();
+    let zeros =
+        |(name, shape): (String, Vec<usize>)| (name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap());
+    let weights = config.parameter_shapes().unwrap().into_iter().map(zeros).collect();
+    let description = Description { config, classes: None, latents: None, metadata: Default::default() };
+    DdtFile::write(path, &description, &weights).unwrap();
 }
 
 #[test]

@@ -215,3 +215,24 @@ fn statistics_of_another_extractor_are_not_taken() {
     let message = format!("{:#}", job.evaluate(&args, &Means).unwrap_err());
     assert!(message.contains("Inception's") && message.contains("--extractor inception"), "{message}");
 }
+
+#[test]
+fn the_classifier_needs_no_weights_and_counts_what_is_right() {
+    let place = Place::new();
+    let pixels = noise(40 * 3072, 6);
+    let labels: Vec<i64> = (0..40).map(|it| it % 10).collect();
+    let images: (&str, &[usize], ArrayData<'_>) = ("arr_0", &[40, 32, 32, 3], ArrayData::U8(&pixels));
+    write_npz(place.at("noise.npz"), &[images, ("arr_1", &[40], ArrayData::I64(&labels))]).unwrap();
+    let table = run(&place.args(&["noise.npz", "noise.npz", "--extractor=cifar10-classifier"])).unwrap();
+    let report = Report::read(&place.at("noise.npz.evaluation.json")).unwrap();
+    assert!(report.value("frechet_distance").unwrap() <= 1e-6, "{table}");
+    // Noise looks like one thing or two.
+    assert!(report.value("class_accuracy").unwrap() <= 0.3, "{table}");
+    let evaluator = &report.protocol.evaluation.evaluator;
+    assert_eq!((evaluator.name.as_str(), evaluator.feature_size), ("cifar10-classifier", 192));
+
+    write_images(&place.at("small.npz"), &noise(8 * 12, 7), [8, 2, 2]);
+    let small = ["small.npz", "small.npz", "--extractor=cifar10-classifier", "--out=other.json"];
+    let message = format!("{:#}", run(&place.args(&small)).unwrap_err());
+    assert!(message.contains("32 x 32 pixels, got 2 x 2"), "{message}");
+}

@@ -127,6 +127,7 @@ fn what_cannot_be_is_found_before_sampling() {
     check(&["--guidance", "NaN"], &["--guidance", "finite"]);
     check(&["--test-images", "3000"], &["--test-images", "fewer or smaller"]);
     check(&["--ratios", "2"], &["from 0 to below 1"]);
+    check(&["--guided-channels", "3"], &["plans are made", "leave both out"]);
 
     std::fs::write(folder.join("file"), "kept").unwrap();
     check(&["--out", folder.join("file").to_str().unwrap()], &["--out", "cannot make the folder"]);

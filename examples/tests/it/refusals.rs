@@ -34,6 +34,11 @@ fn settings_out_of_range() {
     demo(&["--preset", "ddt-xl3"], &["--preset", "ddt-xl2-22en6de"]);
     demo(&["--preset", "ddt-b2"], &["ddt-b2-8en4de", "leave --preset out"]);
     demo(&["--share", "unifrom:5"], &["unifrom:5", "uniform:R"]);
+    demo(&["--weaker", "absent.safetensors"], &["--weaker", "absent.safetensors"]);
+    demo(
+        &["--guided-channels", "3", "--share", "plan.json"],
+        &["--share: plan files are made", "leave both out"],
+    );
 }
 
 #[test]
@@ -49,6 +54,7 @@ fn files_that_are_not_there_or_not_right() {
     check(folder, &["--weights", "demo", "--vae", &at("absent.vae")], &["absent.vae", "--vae"]);
 
     std::fs::write(at("text"), "these are no weights").unwrap();
+    check(folder, &["--weights", "demo", "--weaker", &at("text")], &["--weaker", "neither safetensors nor"]);
     check(folder, &["--weights", &at("text")], &["neither safetensors nor"]);
     check(folder, &["--weights", "demo", "--vae", &at("text")], &["neither safetensors nor"]);
 

@@ -1,0 +1,93 @@
+//! Results of long work, one line each, so that work that was stopped goes on after them.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    path::Path,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A file whose first line says what all results depend on, and every other one a name and what was measured.
+#[derive(Debug)]
+pub struct ResultsFile<T> {
+    file: fs::File,
+    lines: Vec<(String, T)>,
+}
+
+impl<T: Serialize + DeserializeOwned> ResultsFile<T> {
+    /// Goes on with the results at `path`, or begins a file of results that depend on `header`.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or written, or holds results of another header.
+    pub fn open(path: &Path, header: &serde_json::Value) -> Result<Self> {
+        let named = || path.display().to_string();
+        let mut file =
+            OpenOptions::new().create(true).append(true).read(true).open(path).with_context(named)?;
+        let text = fs::read_to_string(path).with_context(named)?;
+        // A line without its end was being written when the program was killed.
+        let whole = text.rfind('\n').map_or(0, |it| it + 1);
+        file.set_len(whole as u64).with_context(named)?;
+        let mut lines = text[..whole].lines();
+        match lines.next() {
+            None => writeln!(file, "{header}").with_context(named)?,
+            Some(line) => {
+                let found: serde_json::Value = serde_json::from_str(line).with_context(named)?;
+                ensure!(
+                    found == *header,
+                    "{} holds results of {found}, expected {header}: name another folder with --out",
+                    path.display()
+                );
+            }
+        }
+        let lines = lines.map(serde_json::from_str).collect::<Result<_, _>>().with_context(named)?;
+        Ok(Self { file, lines })
+    }
+
+    /// What was measured under a name.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&T> {
+        self.lines.iter().find(|it| it.0 == key).map(|it| &it.1)
+    }
+
+    /// Adds what was measured under a name; it is on the disk when this returns.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn add(&mut self, key: String, measured: T) -> Result<()> {
+        let line = (key, measured);
+        writeln!(self.file, "{}", serde_json::to_string(&line)?).context("cannot write the results")?;
+        self.file.sync_data().context("cannot write the results")?;
+        self.lines.push(line);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_cut_short_is_measured_again_and_other_settings_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.jsonl");
+        let header = serde_json::json!({ "images": 3 });
+        let mut file = ResultsFile::<f64>::open(&path, &header).unwrap();
+        file.add("first".to_owned(), 1.5).unwrap();
+        file.add("second".to_owned(), 2.5).unwrap();
+        drop(file);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..text.len() - 3]).unwrap();
+        let mut file = ResultsFile::<f64>::open(&path, &header).unwrap();
+        assert_eq!((file.get("first"), file.get("second")), (Some(&1.5), None));
+        file.add("second".to_owned(), 2.5).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        let other = serde_json::json!({ "images": 4 });
+        let message = ResultsFile::<f64>::open(&path, &other).unwrap_err().to_string();
+        assert!(message.contains("--out"), "{message}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+}
