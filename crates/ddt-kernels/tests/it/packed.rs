@@ -163,7 +163,7 @@ fn wrong_arguments_are_refused() -> Result<()> {
     mixed[..2].clone_from_slice(&rounded(&good[..2], DType::BF16)?);
     refused(&mixed, 0, &rope, "expected norm1 in the dtype of x");
     assert!(
-        PackedSwiGlu::new(&good[9], &good[3]).unwrap_err().to_string().contains("expected w3 of [24, 8]")
+        PackedSwiGlu::new(&good[9], &good[10]).unwrap_err().to_string().contains("expected w3 of [24, 8]")
     );
     Ok(())
 }
