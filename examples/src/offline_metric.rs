@@ -11,10 +11,12 @@ use ddt_adapters::{Autoencoder, to_rgb8};
 use ddt_data::Rgb8;
 use ddt_metrics::{Features, Moments, Statistics, frechet_distance};
 use ddt_model::{SampleOptions, VelocityNetwork, sample};
+use ddt_npz::{ArrayData, write_npz};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     classifier::network::{Classifier, FEATURES, SIDE},
+    evaluate::reference::ImageInput,
     generate::{Interrupted, Item},
     progress::{Cancel, Counting},
     train::{
@@ -61,17 +63,38 @@ pub struct OfflineMetric<'a> {
 }
 
 impl<'a> OfflineMetric<'a> {
-    /// Looks at the training photos: those of the folder `train` in `photos`, of class folders.
+    /// Looks at the training photos: those of the folder `train` in `photos`, of class folders. What is seen of them
+    /// is kept in the folder `keep`, under a name that says which photos and which classifier, of hash `sha256`.
     ///
     /// # Errors
     ///
-    /// Photos that cannot be read; [`Interrupted`].
-    pub fn new(photos: &'a Path, classifier: Classifier, cancel: &'a Cancel) -> Result<Self> {
-        let mut sums = Sums::new()?;
-        for_photos(photos, "train", usize::MAX, cancel, |pixels, labels| {
-            sums.add(&classifier, pixels, labels)
-        })?;
-        let reference = sums.moments.finish()?;
+    /// Photos that cannot be read, a folder that cannot be written; [`Interrupted`].
+    pub fn new(
+        photos: &'a Path,
+        (classifier, sha256): (Classifier, &str),
+        keep: &Path,
+        cancel: &'a Cancel,
+    ) -> Result<Self> {
+        let identity = open(photos, "train")?.folder.identity()?;
+        let start = |hash: &str| hash.chars().take(12).collect::<String>();
+        let kept = keep.join(format!("train-{}-{}.npz", start(&identity), start(sha256)));
+        // One that is damaged is made again.
+        let found = ImageInput::open(&kept).ok().and_then(|it| it.statistics);
+        let reference = match found.filter(|it| it.size() == FEATURES) {
+            Some(it) => it,
+            None => {
+                let mut sums = Sums::new()?;
+                for_photos(photos, "train", usize::MAX, cancel, |pixels, labels| {
+                    sums.add(&classifier, pixels, labels)
+                })?;
+                let made = sums.moments.finish()?;
+                let mean: (_, &[usize], _) = ("mu", &[FEATURES], ArrayData::F64(made.mean()));
+                let spread: (_, &[usize], _) =
+                    ("sigma", &[FEATURES, FEATURES], ArrayData::F64(made.covariance()));
+                write_npz(&kept, &[mean, spread])?;
+                made
+            }
+        };
         Ok(Self { photos, cancel, classifier, reference })
     }
 
@@ -149,6 +172,11 @@ fn rounded(pixels: &Tensor) -> Result<Tensor> {
     to_pixels(&images.iter().collect::<Vec<_>>())
 }
 
+fn open(photos: &Path, split: &str) -> Result<Photos> {
+    let images = Images::plain(photos.join(split), SIDE as u32);
+    Photos::open(&images.train, &images).context("--photos")
+}
+
 /// Hands out photos of a split, evenly spread over it.
 fn for_photos(
     photos: &Path,
@@ -157,8 +185,7 @@ fn for_photos(
     cancel: &Cancel,
     mut take: impl FnMut(&Tensor, &[u32]) -> Result<()>,
 ) -> Result<()> {
-    let images = Images::plain(photos.join(split), SIDE as u32);
-    let photos = Photos::open(&images.train, &images).context("--photos")?;
+    let photos = open(photos, split)?;
     let len = photos.folder.len();
     let count = count.min(len);
     let mut loader = photos.load((0..count).map(move |i| i * len / count))?;

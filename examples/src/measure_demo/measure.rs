@@ -63,10 +63,10 @@ impl<'a> Bench<'a> {
     pub fn new(
         args: &'a Args,
         (job, model): (&'a Job, &'a Model),
-        classifier: Classifier,
+        classifier: (Classifier, &str),
         cancel: &'a Cancel,
     ) -> Result<Self> {
-        let metric = OfflineMetric::new(&args.photos, classifier, cancel)?;
+        let metric = OfflineMetric::new(&args.photos, classifier, &args.out, cancel)?;
         Ok(Self { args, job, model, cancel, metric, similarity: None })
     }
 

@@ -83,7 +83,7 @@ pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     let missing = settings(groups, args.steps, args.sweep_steps);
     let missing: Vec<_> = missing.into_iter().filter(|it| results.get(&it.key()).is_none()).collect();
     if !missing.is_empty() {
-        let mut bench = Bench::new(args, (&job, &model), classifier, cancel)?;
+        let mut bench = Bench::new(args, (&job, &model), (classifier, &sha256), cancel)?;
         for setting in missing {
             if cancel.is_requested() {
                 return Err(Interrupted.into());

@@ -100,7 +100,7 @@ pub fn run(args: &Args, cancel: &Cancel) -> Result<String> {
         "steps": args.steps, "guidance": args.guidance, "classifier": sha256,
     });
     let mut results = Results::open(&args.out.join("results.jsonl"), &header)?;
-    measure_missing(args, &study, classifier, &mut results, cancel)?;
+    measure_missing(args, &study, (classifier, &sha256), &mut results, cancel)?;
 
     let mut summary = String::new();
     for table in &args.tables {
@@ -118,7 +118,7 @@ pub fn run(args: &Args, cancel: &Cancel) -> Result<String> {
 fn measure_missing(
     args: &Args,
     study: &Study<'_>,
-    classifier: Classifier,
+    classifier: (Classifier, &str),
     results: &mut Results,
     cancel: &Cancel,
 ) -> Result<()> {
@@ -128,7 +128,7 @@ fn measure_missing(
     if missing.is_empty() {
         return Ok(());
     }
-    let metric = OfflineMetric::new(&args.photos, classifier, cancel)?;
+    let metric = OfflineMetric::new(&args.photos, classifier, &args.out, cancel)?;
     for (i, (system, seed)) in missing.iter().enumerate() {
         if cancel.is_requested() {
             return Err(Interrupted.into());

@@ -55,7 +55,13 @@ fn networks_are_trained_and_compared_and_what_is_missing_is_made_again() {
     let before = lines(&path);
     assert_eq!(before.len(), 1 + 3);
     fs::write(&path, before[..3].join("\n") + "\n[\"ddt-6en2de-ml").unwrap();
+    // So is what was seen of the training photos, where it is damaged.
+    let kept = fs::read_dir(&args.out).unwrap().map(|it| it.unwrap().path());
+    let kept: Vec<_> = kept.filter(|it| it.extension().is_some_and(|it| it == "npz")).collect();
+    let whole = fs::read(&kept[0]).unwrap();
+    fs::write(&kept[0], &whole[..whole.len() / 2]).unwrap();
     run(&args).unwrap();
+    assert_eq!((kept.len(), fs::read(&kept[0]).unwrap() == whole), (1, true));
     let after = lines(&path);
     assert_eq!(after[..3], before[..3]);
     let loss = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()[1]["test_loss"].clone();
