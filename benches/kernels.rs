@@ -165,6 +165,7 @@ fn passes(table: &Table, sizes: Sizes, dtype: DType) -> Result<()> {
 }
 
 fn main() -> Result<()> {
+    ddt_kernels::keep_freed_memory();
     let filter = std::env::args().skip(1).find(|it| !it.starts_with('-')).unwrap_or_default();
     let ceiling = [product_ceiling(DType::F32)?, product_ceiling(DType::BF16)?];
     println!(

@@ -22,6 +22,12 @@ impl<'a, T> Scatter<'a, T> {
         Self { start: buffer.as_mut_ptr(), len: buffer.len(), buffer: PhantomData }
     }
 
+    /// The address of an element, which need not exist.
+    #[inline(always)]
+    pub(super) fn at(&self, element: usize) -> *const T {
+        self.start.wrapping_add(element)
+    }
+
     /// The elements `first..first + count`; panics if they do not exist.
     ///
     /// # Safety

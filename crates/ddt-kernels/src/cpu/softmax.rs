@@ -3,7 +3,7 @@
 use pulp::Simd;
 
 use super::exp::exp;
-use super::lanes::{fold, update};
+use super::lanes::update;
 
 /// Replaces `row` by `exp(row - max(row))` and returns the sum.
 ///
@@ -11,19 +11,30 @@ use super::lanes::{fold, update};
 #[inline(always)]
 pub(super) fn exponentials<S: Simd>(simd: S, row: &mut [f32]) -> f32 {
     let top = simd.splat_f32s(max(simd, row));
+    let (groups, _) = S::as_mut_simd_f32s(row);
+    let mut sums = [simd.splat_f32s(0.0); 2];
+    let mut pairs = groups.chunks_exact_mut(2);
+    for pair in &mut pairs {
+        for (sum, group) in sums.iter_mut().zip(pair) {
+            *group = exp(simd, simd.sub_f32s(*group, top));
+            *sum = simd.add_f32s(*sum, *group);
+        }
+    }
+    for group in pairs.into_remainder() {
+        *group = exp(simd, simd.sub_f32s(*group, top));
+        sums[0] = simd.add_f32s(sums[0], *group);
+    }
+    let tail = row.len() % S::F32_LANES;
+    let tail = row.len() - tail..;
+    let mut sum = simd.reduce_sum_f32s(simd.add_f32s(sums[0], sums[1]));
     update(
         simd,
-        [&mut *row],
+        [&mut row[tail.clone()]],
         [],
         #[inline(always)]
         |[x], []| [exp(simd, simd.sub_f32s(x, top))],
     );
-    let [sum] = fold(
-        simd,
-        [&*row],
-        #[inline(always)]
-        |[sum], [x]| [simd.add_f32s(sum, x)],
-    );
+    row[tail].iter().for_each(|x| sum += x);
     sum
 }
 

@@ -62,12 +62,13 @@ fn wide_len(sizes: &Sizes) -> usize {
     2 * sizes.row() + MAX_ROWS * token_row(sizes)
 }
 
-/// Keys, values, and strips of queries and of probabilities.
+/// Keys, values, strips of queries and of probabilities, and a step of raw values.
 fn factors_len<F: Factor>(sizes: &Sizes) -> usize {
     let Sizes { tokens, head_dim, .. } = *sizes;
     packed_len::<F>(head_dim, tokens)
         + packed_len::<F>(tokens, head_dim)
         + MAX_ROWS * (sizes.row() + token_row(sizes))
+        + F::DEPTHS * sizes.row()
 }
 
 /// One head of one image. Buffers come with leftovers; what is read of them is written before.
@@ -106,20 +107,28 @@ impl<T: Element> WithUnit<T::Factor> for Head<'_, T> {
             {
                 to[..depths].copy_from_slice(from);
             }
-            T::widen(inputs.row(task, token, Part::Value), normed);
-            T::Factor::narrow(normed, &mut queries[..head_dim]);
-            for (panel, from) in queries[..head_dim].chunks(stride).enumerate() {
-                let at = panel * value_panel + token / depths * stride * depths + token % depths;
-                for (to, x) in values[at..].iter_mut().step_by(depths).zip(from) {
-                    *to = *x;
+        }
+        // Steps of tokens; probabilities past the last token are zero, which only a number keeps zero.
+        let rows = take(&mut factors, T::Factor::DEPTHS * row);
+        for step in 0..value_steps {
+            for (part, values) in rows.chunks_exact_mut(row).enumerate() {
+                let token = step * depths + part;
+                if token < tokens {
+                    T::widen(inputs.row(task, token, Part::Value), normed);
+                    T::Factor::narrow(normed, &mut values[..head_dim]);
+                } else {
+                    values.fill(T::Factor::default());
                 }
             }
-        }
-        // Probabilities past the last token are zero, which only a number keeps zero.
-        for token in tokens..value_steps * depths {
             for panel in 0..head_dim.div_ceil(stride) {
-                let at = panel * value_panel + token / depths * stride * depths + token % depths;
-                values[at..].iter_mut().step_by(depths).take(stride).for_each(|x| *x = T::Factor::default());
+                let to = &mut values[panel * value_panel + step * stride * depths..][..stride * depths];
+                let cols = stride.min(head_dim - panel * stride);
+                for (part, from) in rows.chunks_exact(row).enumerate() {
+                    let from = &from[panel * stride..][..cols];
+                    for (to, x) in to.chunks_exact_mut(depths).zip(from) {
+                        to[part] = *x;
+                    }
+                }
             }
         }
 

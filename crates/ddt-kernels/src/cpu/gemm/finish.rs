@@ -2,10 +2,11 @@
 #![expect(unsafe_code, reason = "tasks write disjoint tiles of one result")]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use pulp::Simd;
 
-use super::tile::MAX_COLS;
+use super::tile::{MAX_COLS, prefetch};
 use crate::cpu::element::Element;
 use crate::cpu::scatter::Scatter;
 
@@ -31,6 +32,9 @@ pub(crate) struct Sums<'a> {
 pub(crate) trait Finish: Sync {
     /// Whether tiles must be sums over all depths.
     const WHOLE: bool;
+
+    /// Asks for the memory that a tile of these rows, from column `col` on, will need, before it is computed.
+    fn prefetch(&self, rows: Range<usize>, col: usize);
 
     fn tile<S: Simd>(&self, simd: S, sums: Sums<'_>);
 }
@@ -59,6 +63,12 @@ impl<'a, T: Element> Destination<'a, T> {
     /// Elements in a row.
     pub(super) fn width(&self) -> usize {
         self.width
+    }
+
+    /// Asks for a tile's elements.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, rows: Range<usize>, col: usize) {
+        rows.for_each(|row| prefetch_row(self.out.at(row * self.width + col)));
     }
 
     /// Writes `cols` elements, rounded.
@@ -97,6 +107,13 @@ impl<'a, T: Element> Destination<'a, T> {
         T::widen(there, &mut wide[..cols]);
         values.iter_mut().zip(wide).for_each(|(x, there)| *x += there);
     }
+}
+
+/// Asks for one row of the widest tile, which need not exist.
+#[inline(always)]
+pub(super) fn prefetch_row<T>(at: *const T) {
+    prefetch(at);
+    prefetch(at.wrapping_add(MAX_COLS - 1));
 }
 
 #[inline(always)]
@@ -154,6 +171,11 @@ impl<'a, T: Element> Store<'a, T> {
 
 impl<T: Element> Finish for Store<'_, T> {
     const WHOLE: bool = !T::HOLDS_SUMS;
+
+    #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, col: usize) {
+        self.out.prefetch(rows, col);
+    }
 
     #[inline(always)]
     fn tile<S: Simd>(&self, _: S, sums: Sums<'_>) {

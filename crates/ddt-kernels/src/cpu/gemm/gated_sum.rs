@@ -2,10 +2,11 @@
 #![expect(unsafe_code, reason = "tasks write disjoint tiles of one result")]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use pulp::Simd;
 
-use super::finish::{Destination, Finish, Sums, tile_row, widened};
+use super::finish::{Destination, Finish, Sums, prefetch_row, tile_row, widened};
 use super::tile::MAX_COLS;
 use crate::cpu::element::Element;
 use crate::cpu::gate_residual::Plan;
@@ -44,6 +45,17 @@ impl<'a, T: Element> GatedSum<'a, T> {
 
 impl<T: Element> Finish for GatedSum<'_, T> {
     const WHOLE: bool = !T::HOLDS_SUMS;
+
+    #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, col: usize) {
+        let Plan { width, columns, modulation, rows: ref all } = *self.plan;
+        for row in rows.clone() {
+            prefetch_row(self.x.as_ptr().wrapping_add(row * width + col));
+            let gate = columns.of(self.gate, modulation.source(all, row), width);
+            prefetch_row(gate.as_ptr().wrapping_add(col));
+        }
+        self.out.prefetch(rows, col);
+    }
 
     #[inline(always)]
     fn tile<S: Simd>(&self, simd: S, sums: Sums<'_>) {

@@ -171,6 +171,7 @@ impl<T: Factor, F: Finish> WithUnit<T> for Task<'_, T, F> {
                     let height = next_rows::<U::Simd>(rows.end - row);
                     let a = origin.wrapping_add(row * a_row);
                     let strides = (a_row, left.col * T::DEPTHS);
+                    finish.prefetch(row..row + height, col);
                     // SAFETY: rows below `left.rows` and steps of depths below `left.depth` lie in
                     // `left.data`, which its constructors check and `with_even_rows` extends, or in `moved`; `panel`
                     // returned all steps of `right.depth`, and the depths are equal.

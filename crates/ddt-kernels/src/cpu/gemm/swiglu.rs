@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "tasks write disjoint tiles of one result")]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use pulp::Simd;
 
@@ -31,6 +32,11 @@ impl<'a, T: Element> SwiGlu<'a, T> {
 
 impl<T: Element> Finish for SwiGlu<'_, T> {
     const WHOLE: bool = true;
+
+    #[inline(always)]
+    fn prefetch(&self, rows: Range<usize>, col: usize) {
+        self.out.prefetch(rows, col / 2);
+    }
 
     #[inline(always)]
     fn tile<S: Simd>(&self, simd: S, sums: Sums<'_>) {

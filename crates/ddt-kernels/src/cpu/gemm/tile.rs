@@ -65,7 +65,7 @@ const AHEAD: usize = 16;
 
 /// Asks for the cache line at `at`, which need not exist.
 #[inline(always)]
-fn prefetch<T>(at: *const T) {
+pub(super) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch never faults, and every x86-64 machine has it.
     unsafe {
