@@ -45,6 +45,8 @@ mod add_silu;
 mod attention;
 mod check;
 mod cpu;
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+pub mod cuda;
 mod gate_residual;
 mod layer_norm_modulate;
 mod ledger;

@@ -1,0 +1,1 @@
+//! What the kernels should compute, in f64.
