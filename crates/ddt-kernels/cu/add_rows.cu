@@ -25,7 +25,7 @@ DEVICE void add_rows(const T *x, T *out, unsigned tokens, unsigned width, const 
     store_lanes(out + (size_t)token * width + column, v);
 }
 
-// One element a thread: silu(time + table[label]). A label outside the table gives NaN, not another class.
+// One element a thread: silu(time + table[label]), or table[label] without a time. A label outside the table gives NaN, not another class.
 template <class T>
 DEVICE void class_condition(const unsigned *RESTRICT labels, const T *RESTRICT table, const T *RESTRICT time,
                             T *RESTRICT out, unsigned rows, unsigned width, unsigned classes) {
@@ -33,7 +33,8 @@ DEVICE void class_condition(const unsigned *RESTRICT labels, const T *RESTRICT t
     if (row >= rows) return;
     unsigned label = labels[row];
     float value = as_float(0x7FC00000u);
-    if (label < classes) value = silu(to_float(time[column]) + to_float(table[(size_t)label * width + column]));
+    if (label < classes) value = to_float(table[(size_t)label * width + column]);
+    if (time) value = silu(to_float(time[column]) + value);
     from_float(value, out[(size_t)row * width + column]);
 }
 

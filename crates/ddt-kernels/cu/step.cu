@@ -1,4 +1,4 @@
-// A solver's step. Its numbers are rows (t, dt, guidance scale, -) of a table in device memory; `current`
+// A solver's step. Its numbers are rows (t, dt, guidance scale, guided channels) of a table in device memory; `current`
 // says which row, so that a captured graph serves every step.
 #include "device.h"
 
@@ -34,7 +34,8 @@ DEVICE void guided_step(const T *RESTRICT tokens, Grid grid, unsigned copies, St
     const float *numbers = row(steps);
     unsigned at = token_element(i, grid);
     float v = to_float(tokens[at]);
-    if (copies == 2) {
+    // Channels beyond those that are guided follow the class alone.
+    if (copies == 2 && (float)(i / grid.width / grid.height % grid.channels) < numbers[3]) {
         float none = to_float(tokens[(size_t)count + at]);
         v = fmaf(numbers[2], v - none, none);
     }

@@ -41,8 +41,10 @@ pub struct ClassCondition<'a, T> {
     pub labels: &'a Slice<u32>,
     /// The class embeddings, (classes, D).
     pub table: &'a Slice<T>,
-    /// The time embedding, (D), the same for all rows.
-    pub time: &'a Slice<T>,
+    /// D.
+    pub width: usize,
+    /// The time embedding, (D), the same for all rows; without it rows are gathered as they are.
+    pub time: Option<&'a Slice<T>>,
     /// The result, (R, D).
     pub out: &'a Slice<T>,
 }
@@ -79,7 +81,7 @@ impl Cuda {
         })
     }
 
-    /// The condition of the encoder: `out = silu(time + table[label])`, a row for each label.
+    /// The condition of the encoder: `out = silu(time + table[label])`, or `table[label]`, a row for each label.
     ///
     /// A label outside the table gives a row of NaN.
     ///
@@ -88,16 +90,16 @@ impl Cuda {
     /// As [`Self::add_rows`].
     pub fn class_condition<T: Float>(&self, arguments: &ClassCondition<'_, T>) -> Result<()> {
         const NAME: &str = "class_condition";
-        let ClassCondition { labels, table, time, out } = *arguments;
-        let (rows, width) = (labels.len(), time.len());
+        let ClassCondition { labels, table, width, time, out } = *arguments;
+        let rows = labels.len();
         check_width::<T>(NAME, width)?;
-        check_len(NAME, &self.device, ("time", time), width)?;
+        time.map_or(Ok(()), |time| check_len(NAME, &self.device, ("time", time), width))?;
         check_len(NAME, &self.device, ("labels", labels), rows)?;
         let classes = table.len() / width;
-        check_len(NAME, &self.device, ("table, whole rows of the width of time", table), classes * width)?;
+        check_len(NAME, &self.device, ("table, whole rows of the width", table), classes * width)?;
         check_len(NAME, &self.device, ("out", out), rows * width)?;
         let mut values = Arguments::default();
-        values.address(labels.address()).address(table.address()).address(time.address());
+        values.address(labels.address()).address(table.address()).address(time.map_or(0, Slice::address));
         values.address(out.address()).u32(rows as u32).u32(width as u32).u32(classes as u32);
         self.launch(&Launch {
             kernel: kernels::CLASS_CONDITION[T::INDEX],

@@ -244,6 +244,8 @@ fn failed(error: impl std::fmt::Display) -> CudaError {
 
 /// The compiled kernels; a file that is there already was compiled from the same sources.
 fn library() -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = lock(&ONE_AT_A_TIME);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cu");
     let mut hash = DefaultHasher::new();
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
@@ -253,7 +255,9 @@ fn library() -> Result<PathBuf> {
     for file in &files {
         std::fs::read(file).map_err(failed)?.hash(&mut hash);
     }
-    let path = std::env::temp_dir().join(format!("ddt-cuda-emulation-{:016x}.so", hash.finish()));
+    // Beside the running program, which is where its builder keeps what was built.
+    let program = std::env::current_exe().map_err(failed)?;
+    let path = program.with_file_name(format!("ddt-cuda-emulation-{:016x}.so", hash.finish()));
     if path.exists() {
         return Ok(path);
     }

@@ -10,7 +10,7 @@ use super::patch::Grid;
 use super::rows::check_len;
 
 const BLOCK: u32 = 256;
-/// Columns of [`Steps`]: t, dt, guidance scale, and one that keeps rows at 16 bytes.
+/// Columns of [`Steps`].
 const COLUMNS: usize = 4;
 
 /// The numbers of all steps of a run, and which step it is, in device memory.
@@ -65,14 +65,14 @@ impl Cuda {
         Ok(Steps { table: self.upload(&vec![0.0; COLUMNS * count])?, current: self.upload(&[0u32])? })
     }
 
-    /// Writes the numbers of the first steps, `(t, dt, guidance scale)` each, and goes to step 0. Not while
-    /// capturing.
+    /// Writes the numbers of the first steps and goes to step 0: `t`, `dt`, guidance scale, and the number of
+    /// channels that are guided (C or more for all). Not while capturing.
     ///
     /// # Errors
     ///
     /// If there are more than there is room for, or if the driver refuses.
-    pub fn write_steps(&self, steps: &Steps, numbers: &[(f32, f32, f32)]) -> Result<()> {
-        let rows: Vec<f32> = numbers.iter().flat_map(|&(t, dt, scale)| [t, dt, scale, 0.0]).collect();
+    pub fn write_steps(&self, steps: &Steps, numbers: &[[f32; COLUMNS]]) -> Result<()> {
+        let rows = numbers.concat();
         self.write(&steps.table.sub(0..rows.len())?, &rows)?;
         self.go_to_step(steps, 0)
     }
@@ -142,7 +142,7 @@ impl Cuda {
     /// x = x + dt v
     /// ```
     ///
-    /// In f32, with the current step's scale and dt.
+    /// In f32, with the current step's numbers. Channels that are not guided take `v_class`.
     ///
     /// # Errors
     ///

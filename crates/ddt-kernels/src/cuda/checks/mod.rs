@@ -2,8 +2,12 @@
 //!
 //! [`verify_all`] needs any device; [`bench_all`] gives figures worth having on a GPU.
 
+mod attention;
 mod bench;
+mod data;
+mod elementwise;
 mod reference;
+mod step;
 mod verify;
 
 pub use bench::{Rate, bench_all};
