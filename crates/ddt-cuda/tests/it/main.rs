@@ -1,0 +1,6 @@
+//! Programs against the network they are programs of, on the CPU.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
+
+mod fixtures;
+mod programs;
