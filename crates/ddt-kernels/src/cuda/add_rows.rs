@@ -74,7 +74,7 @@ impl Cuda {
         values.u32(flags);
         self.launch(&Launch {
             kernel: kernels::ADD_ROWS[T::INDEX],
-            grid: (blocks(x.len() / T::LANES, BLOCK as usize), 1, 1),
+            grid: (blocks(NAME, x.len() / T::LANES, BLOCK as usize)?, 1, 1),
             block: BLOCK,
             shared: 0,
             arguments: values,
@@ -103,7 +103,7 @@ impl Cuda {
         values.address(out.address()).u32(rows as u32).u32(width as u32).u32(classes as u32);
         self.launch(&Launch {
             kernel: kernels::CLASS_CONDITION[T::INDEX],
-            grid: (blocks(rows * width, BLOCK as usize), 1, 1),
+            grid: (blocks(NAME, rows * width, BLOCK as usize)?, 1, 1),
             block: BLOCK,
             shared: 0,
             arguments: values,

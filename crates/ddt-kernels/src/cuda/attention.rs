@@ -106,11 +106,7 @@ impl Cuda {
         };
         self.launch(&Launch {
             kernel,
-            grid: (
-                arguments.tokens.div_ceil(queries) as u32,
-                arguments.heads as u32,
-                images as u32,
-            ),
+            grid: (arguments.tokens.div_ceil(queries) as u32, arguments.heads as u32, images as u32),
             block: 32 * warps,
             shared: shared_bytes(head_dim, arguments.tokens) as u32,
             arguments: values,
@@ -128,11 +124,7 @@ impl Cuda {
         let (images, _, values) = self.check_attention(NAME, arguments)?;
         self.launch(&Launch {
             kernel: kernels::ATTENTION_PLAIN[T::INDEX],
-            grid: (
-                arguments.tokens.div_ceil(8) as u32,
-                arguments.heads as u32,
-                images as u32,
-            ),
+            grid: (arguments.tokens.div_ceil(8) as u32, arguments.heads as u32, images as u32),
             block: 256,
             shared: 0,
             arguments: values,

@@ -74,6 +74,16 @@ impl Cuda {
         on!(&*self.device, device => device.name())
     }
 
+    /// Whether the CPU plays the device.
+    pub fn is_emulated(&self) -> bool {
+        match &*self.device {
+            #[cfg(feature = "cuda")]
+            Device::Driver(_) => false,
+            #[cfg(feature = "cuda-emulation")]
+            Device::Emulated(_) => true,
+        }
+    }
+
     /// Streaming multiprocessors: how many blocks run side by side.
     pub fn multiprocessors(&self) -> usize {
         on!(&*self.device, device => device.multiprocessors())

@@ -2,12 +2,14 @@
 #![expect(unsafe_code, reason = "the driver takes addresses; here is where they are checked or owned")]
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
+use super::blas::Blas;
 use super::element::Element;
 use super::error::{CudaError, Result};
+use super::gemm::{Places, Shape};
 use super::kernels;
 use super::launch::Launch;
 
@@ -20,6 +22,7 @@ struct Fatbin<B: ?Sized>(B);
 
 pub(super) struct Driver {
     // Dropped before the context, which `stream` keeps.
+    blas: Mutex<Option<Blas>>,
     module: Module,
     functions: HashMap<&'static str, sys::CUfunction>,
     stream: Arc<CudaStream>,
@@ -58,7 +61,10 @@ impl Drop for Module {
 pub(super) fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) -> Result<T> {
     outcome.map_err(|error| {
         let text = |words: std::result::Result<&std::ffi::CStr, DriverError>| {
-            words.map_or_else(|_| format!("error {}", error.0 as u32), |text| text.to_string_lossy().into_owned())
+            words.map_or_else(
+                |_| format!("error {}", error.0 as u32),
+                |text| text.to_string_lossy().into_owned(),
+            )
         };
         CudaError::Driver { call, name: text(error.error_name()), text: text(error.error_string()) }
     })
@@ -93,7 +99,7 @@ impl Driver {
         let module = load(&context)?;
         let functions = functions(&module)?;
         let multiprocessors = usize::try_from(multiprocessors).unwrap_or(1);
-        Ok(Self { module, functions, stream, name, multiprocessors })
+        Ok(Self { blas: Mutex::default(), module, functions, stream, name, multiprocessors })
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
@@ -191,6 +197,24 @@ impl Driver {
         done?;
         let empty = DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE);
         check("end capturing", graph.and_then(|graph| graph.ok_or(empty)))
+    }
+
+    pub(super) fn gemm(&self, shape: Shape, places: Places) -> Result<()> {
+        self.with_blas(|blas| blas.gemm(shape, places, &self.stream))
+    }
+
+    pub(super) fn tune_gemm(&self, shape: Shape, places: Places) -> Result<()> {
+        self.with_blas(|blas| blas.tune(shape, places, &self.stream, |work| self.time(work)))
+    }
+
+    /// The library is started when it is first needed.
+    fn with_blas(&self, work: impl FnOnce(&mut Blas) -> Result<()>) -> Result<()> {
+        self.bind()?;
+        let mut blas = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *blas {
+            Some(blas) => work(blas),
+            none => work(none.insert(Blas::new()?)),
+        }
     }
 
     fn bind(&self) -> Result<()> {

@@ -12,10 +12,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use half::bf16;
+use rayon::prelude::*;
+
 use super::device::{Cuda, Device};
-use super::element::Element;
+use super::element::{Element, Float};
 use super::error::{CudaError, Result};
-use super::launch::Launch;
+use super::gemm::{Places, Shape};
+use super::kernels;
+use super::launch::{Arguments, Launch};
 
 /// In which order the threads of a block come to run: results may not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +42,11 @@ pub fn open(order: Order) -> Result<Cuda> {
     let library = unsafe { libloading::Library::new(&path) }.map_err(failed)?;
     // SAFETY: the function is defined in cu/emulate.cpp with this signature; it lives as long as `library`.
     let run = *unsafe { library.get::<Run>(b"ddt_emulate") }.map_err(failed)?;
-    let emulated = Emulated {
-        run,
-        order,
-        memory: Mutex::default(),
-        recording: Mutex::default(),
-        _library: library,
-    };
+    let emulated =
+        Emulated { run, order, memory: Mutex::default(), recording: Mutex::default(), _library: library };
+    for name in kernels::names() {
+        emulated.find(name)?;
+    }
     Ok(Cuda { device: Arc::new(Device::Emulated(emulated)) })
 }
 
@@ -81,6 +84,7 @@ struct Allocation {
 pub(super) enum Work {
     Launch(Box<Launch>),
     Copy { from: u64, to: u64, bytes: usize },
+    Gemm(Shape, Places),
 }
 
 impl std::fmt::Debug for Emulated {
@@ -170,6 +174,20 @@ impl Emulated {
             recording.push(Work::Launch(Box::new(launch.clone())));
             return Ok(());
         }
+        match self.run(launch)? {
+            0 => Ok(()),
+            1 => Err(failed(format!("no kernel {}", launch.kernel))),
+            2 => Err(failed(format!(
+                "{} takes another number of arguments than {}",
+                launch.kernel,
+                launch.arguments.len()
+            ))),
+            _ => Err(failed(format!("threads of {} wait for each other for ever", launch.kernel))),
+        }
+    }
+
+    /// What the library answers; see `cu/emulate.cpp`.
+    fn run(&self, launch: &Launch) -> Result<c_int> {
         let Launch { kernel, grid, block, shared, arguments } = launch;
         let name = CString::new(*kernel).map_err(failed)?;
         let grid = [grid.0, grid.1, grid.2];
@@ -177,7 +195,7 @@ impl Emulated {
         let order = c_int::from(self.order == Order::Backwards);
         // SAFETY: launchers pass slices that they have measured, and the number of arguments is checked
         // against the kernel's; the kernels are those a GPU would run.
-        let code = unsafe {
+        Ok(unsafe {
             (self.run)(
                 name.as_ptr(),
                 grid.as_ptr(),
@@ -187,13 +205,32 @@ impl Emulated {
                 arguments.len() as c_uint,
                 order,
             )
-        };
-        match code {
-            0 => Ok(()),
+        })
+    }
+
+    /// Fails unless the sources have this kernel.
+    fn find(&self, kernel: &'static str) -> Result<()> {
+        let nothing =
+            Launch { kernel, grid: (0, 0, 0), block: 0, shared: 0, arguments: Arguments::default() };
+        // No kernel is without arguments, so one that is there refuses.
+        match self.run(&nothing)? {
             1 => Err(failed(format!("no kernel {kernel}"))),
-            2 => Err(failed(format!("{kernel} takes another number of arguments than {}", arguments.len()))),
-            _ => Err(failed(format!("threads of {kernel} wait for each other for ever"))),
+            _ => Ok(()),
         }
+    }
+
+    pub(super) fn gemm(&self, shape: Shape, places: Places) -> Result<()> {
+        if let Some(recording) = &mut *lock(&self.recording) {
+            recording.push(Work::Gemm(shape, places));
+            return Ok(());
+        }
+        self.inside(places.workspace, shape.workspace)?;
+        if shape.element == bf16::INDEX {
+            multiply::<bf16>(shape, places);
+        } else {
+            multiply::<f32>(shape, places);
+        }
+        Ok(())
     }
 
     pub(super) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Work>> {
@@ -208,6 +245,7 @@ impl Emulated {
         work.iter().try_for_each(|work| match work {
             Work::Launch(launch) => self.launch(launch),
             &Work::Copy { from, to, bytes } => self.copy(from, to, bytes),
+            &Work::Gemm(shape, places) => self.gemm(shape, places),
         })
     }
 
@@ -227,6 +265,29 @@ impl Emulated {
             false => Err(failed(format!("{bytes} bytes at {address:#x} are nobody's"))),
         }
     }
+}
+
+/// `out = input weight^T + bias`, a row at a time.
+fn multiply<T: Float>(shape: Shape, places: Places) {
+    let Shape { m, n, k, with_bias, .. } = shape;
+    let read = |address: u64, len: usize| -> Vec<f32> {
+        // SAFETY: launchers pass addresses of slices that have as many elements.
+        unsafe { std::slice::from_raw_parts(address as *const T, len) }.iter().map(|x| x.to_f32()).collect()
+    };
+    let (input, weight) = (read(places.input, m * k), read(places.weight, n * k));
+    let bias = if with_bias { read(places.bias, n) } else { vec![0.0; n] };
+    // SAFETY: as above; the factors were copied, so nothing else refers to this memory.
+    let out = unsafe { std::slice::from_raw_parts_mut(places.out as *mut T, m * n) };
+    out.par_chunks_exact_mut(n).zip(input.par_chunks_exact(k)).for_each(|(out, input)| {
+        for ((out, weight), bias) in out.iter_mut().zip(weight.chunks_exact(k)).zip(&bias) {
+            // Eight sums side by side, for speed.
+            let mut sums = [0f32; 8];
+            for (input, weight) in input.chunks(8).zip(weight.chunks(8)) {
+                input.iter().zip(weight).zip(&mut sums).for_each(|((x, w), sum)| *sum += x * w);
+            }
+            *out = T::from_f32(sums.iter().sum::<f32>() + bias);
+        }
+    });
 }
 
 fn bytes_of(cells: &[u128]) -> &[u8] {

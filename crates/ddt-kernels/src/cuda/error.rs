@@ -8,7 +8,9 @@ pub type Result<T> = std::result::Result<T, CudaError>;
 #[non_exhaustive]
 pub enum CudaError {
     /// There is no driver library, so no GPU either.
-    #[error("no CUDA driver found: expected libcuda.so.1, which comes with NVIDIA's driver; use the CPU here")]
+    #[error(
+        "no CUDA driver found: expected libcuda.so.1, which comes with NVIDIA's driver; use the CPU here"
+    )]
     NoDriver,
     /// There is a driver, but not this device.
     #[error("expected a CUDA device {ordinal}, got {count} devices (numbered from 0)")]
@@ -26,8 +28,16 @@ pub enum CudaError {
         /// Behind it.
         minor: i32,
     },
+    /// The library that multiplies matrices is not there.
+    #[error(
+        "no cuBLASLt found: expected libcublasLt.so.13, which comes with the CUDA toolkit; \
+         set LD_LIBRARY_PATH to its folder"
+    )]
+    NoCublas,
     /// The device's memory does not suffice.
-    #[error("out of GPU memory: asked for {asked} bytes, {free} of {total} bytes are free; use a smaller batch")]
+    #[error(
+        "out of GPU memory: asked for {asked} bytes, {free} of {total} bytes are free; use a smaller batch"
+    )]
     OutOfMemory {
         /// Bytes asked for.
         asked: usize,

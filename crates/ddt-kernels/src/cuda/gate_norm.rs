@@ -129,7 +129,7 @@ impl Cuda {
         values.f32(eps).address(address(out)).u32(flags);
         self.launch(&Launch {
             kernel: kernels::GATE_NORM[width.div_ceil(CHUNK) - 1][T::INDEX],
-            grid: (blocks(tokens, WARPS), 1, 1),
+            grid: (blocks(NAME, 32 * tokens, 32 * WARPS)?, 1, 1),
             block: 32 * WARPS as u32,
             shared: 0,
             arguments: values,

@@ -1,5 +1,7 @@
 //! What it takes to start a kernel.
 
+use super::error::{Result, expect};
+
 /// The values a kernel is called with, in its order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Arguments {
@@ -32,6 +34,7 @@ impl Arguments {
         })
     }
 
+    #[cfg(feature = "cuda-emulation")]
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -49,8 +52,14 @@ pub(super) struct Launch {
     pub(super) arguments: Arguments,
 }
 
-/// Blocks of `each` that cover `count`; none fits a grid beyond 2^31 - 1, so the most is asked for and the
-/// driver refuses.
-pub(super) fn blocks(count: usize, each: usize) -> u32 {
-    u32::try_from(count.div_ceil(each)).unwrap_or(u32::MAX)
+/// How many blocks of `each` cover `count` items, each with its own number in 32 bits.
+pub(super) fn blocks(kernel: &'static str, count: usize, each: usize) -> Result<u32> {
+    let blocks = count.div_ceil(each);
+    expect(
+        blocks * each <= u32::MAX as usize,
+        kernel,
+        || "fewer than 2^32 threads".into(),
+        || format!("work for {count}: use a smaller batch"),
+    )?;
+    Ok(blocks as u32)
 }

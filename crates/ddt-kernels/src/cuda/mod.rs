@@ -8,6 +8,7 @@
 //!
 //! | method | what it does in one pass |
 //! |---|---|
+//! | [`Cuda::gemm`] | a linear layer's product with its bias, by cuBLASLt |
 //! | [`Cuda::gate_norm`] | gate, bias and residual; then norm and modulation for the next product |
 //! | [`Cuda::attention`] | query-key norm, rotary turn, softmax attention on tensor cores |
 //! | [`Cuda::attention_plain`] | the same, in the plainest correct way, f32 throughout |
@@ -33,6 +34,8 @@
 
 mod add_rows;
 mod attention;
+#[cfg(feature = "cuda")]
+mod blas;
 pub mod checks;
 mod device;
 #[cfg(feature = "cuda")]
@@ -42,6 +45,7 @@ mod element;
 pub mod emulation;
 mod error;
 mod gate_norm;
+mod gemm;
 mod graph;
 mod kernels;
 mod launch;
@@ -57,6 +61,7 @@ pub use device::Cuda;
 pub use element::{Element, Float};
 pub use error::{CudaError, Result};
 pub use gate_norm::{Branch, GateNorm, Modulate, Norm};
+pub use gemm::Gemm;
 pub use graph::Graph;
 pub use memory::Slice;
 pub use patch::Grid;

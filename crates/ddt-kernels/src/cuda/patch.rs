@@ -96,7 +96,7 @@ impl Cuda {
         values.u32(copies as u32);
         self.launch(&Launch {
             kernel: kernels::PATCHIFY[T::INDEX],
-            grid: (blocks(grid.len(), BLOCK as usize), 1, 1),
+            grid: (blocks(NAME, grid.len(), BLOCK as usize)?, 1, 1),
             block: BLOCK,
             shared: 0,
             arguments: values,

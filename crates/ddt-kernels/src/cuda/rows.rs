@@ -103,10 +103,5 @@ pub(super) fn check_len<T: super::Element>(
     len: usize,
 ) -> Result<()> {
     check_slice(kernel, device, slice)?;
-    expect(
-        slice.len() == len,
-        kernel,
-        || format!("{len} elements of {name}"),
-        || format!("{}", slice.len()),
-    )
+    expect(slice.len() == len, kernel, || format!("{len} elements of {name}"), || format!("{}", slice.len()))
 }

@@ -128,7 +128,7 @@ impl Cuda {
         values.f32(max_period).address(out.address()).u32(half as u32);
         self.launch(&Launch {
             kernel: kernels::TIMESTEP_WAVES[T::INDEX],
-            grid: (blocks(half, 128), 1, 1),
+            grid: (blocks(NAME, half, 128)?, 1, 1),
             block: 128,
             shared: 0,
             arguments: values,
@@ -166,7 +166,7 @@ impl Cuda {
         values.address(address(velocity)).address(address(x));
         self.launch(&Launch {
             kernel: kernels::GUIDED_STEP[T::INDEX],
-            grid: (blocks(grid.len(), BLOCK as usize), 1, 1),
+            grid: (blocks(NAME, grid.len(), BLOCK as usize)?, 1, 1),
             block: BLOCK,
             shared: 0,
             arguments: values,

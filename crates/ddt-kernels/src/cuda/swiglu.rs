@@ -46,7 +46,7 @@ impl Cuda {
         values.address(ab.address()).address(out.address()).u32(tokens as u32).u32(hidden as u32);
         self.launch(&Launch {
             kernel: kernels::SWIGLU[single][T::INDEX],
-            grid: (blocks(out.len() / lanes, BLOCK as usize), 1, 1),
+            grid: (blocks(NAME, out.len() / lanes, BLOCK as usize)?, 1, 1),
             block: BLOCK,
             shared: 0,
             arguments: values,

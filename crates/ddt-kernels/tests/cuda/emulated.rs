@@ -1,6 +1,6 @@
 //! Whole kernels and their launchers, with the CPU as the device.
 
-use ddt_kernels::cuda::checks::verify_all;
+use ddt_kernels::cuda::checks::{bench_all, verify_all};
 use ddt_kernels::cuda::emulation::{self, Order};
 use ddt_kernels::cuda::{Activation, AddRows, Cuda, CudaError, GateNorm};
 
@@ -22,9 +22,6 @@ fn every_kernel_is_right_whatever_thread_runs_first() {
         let start = std::time::Instant::now();
         let checks = verify_all(&cuda).unwrap();
         super::all_passed(&checks);
-        for check in &checks {
-            eprintln!("{check:?}");
-        }
         eprintln!("{order:?}: {} checks in {:.1} s", checks.len(), start.elapsed().as_secs_f64());
     }
 }
@@ -65,4 +62,14 @@ fn a_graph_runs_what_was_recorded_and_only_then() {
     graph.launch().unwrap();
     assert_eq!(cuda.read(&x).unwrap(), [8.0; 8]);
     assert!(cuda.capture(|| cuda.wait()).is_err());
+}
+
+#[test]
+fn the_bench_goes_through_every_kernel() {
+    let Some(cuda) = open(Order::Forwards) else { return };
+    let rates = bench_all(&cuda).unwrap();
+    assert!(rates.iter().all(|row| row.time_us > 0.0 && row.rate > 0.0), "{rates:?}");
+    for name in ["copy", "gemm", "gate_norm", "swiglu", "add_rows", "patchify", "guided_step", "attention"] {
+        assert!(rates.iter().any(|row| row.name.starts_with(name)), "{name}: {rates:?}");
+    }
 }

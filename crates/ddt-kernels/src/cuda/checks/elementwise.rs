@@ -4,16 +4,25 @@ use super::data::{Random, spoilt};
 use super::reference;
 use super::verify::Check;
 use crate::cuda::{
-    Activation, AddRows, Branch, ClassCondition, Cuda, Float, GateNorm, Modulate, Norm, Result, Rows, SwiGlu,
+    Activation, AddRows, Branch, ClassCondition, Cuda, Float, GateNorm, Gemm, Modulate, Norm, Result, Rows,
+    SwiGlu,
 };
 
 pub(super) fn verify<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
     // Every number of chunks a lane may hold, full and not; a row per token, per image, and one that ends
     // inside an image.
-    for (width, tokens, tokens_per_row) in
-        [(8, 5, 1), (256, 4, 2), (384, 3, 1), (768, 9, 4), (1024, 2, 2), (1152, 6, 3), (1160, 3, 1), (1536, 2, 1)]
-            .into_iter()
-            .chain([(1792, 2, 1), (2048, 2, 1)])
+    for (width, tokens, tokens_per_row) in [
+        (8, 5, 1),
+        (256, 4, 2),
+        (384, 3, 1),
+        (768, 9, 4),
+        (1024, 2, 2),
+        (1152, 6, 3),
+        (1160, 3, 1),
+        (1536, 2, 1),
+    ]
+    .into_iter()
+    .chain([(1792, 2, 1), (2048, 2, 1)])
     {
         gate_norm::<T>(cuda, checks, (width, tokens, tokens_per_row))?;
     }
@@ -25,7 +34,39 @@ pub(super) fn verify<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<(
         let shape = format!("T {tokens}, F {hidden}");
         checks.push(Check::rounded("swiglu", shape, &cuda.read(&out)?, &want));
     }
-    sums::<T>(cuda, checks)
+    sums::<T>(cuda, checks)?;
+    products::<T>(cuda, checks)
+}
+
+fn products<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
+    let workspace = cuda.alloc(32 << 20)?;
+    for (m, n, k, with_bias) in [(24, 16, 72, true), (1, 64, 256, true), (40, 192, 64, false)] {
+        let mut random = Random::new((m * n * k) as u64);
+        let input = random.data::<T>(cuda, m * k, (0.0, 1.0))?;
+        let weight = random.data::<T>(cuda, n * k, (0.0, 1.0))?;
+        let bias = random.data::<T>(cuda, n, (0.0, 1.0))?;
+        let out = spoilt::<T>(cuda, m * n)?;
+        let product = Gemm {
+            input: &input.device,
+            weight: &weight.device,
+            bias: with_bias.then_some(&bias.device),
+            out: &out,
+            depth: k,
+            workspace: &workspace,
+        };
+        cuda.tune_gemm(&product)?;
+        cuda.gemm(&product)?;
+        let want: Vec<f64> = (0..m * n)
+            .map(|i| {
+                let (row, column) = (&input.exact[i / n * k..][..k], &weight.exact[i % n * k..][..k]);
+                let sum: f64 = row.iter().zip(column).map(|(x, w)| x * w).sum();
+                sum + if with_bias { bias.exact[i % n] } else { 0.0 }
+            })
+            .collect();
+        let shape = format!("{m} x {n} x {k}, bias {with_bias}");
+        checks.push(Check::rounded("gemm", shape, &cuda.read(&out)?, &want));
+    }
+    Ok(())
 }
 
 fn gate_norm<T: Float>(
@@ -46,8 +87,7 @@ fn gate_norm<T: Float>(
         rows.exact[token / tokens_per_row * stride + nth * width + column]
     };
     let joined = reference::gate_residual(&x.exact, &y.exact, &bias.exact, |t, c| exact(1, t, c));
-    let unbiased =
-        reference::gate_residual(&x.exact, &y.exact, &vec![0.0; width], |t, c| exact(1, t, c));
+    let unbiased = reference::gate_residual(&x.exact, &y.exact, &vec![0.0; width], |t, c| exact(1, t, c));
     let (eps, shape) = (1e-6, format!("T {tokens}, D {width}, {tokens_per_row} tokens a row"));
     let modulation = |t: usize, c: usize| (exact(2, t, c), exact(3, t, c));
     let cases = [

@@ -1,9 +1,18 @@
 //! What the kernels should compute, in f64, on the values as the kernels read them.
 
 /// `x + gate * (y + bias)`; rows of `width`.
-pub(super) fn gate_residual(x: &[f64], y: &[f64], bias: &[f64], gate: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+pub(super) fn gate_residual(
+    x: &[f64],
+    y: &[f64],
+    bias: &[f64],
+    gate: impl Fn(usize, usize) -> f64,
+) -> Vec<f64> {
     let width = bias.len();
-    x.iter().zip(y).enumerate().map(|(i, (x, y))| x + gate(i / width, i % width) * (y + bias[i % width])).collect()
+    x.iter()
+        .zip(y)
+        .enumerate()
+        .map(|(i, (x, y))| x + gate(i / width, i % width) * (y + bias[i % width]))
+        .collect()
 }
 
 /// `norm(x) * (1 + scale) + shift`; by root mean square with a weight, or by mean and variance.

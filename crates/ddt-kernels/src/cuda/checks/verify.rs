@@ -31,6 +31,18 @@ impl Check {
         }
     }
 
+    /// One JSON object.
+    pub fn to_json(&self) -> String {
+        let Self { name, shape, error_rms_relative, tolerance } = self;
+        // JSON has no infinity.
+        let error = error_rms_relative.min(f64::MAX);
+        let passed = self.passed();
+        format!(
+            "{{\"name\": {name:?}, \"shape\": {shape:?}, \"error_rms_relative\": {error:e}, \
+             \"tolerance\": {tolerance:e}, \"passed\": {passed}}}"
+        )
+    }
+
     /// Whether the error is within the tolerance.
     pub fn passed(&self) -> bool {
         self.error_rms_relative <= self.tolerance
