@@ -18,7 +18,7 @@ use ddt_flow::TimeGrid;
 use crate::job::Job;
 use crate::plan_sharing::spread;
 use crate::progress::{Cancel, say};
-use crate::{atomic_file, program};
+use crate::{atomic_file, gpu, program};
 use cli::Args;
 use figures::{Spectra, error_plot, fmax_plot, spectrum_plot};
 use runs::Runs;
@@ -43,6 +43,7 @@ pub fn main() -> ExitCode {
 /// A folder that cannot be written; weights that cannot be read;
 /// [`Interrupted`](crate::generate::Interrupted); a full disk.
 pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
+    gpu::refuse(&args.sampler)?;
     let folder = Folder::prepare(&args.out).context("--out")?;
     let job = Job::prepare(&args.imagenet(folder.file("images.png")), args.size, hub)?;
     let model = job.load()?;

@@ -9,6 +9,7 @@ use ddt_adapters::to_rgb8;
 use ddt_flow::FlowError;
 use ddt_model::{ModelError, NetworkCalls, SampleOptions, sample};
 
+use crate::gpu::Gpu;
 use crate::job::{Job, Model};
 use crate::picture::Picture;
 use crate::progress::{Cancel, Progress};
@@ -88,16 +89,22 @@ pub fn draw(job: &Job, model: &Model, cancel: &Cancel) -> Result<Drawn> {
         guidance: job.guidance,
         plan: model.plan.as_ref(),
     };
+    let mut gpu = Gpu::open(job, model)?;
     let _stepping = cancel.stepping();
     let mut progress = Progress::start(items.len(), job.grid.num_steps());
     let mut images = Vec::with_capacity(items.len());
     let mut calls = NetworkCalls::default();
     for batch in items.chunks(job.batch) {
         let labels: Vec<u32> = batch.iter().map(|item| item.label).collect();
-        let sampled = sample(&model.network, &noise(job, batch)?, &labels, &options, &mut |_| {
+        let mut on_step = || {
             progress.step(batch.len());
             if cancel.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+        };
+        let noise = noise(job, batch)?;
+        let sampled = match &mut gpu {
+            None => sample(&model.network, &noise, &labels, &options, &mut |_| on_step()),
+            Some(gpu) => gpu.sample(job, model, &noise, &labels, &mut on_step)?,
+        };
         let sampled = match sampled {
             // Also where the last step of a batch was the current one.
             _ if cancel.is_requested() => return Err(Interrupted.into()),

@@ -1,9 +1,10 @@
 //! From `--weights`, `--preset` and `--vae` to a network with all that belongs to it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use ddt_adapters::Autoencoder;
 use ddt_adapters::hub::{HubOptions, find_cached};
 use ddt_model::{Ddt, DdtConfig, DdtFile, LatentInfo};
@@ -128,6 +129,15 @@ impl Weights {
         let decoder = self.load_decoder()?;
         let network = self.file.load(Some(&self.config), dtype, &Device::Cpu)?;
         Ok((network, decoder))
+    }
+
+    /// The network's weights by their published names, as they are stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        Ok(self.file.weights(Some(&self.config))?)
     }
 
     fn load_decoder(&self) -> Result<Box<dyn Autoencoder>> {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod ci;
+mod cuda;
 mod parity;
 mod tidy;
 mod time;
@@ -25,6 +26,8 @@ enum Command {
     Ci,
     /// Rules of the tree that compilers do not check
     Tidy,
+    /// Build the program that checks a GPU, with a CUDA toolkit found or made; pack it; run it
+    Cuda(cuda::Args),
     /// Compare with fixtures: one line a tensor, then `N passed, M failed`
     Parity(parity::Args),
     /// Time a network with random weights and print one JSON line
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match Args::parse().command {
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
+        Command::Cuda(args) => cuda::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Time(args) => time::run(&args),
     };

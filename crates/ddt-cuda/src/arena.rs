@@ -15,10 +15,9 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArenaPlan {
     /// Bytes from the start, one a buffer.
-    pub(crate) offsets: Vec<usize>,
-    pub(crate) workspace: usize,
+    offsets: Vec<usize>,
+    workspace: usize,
     bytes: usize,
-    pub(crate) weight_offsets: Vec<usize>,
     weight_bytes: usize,
 }
 
@@ -64,16 +63,8 @@ impl ArenaPlan {
             offsets[buffer] = at;
             end = end.max(at + bytes);
         }
-        let element = programs.batch().precision.element();
-        let mut weight_bytes = 0;
-        let weight_offsets = programs.weights().all().iter().map(|it| {
-            let at = weight_bytes;
-            weight_bytes += (it.len() * element.bytes()).next_multiple_of(ALIGNMENT);
-            at
-        });
-        let weight_offsets = weight_offsets.collect();
-        let bytes = end.next_multiple_of(ALIGNMENT);
-        Self { offsets, workspace, bytes, weight_offsets, weight_bytes }
+        let (_, weight_bytes) = programs.weights().places(programs.batch().precision.element());
+        Self { offsets, workspace, bytes: end.next_multiple_of(ALIGNMENT), weight_bytes }
     }
 
     /// Bytes of the allocation for buffers.
@@ -94,11 +85,6 @@ impl ArenaPlan {
     /// Bytes from the start of the allocation to the scratch memory of matrix products.
     pub fn workspace(&self) -> usize {
         self.workspace
-    }
-
-    /// Bytes from the start of their allocation to each weight.
-    pub fn weight_offsets(&self) -> &[usize] {
-        &self.weight_offsets
     }
 
     /// The most images, at most those of `batch`, whose buffers fit in `free` bytes beside the weights; 0 when
@@ -174,7 +160,9 @@ mod tests {
                 assert!((0..count).all(|b| a == b || !meet(a, b)), "{}", buffer.name);
             }
             let workspace = plan.workspace..plan.workspace + WORKSPACE_BYTES;
-            assert!(range(a).end <= workspace.start || range(a).start >= workspace.end || range(a).is_empty());
+            assert!(
+                range(a).end <= workspace.start || range(a).start >= workspace.end || range(a).is_empty()
+            );
         }
         for ops in programs.all() {
             // Who last wrote a place: a buffer may be read only while it is that.
@@ -189,7 +177,9 @@ mod tests {
                 }
                 for span in op.writes() {
                     let written = span.buffer.index();
-                    (0..count).filter(|&it| it != written && meet(it, written)).for_each(|it| valid[it] = false);
+                    (0..count)
+                        .filter(|&it| it != written && meet(it, written))
+                        .for_each(|it| valid[it] = false);
                     valid[written] = true;
                 }
             }
@@ -218,7 +208,12 @@ mod tests {
         for (images, side) in [(64, 32), (32, 64)] {
             let (programs, plan) = plan(&xl, batch(images, side));
             let apart: usize = programs.buffers().iter().map(Buffer::bytes).sum();
-            assert!(plan.bytes() + plan.weight_bytes() < 12 << 30, "{} {}", plan.bytes(), plan.weight_bytes());
+            assert!(
+                plan.bytes() + plan.weight_bytes() < 12 << 30,
+                "{} {}",
+                plan.bytes(),
+                plan.weight_bytes()
+            );
             // What lives within a step shares 10 places' room among 15.
             let kept = programs.buffers().iter().filter(|it| it.lifetime == Lifetime::Run);
             let kept: usize = kept.map(Buffer::bytes).sum();

@@ -11,22 +11,10 @@ pub enum GpuError {
     /// The program was built without the feature.
     #[error("this build computes on the CPU alone; build it with --features cuda, see docs/CUDA.md")]
     NotBuilt,
-    /// No driver, no such device, or one that is too old.
-    #[error("CUDA device {device} cannot be used: {reason}")]
-    Device {
-        /// Which one was asked for.
-        device: usize,
-        /// Why it cannot be used, and what would help.
-        reason: String,
-    },
-    /// A call of the driver or of a library failed.
-    #[error("{what} failed on the GPU: {reason}")]
-    Call {
-        /// What was being done.
-        what: String,
-        /// What the library said.
-        reason: String,
-    },
+    /// No driver, no such device, or a call of the driver or of a library failed.
+    #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+    #[error(transparent)]
+    Kernel(#[from] ddt_kernels::cuda::CudaError),
     /// The batch does not fit into the GPU's memory.
     #[error(
         "{images} images need {needed} bytes of GPU memory where {free} are free; {fit} images at once would fit"

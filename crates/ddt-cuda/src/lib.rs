@@ -30,6 +30,10 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(not(any(feature = "cuda", feature = "cuda-emulation")))]
+pub use crate::absent::CudaSampler;
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+pub use crate::device::{CudaExecutor, CudaSampler, DeviceWeights};
 pub use crate::{
     arena::{ALIGNMENT, ArenaPlan, WORKSPACE_BYTES},
     error::GpuError,
@@ -44,7 +48,11 @@ pub use crate::{
     weights::{Weight, WeightId, WeightTable},
 };
 
+#[cfg(not(any(feature = "cuda", feature = "cuda-emulation")))]
+mod absent;
 mod arena;
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+mod device;
 mod error;
 pub mod parity;
 mod program;

@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// Makes an executor of programs and weights.
-pub type MakeExecutor<'a> = &'a mut dyn FnMut(Programs, WeightSource<'_>) -> Result<Box<dyn Executor>, GpuError>;
+pub type MakeExecutor<'a> =
+    &'a mut dyn FnMut(Programs, WeightSource<'_>) -> Result<Box<dyn Executor>, GpuError>;
 
 /// One output of a fixture, compared.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +93,8 @@ impl Fixture {
         let file = Checkpoint::open(path).map_err(candle_core::Error::wrap)?;
         let sizes: Sizes = metadata(&file, "config")?;
         if sizes.family != "ddt" {
-            let text = format!("{}: expected a fixture of family ddt, got {:?}", path.display(), sizes.family);
+            let text =
+                format!("{}: expected a fixture of family ddt, got {:?}", path.display(), sizes.family);
             return Err(candle_core::Error::Msg(text).into());
         }
         let cfg = DdtConfig {
@@ -126,7 +128,8 @@ impl Fixture {
     /// A call of the network is a step of length 1; times differ from image to image, so each runs alone.
     fn forward(&self, precision: Precision, make: MakeExecutor<'_>) -> Result<Vec<Compared>, GpuError> {
         let (x, x2) = (self.tensor("in.x")?, self.tensor("in.x2")?);
-        let (times, times2) = (self.tensor("in.t")?.to_vec1::<f32>()?, self.tensor("in.t2")?.to_vec1::<f32>()?);
+        let (times, times2) =
+            (self.tensor("in.t")?.to_vec1::<f32>()?, self.tensor("in.t2")?.to_vec1::<f32>()?);
         let labels = self.labels("in.y")?;
         let (_, _, height, width) = x.dims4()?;
         let batch = Batch { images: 1, height, width, precision };
@@ -147,7 +150,8 @@ impl Fixture {
             velocity.push(call(&x, times[image], StepKind::Class)?);
             shared.push(call(&x2, times2[image], StepKind::SharedClass)?);
         }
-        let compare = |name: &str, parts: &[Tensor]| compared(name, &Tensor::cat(parts, 0)?, &self.tensor(name)?);
+        let compare =
+            |name: &str, parts: &[Tensor]| compared(name, &Tensor::cat(parts, 0)?, &self.tensor(name)?);
         Ok(vec![compare("out.velocity", &velocity)?, compare("out.velocity_shared", &shared)?])
     }
 
@@ -181,8 +185,7 @@ fn metadata<T: DeserializeOwned>(file: &Checkpoint, key: &str) -> candle_core::R
 }
 
 fn compared(name: &str, got: &Tensor, want: &Tensor) -> Result<Compared, GpuError> {
-    let mean_square =
-        |it: &Tensor| it.to_dtype(DType::F64)?.sqr()?.mean_all()?.to_scalar::<f64>();
+    let mean_square = |it: &Tensor| it.to_dtype(DType::F64)?.sqr()?.mean_all()?.to_scalar::<f64>();
     let relative_rms = (mean_square(&(got - want)?)? / mean_square(want)?).sqrt();
     Ok(Compared { name: name.to_owned(), relative_rms })
 }

@@ -99,7 +99,8 @@ impl Reference {
             Op::TimeWaves { scalars, out } => {
                 let (t, half) = (self.read(scalars)[0], out.len / 2);
                 let angle = |k: usize| t * (-(10f64.ln()) * k as f64 / half as f64).exp() as f32;
-                let waves: Vec<f32> = (0..half).map(|k| angle(k).cos()).chain((0..half).map(|k| angle(k).sin())).collect();
+                let waves: Vec<f32> =
+                    (0..half).map(|k| angle(k).cos()).chain((0..half).map(|k| angle(k).sin())).collect();
                 self.write(out, &waves);
             }
             Op::ClassCondition { table, labels, time, out } => {

@@ -68,7 +68,8 @@ impl Run {
         }
         let none = std::iter::repeat_n(cfg.num_classes as u32, labels.len());
         let kinds = step_kinds(&options.grid, &options.guidance, options.plan)?;
-        let channels = options.guidance.channels().map_or(cfg.in_channels, |it| it.get().min(cfg.in_channels));
+        let channels =
+            options.guidance.channels().map_or(cfg.in_channels, |it| it.get().min(cfg.in_channels));
         let step = |(kind, step): (StepKind, Step)| {
             let scale = options.guidance.scale() as f32;
             RunStep { kind, scalars: [step.t as f32, step.dt() as f32, scale, channels as f32], step }

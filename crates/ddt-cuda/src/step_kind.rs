@@ -134,7 +134,8 @@ mod tests {
         let mut kinds_seen = [false; 5];
         for (steps, shift) in [(1, 1.0), (7, 1.0), (24, 1.7), (250, 1.0)] {
             let grid = TimeGrid::new(steps, (steps > 1).then_some(0.04), shift).unwrap();
-            for (scale, interval) in [(2.0, (0.3, 1.0)), (1.0, (0.0, 1.0)), (3.0, (0.1, 0.6)), (2.0, (-1.0, 2.0))]
+            for (scale, interval) in
+                [(2.0, (0.3, 1.0)), (1.0, (0.0, 1.0)), (3.0, (0.1, 0.6)), (2.0, (-1.0, 2.0))]
             {
                 let guidance = Guidance::new(scale, interval).unwrap();
                 let plans = [None, Some(1), Some(3), Some(5), Some(9)];

@@ -10,7 +10,9 @@ use crate::{error::GpuError, weights::Weight};
 pub type WeightSource<'a> = &'a dyn Fn(&str, &[usize]) -> candle_core::Result<Tensor>;
 
 /// Weights that were read, such as by [`DdtFile::weights`](ddt_model::DdtFile::weights).
-pub fn from_map(map: &BTreeMap<String, Tensor>) -> impl Fn(&str, &[usize]) -> candle_core::Result<Tensor> + '_ {
+pub fn from_map(
+    map: &BTreeMap<String, Tensor>,
+) -> impl Fn(&str, &[usize]) -> candle_core::Result<Tensor> + '_ {
     |name, _| match map.get(name) {
         Some(tensor) => Ok(tensor.clone()),
         None => bail!("expected a weight {name} among {}, got none", map.len()),
@@ -50,7 +52,11 @@ pub fn by_formula(seed: u64) -> impl Fn(&str, &[usize]) -> candle_core::Result<T
 }
 
 /// Part `index` of a weight, padded, in f32.
-pub(crate) fn read_part(weight: &Weight, index: usize, source: WeightSource<'_>) -> Result<Vec<f32>, GpuError> {
+pub(crate) fn read_part(
+    weight: &Weight,
+    index: usize,
+    source: WeightSource<'_>,
+) -> Result<Vec<f32>, GpuError> {
     let name = &weight.parts[index];
     let mut tensor = source(name, &weight.part_shape)?;
     if tensor.dims() != weight.part_shape {

@@ -3,6 +3,8 @@
 use ddt_blocks::swiglu_hidden_size;
 use ddt_model::DdtConfig;
 
+use crate::{arena::ALIGNMENT, program::Element};
+
 /// A weight's position in its [`WeightTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WeightId(usize);
@@ -112,7 +114,8 @@ impl WeightTable {
         let x_embed = list.linear("x_embedder.proj", d, cfg.patch_dim());
         let s_embed = list.linear("s_embedder.proj", d, cfg.patch_dim());
         let time = [list.linear("t_embedder.mlp.0", d, TIME_WAVES), list.linear("t_embedder.mlp.2", d, d)];
-        let labels = list.push(vec!["y_embedder.embedding_table.weight".to_owned()], vec![cfg.num_classes + 1, d]);
+        let labels =
+            list.push(vec!["y_embedder.embedding_table.weight".to_owned()], vec![cfg.num_classes + 1, d]);
         let fused: Vec<_> = encoder_blocks.clone().map(modulation).collect();
         let encoder_modulations = (!fused.is_empty()).then(|| list.stacked(&fused, 6 * d, d));
         let encoder = encoder_blocks.map(|i| list.block(i, cfg)).collect();
@@ -138,6 +141,18 @@ impl WeightTable {
     /// All of them, at their positions.
     pub fn all(&self) -> &[Weight] {
         &self.all
+    }
+
+    /// Bytes from the start of one allocation to each weight, and bytes of it all.
+    pub(crate) fn places(&self, element: Element) -> (Vec<usize>, usize) {
+        let mut bytes = 0;
+        let place = |it: &Weight| {
+            let at = bytes;
+            bytes += (it.len() * element.bytes()).next_multiple_of(ALIGNMENT);
+            at
+        };
+        let offsets = self.all.iter().map(place).collect();
+        (offsets, bytes)
     }
 
     /// The network's parameters, padding left out.

@@ -121,14 +121,7 @@ impl Programs {
         }
         let weights = WeightTable::new(cfg);
         let (buffers, ids) = Buffers::of(cfg, batch);
-        let mut programs = Self {
-            cfg: cfg.clone(),
-            batch,
-            weights,
-            buffers,
-            ids,
-            steps: Default::default(),
-        };
+        let mut programs = Self { cfg: cfg.clone(), batch, weights, buffers, ids, steps: Default::default() };
         // Index arithmetic below is in range once every buffer has a sane size.
         if let Some(buffer) = programs.buffers.iter().find(|it| it.len > 1 << 40) {
             return Err(GpuError::TooLarge { name: buffer.name.clone(), elements: buffer.len });

@@ -124,7 +124,8 @@ impl Builder<'_> {
     /// The step's time as a vector, (1, D), the same for every row.
     fn time(&mut self) -> Span {
         let ids = &self.of.ids;
-        let (waves, hidden, time) = (self.whole(ids.waves), self.whole(ids.time_hidden), self.whole(ids.time));
+        let (waves, hidden, time) =
+            (self.whole(ids.waves), self.whole(ids.time_hidden), self.whole(ids.time));
         debug_assert_eq!(waves.len, TIME_WAVES);
         let [first, second] = self.of.weights.time;
         self.ops.push(Op::TimeWaves { scalars: self.whole(ids.scalars), out: waves });

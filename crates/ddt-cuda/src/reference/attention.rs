@@ -30,7 +30,9 @@ pub(super) fn attention(
         let tokens_of = image * tokens..(image + 1) * tokens;
         for at in (0..hidden).step_by(head) {
             let turned = |which: usize, weight: &[f32]| -> Vec<Vec<f64>> {
-                let row = |token: usize| turn(part(token, which, at), weight, &rope[token % tokens * head..][..head]);
+                let row = |token: usize| {
+                    turn(part(token, which, at), weight, &rope[token % tokens * head..][..head])
+                };
                 tokens_of.clone().map(row).collect()
             };
             let (queries, keys) = (turned(0, q_norm), turned(1, k_norm));
@@ -55,7 +57,8 @@ pub(super) fn attention(
 fn turn(xs: &[f32], weight: &[f32], rope: &[f32]) -> Vec<f64> {
     let squares: f64 = xs.iter().map(|it| f64::from(*it).powi(2)).sum();
     let scale = 1.0 / (squares / xs.len() as f64 + EPS).sqrt();
-    let normed: Vec<f64> = xs.iter().zip(weight).map(|(x, w)| f64::from(*x) * scale * f64::from(*w)).collect();
+    let normed: Vec<f64> =
+        xs.iter().zip(weight).map(|(x, w)| f64::from(*x) * scale * f64::from(*w)).collect();
     let mut out = Vec::with_capacity(xs.len());
     for (pair, turn) in normed.chunks_exact(2).zip(rope.chunks_exact(2)) {
         let (c, s) = (f64::from(turn[0]), f64::from(turn[1]));

@@ -32,7 +32,8 @@ pub(super) fn norm(
 ) -> Vec<f32> {
     let mut out = Vec::with_capacity(xs.len());
     for (token, x) in xs.chunks_exact(d).enumerate() {
-        let mean = |values: &dyn Fn(f64) -> f64| x.iter().map(|it| values(f64::from(*it))).sum::<f64>() / d as f64;
+        let mean =
+            |values: &dyn Fn(f64) -> f64| x.iter().map(|it| values(f64::from(*it))).sum::<f64>() / d as f64;
         let centre = if weight.is_some() { 0.0 } else { mean(&|it| it) };
         let deviation = (mean(&|it| (it - centre) * (it - centre)) + EPS).sqrt();
         let row = &table[token / rows.tokens_per_row * rows.stride..][..2 * d];

@@ -2,5 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
+#[cfg(feature = "cuda-emulation")]
+mod emulated;
 mod fixtures;
 mod programs;

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use ddt_cuda::{
-    Batch, EulerOptions, Executor, Precision, Programs, Reference, Run, StepKind, by_formula, execute, from_map,
+    Batch, EulerOptions, Executor, Precision, Programs, Reference, Run, StepKind, by_formula, execute,
+    from_map,
 };
 use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
 use ddt_model::{Ddt, DdtConfig, NetworkConfig, SampleOptions, sample};
@@ -57,8 +58,7 @@ fn both(cfg: &DdtConfig, precision: Precision, options: &EulerOptions<'_>) -> (T
     let EulerOptions { grid, guidance, plan } = options.clone();
     let options = SampleOptions { grid, solver: &Euler, guidance, plan };
     let network = network(cfg, &weights);
-    let theirs =
-        sample(&network, &noise, &labels, &options, &mut |_| ControlFlow::Continue(())).unwrap();
+    let theirs = sample(&network, &noise, &labels, &options, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(ours.calls, theirs.calls);
     (ours.latents, theirs.latents)
 }
@@ -132,8 +132,7 @@ fn a_run_can_be_stopped_and_says_where_numbers_end() {
     let grid = TimeGrid::new(4, None, 1.0).unwrap();
     let options = EulerOptions { grid, guidance: Guidance::none(), plan: None };
     let run = Run::new(&cfg, Precision::F32, &noise, &[0, 1], &options).unwrap();
-    let mut reference =
-        Reference::new(Programs::new(&cfg, run.batch).unwrap(), &from_map(&weights)).unwrap();
+    let mut reference = Reference::new(Programs::new(&cfg, run.batch).unwrap(), &from_map(&weights)).unwrap();
     let mut stop = |step: ddt_flow::Step| {
         if step.index == 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
