@@ -247,9 +247,9 @@ DEVICE void attention(const bf16 *RESTRICT qkv, const bf16 *RESTRICT q_weight, c
         }
 }
 
-// Two blocks share a multiprocessor while registers allow it.
+// Two blocks share a multiprocessor where registers allow it without spilling.
 #define ENTRY(name, k, tiles, warps, block)                                                \
-    KERNEL(32 * warps, k <= 80 ? 2 : 1) ddt_attention_##name(ATTENTION_PARAMETERS) {       \
+    KERNEL(32 * warps, warps == 4 || k <= 64 ? 2 : 1) ddt_attention_##name(ATTENTION_PARAMETERS) {       \
         attention<k, tiles, warps, block>(ATTENTION_VALUES);                               \
     }                                                                                      \
     REGISTER(ddt_attention_##name)

@@ -78,6 +78,10 @@ struct Fiber {
     jmp_buf resume;
     bool started = false, running = false;
     unsigned turn = 0;
+    // What it waits for, and the generation that is to end.
+    const Meeting *waits_for = nullptr;
+    unsigned generation = 0;
+    bool ready() const { return running && (!waits_for || waits_for->generation != generation); }
     std::vector<char> stack = std::vector<char>(STACK);
 };
 
@@ -86,7 +90,7 @@ struct Block {
     std::vector<Warp> warps;
     std::vector<unsigned char> shared;
     Meeting meeting;
-    unsigned current = 0, count = 0, idle = 0;
+    unsigned current = 0, count = 0;
     bool stuck = false, backwards = false;
     jmp_buf leave;
     const std::function<void()> *body = nullptr;
@@ -119,13 +123,21 @@ inline void go_to(unsigned index) {
     setcontext(&fiber.context);
 }
 
-// Continues the next fiber that has not finished; leaves the block when none can go on.
+// Continues a fiber that waits for nobody: one of the same warp as long as there is one, so that warps drift as
+// far apart as barriers let them. Leaves the block when none can go on.
 inline void next() {
     Block &b = block();
-    for (unsigned step = 1; step <= b.count; step++) {
-        unsigned index = (b.current + (b.backwards ? b.count - step : step)) % b.count;
-        if (b.fibers[index].running) go_to(index);
+    unsigned first = b.current / WARP * WARP;
+    for (unsigned step = 1; step <= WARP; step++) {
+        unsigned index = first + (b.current + step) % WARP;
+        if (index < b.count && b.fibers[index].ready()) go_to(index);
     }
+    for (unsigned step = 0; step < b.count; step++) {
+        unsigned index = b.backwards ? b.count - 1 - step : step;
+        if (b.fibers[index].ready()) go_to(index);
+    }
+    // If some wait still, they wait for ever: on a GPU this would hang.
+    for (unsigned index = 0; index < b.count; index++) b.stuck |= b.fibers[index].running;
     _longjmp(b.leave, 1);
 }
 
@@ -135,7 +147,6 @@ inline void enter() {
         (*b.body)();
         Fiber &fiber = b.fibers[b.current];
         fiber.running = false;
-        b.idle = 0;
         if (!_setjmp(fiber.resume)) next();
     }
 }
@@ -143,22 +154,16 @@ inline void enter() {
 // Waits until `count` fibers are here.
 inline void meet(Meeting &meeting, unsigned count) {
     Block &b = block();
-    unsigned generation = meeting.generation;
     if (++meeting.arrived == count) {
         meeting.arrived = 0;
         meeting.generation++;
-        b.idle = 0;
         return;
     }
     Fiber &fiber = b.fibers[b.current];
-    while (meeting.generation == generation) {
-        // Everybody waits, and not for each other: on a GPU this would hang.
-        if (b.idle++ > 4 * b.count) {
-            b.stuck = true;
-            _longjmp(b.leave, 1);
-        }
-        if (!_setjmp(fiber.resume)) next();
-    }
+    fiber.waits_for = &meeting;
+    fiber.generation = meeting.generation;
+    if (!_setjmp(fiber.resume)) next();
+    fiber.waits_for = nullptr;
 }
 
 inline unsigned lane() { return threadIdx.x % WARP; }
@@ -267,10 +272,10 @@ inline bool run_block(const std::function<void()> &body, unsigned threads, unsig
     b.body = &body;
     b.stuck = false;
     b.backwards = backwards;
-    b.idle = 0;
     for (unsigned i = 0; i < threads; i++) {
         b.fibers[i].running = true;
         b.fibers[i].turn = 0;
+        b.fibers[i].waits_for = nullptr;
     }
     if (!_setjmp(b.leave)) go_to(backwards ? threads - 1 : 0);
     if (b.stuck)

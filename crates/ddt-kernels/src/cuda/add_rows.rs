@@ -113,7 +113,7 @@ impl Cuda {
 
 fn check_width<T: Float>(kernel: &'static str, width: usize) -> Result<()> {
     expect(
-        width > 0 && width % T::LANES == 0 && width <= i32::MAX as usize,
+        width > 0 && width.is_multiple_of(T::LANES) && width <= i32::MAX as usize,
         kernel,
         || format!("a width that is a multiple of {}", T::LANES),
         || width.to_string(),

@@ -94,7 +94,7 @@ impl Cuda {
         const NAME: &str = "attention";
         let (images, head_dim, values) = self.check_attention(NAME, arguments)?;
         expect(
-            head_dim % 8 == 0,
+            head_dim.is_multiple_of(8),
             NAME,
             || "a head size that is a multiple of 8".into(),
             || head_dim.to_string(),
@@ -140,7 +140,7 @@ impl Cuda {
         let &Attention { qkv, q_weight, k_weight, rope, tokens, heads, eps, out } = arguments;
         let head_dim = q_weight.len();
         expect(
-            head_dim > 0 && head_dim % 2 == 0 && head_dim <= 128 && heads > 0 && heads <= 65_535,
+            head_dim > 0 && head_dim.is_multiple_of(2) && head_dim <= 128 && heads > 0 && heads <= 65_535,
             name,
             || "an even head size up to 128, and at least one head".into(),
             || format!("head size {head_dim}, {heads} heads"),

@@ -78,7 +78,7 @@ impl Cuda {
     pub fn gate_norm<T: Float>(&self, arguments: &GateNorm<'_, T>) -> Result<()> {
         let GateNorm { x, width, branch, modulate } = *arguments;
         expect(
-            width > 0 && width % 8 == 0 && width <= CHUNK * kernels::GATE_NORM.len(),
+            width > 0 && width.is_multiple_of(8) && width <= CHUNK * kernels::GATE_NORM.len(),
             NAME,
             || format!("a width that is a multiple of 8 up to {}", CHUNK * kernels::GATE_NORM.len()),
             || width.to_string(),

@@ -48,7 +48,7 @@ impl Grid {
 
     pub(super) fn check(&self, kernel: &'static str) -> Result<()> {
         let Self { channels, height, width, patch, .. } = *self;
-        let whole = patch > 0 && height % patch == 0 && width % patch == 0;
+        let whole = patch > 0 && height.is_multiple_of(patch) && width.is_multiple_of(patch);
         expect(
             whole && self.len() <= i32::MAX as usize && channels > 0,
             kernel,

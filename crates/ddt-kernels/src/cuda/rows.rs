@@ -53,7 +53,7 @@ impl<'a, T: Float> Rows<'a, T> {
             || format!("{tokens_per_row} tokens a row and stride {stride}"),
         )?;
         expect(
-            first % T::LANES == 0 && stride % T::LANES == 0,
+            first.is_multiple_of(T::LANES) && stride.is_multiple_of(T::LANES),
             kernel,
             || format!("rows whose stride and first column are multiples of {}", T::LANES),
             || format!("stride {stride}, first column {first}"),
@@ -88,7 +88,7 @@ pub(super) fn check_slice<T: super::Element>(
         || "memory of another".into(),
     )?;
     expect(
-        slice.address() % 16 == 0,
+        slice.address().is_multiple_of(16),
         kernel,
         || "slices at multiples of 16 bytes".into(),
         || format!("address {:#x}", slice.address()),

@@ -40,7 +40,7 @@ impl Cuda {
         let tokens = out.len() / hidden;
         check_len(NAME, &self.device, ("out, whole rows of the hidden size", out), tokens * hidden)?;
         check_len(NAME, &self.device, ("ab", ab), 2 * out.len())?;
-        let single = usize::from(hidden % T::LANES != 0);
+        let single = usize::from(!hidden.is_multiple_of(T::LANES));
         let lanes = if single == 1 { 1 } else { T::LANES };
         let mut values = Arguments::default();
         values.address(ab.address()).address(out.address()).u32(tokens as u32).u32(hidden as u32);

@@ -143,7 +143,8 @@ fn sums<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
     let one = Rows::one(&rows.device);
     let of = |i: usize| rows.exact[i / width / tokens_per_row * 2 * width + width + i % width];
     let shape = format!("T {tokens}, D {width}");
-    let cases: [(&str, _, _, &dyn Fn(usize, f64) -> f64); 4] = [
+    type Want<'a> = &'a dyn Fn(usize, f64) -> f64;
+    let cases: [(&str, _, _, Want<'_>); 4] = [
         ("add_rows, silu", Some(addend), Activation::Silu, &|i, x| reference::silu(x + of(i))),
         ("add_rows", Some(addend), Activation::None, &|i, x| x + of(i)),
         ("add_rows, bias", Some(one), Activation::None, &|i, x| x + rows.exact[i % width]),
