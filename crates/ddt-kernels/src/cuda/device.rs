@@ -1,15 +1,29 @@
 //! An open device.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::element::Element;
 use super::error::{Result, expect};
 use super::launch::Launch;
 use super::memory::{Memory, Slice};
 
+/// A device and what it still needs its memory for.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) backend: Backend,
+    kept: Mutex<Kept>,
+}
+
+/// Graphs hold addresses: while one lives, memory that nobody else holds is freed later.
+#[derive(Debug, Default)]
+struct Kept {
+    graphs: usize,
+    addresses: Vec<u64>,
+}
+
 /// Where kernels run.
 #[derive(Debug)]
-pub(super) enum Device {
+pub(super) enum Backend {
     #[cfg(feature = "cuda")]
     Driver(super::driver::Driver),
     #[cfg(feature = "cuda-emulation")]
@@ -19,22 +33,49 @@ pub(super) enum Device {
 /// Calls the same method of whichever device it is.
 macro_rules! on {
     ($device:expr, $with:ident => $call:expr) => {
-        match $device {
+        match &$device.backend {
             #[cfg(feature = "cuda")]
-            Device::Driver($with) => $call,
+            Backend::Driver($with) => $call,
             #[cfg(feature = "cuda-emulation")]
-            Device::Emulated($with) => $call,
+            Backend::Emulated($with) => $call,
         }
     };
 }
 
 impl Device {
+    pub(super) fn new(backend: Backend) -> Arc<Self> {
+        Arc::new(Self { backend, kept: Mutex::default() })
+    }
+
     pub(super) fn free(&self, address: u64) {
-        on!(self, device => device.free(address))
+        let mut kept = self.kept();
+        if kept.graphs > 0 {
+            kept.addresses.push(address);
+        } else {
+            on!(self, device => device.free(address));
+        }
+    }
+
+    pub(super) fn keep_for_graph(&self) {
+        self.kept().graphs += 1;
+    }
+
+    pub(super) fn graph_is_gone(&self) {
+        let mut kept = self.kept();
+        kept.graphs -= 1;
+        if kept.graphs == 0 {
+            for address in kept.addresses.drain(..) {
+                on!(self, device => device.free(address));
+            }
+        }
     }
 
     pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
         on!(self, device => device.launch(launch))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,37 +97,37 @@ impl Cuda {
     /// it is older than compute capability 8.0, or the driver refuses.
     #[cfg(feature = "cuda")]
     pub fn open(ordinal: usize) -> Result<Self> {
-        Ok(Self { device: Arc::new(Device::Driver(super::driver::Driver::open(ordinal)?)) })
+        Ok(Self { device: Device::new(Backend::Driver(super::driver::Driver::open(ordinal)?)) })
     }
 
     /// The stream that everything is put on; `None` where the CPU plays the device.
     #[cfg(feature = "cuda")]
     pub fn stream(&self) -> Option<&Arc<cudarc::driver::CudaStream>> {
-        match &*self.device {
-            Device::Driver(driver) => Some(driver.stream()),
+        match &self.device.backend {
+            Backend::Driver(driver) => Some(driver.stream()),
             #[cfg(feature = "cuda-emulation")]
-            Device::Emulated(_) => None,
+            Backend::Emulated(_) => None,
         }
     }
 
     /// What the device calls itself.
     pub fn name(&self) -> &str {
-        on!(&*self.device, device => device.name())
+        on!(self.device, device => device.name())
     }
 
     /// Whether the CPU plays the device.
     pub fn is_emulated(&self) -> bool {
-        match &*self.device {
+        match &self.device.backend {
             #[cfg(feature = "cuda")]
-            Device::Driver(_) => false,
+            Backend::Driver(_) => false,
             #[cfg(feature = "cuda-emulation")]
-            Device::Emulated(_) => true,
+            Backend::Emulated(_) => true,
         }
     }
 
     /// Streaming multiprocessors: how many blocks run side by side.
     pub fn multiprocessors(&self) -> usize {
-        on!(&*self.device, device => device.multiprocessors())
+        on!(self.device, device => device.multiprocessors())
     }
 
     /// Bytes of device memory: free, and in all.
@@ -95,7 +136,7 @@ impl Cuda {
     ///
     /// If the driver refuses.
     pub fn memory(&self) -> Result<(usize, usize)> {
-        on!(&*self.device, device => device.memory())
+        on!(self.device, device => device.memory())
     }
 
     /// Memory for `len` elements, with whatever it held, at a multiple of 256 bytes. Not while capturing.
@@ -106,7 +147,7 @@ impl Cuda {
     /// refuses.
     pub fn alloc<T: Element>(&self, len: usize) -> Result<Slice<T>> {
         let bytes = len.saturating_mul(size_of::<T>());
-        let address = on!(&*self.device, device => device.alloc(bytes))?;
+        let address = on!(self.device, device => device.alloc(bytes))?;
         Ok(Slice::whole(Memory { device: Arc::clone(&self.device), address, bytes }))
     }
 
@@ -128,7 +169,7 @@ impl Cuda {
     /// If lengths differ, or if the driver refuses.
     pub fn write<T: Element>(&self, slice: &Slice<T>, values: &[T]) -> Result<()> {
         self.check("write", slice, values.len())?;
-        on!(&*self.device, device => device.write(slice.address(), values))
+        on!(self.device, device => device.write(slice.address(), values))
     }
 
     /// The values of `slice`, behind what is on the stream. Not while capturing.
@@ -139,7 +180,7 @@ impl Cuda {
     pub fn read<T: Element>(&self, slice: &Slice<T>) -> Result<Vec<T>> {
         let mut values = vec![T::ZERO; slice.len()];
         self.check("read", slice, values.len())?;
-        on!(&*self.device, device => device.read(slice.address(), &mut values))?;
+        on!(self.device, device => device.read(slice.address(), &mut values))?;
         Ok(values)
     }
 
@@ -152,7 +193,7 @@ impl Cuda {
         self.check("copy", from, to.len())?;
         self.check("copy", to, from.len())?;
         let bytes = from.len() * size_of::<T>();
-        on!(&*self.device, device => device.copy(from.address(), to.address(), bytes))
+        on!(self.device, device => device.copy(from.address(), to.address(), bytes))
     }
 
     /// Waits until everything on the stream is done. Not while capturing.
@@ -161,7 +202,7 @@ impl Cuda {
     ///
     /// If a kernel failed.
     pub fn wait(&self) -> Result<()> {
-        on!(&*self.device, device => device.wait())
+        on!(self.device, device => device.wait())
     }
 
     /// Milliseconds that the device spent on what `work` puts on the stream. Not while capturing.
@@ -170,7 +211,7 @@ impl Cuda {
     ///
     /// Those of `work`, or if a kernel failed.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-        on!(&*self.device, device => device.time(work))
+        on!(self.device, device => device.time(work))
     }
 
     pub(super) fn launch(&self, launch: &Launch) -> Result<()> {

@@ -10,12 +10,12 @@ use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
 use rayon::prelude::*;
 
-use super::device::{Cuda, Device};
+use super::device::{Backend, Cuda, Device};
 use super::element::{Element, Float};
 use super::error::{CudaError, Result};
 use super::gemm::{Places, Shape};
@@ -47,7 +47,7 @@ pub fn open(order: Order) -> Result<Cuda> {
     for name in kernels::names() {
         emulated.find(name)?;
     }
-    Ok(Cuda { device: Arc::new(Device::Emulated(emulated)) })
+    Ok(Cuda { device: Device::new(Backend::Emulated(emulated)) })
 }
 
 /// Name, grid, threads of a block, bytes of shared memory, arguments, their number, order.

@@ -1,6 +1,6 @@
 //! Matrix products.
 
-use super::device::{Cuda, Device};
+use super::device::{Backend, Cuda};
 use super::element::Float;
 use super::error::{Result, expect};
 use super::memory::Slice;
@@ -61,11 +61,11 @@ impl Cuda {
         if shape.m == 0 {
             return Ok(());
         }
-        match &*self.device {
+        match &self.device.backend {
             #[cfg(feature = "cuda")]
-            Device::Driver(driver) => driver.gemm(shape, places),
+            Backend::Driver(driver) => driver.gemm(shape, places),
             #[cfg(feature = "cuda-emulation")]
-            Device::Emulated(emulated) => emulated.gemm(shape, places),
+            Backend::Emulated(emulated) => emulated.gemm(shape, places),
         }
     }
 
@@ -80,11 +80,11 @@ impl Cuda {
         if shape.m == 0 {
             return Ok(());
         }
-        match &*self.device {
+        match &self.device.backend {
             #[cfg(feature = "cuda")]
-            Device::Driver(driver) => driver.tune_gemm(shape, places),
+            Backend::Driver(driver) => driver.tune_gemm(shape, places),
             #[cfg(feature = "cuda-emulation")]
-            Device::Emulated(emulated) => emulated.gemm(shape, places),
+            Backend::Emulated(emulated) => emulated.gemm(shape, places),
         }
     }
 

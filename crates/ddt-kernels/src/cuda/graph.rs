@@ -1,30 +1,36 @@
 //! Kernels recorded once and started together.
 
-use super::device::{Cuda, Device};
+use std::sync::Arc;
+
+use super::device::{Backend, Cuda, Device};
 use super::error::Result;
 
 /// What was put on the stream while it was recorded, started as one.
 ///
-/// It holds addresses, not slices: the memory its kernels use must outlive it, and its owner sees to that.
+/// As long as it lives, the device frees no memory: what its kernels use stays where it was.
 pub struct Graph {
-    recorded: Recorded,
+    /// Dropped by hand, before the device frees what was kept for it.
+    recorded: Option<Recorded>,
+    device: Arc<Device>,
 }
 
 enum Recorded {
     #[cfg(feature = "cuda")]
     Driver(cudarc::driver::CudaGraph),
     #[cfg(feature = "cuda-emulation")]
-    Emulated(Vec<super::emulation::Work>, std::sync::Arc<Device>),
+    Emulated(Vec<super::emulation::Work>),
 }
 
 impl std::fmt::Debug for Graph {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match &self.recorded {
-            #[cfg(feature = "cuda")]
-            Recorded::Driver(_) => "Graph",
-            #[cfg(feature = "cuda-emulation")]
-            Recorded::Emulated(..) => "Graph(emulated)",
-        })
+        write!(f, "Graph({:?})", self.device)
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.recorded = None;
+        self.device.graph_is_gone();
     }
 }
 
@@ -35,15 +41,16 @@ impl Cuda {
     ///
     /// Those of `work`, which may not allocate, read, write or wait; or if the driver refuses.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        let recorded = match &*self.device {
+        // Counted first: what `work` lets go of while recording is part of what is recorded.
+        self.device.keep_for_graph();
+        let mut graph = Graph { recorded: None, device: Arc::clone(&self.device) };
+        graph.recorded = Some(match &self.device.backend {
             #[cfg(feature = "cuda")]
-            Device::Driver(driver) => Recorded::Driver(driver.capture(work)?),
+            Backend::Driver(driver) => Recorded::Driver(driver.capture(work)?),
             #[cfg(feature = "cuda-emulation")]
-            Device::Emulated(emulated) => {
-                Recorded::Emulated(emulated.capture(work)?, std::sync::Arc::clone(&self.device))
-            }
-        };
-        Ok(Graph { recorded })
+            Backend::Emulated(emulated) => Recorded::Emulated(emulated.capture(work)?),
+        });
+        Ok(graph)
     }
 }
 
@@ -54,15 +61,14 @@ impl Graph {
     ///
     /// If the driver refuses.
     pub fn launch(&self) -> Result<()> {
-        match &self.recorded {
+        match (&self.recorded, &self.device.backend) {
             #[cfg(feature = "cuda")]
-            Recorded::Driver(graph) => super::driver::check("launch a graph", graph.launch()),
+            (Some(Recorded::Driver(graph)), Backend::Driver(_)) => {
+                super::driver::check("launch a graph", graph.launch())
+            }
             #[cfg(feature = "cuda-emulation")]
-            Recorded::Emulated(work, device) => match &**device {
-                Device::Emulated(emulated) => emulated.replay(work),
-                #[cfg(feature = "cuda")]
-                Device::Driver(_) => Ok(()),
-            },
+            (Some(Recorded::Emulated(work)), Backend::Emulated(emulated)) => emulated.replay(work),
+            _ => Ok(()),
         }
     }
 }

@@ -62,6 +62,13 @@ fn a_graph_runs_what_was_recorded_and_only_then() {
     graph.launch().unwrap();
     graph.launch().unwrap();
     assert_eq!(cuda.read(&x).unwrap(), [8.0; 8]);
+    // Its memory is not freed while it may still run.
+    let other = cuda.alloc::<f32>(8).unwrap();
+    cuda.copy(&x, &other).unwrap();
+    drop(x);
+    graph.launch().unwrap();
+    assert_eq!(cuda.read(&other).unwrap(), [8.0; 8]);
+    drop(graph);
     assert!(cuda.capture(|| cuda.wait()).is_err());
 }
 

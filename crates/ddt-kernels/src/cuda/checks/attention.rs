@@ -35,6 +35,13 @@ pub(super) fn verify(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
         fast(cuda, checks, sizes(3, 17, 2, head_dim), (Wide, SHARP))?;
     }
     fast(cuda, checks, sizes(1, 150, 1, 128), (Standard, FLAT))?;
+    if !cuda.is_emulated() {
+        // 256 px and 512 px as they are, but for the number of images.
+        for tiling in [Wide, Standard, Small] {
+            fast(cuda, checks, sizes(2, 256, 16, 72), (tiling, FLAT))?;
+            fast(cuda, checks, sizes(1, 1024, 2, 72), (tiling, SHARP))?;
+        }
+    }
     plain::<f32>(cuda, checks, sizes(2, 40, 2, 72), 1e-5)?;
     plain::<f32>(cuda, checks, sizes(1, 9, 1, 20), 1e-5)?;
     plain::<f32>(cuda, checks, sizes(1, 33, 1, 128), 1e-5)?;
