@@ -46,9 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         found => found?,
     };
     println!("CUDA toolkit: {}", home.display());
-    build(&home, args.dev, &["-p", "ddt-cuda", "--features", "cuda", "--bin", PROGRAM])?;
+    build(&home, args.dev, ("ddt-cuda", "cuda"), &["--bin", PROGRAM])?;
     if args.examples {
-        build(&home, args.dev, &["-p", "ddt-examples", "--features", "cuda", "--examples"])?;
+        build(&home, args.dev, ("ddt-examples", "cuda"), &["--examples"])?;
     }
     let program = target_folder()?.join(if args.dev { "debug" } else { "release" }).join(PROGRAM);
     println!("built {}: compiled and linked, which says nothing of a GPU", program.display());
@@ -61,16 +61,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn build(home: &Path, dev: bool, what: &[&str]) -> Result<()> {
+fn build(home: &Path, dev: bool, (package, feature): (&str, &str), what: &[&str]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(root()).arg("build").args(what).env("CUDA_HOME", home);
-    if !dev {
-        command.arg("--release");
+    command.current_dir(root()).arg("build").env("CUDA_HOME", home);
+    if dev {
+        // As the whole workspace, so that third-party crates are those that tests were built with.
+        command.arg("--workspace").arg("--features").arg(format!("{package}/{feature}"));
+    } else {
+        command.args(["--release", "-p", package, "--features", feature]);
     }
-    let status = command.status().context("cargo does not start")?;
+    let status = command.args(what).status().context("cargo does not start")?;
     if !status.success() {
-        bail!("cargo build {} ended with {status}", what.join(" "));
+        bail!("building {package} with the feature {feature} ended with {status}");
     }
     Ok(())
 }

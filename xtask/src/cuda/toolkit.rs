@@ -68,7 +68,9 @@ fn make(folder: &Path) -> Result<PathBuf> {
     let text = folder.as_os_str().to_owned();
     call("python3", ["-m".into(), "venv".into(), text].to_vec())?;
     let mut arguments: Vec<OsString> =
-        ["install", "--quiet", "--disable-pip-version-check"].map(Into::into).to_vec();
+        ["install", "--quiet", "--disable-pip-version-check", "--timeout", "30", "--retries", "2"]
+            .map(Into::into)
+            .to_vec();
     arguments.extend(WHEELS.map(Into::into));
     call(folder.join("bin/pip"), arguments)?;
     std::fs::write(folder.join("complete"), WHEELS.join("\n"))?;
