@@ -214,7 +214,7 @@ mod tests {
                 plan.bytes(),
                 plan.weight_bytes()
             );
-            // What lives within a step shares 10 places' room among 15.
+            // Sharing saves three tenths of what lives within a step.
             let kept = programs.buffers().iter().filter(|it| it.lifetime == Lifetime::Run);
             let kept: usize = kept.map(Buffer::bytes).sum();
             assert!((plan.bytes() - kept - WORKSPACE_BYTES) as f64 <= 0.7 * (apart - kept) as f64);
