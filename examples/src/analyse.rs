@@ -18,7 +18,7 @@ use ddt_flow::TimeGrid;
 use crate::job::Job;
 use crate::plan_sharing::spread;
 use crate::progress::{Cancel, say};
-use crate::{atomic_file, program};
+use crate::{atomic_file, gpu, program};
 use cli::Args;
 use figures::{Spectra, error_plot, fmax_plot, spectrum_plot};
 use runs::Runs;
@@ -44,6 +44,7 @@ pub fn main() -> ExitCode {
 /// [`Interrupted`](crate::generate::Interrupted); a full disk.
 pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     args.sampler.check_plain_guidance("analyses are made")?;
+    gpu::refuse(&args.sampler)?;
     let folder = Folder::prepare(&args.out).context("--out")?;
     let job = Job::prepare(&args.imagenet(folder.file("images.png")), args.size, hub)?;
     let model = job.load()?;

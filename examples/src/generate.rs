@@ -8,6 +8,7 @@ use ddt_adapters::to_rgb8;
 use ddt_flow::{FlowError, StepReport};
 use ddt_model::{ModelError, NetworkCalls, SampleOptions, Sampled, sample, sample_autoguided};
 
+use crate::gpu::Gpu;
 use crate::job::{Job, Model};
 use crate::picture::Picture;
 use crate::progress::{Cancel, Progress};
@@ -73,7 +74,7 @@ pub fn noise(job: &Job, items: &[Item]) -> Result<Tensor> {
     job.rng.batch(job.seed, &samples, shape, &Device::Cpu).context("the noise to start from")
 }
 
-/// Draws the latents of some images of a job at once, calling `on_step` after each step.
+/// Draws the latents of some images of a job at once, on a GPU if one is given, calling `on_step` after each step.
 ///
 /// Labels and noise of an image depend on itself and the seed alone; so do its pixels, but for the last bit of
 /// sums that a batch of another size takes in another order.
@@ -86,6 +87,7 @@ pub fn sample_batch(
     model: &Model,
     items: &[Item],
     cancel: &Cancel,
+    gpu: Option<&mut Gpu>,
     on_step: &mut dyn FnMut(),
 ) -> Result<Sampled> {
     let options = SampleOptions {
@@ -96,13 +98,17 @@ pub fn sample_batch(
     };
     let labels: Vec<u32> = items.iter().map(|item| item.label).collect();
     let noise = noise(job, items)?;
-    let mut on_step = |_: &StepReport<'_>| {
+    let mut on_step = || {
         on_step();
         cancel.flow()
     };
-    let sampled = match model.weaker.as_deref() {
-        None => sample(&model.network, &noise, &labels, &options, &mut on_step),
-        Some(weaker) => sample_autoguided((&model.network, weaker), &noise, &labels, &options, &mut on_step),
+    let mut reported = |_: &StepReport<'_>| on_step();
+    let sampled = match (gpu, model.weaker.as_deref()) {
+        (Some(gpu), _) => gpu.sample(job, model, &noise, &labels, &mut on_step)?,
+        (None, None) => sample(&model.network, &noise, &labels, &options, &mut reported),
+        (None, Some(weaker)) => {
+            sample_autoguided((&model.network, weaker), &noise, &labels, &options, &mut reported)
+        }
     };
     match sampled {
         // Also where the last step of a batch was the current one.
@@ -128,12 +134,13 @@ pub fn sample_batch(
 pub fn draw(job: &Job, model: &Model, cancel: &Cancel) -> Result<Drawn> {
     let items = job.items();
     let (height, width) = job.weights.image_size();
+    let mut gpu = Gpu::open(job, model)?;
     let _stepping = cancel.stepping();
     let mut progress = Progress::start(items.len(), job.grid.num_steps());
     let mut images = Vec::with_capacity(items.len());
     let mut calls = NetworkCalls::default();
     for batch in items.chunks(job.batch) {
-        let sampled = sample_batch(job, model, batch, cancel, &mut || progress.step(batch.len()))?;
+        let sampled = sample_batch(job, model, batch, cancel, gpu.as_mut(), &mut || progress.step(batch.len()))?;
         for bytes in to_rgb8(&model.decoder.decode(&sampled.latents)?)? {
             images.push(Picture::from_pixels(width, height, bytes)?);
         }

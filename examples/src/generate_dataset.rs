@@ -25,10 +25,10 @@ use ddt_npz::{ArchiveJob, ImageArchive, Next, Share};
 use crate::classes::ClassTable;
 use crate::generate::{Interrupted, Item};
 use crate::job::{Job, Model};
-use crate::program;
 use crate::progress::{Cancel, say};
 use crate::sampler_args::WeightsChoice;
 use crate::weights::Origin;
+use crate::{gpu, program};
 use cli::Args;
 use meter::Meter;
 use protocol::Protocol;
@@ -55,6 +55,7 @@ pub fn main() -> ExitCode {
 /// Anything that can be known to be wrong before the weights are read; an archive or a work folder of another
 /// job at `--out`; weights that cannot be read; [`Interrupted`]; a full disk. Finished batches are kept.
 pub fn run(args: &Args, share: Share, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
+    gpu::refuse(&args.sampler)?;
     if args.sampler.weights == WeightsChoice::Hub {
         // Known before a long download.
         ClassTable::imagenet()?.parse_list(&args.classes).context("--class")?;

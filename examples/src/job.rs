@@ -54,6 +54,8 @@ pub struct Job {
     pub share: SharingChoice,
     /// Number type of the network.
     pub dtype: Dtype,
+    /// What to compute on.
+    pub device: String,
     /// The PNG file to write.
     pub out: PathBuf,
 }
@@ -123,6 +125,7 @@ impl Job {
             rng: sampler.rng.into(),
             share: args.share.clone(),
             dtype: sampler.dtype,
+            device: sampler.device.clone(),
             weights,
             grid,
             solver,

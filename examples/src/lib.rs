@@ -44,6 +44,7 @@ pub mod decoder_file;
 pub mod evaluate;
 pub mod generate;
 pub mod generate_dataset;
+pub mod gpu;
 pub mod grid;
 pub mod heat_map;
 pub mod hub_files;

@@ -23,7 +23,7 @@ use crate::page::SETTINGS_KEY;
 use crate::picture::Picture;
 use crate::progress::{Cancel, say};
 use crate::weights::Origin;
-use crate::{atomic_file, png_file, program};
+use crate::{atomic_file, gpu, png_file, program};
 use cli::Args;
 use comparison::{Run, compare};
 use plans::{Planned, Speed, Target, cost_plot};
@@ -43,6 +43,7 @@ pub fn main() -> ExitCode {
 /// Anything that can be known to be wrong before the weights are read, first of all a folder that cannot be
 /// written; weights that cannot be read; [`Interrupted`](crate::generate::Interrupted); a full disk.
 pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
+    gpu::refuse(&args.sampler)?;
     SimilarityAccumulator::new(args.sampler.steps).context("--steps")?;
     args.sampler.check_plain_guidance("plans are made")?;
     let targets = args.targets();

@@ -61,8 +61,9 @@ pub struct SamplerArgs {
     /// Number type of the network; 16 bits halve its memory
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
-    /// What to compute on; this build has cpu alone
-    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    /// What to compute on: cpu; in a build with GPUs (docs/CUDA.md) imagenet256 and imagenet512 draw on cuda,
+    /// or on cuda:N, GPU N from 0
+    #[arg(long, default_value = "cpu", value_parser = crate::gpu::parse)]
     pub device: String,
     /// Weights of the network: auto, demo, hub or a file (safetensors, or PyTorch's zip format).
     /// auto takes the published ones if they were fetched before, else the demo; hub fetches them
@@ -201,13 +202,6 @@ fn parse_interval(text: &str) -> Result<(f64, f64), String> {
     let number = |part: &str| part.trim().parse::<f64>().ok();
     let bounds = text.split_once(',').and_then(|(low, high)| Some((number(low)?, number(high)?)));
     bounds.ok_or_else(|| "expected two numbers with a comma between, such as 0.3,1".to_owned())
-}
-
-fn parse_device(text: &str) -> Result<String, String> {
-    match text {
-        "cpu" => Ok(text.to_owned()),
-        _ => Err("expected cpu, the only device of this build; leave --device out".to_owned()),
-    }
 }
 
 #[cfg(test)]

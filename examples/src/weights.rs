@@ -1,9 +1,10 @@
 //! From `--weights`, `--preset` and `--vae` to a network with all that belongs to it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use ddt_adapters::Autoencoder;
 use ddt_adapters::hub::{HubOptions, find_cached};
 use ddt_model::{Ddt, DdtConfig, DdtFile, LatentInfo, VelocityNetwork};
@@ -141,6 +142,15 @@ impl Weights {
     /// As [`load`](Self::load).
     pub fn load_weaker(&self, dtype: DType) -> Result<Option<Box<dyn VelocityNetwork>>> {
         self.weaker.as_ref().map(|it| it.load(dtype)).transpose()
+    }
+
+    /// The network's weights by their published names, as they are stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        Ok(self.file.weights(Some(&self.config))?)
     }
 
     fn load_decoder(&self) -> Result<Box<dyn Autoencoder>> {

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use ddt_kernels::InstructionSet;
 
 mod ci;
+mod cuda;
 mod parity;
 mod tidy;
 mod time;
@@ -29,6 +30,8 @@ enum Command {
     Ci,
     /// Rules of the tree that compilers do not check
     Tidy,
+    /// Build the program that checks a GPU, with a CUDA toolkit found or made; pack it; run it
+    Cuda(cuda::Args),
     /// Compare with fixtures: one line a tensor, then `N passed, M failed`
     Parity(parity::Args),
     /// Time a network with random weights and print one JSON line
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let run = || match args.command {
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
+        Command::Cuda(args) => cuda::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Time(args) => time::run(&args),
     };

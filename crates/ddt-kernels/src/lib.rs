@@ -49,6 +49,8 @@ mod attention;
 mod ceiling;
 mod check;
 mod cpu;
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+pub mod cuda;
 mod freed_memory;
 mod gate_residual;
 mod instruction_set;

@@ -7,10 +7,12 @@
 //! - [`train`] trains; [`adapters`] are the frozen networks around it; [`data`] is photos.
 //! - [`metrics`] measures samples; [`npz`] is the archives they are kept in.
 //! - [`analysis`] is the paper's analyses: spectra, diffusions, errors of solvers.
+//! - [`cuda`] samples on NVIDIA GPUs.
 //! - [`blocks`], [`kernels`] and [`checkpoint`] are what the others are made of.
 //!
 //! # Crate features
 //!
+//! - `cuda` makes [`cuda`] find a GPU; compiling takes NVIDIA's compiler.
 //! - `hub` downloads published weights into the hub's local cache.
 
 #![forbid(unsafe_code)]
@@ -19,6 +21,7 @@ pub use ddt_adapters as adapters;
 pub use ddt_analysis as analysis;
 pub use ddt_blocks as blocks;
 pub use ddt_checkpoint as checkpoint;
+pub use ddt_cuda as cuda;
 pub use ddt_data as data;
 pub use ddt_flow as flow;
 pub use ddt_kernels as kernels;

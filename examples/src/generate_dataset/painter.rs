@@ -26,7 +26,7 @@ pub fn paint(
 ) -> Result<Vec<u8>> {
     let num_steps = job.grid.num_steps().max(1) as f64;
     let mut steps = 0.0;
-    let sampled = sample_batch(job, model, items, cancel, &mut || {
+    let sampled = sample_batch(job, model, items, cancel, None, &mut || {
         steps += 1.0;
         on_step(steps / num_steps * items.len() as f64);
     })?;

@@ -1,0 +1,61 @@
+//! What stands in the place of a GPU in a build without one.
+
+use std::convert::Infallible;
+
+use candle_core::Tensor;
+use ddt_model::{DdtConfig, Sampled};
+
+use crate::{
+    error::GpuError,
+    program::Precision,
+    run::{EulerOptions, OnStep},
+    weight_source::WeightSource,
+};
+
+/// A network on a GPU; this build has none, so it cannot be opened.
+#[derive(Debug)]
+pub struct CudaSampler {
+    never: Infallible,
+}
+
+impl CudaSampler {
+    /// Says how to build with a GPU.
+    ///
+    /// # Errors
+    /// [`GpuError::NotBuilt`], always.
+    pub fn open(_: usize, _: &DdtConfig, _: Precision, _: WeightSource<'_>) -> Result<Self, GpuError> {
+        Err(GpuError::NotBuilt)
+    }
+
+    /// What the device calls itself.
+    pub fn device_name(&self) -> &str {
+        match self.never {}
+    }
+
+    /// Draws nothing: there is no such sampler.
+    ///
+    /// # Errors
+    /// Never returns.
+    pub fn sample(
+        &mut self,
+        _: &Tensor,
+        _: &[u32],
+        _: &EulerOptions<'_>,
+        _: &mut OnStep<'_>,
+    ) -> Result<Sampled, GpuError> {
+        match self.never {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opening_says_how_to_build() {
+        let cfg = DdtConfig::preset("ddt-b2").unwrap();
+        let source = crate::by_formula(0);
+        let error = CudaSampler::open(0, &cfg, Precision::Bf16, &source).unwrap_err().to_string();
+        assert!(error.contains("--features cuda"), "{error}");
+    }
+}

@@ -1,0 +1,146 @@
+//! One report of everything, as JSON and as text.
+
+use std::{fmt::Write, path::Path};
+
+use ddt_kernels::cuda::{Cuda, checks};
+use serde_json::{Value, json};
+
+use crate::{
+    Args, parity, peer,
+    timings::{self, Scale},
+};
+
+/// A report that grows part by part; it is written after each, so a part that fails costs no other.
+struct Report {
+    json: Value,
+    text: String,
+    ok: bool,
+}
+
+/// Runs everything; says whether all held.
+pub(crate) fn run(args: &Args, cuda: &Cuda) -> Result<bool, Box<dyn std::error::Error>> {
+    let (free, total) = cuda.memory()?;
+    let device = json!({
+        "name": cuda.name(), "multiprocessors": cuda.multiprocessors(),
+        "free_bytes": free, "total_bytes": total, "emulated": args.emulated,
+    });
+    let text = format!("device: {}, {} of {} MiB free\n", cuda.name(), free >> 20, total >> 20);
+    let mut report = Report { json: json!({ "device": device }), text, ok: true };
+    std::fs::create_dir_all(&args.out)?;
+    report.part(&args.out, "kernels", kernels(cuda))?;
+    report.part(&args.out, "fixtures", fixtures(args, cuda))?;
+    report.part(&args.out, "rates", rates(cuda))?;
+    let scale = if args.emulated { Scale::tiny() } else { Scale::published() };
+    report.part(&args.out, "timings", scale.map_err(Into::into).and_then(|it| times(cuda, &it)))?;
+    report.peer(args)?;
+    println!("{}", report.text);
+    Ok(report.ok)
+}
+
+/// A part's rows, its lines, and whether all of it held.
+type Part = Result<(Vec<Value>, String, bool), Box<dyn std::error::Error>>;
+
+impl Report {
+    fn part(&mut self, out: &Path, name: &str, part: Part) -> std::io::Result<()> {
+        match part {
+            Ok((rows, lines, ok)) => {
+                self.json[name] = json!(rows);
+                self.text += &format!("\n{name}\n{lines}");
+                self.ok &= ok;
+            }
+            Err(error) => {
+                self.json[name] = json!({ "error": error.to_string() });
+                self.text += &format!("\n{name}: FAILED: {error}\n");
+                self.ok = false;
+            }
+        }
+        self.write(out)
+    }
+
+    /// Without the peer nothing is wrong; the report says why it has none.
+    fn peer(&mut self, args: &Args) -> std::io::Result<()> {
+        match peer::run(&args.peer, args.device) {
+            Ok(rows) => {
+                let lines: String = rows.iter().map(|row| format!("  {row}\n")).collect();
+                self.text += &format!("\npeer\n{lines}");
+                self.json["peer"] = json!(rows);
+            }
+            Err(reason) => {
+                self.text += &format!("\npeer: not run: {reason}\n");
+                self.json["peer"] = json!({ "not_run": reason });
+            }
+        }
+        self.write(&args.out)
+    }
+
+    fn write(&mut self, out: &Path) -> std::io::Result<()> {
+        self.json["ok"] = json!(self.ok);
+        std::fs::write(out.join("report.json"), format!("{:#}\n", self.json))?;
+        std::fs::write(out.join("report.txt"), &self.text)
+    }
+}
+
+fn verdict(passed: bool) -> &'static str {
+    if passed { "ok" } else { "FAILED" }
+}
+
+fn kernels(cuda: &Cuda) -> Part {
+    let checks = checks::verify_all(cuda)?;
+    let (mut rows, mut lines) = (Vec::new(), String::new());
+    for it in &checks {
+        rows.push(json!({
+            "name": it.name, "shape": it.shape, "error_rms_relative": it.error_rms_relative,
+            "tolerance": it.tolerance, "passed": it.passed(),
+        }));
+        let (name, shape, error) = (&it.name, &it.shape, it.error_rms_relative);
+        writeln!(lines, "  {name:<28} {shape:<44} {error:9.2e}  {}", verdict(it.passed()))?;
+    }
+    Ok((rows, lines, checks.iter().all(checks::Check::passed)))
+}
+
+fn fixtures(args: &Args, cuda: &Cuda) -> Part {
+    let outputs = parity::run(&args.fixtures, cuda)?;
+    let (mut rows, mut lines) = (Vec::new(), String::new());
+    for it in &outputs {
+        rows.push(json!({
+            "fixture": it.fixture, "precision": it.precision, "output": it.output,
+            "relative_rms": it.relative_rms, "tolerance": it.tolerance, "passed": it.passed(),
+        }));
+        let (name, precision, output) = (&it.fixture, it.precision, &it.output);
+        let (error, verdict) = (it.relative_rms, verdict(it.passed()));
+        writeln!(lines, "  {name:<22} {precision:<5} {output:<22} {error:9.2e}  {verdict}")?;
+    }
+    if outputs.is_empty() {
+        writeln!(lines, "  none in {}", args.fixtures.display())?;
+    }
+    Ok((rows, lines, outputs.iter().all(parity::Row::passed)))
+}
+
+fn rates(cuda: &Cuda) -> Part {
+    let (mut rows, mut lines) = (Vec::new(), String::new());
+    for it in checks::bench_all(cuda)? {
+        rows.push(json!({
+            "name": it.name, "shape": it.shape, "time_us": it.time_us, "rate": it.rate, "unit": it.unit,
+            "ceiling": it.ceiling,
+        }));
+        let (name, shape, us, rate, unit) = (it.name, it.shape, it.time_us, it.rate, it.unit);
+        let share = if it.ceiling > 0.0 { 100.0 * rate / it.ceiling } else { 0.0 };
+        writeln!(lines, "  {name:<28} {shape:<44} {us:10.1} us {rate:8.1} {unit:<8} {share:5.1} %")?;
+    }
+    Ok((rows, lines, true))
+}
+
+fn times(cuda: &Cuda, scale: &Scale) -> Part {
+    let (mut rows, mut lines) = (Vec::new(), String::new());
+    for it in timings::run(cuda, scale)? {
+        let bytes = it.arena_bytes + it.weight_bytes;
+        rows.push(json!({
+            "name": it.name, "images": it.images, "latent": it.latent, "ms": it.milliseconds,
+            "arena_bytes": it.arena_bytes, "weight_bytes": it.weight_bytes,
+        }));
+        let (name, images, latent, ms) = (it.name, it.images, it.latent, it.milliseconds);
+        let mib = bytes >> 20;
+        writeln!(lines, "  {name:<44} {images:>3} images of {latent:>2}^2 {ms:10.3} ms {mib:>6} MiB")?;
+    }
+    Ok((rows, lines, true))
+}

@@ -1,0 +1,100 @@
+//! Whole steps and whole runs of DDT-XL/2 with weights by formula.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use candle_core::Device;
+use ddt_cuda::{
+    ArenaPlan, Batch, CudaExecutor, CudaSampler, DeviceWeights, EulerOptions, GpuError, Precision, Programs,
+    StepKind, by_formula,
+};
+use ddt_flow::{Guidance, TimeGrid, noise_batch};
+use ddt_kernels::cuda::Cuda;
+use ddt_model::DdtConfig;
+use ddt_sharing::SharingPlan;
+
+/// One figure.
+pub(crate) struct Timing {
+    pub(crate) name: String,
+    pub(crate) images: usize,
+    pub(crate) latent: usize,
+    pub(crate) milliseconds: f64,
+    pub(crate) arena_bytes: usize,
+    pub(crate) weight_bytes: usize,
+}
+
+/// What is timed: sizes of a network and of batches.
+pub(crate) struct Scale {
+    pub(crate) cfg: DdtConfig,
+    /// Images and side of their latents; whole runs are of the first.
+    pub(crate) batches: Vec<(usize, usize)>,
+    pub(crate) steps: usize,
+    pub(crate) runs: usize,
+}
+
+impl Scale {
+    /// DDT-XL/2: 64 images at 256 px, one image, and 32 at 512 px.
+    pub(crate) fn published() -> Result<Self, GpuError> {
+        let cfg = DdtConfig::preset("ddt-xl2")?;
+        Ok(Self { cfg, batches: vec![(64, 32), (1, 32), (32, 64)], steps: 250, runs: 10 })
+    }
+
+    /// As little as goes through everything.
+    pub(crate) fn tiny() -> Result<Self, GpuError> {
+        let cfg = DdtConfig {
+            hidden_size: 72,
+            num_heads: 1,
+            num_encoder_blocks: 1,
+            num_decoder_blocks: 1,
+            ..DdtConfig::preset("ddt-b2")?
+        };
+        Ok(Self { cfg, batches: vec![(2, 4), (1, 4)], steps: 10, runs: 1 })
+    }
+}
+
+/// Times every kind of step at every size, and whole runs at the first.
+pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
+    let (cfg, precision, source) = (&scale.cfg, Precision::Bf16, by_formula(0));
+    let mut timings = Vec::new();
+    {
+        let table = ddt_cuda::WeightTable::new(cfg);
+        let weights = DeviceWeights::upload(cuda, &table, precision, &source)?;
+        for &(images, latent) in &scale.batches {
+            let batch = Batch { images, height: latent, width: latent, precision };
+            let mut executor = CudaExecutor::new(cuda, Programs::new(cfg, batch)?, &weights)?;
+            for kind in StepKind::ALL {
+                let milliseconds = executor.time_step(kind, scale.runs)?;
+                let name = format!("step: {}", kind.name());
+                timings.push(timing(name, (images, latent), milliseconds, executor.plan()));
+            }
+        }
+    }
+    let Some(&(images, latent)) = scale.batches.first() else { return Ok(timings) };
+    let mut sampler = CudaSampler::on(cuda, cfg, precision, &source)?;
+    let rows: Vec<u64> = (0..images as u64).collect();
+    let labels: Vec<u32> = rows.iter().map(|it| (it * 97 % cfg.num_classes as u64) as u32).collect();
+    let noise = noise_batch(0, &rows, (cfg.in_channels, latent, latent), &Device::Cpu)?;
+    let plan =
+        ArenaPlan::new(&Programs::new(cfg, Batch { images, height: latent, width: latent, precision })?);
+    let shared = SharingPlan::uniform(scale.steps, 5)?;
+    for (name, share) in [("run: guided", None), ("run: guided, sharing ratio 0.8", Some(&shared))] {
+        let options = EulerOptions {
+            grid: TimeGrid::new(scale.steps, Some(0.04), 1.0)?,
+            guidance: Guidance::new(2.0, (0.3, 1.0))?,
+            plan: share,
+        };
+        let mut once = || -> Result<f64, GpuError> {
+            let start = Instant::now();
+            sampler.sample(&noise, &labels, &options, &mut |_| ControlFlow::Continue(()))?;
+            Ok(start.elapsed().as_secs_f64() * 1e3)
+        };
+        // The first run captures and tunes.
+        once()?;
+        timings.push(timing(format!("{name}, {} steps", scale.steps), (images, latent), once()?, &plan));
+    }
+    Ok(timings)
+}
+
+fn timing(name: String, (images, latent): (usize, usize), milliseconds: f64, plan: &ArenaPlan) -> Timing {
+    let (arena_bytes, weight_bytes) = (plan.bytes(), plan.weight_bytes());
+    Timing { name, images, latent, milliseconds, arena_bytes, weight_bytes }
+}

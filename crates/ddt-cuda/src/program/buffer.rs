@@ -1,0 +1,87 @@
+//! What a program reads and writes: named buffers, and stretches of them.
+
+use std::ops::Range;
+
+/// Type of a buffer's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 16 bits with the range of f32.
+    Bf16,
+    /// 32 bits.
+    F32,
+    /// Unsigned, 32 bits.
+    U32,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 | Self::U32 => 4,
+        }
+    }
+}
+
+/// How long the contents of a buffer matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// From one step to the next: its place is its own.
+    Run,
+    /// Within a step: its place is reused by others.
+    Step,
+}
+
+/// A buffer of a [`Batch`](super::Batch)'s programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buffer {
+    /// What it holds.
+    pub name: String,
+    /// Type of its elements.
+    pub element: Element,
+    /// Elements it has room for.
+    pub len: usize,
+    /// How long its contents matter.
+    pub lifetime: Lifetime,
+}
+
+impl Buffer {
+    /// Bytes it has room for.
+    pub fn bytes(&self) -> usize {
+        self.len.saturating_mul(self.element.bytes())
+    }
+}
+
+/// A buffer's position among its programs' buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BufferId(pub(crate) usize);
+
+impl BufferId {
+    /// The position.
+    pub fn index(self) -> usize {
+        self.0
+    }
+
+    /// `len` elements from `start`.
+    pub(crate) fn span(self, start: usize, len: usize) -> Span {
+        Span { buffer: self, start, len }
+    }
+}
+
+/// Neighbouring elements of one buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// The first element.
+    pub start: usize,
+    /// How many.
+    pub len: usize,
+}
+
+impl Span {
+    /// The elements' positions in the buffer.
+    pub fn range(self) -> Range<usize> {
+        self.start..self.start.saturating_add(self.len)
+    }
+}

@@ -1,0 +1,73 @@
+//! Where weights come from: a name and a shape in, a tensor out.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor, bail};
+
+use crate::{error::GpuError, weights::Weight};
+
+/// Gives the parameter of a published name and shape, in any float type, on the CPU.
+pub type WeightSource<'a> = &'a dyn Fn(&str, &[usize]) -> candle_core::Result<Tensor>;
+
+/// Weights that were read, such as by [`DdtFile::weights`](ddt_model::DdtFile::weights).
+pub fn from_map(
+    map: &BTreeMap<String, Tensor>,
+) -> impl Fn(&str, &[usize]) -> candle_core::Result<Tensor> + '_ {
+    |name, _| match map.get(name) {
+        Some(tensor) => Ok(tensor.clone()),
+        None => bail!("expected a weight {name} among {}, got none", map.len()),
+    }
+}
+
+/// Weights by formula, for timing and for tests: of the size a trained network's have, so that nothing in
+/// it is zero, saturates or overflows.
+///
+/// ```text
+/// uniform in ±1.7 / sqrt(columns); norms in 1 ± 0.2; biases in ±0.1
+/// ```
+pub fn by_formula(seed: u64) -> impl Fn(&str, &[usize]) -> candle_core::Result<Tensor> {
+    move |name, shape| {
+        let start = name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let (centre, width) = match shape {
+            [_, columns] => (0.0, 1.7 / (*columns as f32).sqrt()),
+            _ if name.contains("norm") => (1.0, 0.2),
+            _ => (0.0, 0.1),
+        };
+        let mut state = start;
+        let count = shape.iter().product();
+        let values: Vec<f32> = std::iter::repeat_with(|| {
+            // xorshift64*: fast enough for a billion of them.
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            let bits = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32;
+            centre + width * (bits / (1 << 23) as f32 - 1.0)
+        })
+        .take(count)
+        .collect();
+        Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+}
+
+/// Part `index` of a weight, padded, in f32.
+pub(crate) fn read_part(
+    weight: &Weight,
+    index: usize,
+    source: WeightSource<'_>,
+) -> Result<Vec<f32>, GpuError> {
+    let name = &weight.parts[index];
+    let mut tensor = source(name, &weight.part_shape)?;
+    if tensor.dims() != weight.part_shape {
+        let (name, got) = (name.clone(), tensor.dims().to_vec());
+        return Err(GpuError::Weight { name, expected: weight.part_shape.clone(), got });
+    }
+    tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    for (dim, (&have, &want)) in weight.part_shape.iter().zip(&weight.padded).enumerate() {
+        if want > have {
+            tensor = tensor.pad_with_zeros(dim, 0, want - have)?;
+        }
+    }
+    Ok(tensor.flatten_all()?.to_vec1()?)
+}

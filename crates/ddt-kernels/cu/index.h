@@ -1,0 +1,79 @@
+// Where things lie: every piece of index arithmetic of the kernels, for the GPU and for the CPU alike.
+#pragma once
+
+#ifdef __CUDACC__
+#define INDEX __host__ __device__ constexpr __forceinline__
+#else
+#define INDEX constexpr inline
+#endif
+
+namespace ddt {
+
+// --- Rows of tokens -------------------------------------------------------------------------------------
+
+// Elements that a lane holds of a chunk of a row.
+constexpr int CHUNK_LANE = 8;
+
+// The first of them: a warp reads a row in chunks of 32 x 8 elements.
+INDEX unsigned chunk_column(unsigned lane, unsigned chunk) { return (chunk * 32 + lane) * CHUNK_LANE; }
+
+// The row of a modulation that applies to a token.
+INDEX unsigned row_of(unsigned token, unsigned tokens_per_row) { return token / tokens_per_row; }
+
+// --- Patches --------------------------------------------------------------------------------------------
+
+struct Grid {
+    unsigned images, channels, height, width, patch;
+};
+
+// Where element `i` of latents (B, C, H, W) stands in tokens (B, L, C P^2): a token's elements are in the
+// order channel, row, column.
+INDEX unsigned token_element(unsigned i, Grid grid) {
+    unsigned column = i % grid.width;
+    unsigned row = i / grid.width % grid.height;
+    unsigned channel = i / grid.width / grid.height % grid.channels;
+    unsigned image = i / grid.width / grid.height / grid.channels;
+    unsigned across = grid.width / grid.patch;
+    unsigned down = grid.height / grid.patch;
+    unsigned token = (image * down + row / grid.patch) * across + column / grid.patch;
+    unsigned within = (channel * grid.patch + row % grid.patch) * grid.patch + column % grid.patch;
+    return token * (grid.channels * grid.patch * grid.patch) + within;
+}
+
+// --- Attention ------------------------------------------------------------------------------------------
+
+// Where a query (0), key (1) or value (2) of a head starts in qkv (R, L, 3, N, K).
+INDEX unsigned long long qkv_at(unsigned long long row, unsigned which, unsigned head, unsigned heads, unsigned k) {
+    return ((row * 3 + which) * heads + head) * k;
+}
+
+// Keys in shared memory at once.
+INDEX int chunk_keys(int k) { return k <= 80 ? 256 : 128; }
+
+// From one key to the next in shared memory, in elements: an odd number of 16-byte parts, so that the same
+// part of 8 consecutive keys lies in different banks.
+INDEX int key_stride(int k) { return k / 8 % 2 == 1 ? k : k + 8; }
+
+// Fragments of mma.m16n8k16 and mma.m16n8k8, as the PTX manual has them. Register i of the 16-row factor
+// holds two neighbouring columns, of which this is the first.
+INDEX int a_row(int lane, int i) { return lane / 4 + (i % 2) * 8; }
+INDEX int a_column(int lane, int i) { return lane % 4 * 2 + (i / 2) * 8; }
+// Register i of the 8-column factor holds two neighbouring rows, of which this is the first.
+INDEX int b_row(int lane, int i) { return lane % 4 * 2 + i * 8; }
+INDEX int b_column(int lane) { return lane / 4; }
+// Value i of the result.
+INDEX int c_row(int lane, int i) { return lane / 4 + (i / 2) * 8; }
+INDEX int c_column(int lane, int i) { return lane % 4 * 2 + i % 2; }
+
+// Which row of 8 elements a lane names to ldmatrix.
+// Keys, 16 elements of 16 keys: registers 0 and 1 are both halves for keys 0..8, 2 and 3 for keys 8..16.
+INDEX int keys_row(int lane) { return lane % 8 + lane / 16 * 8; }
+INDEX int keys_column(int lane) { return lane / 8 % 2 * 8; }
+// Keys, 8 elements of 32 keys: register i is for keys 8 i..8 i + 8.
+INDEX int tail_row(int lane) { return lane; }
+// Values, transposed, 16 keys of 16 elements: registers 0 and 1 are both halves of the keys for elements
+// 0..8, 2 and 3 for elements 8..16.
+INDEX int values_row(int lane) { return lane % 16; }
+INDEX int values_column(int lane) { return lane / 16 * 8; }
+
+}  // namespace ddt

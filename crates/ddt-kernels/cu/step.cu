@@ -1,0 +1,72 @@
+// A solver's step. Its numbers are rows (t, dt, guidance scale, guided channels) of a table in device memory; `current`
+// says which row, so that a captured graph serves every step.
+#include "device.h"
+
+namespace ddt {
+
+struct Steps {
+    const float *RESTRICT table;
+    const unsigned *RESTRICT current;
+    unsigned count;
+};
+
+DEVICE const float *row(Steps steps) {
+    unsigned current = *steps.current;
+    return steps.table + 4 * (current < steps.count ? current : steps.count - 1);
+}
+
+// One frequency a thread: its cosine, and `half` further on its sine.
+template <class T> DEVICE void timestep_waves(Steps steps, float max_period, T *RESTRICT out, unsigned half) {
+    unsigned k = item();
+    if (k >= half) return;
+    // The frequency in f64 and then rounded, as the reference has it.
+    float angle = row(steps)[0] * (float)exp(-log((double)max_period) * k / half);
+    from_float(cosf(angle), out[k]);
+    from_float(sinf(angle), out[half + k]);
+}
+
+// One element of the latents a thread: tokens to latents, guidance, Euler's step.
+template <class T>
+DEVICE void guided_step(const T *RESTRICT tokens, Grid grid, unsigned copies, Steps steps, float *RESTRICT velocity,
+                        float *RESTRICT x) {
+    unsigned i = item(), count = grid.images * grid.channels * grid.height * grid.width;
+    if (i >= count) return;
+    const float *numbers = row(steps);
+    unsigned at = token_element(i, grid);
+    float v = to_float(tokens[at]);
+    // Channels beyond those that are guided follow the class alone.
+    if (copies == 2 && (float)(i / grid.width / grid.height % grid.channels) < numbers[3]) {
+        float none = to_float(tokens[(size_t)count + at]);
+        v = fmaf(numbers[2], v - none, none);
+    }
+    if (velocity) velocity[i] = v;
+    if (x) x[i] = fmaf(numbers[1], v, x[i]);
+}
+
+#define STEPS const float *table, const unsigned *current, unsigned count
+#define ENTRY(T, type)                                                                                           \
+    KERNEL(128, 1) ddt_timestep_waves_##type(STEPS, float max_period, T *out, unsigned half) {                   \
+        timestep_waves<T>(Steps{table, current, count}, max_period, out, half);                                  \
+    }                                                                                                            \
+    REGISTER(ddt_timestep_waves_##type)                                                                          \
+    KERNEL(256, 1) ddt_guided_step_##type(const T *tokens, unsigned images, unsigned channels, unsigned height,  \
+                                          unsigned width, unsigned patch, unsigned copies, STEPS,                \
+                                          float *velocity, float *x) {                                           \
+        Grid grid{images, channels, height, width, patch};                                                       \
+        guided_step<T>(tokens, grid, copies, Steps{table, current, count}, velocity, x);                         \
+    }                                                                                                            \
+    REGISTER(ddt_guided_step_##type)
+
+ENTRY(bf16, bf16)
+ENTRY(float, f32)
+
+#undef ENTRY
+#undef STEPS
+
+// From the last step back to the first, so that a graph may run on.
+KERNEL(32, 1) ddt_next_step(unsigned *current, unsigned count) {
+    if (item() == 0) *current = *current + 1 < count ? *current + 1 : 0;
+}
+REGISTER(ddt_next_step)
+
+}  // namespace ddt

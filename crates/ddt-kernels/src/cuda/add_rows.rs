@@ -1,0 +1,121 @@
+//! Sums with rows, with or without SiLU.
+
+use super::device::Cuda;
+use super::element::Float;
+use super::error::{Result, expect};
+use super::kernels;
+use super::launch::{Arguments, Launch, blocks};
+use super::memory::Slice;
+use super::rows::{Rows, check_len};
+
+const BLOCK: u32 = 256;
+
+/// What follows a sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// `a / (1 + exp(-a))`.
+    Silu,
+}
+
+/// What [`Cuda::add_rows`] works on.
+#[derive(Debug, Clone, Copy)]
+pub struct AddRows<'a, T> {
+    /// (T, D).
+    pub x: &'a Slice<T>,
+    /// D.
+    pub width: usize,
+    /// D columns that are added; nothing if `None`.
+    pub addend: Option<Rows<'a, T>>,
+    /// What follows.
+    pub activation: Activation,
+    /// The result, (T, D); may be `x`.
+    pub out: &'a Slice<T>,
+}
+
+/// What [`Cuda::class_condition`] works on.
+#[derive(Debug, Clone, Copy)]
+pub struct ClassCondition<'a, T> {
+    /// The class of each row, (R).
+    pub labels: &'a Slice<u32>,
+    /// The class embeddings, (classes, D).
+    pub table: &'a Slice<T>,
+    /// D.
+    pub width: usize,
+    /// The time embedding, (D), the same for all rows; without it rows are gathered as they are.
+    pub time: Option<&'a Slice<T>>,
+    /// The result, (R, D).
+    pub out: &'a Slice<T>,
+}
+
+impl Cuda {
+    /// `out = activation(x + addend)`: a bias, an activation, or the self-condition `silu(t + s)`.
+    ///
+    /// # Errors
+    ///
+    /// If D is no multiple of 8 (bf16) or 4 (f32), if a slice has another length or lies badly, or if the
+    /// driver refuses.
+    pub fn add_rows<T: Float>(&self, arguments: &AddRows<'_, T>) -> Result<()> {
+        const NAME: &str = "add_rows";
+        let AddRows { x, width, addend, activation, out } = *arguments;
+        check_width::<T>(NAME, width)?;
+        let tokens = x.len() / width;
+        check_len(NAME, &self.device, ("x, whole rows of the width", x), tokens * width)?;
+        check_len(NAME, &self.device, ("out", out), x.len())?;
+        let mut values = Arguments::default();
+        values.address(x.address()).address(out.address()).u32(tokens as u32).u32(width as u32);
+        let flags = u32::from(addend.is_some()) | u32::from(activation == Activation::Silu) << 1;
+        let rows = addend.unwrap_or(Rows::one(x));
+        if addend.is_some() {
+            rows.check(NAME, &self.device, (tokens, width))?;
+        }
+        rows.push(&mut values);
+        values.u32(flags);
+        self.launch(&Launch {
+            kernel: kernels::ADD_ROWS[T::INDEX],
+            grid: (blocks(NAME, x.len() / T::LANES, BLOCK as usize)?, 1, 1),
+            block: BLOCK,
+            shared: 0,
+            arguments: values,
+        })
+    }
+
+    /// The condition of the encoder: `out = silu(time + table[label])`, or `table[label]`, a row for each label.
+    ///
+    /// A label outside the table gives a row of NaN.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::add_rows`].
+    pub fn class_condition<T: Float>(&self, arguments: &ClassCondition<'_, T>) -> Result<()> {
+        const NAME: &str = "class_condition";
+        let ClassCondition { labels, table, width, time, out } = *arguments;
+        let rows = labels.len();
+        check_width::<T>(NAME, width)?;
+        time.map_or(Ok(()), |time| check_len(NAME, &self.device, ("time", time), width))?;
+        check_len(NAME, &self.device, ("labels", labels), rows)?;
+        let classes = table.len() / width;
+        check_len(NAME, &self.device, ("table, whole rows of the width", table), classes * width)?;
+        check_len(NAME, &self.device, ("out", out), rows * width)?;
+        let mut values = Arguments::default();
+        values.address(labels.address()).address(table.address()).address(time.map_or(0, Slice::address));
+        values.address(out.address()).u32(rows as u32).u32(width as u32).u32(classes as u32);
+        self.launch(&Launch {
+            kernel: kernels::CLASS_CONDITION[T::INDEX],
+            grid: (blocks(NAME, rows * width, BLOCK as usize)?, 1, 1),
+            block: BLOCK,
+            shared: 0,
+            arguments: values,
+        })
+    }
+}
+
+fn check_width<T: Float>(kernel: &'static str, width: usize) -> Result<()> {
+    expect(
+        width > 0 && width.is_multiple_of(T::LANES) && width <= i32::MAX as usize,
+        kernel,
+        || format!("a width that is a multiple of {}", T::LANES),
+        || width.to_string(),
+    )
+}

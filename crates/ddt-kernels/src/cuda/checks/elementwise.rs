@@ -1,0 +1,182 @@
+//! Norms, gates and sums against f64.
+
+use super::data::{Random, spoilt};
+use super::reference;
+use super::verify::Check;
+use crate::cuda::{
+    Activation, AddRows, Branch, ClassCondition, Cuda, Float, GateNorm, Gemm, Modulate, Norm, Result, Rows,
+    SwiGlu,
+};
+
+pub(super) fn verify<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
+    // Every number of chunks a lane may hold, full and not; a row per token, per image, and one that ends
+    // inside an image.
+    for (width, tokens, tokens_per_row) in [
+        (8, 5, 1),
+        (256, 4, 2),
+        (384, 3, 1),
+        (768, 9, 4),
+        (1024, 2, 2),
+        (1152, 6, 3),
+        (1160, 3, 1),
+        (1536, 2, 1),
+    ]
+    .into_iter()
+    .chain([(1792, 2, 1), (2048, 2, 1)])
+    {
+        gate_norm::<T>(cuda, checks, (width, tokens, tokens_per_row))?;
+    }
+    for (hidden, tokens) in [(64, 5), (3072, 2), (170, 3)] {
+        let ab = Random::new(hidden as u64).data::<T>(cuda, 2 * tokens * hidden, (0.0, 4.0))?;
+        let out = spoilt(cuda, tokens * hidden)?;
+        cuda.swiglu(&SwiGlu { ab: &ab.device, hidden, out: &out })?;
+        let want = reference::swiglu(&ab.exact, hidden);
+        let shape = format!("T {tokens}, F {hidden}");
+        checks.push(Check::rounded("swiglu", shape, &cuda.read(&out)?, &want));
+    }
+    sums::<T>(cuda, checks)?;
+    products::<T>(cuda, checks)
+}
+
+fn products<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
+    let workspace = cuda.alloc(32 << 20)?;
+    for (m, n, k, with_bias) in [(24, 16, 72, true), (1, 64, 256, true), (40, 192, 64, false)] {
+        let mut random = Random::new((m * n * k) as u64);
+        let input = random.data::<T>(cuda, m * k, (0.0, 1.0))?;
+        let weight = random.data::<T>(cuda, n * k, (0.0, 1.0))?;
+        let bias = random.data::<T>(cuda, n, (0.0, 1.0))?;
+        let out = spoilt::<T>(cuda, m * n)?;
+        let product = Gemm {
+            input: &input.device,
+            weight: &weight.device,
+            bias: with_bias.then_some(&bias.device),
+            out: &out,
+            depth: k,
+            workspace: &workspace,
+        };
+        cuda.tune_gemm(&product)?;
+        cuda.gemm(&product)?;
+        let want: Vec<f64> = (0..m * n)
+            .map(|i| {
+                let (row, column) = (&input.exact[i / n * k..][..k], &weight.exact[i % n * k..][..k]);
+                let sum: f64 = row.iter().zip(column).map(|(x, w)| x * w).sum();
+                sum + if with_bias { bias.exact[i % n] } else { 0.0 }
+            })
+            .collect();
+        let shape = format!("{m} x {n} x {k}, bias {with_bias}");
+        checks.push(Check::rounded("gemm", shape, &cuda.read(&out)?, &want));
+    }
+    Ok(())
+}
+
+fn gate_norm<T: Float>(
+    cuda: &Cuda,
+    checks: &mut Vec<Check>,
+    (width, tokens, tokens_per_row): (usize, usize, usize),
+) -> Result<()> {
+    let mut random = Random::new(width as u64);
+    let x = random.data::<T>(cuda, tokens * width, (0.5, 2.0))?;
+    let y = random.data::<T>(cuda, tokens * width, (0.0, 2.0))?;
+    let bias = random.data::<T>(cuda, width, (0.0, 1.0))?;
+    let weight = random.data::<T>(cuda, width, (1.0, 0.5))?;
+    // Gate, shift and scale in the middle of wider rows, as those of a block in those of all.
+    let stride = 5 * width;
+    let rows = random.data::<T>(cuda, tokens.div_ceil(tokens_per_row) * stride, (0.0, 1.0))?;
+    let part = |nth: usize| Rows { data: &rows.device, stride, first: nth * width, tokens_per_row };
+    let exact = |nth: usize, token: usize, column: usize| {
+        rows.exact[token / tokens_per_row * stride + nth * width + column]
+    };
+    let joined = reference::gate_residual(&x.exact, &y.exact, &bias.exact, |t, c| exact(1, t, c));
+    let unbiased = reference::gate_residual(&x.exact, &y.exact, &vec![0.0; width], |t, c| exact(1, t, c));
+    let (eps, shape) = (1e-6, format!("T {tokens}, D {width}, {tokens_per_row} tokens a row"));
+    let modulation = |t: usize, c: usize| (exact(2, t, c), exact(3, t, c));
+    let cases = [
+        ("gate_norm, gate, bias, rms", Some(true), Some(true)),
+        ("gate_norm, gate, layer", Some(false), Some(false)),
+        ("gate_norm, rms", None, Some(true)),
+        ("gate_norm, layer", None, Some(false)),
+        ("gate_norm, gate", Some(true), None),
+    ];
+    for (name, with_bias, rms) in cases {
+        let stream = spoilt::<T>(cuda, tokens * width)?;
+        cuda.copy(&x.device, &stream)?;
+        let out = spoilt::<T>(cuda, tokens * width)?;
+        let norm = |rms| if rms { Norm::Rms(&weight.device) } else { Norm::Layer };
+        cuda.gate_norm(&GateNorm {
+            x: &stream,
+            width,
+            branch: with_bias.map(|with| Branch {
+                y: &y.device,
+                bias: with.then_some(&bias.device),
+                gate: part(1),
+            }),
+            modulate: rms.map(|rms| Modulate {
+                norm: norm(rms),
+                shift: part(2),
+                scale: part(3),
+                eps: eps as f32,
+                out: &out,
+            }),
+        })?;
+        let joined = match with_bias {
+            None => &x.exact,
+            Some(true) => &joined,
+            Some(false) => &unbiased,
+        };
+        let name_of = |part: &str| format!("{name}: {part}");
+        checks.push(Check::rounded(&name_of("stream"), shape.clone(), &cuda.read(&stream)?, joined));
+        if let Some(rms) = rms {
+            let weight = rms.then_some(&weight.exact[..]);
+            let want = reference::norm_modulate(joined, width, weight, modulation, eps);
+            checks.push(Check::rounded(&name_of("normed"), shape.clone(), &cuda.read(&out)?, &want));
+        }
+    }
+    Ok(())
+}
+
+fn sums<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
+    let (tokens, width, tokens_per_row) = (6, 1152, 4);
+    let mut random = Random::new(7);
+    let x = random.data::<T>(cuda, tokens * width, (0.0, 3.0))?;
+    let rows = random.data::<T>(cuda, 2 * 2 * width, (0.0, 1.0))?;
+    let addend = Rows { data: &rows.device, stride: 2 * width, first: width, tokens_per_row };
+    let one = Rows::one(&rows.device);
+    let of = |i: usize| rows.exact[i / width / tokens_per_row * 2 * width + width + i % width];
+    let shape = format!("T {tokens}, D {width}");
+    type Want<'a> = &'a dyn Fn(usize, f64) -> f64;
+    let cases: [(&str, _, _, Want<'_>); 4] = [
+        ("add_rows, silu", Some(addend), Activation::Silu, &|i, x| reference::silu(x + of(i))),
+        ("add_rows", Some(addend), Activation::None, &|i, x| x + of(i)),
+        ("add_rows, bias", Some(one), Activation::None, &|i, x| x + rows.exact[i % width]),
+        ("silu", None, Activation::Silu, &|_, x| reference::silu(x)),
+    ];
+    for (name, addend, activation, want) in cases {
+        let out = spoilt::<T>(cuda, tokens * width)?;
+        cuda.add_rows(&AddRows { x: &x.device, width, addend, activation, out: &out })?;
+        let want: Vec<f64> = x.exact.iter().enumerate().map(|(i, &x)| want(i, x)).collect();
+        checks.push(Check::rounded(name, shape.clone(), &cuda.read(&out)?, &want));
+    }
+    let (classes, labels) = (11, [3u32, 10, 0, 3]);
+    let table = random.data::<T>(cuda, classes * width, (0.0, 1.0))?;
+    let time = random.data::<T>(cuda, width, (0.0, 1.0))?;
+    let on_device = cuda.upload(&labels)?;
+    for (name, with_time) in [("class_condition", true), ("class gather", false)] {
+        let out = spoilt::<T>(cuda, labels.len() * width)?;
+        cuda.class_condition(&ClassCondition {
+            labels: &on_device,
+            table: &table.device,
+            width,
+            time: with_time.then_some(&time.device),
+            out: &out,
+        })?;
+        let want: Vec<f64> = (0..labels.len() * width)
+            .map(|i| {
+                let class = table.exact[labels[i / width] as usize * width + i % width];
+                if with_time { reference::silu(time.exact[i % width] + class) } else { class }
+            })
+            .collect();
+        let shape = format!("R {}, D {width}", labels.len());
+        checks.push(Check::rounded(name, shape, &cuda.read(&out)?, &want));
+    }
+    Ok(())
+}

@@ -1,0 +1,247 @@
+//! A GPU, through NVIDIA's driver.
+#![expect(unsafe_code, reason = "the driver takes addresses; here is where they are checked or owned")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
+
+use super::blas::Blas;
+use super::element::Element;
+use super::error::{CudaError, Result};
+use super::gemm::{Places, Shape};
+use super::kernels;
+use super::launch::Launch;
+
+/// Code for compute capability 8.0 and 9.0, and PTX for what comes after.
+static FATBIN: &Fatbin<[u8]> = &Fatbin(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
+
+/// The driver reads the image's header as words.
+#[repr(align(16))]
+struct Fatbin<B: ?Sized>(B);
+
+pub(super) struct Driver {
+    // Dropped before the context, which `stream` keeps.
+    blas: Mutex<Option<Blas>>,
+    module: Module,
+    functions: HashMap<&'static str, sys::CUfunction>,
+    stream: Arc<CudaStream>,
+    name: String,
+    multiprocessors: usize,
+}
+
+// SAFETY: context, module and function handles may be used from any thread; every call here makes the
+// context current on its thread first.
+unsafe impl Send for Driver {}
+// SAFETY: as above; the driver synchronises calls on one stream.
+unsafe impl Sync for Driver {}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Driver({})", self.name)
+    }
+}
+
+struct Module {
+    handle: sys::CUmodule,
+    context: Arc<CudaContext>,
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: the handle came from a successful load, is unloaded once, and no launch can follow:
+            // functions are reached through the driver that owns this module.
+            let _ = unsafe { result::module::unload(self.handle) };
+        }
+    }
+}
+
+/// Names the call that failed.
+pub(super) fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) -> Result<T> {
+    outcome.map_err(|error| {
+        let text = |words: std::result::Result<&std::ffi::CStr, DriverError>| {
+            words.map_or_else(
+                |_| format!("error {}", error.0 as u32),
+                |text| text.to_string_lossy().into_owned(),
+            )
+        };
+        CudaError::Driver { call, name: text(error.error_name()), text: text(error.error_string()) }
+    })
+}
+
+impl Driver {
+    pub(super) fn open(ordinal: usize) -> Result<Self> {
+        // SAFETY: it opens a library by NVIDIA's names and closes it again; its initialisers are the driver's.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(CudaError::NoDriver);
+        }
+        let count = match result::init().and_then(|()| CudaContext::device_count()) {
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => 0,
+            outcome => usize::try_from(check("count devices", outcome)?).unwrap_or(0),
+        };
+        if ordinal >= count {
+            return Err(CudaError::NoDevice { ordinal, count });
+        }
+        let context = check("open the device", CudaContext::new(ordinal))?;
+        let (major, minor) = check("ask for the compute capability", context.compute_capability())?;
+        if major < 8 {
+            return Err(CudaError::TooOld { major, minor });
+        }
+        let name = check("ask for the name", context.name())?;
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = check("ask for multiprocessors", context.attribute(attribute))?;
+        // SAFETY: this context's memory is ours alone, used on one stream; cudarc's events, which order
+        // streams, would break capturing.
+        unsafe { context.disable_event_tracking() };
+        // Not the default stream, which cannot be captured.
+        let stream = check("make a stream", context.new_stream())?;
+        let module = load(&context)?;
+        let functions = functions(&module)?;
+        let multiprocessors = usize::try_from(multiprocessors).unwrap_or(1);
+        Ok(Self { blas: Mutex::default(), module, functions, stream, name, multiprocessors })
+    }
+
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    pub(super) fn memory(&self) -> Result<(usize, usize)> {
+        check("ask for free memory", self.module.context.mem_get_info())
+    }
+
+    pub(super) fn alloc(&self, bytes: usize) -> Result<u64> {
+        self.bind()?;
+        // SAFETY: any size may be asked for; the address goes into a `Memory`, which frees it once.
+        match unsafe { result::malloc_sync(bytes.max(1)) } {
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let (free, total) = self.memory()?;
+                Err(CudaError::OutOfMemory { asked: bytes, free, total })
+            }
+            outcome => check("allocate", outcome),
+        }
+    }
+
+    pub(super) fn free(&self, address: u64) {
+        if self.bind().is_ok() {
+            // SAFETY: the address came from `alloc` and its owner is being dropped. Freeing waits for
+            // kernels that may still use it. Nobody could act on an error.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    pub(super) fn write<T: Element>(&self, address: u64, values: &[T]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller has checked that a slice of this length stands at the address; `values` outlive
+        // the copy because of the wait.
+        check("write", unsafe { result::memcpy_htod_async(address, values, self.stream.cu_stream()) })?;
+        self.wait()
+    }
+
+    pub(super) fn read<T: Element>(&self, address: u64, values: &mut [T]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: as for `write`; any bits are a `T`.
+        check("read", unsafe { result::memcpy_dtoh_async(values, address, self.stream.cu_stream()) })?;
+        self.wait()
+    }
+
+    pub(super) fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller has checked that slices of this many bytes stand at both addresses.
+        check("copy", unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) })
+    }
+
+    pub(super) fn wait(&self) -> Result<()> {
+        check("wait for the stream", self.stream.synchronize())
+    }
+
+    pub(super) fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        let start = check("record an event", self.stream.record_event(Some(timed)))?;
+        work()?;
+        let end = check("record an event", self.stream.record_event(Some(timed)))?;
+        Ok(f64::from(check("time", start.elapsed_ms(&end))?))
+    }
+
+    pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
+        let Some(&function) = self.functions.get(launch.kernel) else {
+            return check(launch.kernel, Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)));
+        };
+        self.bind()?;
+        let mut pointers = launch.arguments.pointers();
+        let (block, stream) = ((launch.block, 1, 1), self.stream.cu_stream());
+        // SAFETY: the function is of a loaded module; launchers give it the arguments its source declares
+        // (a test runs each of them against the compiled sources) and slices that they have measured. The
+        // driver copies the arguments before it returns.
+        let outcome = unsafe {
+            result::launch_kernel(function, launch.grid, block, launch.shared, stream, &mut pointers)
+        };
+        check(launch.kernel, outcome)
+    }
+
+    pub(super) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        check("begin capturing", self.stream.begin_capture(mode))?;
+        let done = work();
+        // Ended whatever happened: a stream left capturing refuses everything else.
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = self.stream.end_capture(flags);
+        done?;
+        let empty = DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE);
+        check("end capturing", graph.and_then(|graph| graph.ok_or(empty)))
+    }
+
+    pub(super) fn gemm(&self, shape: Shape, places: Places) -> Result<()> {
+        self.with_blas(|blas| blas.gemm(shape, places, &self.stream))
+    }
+
+    pub(super) fn tune_gemm(&self, shape: Shape, places: Places) -> Result<()> {
+        self.with_blas(|blas| blas.tune(shape, places, &self.stream, |work| self.time(work)))
+    }
+
+    /// The library is started when it is first needed.
+    fn with_blas(&self, work: impl FnOnce(&mut Blas) -> Result<()>) -> Result<()> {
+        self.bind()?;
+        let mut blas = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *blas {
+            Some(blas) => work(blas),
+            none => work(none.insert(Blas::new()?)),
+        }
+    }
+
+    fn bind(&self) -> Result<()> {
+        check("use the device", self.module.context.bind_to_thread())
+    }
+}
+
+fn load(context: &Arc<CudaContext>) -> Result<Module> {
+    check("use the device", context.bind_to_thread())?;
+    // SAFETY: the image is a whole fatbin made by nvcc, aligned, and lives as long as the program.
+    let handle = check("load the kernels", unsafe { result::module::load_data(FATBIN.0.as_ptr().cast()) })?;
+    Ok(Module { handle, context: Arc::clone(context) })
+}
+
+fn functions(module: &Module) -> Result<HashMap<&'static str, sys::CUfunction>> {
+    let mut functions = HashMap::new();
+    for name in kernels::names() {
+        let c_name = std::ffi::CString::new(name).unwrap_or_default();
+        // SAFETY: the module is loaded.
+        let function = check(name, unsafe { result::module::get_function(module.handle, c_name) })?;
+        let shared = kernels::most_shared(name);
+        if shared > 0 {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is of the loaded module; the driver refuses what the device lacks.
+            check(name, unsafe { result::function::set_function_attribute(function, attribute, shared) })?;
+        }
+        functions.insert(name, function);
+    }
+    Ok(functions)
+}

@@ -1,0 +1,356 @@
+//! The CPU in the place of a GPU, to test kernels and whoever launches them.
+//!
+//! The kernels' sources are compiled by the system's C++ compiler, with each thread of a block as a fiber
+//! and a warp's instructions (shuffles, `ldmatrix`, tensor-core products) written from their manual.
+//! Launchers, arguments, grids and index arithmetic are the ones a GPU gets; speed is not.
+#![expect(unsafe_code, reason = "runs compiled kernels on addresses, as a driver does")]
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::device::{Backend, Cuda, Device};
+use super::element::{Element, Float};
+use super::error::{CudaError, Result};
+use super::gemm::{Places, Shape};
+use super::kernels;
+use super::launch::{Arguments, Launch};
+
+/// In which order the threads of a block come to run: results may not depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// From the first to the last.
+    Forwards,
+    /// From the last to the first.
+    Backwards,
+}
+
+/// Compiles the kernels for the CPU, once a version of their sources, and opens it as a device.
+///
+/// # Errors
+///
+/// [`CudaError::Emulation`] if there is no C++ compiler (`$CXX`, `c++`, `g++` or `clang++`), or if it fails.
+pub fn open(order: Order) -> Result<Cuda> {
+    let path = library()?;
+    // SAFETY: the library was compiled from this crate's sources; its initialisers fill a table of kernels.
+    let library = unsafe { libloading::Library::new(&path) }.map_err(failed)?;
+    // SAFETY: the function is defined in cu/emulate.cpp with this signature; it lives as long as `library`.
+    let run = *unsafe { library.get::<Run>(b"ddt_emulate") }.map_err(failed)?;
+    let emulated =
+        Emulated { run, order, memory: Mutex::default(), recording: Mutex::default(), _library: library };
+    for name in kernels::names() {
+        emulated.find(name)?;
+    }
+    Ok(Cuda { device: Device::new(Backend::Emulated(emulated)) })
+}
+
+/// Name, grid, threads of a block, bytes of shared memory, arguments, their number, order.
+type Run = unsafe extern "C" fn(
+    *const c_char,
+    *const c_uint,
+    c_uint,
+    c_uint,
+    *mut *mut c_void,
+    c_uint,
+    c_int,
+) -> c_int;
+
+/// Bytes of NaN before and behind every allocation: reading them shows in results, writing them in the end.
+const GUARD: usize = 1 << 12;
+const NAN: u8 = 0xFF;
+
+pub(super) struct Emulated {
+    run: Run,
+    order: Order,
+    /// By address; vectors of 16 bytes, for the alignment.
+    memory: Mutex<HashMap<u64, Allocation>>,
+    recording: Mutex<Option<Vec<Work>>>,
+    _library: libloading::Library,
+}
+
+struct Allocation {
+    cells: Vec<u128>,
+    bytes: usize,
+}
+
+/// What a graph holds.
+#[derive(Debug, Clone)]
+pub(super) enum Work {
+    Launch(Box<Launch>),
+    Copy { from: u64, to: u64, bytes: usize },
+    Gemm(Shape, Places),
+}
+
+impl std::fmt::Debug for Emulated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Emulated({:?})", self.order)
+    }
+}
+
+impl Emulated {
+    pub(super) fn name(&self) -> &str {
+        "the CPU in place of a GPU"
+    }
+
+    pub(super) fn multiprocessors(&self) -> usize {
+        4
+    }
+
+    pub(super) fn memory(&self) -> Result<(usize, usize)> {
+        let used: usize = lock(&self.memory).values().map(|allocation| allocation.bytes).sum();
+        Ok((usize::MAX - used, usize::MAX))
+    }
+
+    pub(super) fn alloc(&self, bytes: usize) -> Result<u64> {
+        self.not_recording("allocate")?;
+        let cells = vec![u128::MAX; (bytes + 2 * GUARD + 256).div_ceil(16)];
+        let address = (cells.as_ptr() as u64 + GUARD as u64).next_multiple_of(256);
+        lock(&self.memory).insert(address, Allocation { cells, bytes });
+        Ok(address)
+    }
+
+    pub(super) fn free(&self, address: u64) {
+        lock(&self.memory).remove(&address);
+    }
+
+    pub(super) fn write<T: Element>(&self, address: u64, values: &[T]) -> Result<()> {
+        self.not_recording("write")?;
+        self.inside(address, size_of_val(values))?;
+        // SAFETY: the address lies in an allocation that has that many bytes from there on.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), address as *mut T, values.len()) };
+        Ok(())
+    }
+
+    pub(super) fn read<T: Element>(&self, address: u64, values: &mut [T]) -> Result<()> {
+        self.not_recording("read")?;
+        self.wait()?;
+        self.inside(address, size_of_val(values))?;
+        // SAFETY: as for `write`; any bits are a `T`.
+        unsafe { std::ptr::copy_nonoverlapping(address as *const T, values.as_mut_ptr(), values.len()) };
+        Ok(())
+    }
+
+    pub(super) fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        if let Some(recording) = &mut *lock(&self.recording) {
+            recording.push(Work::Copy { from, to, bytes });
+            return Ok(());
+        }
+        self.inside(from, bytes)?;
+        self.inside(to, bytes)?;
+        // SAFETY: both ranges lie in allocations; `copy` allows them to overlap.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
+    /// Everything has run; what is left is to see whether it stayed in its memory.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.not_recording("wait")?;
+        for (&address, Allocation { cells, bytes }) in &*lock(&self.memory) {
+            let start = cells.as_ptr() as u64;
+            let all: &[u8] = bytes_of(cells);
+            let first = (address - start) as usize;
+            let (before, behind) = (&all[..first], &all[first + bytes..]);
+            if !before.iter().chain(behind).all(|&byte| byte == NAN) {
+                return Err(failed(format!("a kernel wrote beside an allocation of {bytes} bytes")));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let start = std::time::Instant::now();
+        work()?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+
+    pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
+        if let Some(recording) = &mut *lock(&self.recording) {
+            recording.push(Work::Launch(Box::new(launch.clone())));
+            return Ok(());
+        }
+        match self.run(launch)? {
+            0 => Ok(()),
+            1 => Err(failed(format!("no kernel {}", launch.kernel))),
+            2 => Err(failed(format!(
+                "{} takes another number of arguments than {}",
+                launch.kernel,
+                launch.arguments.len()
+            ))),
+            _ => Err(failed(format!("threads of {} wait for each other for ever", launch.kernel))),
+        }
+    }
+
+    /// What the library answers; see `cu/emulate.cpp`.
+    fn run(&self, launch: &Launch) -> Result<c_int> {
+        let Launch { kernel, grid, block, shared, arguments } = launch;
+        let name = CString::new(*kernel).map_err(failed)?;
+        let grid = [grid.0, grid.1, grid.2];
+        let mut values = arguments.pointers();
+        let order = c_int::from(self.order == Order::Backwards);
+        // SAFETY: launchers pass slices that they have measured, and the number of arguments is checked
+        // against the kernel's; the kernels are those a GPU would run.
+        Ok(unsafe {
+            (self.run)(
+                name.as_ptr(),
+                grid.as_ptr(),
+                *block,
+                *shared,
+                values.as_mut_ptr(),
+                arguments.len() as c_uint,
+                order,
+            )
+        })
+    }
+
+    /// Fails unless the sources have this kernel.
+    fn find(&self, kernel: &'static str) -> Result<()> {
+        let nothing =
+            Launch { kernel, grid: (0, 0, 0), block: 0, shared: 0, arguments: Arguments::default() };
+        // No kernel is without arguments, so one that is there refuses.
+        match self.run(&nothing)? {
+            1 => Err(failed(format!("no kernel {kernel}"))),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn gemm(&self, shape: Shape, places: Places) -> Result<()> {
+        if let Some(recording) = &mut *lock(&self.recording) {
+            recording.push(Work::Gemm(shape, places));
+            return Ok(());
+        }
+        self.inside(places.workspace, shape.workspace)?;
+        if shape.element == bf16::INDEX {
+            multiply::<bf16>(shape, places);
+        } else {
+            multiply::<f32>(shape, places);
+        }
+        Ok(())
+    }
+
+    pub(super) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Work>> {
+        self.not_recording("capture")?;
+        *lock(&self.recording) = Some(Vec::new());
+        let done = work();
+        let recorded = lock(&self.recording).take().unwrap_or_default();
+        done.map(|()| recorded)
+    }
+
+    pub(super) fn replay(&self, work: &[Work]) -> Result<()> {
+        work.iter().try_for_each(|work| match work {
+            Work::Launch(launch) => self.launch(launch),
+            &Work::Copy { from, to, bytes } => self.copy(from, to, bytes),
+            &Work::Gemm(shape, places) => self.gemm(shape, places),
+        })
+    }
+
+    fn not_recording(&self, call: &str) -> Result<()> {
+        match &*lock(&self.recording) {
+            Some(_) => Err(failed(format!("{call}: not while capturing"))),
+            None => Ok(()),
+        }
+    }
+
+    fn inside(&self, address: u64, bytes: usize) -> Result<()> {
+        let inside = |(&start, allocation): (&u64, &Allocation)| {
+            start <= address && address + bytes as u64 <= start + allocation.bytes as u64
+        };
+        match lock(&self.memory).iter().any(inside) {
+            true => Ok(()),
+            false => Err(failed(format!("{bytes} bytes at {address:#x} are nobody's"))),
+        }
+    }
+}
+
+/// `out = input weight^T + bias`, a row at a time.
+fn multiply<T: Float>(shape: Shape, places: Places) {
+    let Shape { m, n, k, with_bias, .. } = shape;
+    let read = |address: u64, len: usize| -> Vec<f32> {
+        // SAFETY: launchers pass addresses of slices that have as many elements.
+        unsafe { std::slice::from_raw_parts(address as *const T, len) }.iter().map(|x| x.to_f32()).collect()
+    };
+    let (input, weight) = (read(places.input, m * k), read(places.weight, n * k));
+    let bias = if with_bias { read(places.bias, n) } else { vec![0.0; n] };
+    // SAFETY: as above; the factors were copied, so nothing else refers to this memory.
+    let out = unsafe { std::slice::from_raw_parts_mut(places.out as *mut T, m * n) };
+    out.par_chunks_exact_mut(n).zip(input.par_chunks_exact(k)).for_each(|(out, input)| {
+        for ((out, weight), bias) in out.iter_mut().zip(weight.chunks_exact(k)).zip(&bias) {
+            // Eight sums side by side, for speed.
+            let mut sums = [0f32; 8];
+            for (input, weight) in input.chunks(8).zip(weight.chunks(8)) {
+                input.iter().zip(weight).zip(&mut sums).for_each(|((x, w), sum)| *sum += x * w);
+            }
+            *out = T::from_f32(sums.iter().sum::<f32>() + bias);
+        }
+    });
+}
+
+fn bytes_of(cells: &[u128]) -> &[u8] {
+    // SAFETY: the same memory, as bytes.
+    unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), size_of_val(cells)) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn failed(error: impl std::fmt::Display) -> CudaError {
+    CudaError::Emulation { got: error.to_string() }
+}
+
+/// The compiled kernels; a file that is there already was compiled from the same sources.
+fn library() -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = lock(&ONE_AT_A_TIME);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cu");
+    let mut hash = DefaultHasher::new();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+        .map_err(|error| failed(format!("{}: {error}", folder.display())))?;
+    files.sort();
+    for file in &files {
+        std::fs::read(file).map_err(failed)?.hash(&mut hash);
+    }
+    // Beside the running program, which is where its builder keeps what was built.
+    let program = std::env::current_exe().map_err(failed)?;
+    let path = program.with_file_name(format!("ddt-cuda-emulation-{:016x}.so", hash.finish()));
+    if path.exists() {
+        return Ok(path);
+    }
+    let beside = path.with_extension(format!("{}.so", std::process::id()));
+    let named = std::env::var("CXX").ok();
+    let compilers = named.as_deref().into_iter().chain(["c++", "g++", "clang++"]);
+    let mut found = None;
+    for compiler in compilers {
+        // Hardened `longjmp` refuses to go from one stack to another.
+        let output = Command::new(compiler)
+            .args(["-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-Wno-unknown-pragmas"])
+            .arg(folder.join("emulate.cpp"))
+            .arg("-o")
+            .arg(&beside)
+            .output();
+        match output {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(format!("{compiler}: {error}"))),
+            Ok(output) => {
+                found = Some(output);
+                break;
+            }
+        }
+    }
+    let Some(output) = found else {
+        return Err(failed("none of $CXX, c++, g++ and clang++ is there"));
+    };
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let errors: Vec<&str> = said.lines().filter(|line| line.contains("error")).take(3).collect();
+        return Err(failed(errors.join("; ")));
+    }
+    std::fs::rename(&beside, &path).map_err(failed)?;
+    Ok(path)
+}

@@ -1,0 +1,86 @@
+//! What can go wrong on a GPU.
+
+/// The result of an operation on a GPU.
+pub type Result<T> = std::result::Result<T, CudaError>;
+
+/// What can go wrong on a GPU, or on the way to one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CudaError {
+    /// There is no driver library, so no GPU either.
+    #[error(
+        "no CUDA driver found: expected libcuda.so.1, which comes with NVIDIA's driver; use the CPU here"
+    )]
+    NoDriver,
+    /// There is a driver, but not this device.
+    #[error("expected a CUDA device {ordinal}, got {count} devices (numbered from 0)")]
+    NoDevice {
+        /// The device that was asked for.
+        ordinal: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The device is older than the kernels.
+    #[error("expected a device of compute capability 8.0 or newer (A100, H100), got {major}.{minor}")]
+    TooOld {
+        /// Before the point.
+        major: i32,
+        /// Behind it.
+        minor: i32,
+    },
+    /// The library that multiplies matrices is not there.
+    #[error(
+        "no cuBLASLt found: expected libcublasLt.so.13, which comes with the CUDA toolkit; \
+         set LD_LIBRARY_PATH to its folder"
+    )]
+    NoCublas,
+    /// The device's memory does not suffice.
+    #[error(
+        "out of GPU memory: asked for {asked} bytes, {free} of {total} bytes are free; use a smaller batch"
+    )]
+    OutOfMemory {
+        /// Bytes asked for.
+        asked: usize,
+        /// Bytes free at that time.
+        free: usize,
+        /// Bytes the device has.
+        total: usize,
+    },
+    /// The driver refused a call, or a kernel failed before it.
+    #[error("{call}: the CUDA driver says {name}: {text}")]
+    Driver {
+        /// What was attempted.
+        call: &'static str,
+        /// The driver's name of the error.
+        name: String,
+        /// The driver's words.
+        text: String,
+    },
+    /// An argument does not fit the kernel.
+    #[error("{kernel}: expected {expected}, got {got}")]
+    Argument {
+        /// The launcher.
+        kernel: &'static str,
+        /// What it takes.
+        expected: String,
+        /// What it was given.
+        got: String,
+    },
+    /// The kernels could not be compiled for the CPU.
+    #[cfg(feature = "cuda-emulation")]
+    #[error("kernels on the CPU: expected a C++17 compiler that compiles them, got: {got}")]
+    Emulation {
+        /// What happened.
+        got: String,
+    },
+}
+
+/// Fails with [`CudaError::Argument`] unless `holds`.
+pub(crate) fn expect(
+    holds: bool,
+    kernel: &'static str,
+    expected: impl FnOnce() -> String,
+    got: impl FnOnce() -> String,
+) -> Result<()> {
+    if holds { Ok(()) } else { Err(CudaError::Argument { kernel, expected: expected(), got: got() }) }
+}

@@ -1,0 +1,138 @@
+//! Gate, bias and residual, then norm and modulation.
+
+use super::device::Cuda;
+use super::element::Float;
+use super::error::{Result, expect};
+use super::kernels;
+use super::launch::{Arguments, Launch, blocks};
+use super::memory::Slice;
+use super::rows::{Rows, check_len};
+
+const NAME: &str = "gate_norm";
+const WARPS: usize = 4;
+/// What the lanes of a warp hold of a row in one chunk each.
+const CHUNK: usize = 256;
+
+/// What [`Cuda::gate_norm`] works on.
+#[derive(Debug, Clone, Copy)]
+pub struct GateNorm<'a, T> {
+    /// The residual stream, (T, D); what `branch` adds is written back.
+    pub x: &'a Slice<T>,
+    /// D.
+    pub width: usize,
+    /// What joins the stream, if anything.
+    pub branch: Option<Branch<'a, T>>,
+    /// The normed and modulated stream, if it is wanted.
+    pub modulate: Option<Modulate<'a, T>>,
+}
+
+/// A branch on its way into the residual stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Branch<'a, T> {
+    /// The last product of the branch, (T, D).
+    pub y: &'a Slice<T>,
+    /// The bias that the product lacks, (D).
+    pub bias: Option<&'a Slice<T>>,
+    /// The gate, D columns.
+    pub gate: Rows<'a, T>,
+}
+
+/// How the stream is normed.
+#[derive(Debug, Clone, Copy)]
+pub enum Norm<'a, T> {
+    /// By its root mean square, times a weight (D).
+    Rms(&'a Slice<T>),
+    /// By its mean and variance, without weight.
+    Layer,
+}
+
+/// Norm and modulation of the stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Modulate<'a, T> {
+    /// The norm.
+    pub norm: Norm<'a, T>,
+    /// The shift, D columns.
+    pub shift: Rows<'a, T>,
+    /// The scale, D columns.
+    pub scale: Rows<'a, T>,
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// The result, (T, D).
+    pub out: &'a Slice<T>,
+}
+
+impl Cuda {
+    /// Joins a gated branch to the residual stream, and norms and modulates the stream.
+    ///
+    /// ```text
+    /// x = x + gate * (y + bias)
+    /// out = norm(x) * (1 + scale) + shift
+    /// ```
+    ///
+    /// The stream is normed before it is rounded to its type. Either half may be left out.
+    ///
+    /// # Errors
+    ///
+    /// If D is no multiple of 8 or above 2048, if a slice has another length or lies badly, or if the
+    /// driver refuses.
+    pub fn gate_norm<T: Float>(&self, arguments: &GateNorm<'_, T>) -> Result<()> {
+        let GateNorm { x, width, branch, modulate } = *arguments;
+        expect(
+            width > 0 && width.is_multiple_of(8) && width <= CHUNK * kernels::GATE_NORM.len(),
+            NAME,
+            || format!("a width that is a multiple of 8 up to {}", CHUNK * kernels::GATE_NORM.len()),
+            || width.to_string(),
+        )?;
+        let tokens = x.len() / width;
+        let device = &self.device;
+        check_len(NAME, device, ("x, whole rows of the width", x), tokens * width)?;
+        let mut flags = 0;
+        let mut values = Arguments::default();
+        values.address(x.address()).u32(tokens as u32).u32(width as u32);
+        let nothing = Rows::one(x);
+        let (gate, y, bias) = match branch {
+            None => (nothing, None, None),
+            Some(Branch { y, bias, gate }) => {
+                flags |= 1;
+                gate.check(NAME, device, (tokens, width))?;
+                check_len(NAME, device, ("y", y), x.len())?;
+                (gate, Some(y), bias)
+            }
+        };
+        let (weight, shift, scale, eps, out) = match modulate {
+            None => (None, nothing, nothing, 0.0, None),
+            Some(Modulate { norm, shift, scale, eps, out }) => {
+                shift.check(NAME, device, (tokens, width))?;
+                scale.check(NAME, device, (tokens, width))?;
+                check_len(NAME, device, ("out", out), x.len())?;
+                match norm {
+                    Norm::Rms(weight) => {
+                        flags |= 2;
+                        (Some(weight), shift, scale, eps, Some(out))
+                    }
+                    Norm::Layer => {
+                        flags |= 4;
+                        (None, shift, scale, eps, Some(out))
+                    }
+                }
+            }
+        };
+        for (name, row) in [("bias", bias), ("weight", weight)] {
+            row.map_or(Ok(()), |row| check_len(NAME, device, (name, row), width))?;
+        }
+        let address = |slice: Option<&Slice<T>>| slice.map_or(0, Slice::address);
+        values.address(address(y)).address(address(bias));
+        gate.push(&mut values);
+        values.address(address(weight));
+        shift.push(&mut values);
+        scale.push(&mut values);
+        values.f32(eps).address(address(out)).u32(flags);
+        self.launch(&Launch {
+            kernel: kernels::GATE_NORM[width.div_ceil(CHUNK) - 1][T::INDEX],
+            grid: (blocks(NAME, 32 * tokens, 32 * WARPS)?, 1, 1),
+            block: 32 * WARPS as u32,
+            shared: 0,
+            arguments: values,
+        })
+    }
+}

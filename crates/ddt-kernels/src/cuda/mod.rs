@@ -1,0 +1,70 @@
+//! The kernels of the sampling loop on an NVIDIA GPU.
+//!
+//! [`Cuda`] is an open device: its context, one stream, and every kernel, looked up once.
+//! [`Slice`] is a piece of its memory; whoever runs a network carves its own arena into slices
+//! ([`Slice::sub`], [`Slice::cast`]).
+//! Each launcher is a method of [`Cuda`] that checks its arguments and puts one kernel on the stream: it
+//! allocates nothing and waits for nothing, so it may stand inside a captured [`Graph`].
+//!
+//! | method | what it does in one pass |
+//! |---|---|
+//! | [`Cuda::gemm`] | a linear layer's product with its bias, by cuBLASLt |
+//! | [`Cuda::gate_norm`] | gate, bias and residual; then norm and modulation for the next product |
+//! | [`Cuda::attention`] | query-key norm, rotary turn, softmax attention on tensor cores |
+//! | [`Cuda::attention_plain`] | the same, in the plainest correct way, f32 throughout |
+//! | [`Cuda::swiglu`] | the gate of a feed-forward layer, on the fused product |
+//! | [`Cuda::add_rows`] | bias, SiLU, and the sum of condition and state |
+//! | [`Cuda::class_condition`] | SiLU of time plus class embedding |
+//! | [`Cuda::timestep_waves`] | sines and cosines of the step's time |
+//! | [`Cuda::patchify`] | latents to tokens |
+//! | [`Cuda::guided_step`] | tokens to latents, guidance and Euler's step |
+//! | [`Cuda::next_step`] | moves [`Steps`] on |
+//!
+//! Elements are bf16 or f32 ([`Float`]); arithmetic is f32.
+//! Times, step lengths and guidance scales stand in device memory ([`Steps`]), so that one captured graph
+//! serves all steps.
+//!
+//! With the feature `cuda` a [`Cuda`] is a GPU, found when [`Cuda::open`] is called: a program starts
+//! without a driver.
+//! With the feature `cuda-emulation` it can also be the CPU, running the same kernel sources and launchers
+//! slowly, to test them ([`emulation`]).
+//!
+//! Shape letters: `R` rows (images of the batch, both halves when guided), `L` tokens, `T = R L`, `D` hidden
+//! size, `N` heads, `K` head size, `F` SwiGLU hidden size, `C` channels, `P` patch size.
+
+mod add_rows;
+mod attention;
+#[cfg(feature = "cuda")]
+mod blas;
+pub mod checks;
+mod device;
+#[cfg(feature = "cuda")]
+mod driver;
+mod element;
+#[cfg(feature = "cuda-emulation")]
+pub mod emulation;
+mod error;
+mod gate_norm;
+mod gemm;
+mod graph;
+mod kernels;
+mod launch;
+mod memory;
+mod patch;
+mod rows;
+mod step;
+mod swiglu;
+
+pub use add_rows::{Activation, AddRows, ClassCondition};
+pub use attention::Attention;
+pub use device::Cuda;
+pub use element::{Element, Float};
+pub use error::{CudaError, Result};
+pub use gate_norm::{Branch, GateNorm, Modulate, Norm};
+pub use gemm::Gemm;
+pub use graph::Graph;
+pub use memory::Slice;
+pub use patch::Grid;
+pub use rows::Rows;
+pub use step::{GuidedStep, Steps};
+pub use swiglu::SwiGlu;

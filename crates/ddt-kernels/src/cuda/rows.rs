@@ -1,0 +1,107 @@
+//! Rows that apply to tokens: modulations, gates, biases.
+
+use super::device::Device;
+use super::element::Float;
+use super::error::{Result, expect};
+use super::launch::Arguments;
+use super::memory::Slice;
+use std::sync::Arc;
+
+/// Some columns of a matrix, whose row `token / tokens_per_row` applies to a token.
+///
+/// One row per image: `tokens_per_row = L`; one per token: 1; one for all, such as a bias: [`Rows::one`].
+/// `first` and `stride` pick a shift, scale or gate out of rows that hold those of several blocks.
+#[derive(Debug)]
+pub struct Rows<'a, T> {
+    /// The matrix, in row-major order.
+    pub data: &'a Slice<T>,
+    /// From one row to the next, in elements.
+    pub stride: usize,
+    /// The first column that applies.
+    pub first: usize,
+    /// How many consecutive tokens share a row.
+    pub tokens_per_row: usize,
+}
+
+impl<T> Clone for Rows<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Rows<'_, T> {}
+
+impl<'a, T: Float> Rows<'a, T> {
+    /// One row that applies to every token.
+    pub fn one(data: &'a Slice<T>) -> Self {
+        Self { data, stride: 0, first: 0, tokens_per_row: u32::MAX as usize }
+    }
+
+    /// Checks that `width` columns for `tokens` tokens exist and start where 16-byte reads may.
+    pub(super) fn check(
+        &self,
+        kernel: &'static str,
+        device: &Arc<Device>,
+        (tokens, width): (usize, usize),
+    ) -> Result<()> {
+        check_slice(kernel, device, self.data)?;
+        let Self { data, stride, first, tokens_per_row } = *self;
+        expect(
+            tokens_per_row > 0 && tokens_per_row <= u32::MAX as usize && stride <= i32::MAX as usize,
+            kernel,
+            || "between 1 and 2^32 - 1 tokens a row and a stride below 2^31".into(),
+            || format!("{tokens_per_row} tokens a row and stride {stride}"),
+        )?;
+        expect(
+            first.is_multiple_of(T::LANES) && stride.is_multiple_of(T::LANES),
+            kernel,
+            || format!("rows whose stride and first column are multiples of {}", T::LANES),
+            || format!("stride {stride}, first column {first}"),
+        )?;
+        let rows = tokens.div_ceil(tokens_per_row);
+        let needed = rows.saturating_sub(1).saturating_mul(stride).saturating_add(first + width);
+        expect(
+            tokens == 0 || needed <= data.len(),
+            kernel,
+            || format!("rows of {needed} elements for {tokens} tokens, {width} columns from {first}"),
+            || format!("{} elements", data.len()),
+        )
+    }
+
+    pub(super) fn push(&self, arguments: &mut Arguments) {
+        arguments.address(self.data.address() + (self.first * size_of::<T>()) as u64);
+        arguments.u32(self.stride as u32);
+        arguments.u32(self.tokens_per_row as u32);
+    }
+}
+
+/// Checks that `slice` is of `device` and starts where 16-byte reads may.
+pub(super) fn check_slice<T: super::Element>(
+    kernel: &'static str,
+    device: &Arc<Device>,
+    slice: &Slice<T>,
+) -> Result<()> {
+    expect(
+        Arc::ptr_eq(device, slice.device()),
+        kernel,
+        || "memory of this device".into(),
+        || "memory of another".into(),
+    )?;
+    expect(
+        slice.address().is_multiple_of(16),
+        kernel,
+        || "slices at multiples of 16 bytes".into(),
+        || format!("address {:#x}", slice.address()),
+    )
+}
+
+/// [`check_slice`], and that there are exactly or at least `len` elements.
+pub(super) fn check_len<T: super::Element>(
+    kernel: &'static str,
+    device: &Arc<Device>,
+    (name, slice): (&'static str, &Slice<T>),
+    len: usize,
+) -> Result<()> {
+    check_slice(kernel, device, slice)?;
+    expect(slice.len() == len, kernel, || format!("{len} elements of {name}"), || format!("{}", slice.len()))
+}
