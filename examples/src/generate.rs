@@ -140,7 +140,8 @@ pub fn draw(job: &Job, model: &Model, cancel: &Cancel) -> Result<Drawn> {
     let mut images = Vec::with_capacity(items.len());
     let mut calls = NetworkCalls::default();
     for batch in items.chunks(job.batch) {
-        let sampled = sample_batch(job, model, batch, cancel, gpu.as_mut(), &mut || progress.step(batch.len()))?;
+        let sampled =
+            sample_batch(job, model, batch, cancel, gpu.as_mut(), &mut || progress.step(batch.len()))?;
         for bytes in to_rgb8(&model.decoder.decode(&sampled.latents)?)? {
             images.push(Picture::from_pixels(width, height, bytes)?);
         }

@@ -19,8 +19,9 @@ use crate::cpu::scratch::Scratch;
 /// Depths that are summed before sums return to memory: this much of a panel and of a task's rows stays in
 /// the second-level cache.
 const DEPTH: usize = 512;
-/// Rows of one task, at most, in tiles.
-const TASK_TILES: usize = 8;
+/// What the rows of one task take, at most: of the second-level cache, a panel gets the rest. The more rows, the
+/// fewer times the right factor is read.
+const TASK_BYTES: usize = 640 << 10;
 /// Tasks of a thread, at least, where the size of the product allows: so many that no thread waits long.
 const TASKS_A_THREAD: usize = 4;
 
@@ -114,7 +115,9 @@ pub(crate) fn run<T: Factor, F: Finish>(left: Left<'_, T>, right: &Packed<T>, fi
     };
     // Tiles of rows, spread evenly over blocks.
     let tiles = left.rows.div_ceil(MAX_ROWS);
-    let block_rows = MAX_ROWS * tiles.div_ceil(tiles.div_ceil(TASK_TILES));
+    let depth = if F::WHOLE { left.depth } else { left.depth.min(DEPTH) };
+    let most = (TASK_BYTES / (MAX_ROWS * size_of::<T>() * depth.max(1))).max(1);
+    let block_rows = MAX_ROWS * tiles.div_ceil(tiles.div_ceil(most));
     let blocks = left.rows.div_ceil(block_rows);
     let tasks = TASKS_A_THREAD * rayon::current_num_threads();
     let each = panels.div_ceil(tasks.div_ceil(blocks).min(panels));
