@@ -6,7 +6,7 @@ use crate::cpu::gemm::ceiling;
 use crate::packed_linear::of_dtype;
 
 /// Floating-point operations a second that all threads of rayon's current pool reach together on products of
-/// `dtype` whose factors stay in the first-level cache; takes about a tenth of a second.
+/// `dtype` whose factors stay in the first-level cache; takes some tenths of a second.
 ///
 /// No product is faster; how near one comes says how well it feeds the arithmetic.
 ///
@@ -16,7 +16,7 @@ use crate::packed_linear::of_dtype;
 pub fn product_ceiling(dtype: DType) -> Result<f64> {
     of_dtype!("product_ceiling", dtype, T => {
         // The shortest of a few: others may compute beside.
-        Ok((0..5).map(|_| ceiling::<T>(10_000)).fold(0.0, f64::max))
+        Ok((0..20).map(|_| ceiling::<T>(20_000)).fold(0.0, f64::max))
     })
 }
 

@@ -85,19 +85,17 @@ fn sharing(args: &Args, results: &Results) -> Result<String> {
     let steps = args.steps;
     let mut text = format!(
         "Sharing, {steps} Euler steps, distance (class right):\n\n\
-         | ratio | encoder runs | speed | uniform | optimal |\n|---|---|---|---|---|\n"
+         | ratio | encoder runs | uniform | optimal |\n|---|---|---|---|\n"
     );
-    let unshared = get(results, &shared(steps, Sharing::None))?;
-    let first = short(unshared.seen);
-    writeln!(text, "| 0 | {steps} | 1.00 x | {first} | {first} |")?;
+    let first = short(get(results, &shared(steps, Sharing::None))?.seen);
+    writeln!(text, "| 0 | {steps} | {first} | {first} |")?;
     for budget in budgets(steps) {
         let uniform = get(results, &shared(steps, Sharing::Uniform(budget)))?;
         let optimal = get(results, &shared(steps, Sharing::Optimal(budget)))?;
         writeln!(
             text,
-            "| {:.2} | {budget} | {:.2} x | {} | {} |",
+            "| {:.2} | {budget} | {} | {} |",
             1.0 - budget as f64 / steps as f64,
-            unshared.seconds / uniform.seconds,
             short(uniform.seen),
             short(optimal.seen)
         )?;
