@@ -22,7 +22,8 @@ const NAME: &str = "attention";
 /// The L x L matrix of a head never exists as a whole, and the backward pass computes it again block by
 /// block.
 /// Differentiable in `qkv` and both weights.
-/// Computed in f32; the result has the dtype of `qkv`.
+/// Computed in f32, but that in bf16 queries, keys and probabilities are rounded to it before their products, whose
+/// sums are f32; the result has the dtype of `qkv`.
 ///
 /// # Shapes
 ///

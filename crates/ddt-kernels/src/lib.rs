@@ -19,7 +19,8 @@
 //! (B, L, ·); the gradient of a row per image sums over the image's tokens.
 //! Shape letters: `B` batch, `L` tokens, `D` hidden size, `N` heads, `K` head size.
 //!
-//! Tensors are f32, bf16 or f16; arithmetic is f32, and results have the dtype of the arguments.
+//! Tensors are f32, bf16 or f16; sums are f32, as is all arithmetic but the factors of products in bf16; results have
+//! the dtype of the arguments.
 //! Strided arguments are copied first.
 //! On the CPU the widest instruction set is chosen at run time, and work is spread over rayon's current
 //! pool; the number of threads does not change a bit of the results.
