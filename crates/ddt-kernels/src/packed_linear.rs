@@ -90,6 +90,18 @@ impl From<Packed<bf16>> for Factors {
     }
 }
 
+/// Fails unless `x` is (.., `inputs`) in `dtype`, on the CPU.
+pub(crate) fn check_input(op: &str, x: &Tensor, inputs: usize, dtype: DType) -> Result<()> {
+    if x.dims().last() != Some(&inputs) {
+        bail!("{op}: expected x of shape (.., {inputs}), got {:?}", x.shape());
+    }
+    if x.dtype() != dtype || !x.device().is_cpu() {
+        let (got, at) = (x.dtype(), x.device().location());
+        bail!("{op}: expected x in {dtype:?} on the CPU, got {got:?} on {at:?}");
+    }
+    Ok(())
+}
+
 /// Runs `$body` with the type `$t` standing for the element type of `$dtype`, one that can be packed.
 macro_rules! of_dtype {
     ($op:expr, $dtype:expr, $t:ident => $body:expr) => {
@@ -151,13 +163,7 @@ impl PackedLinear {
     /// If the shape, the dtype or the device of `x` is another.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { inputs, outputs, .. } = *self.weights;
-        if x.dims().last() != Some(&inputs) {
-            bail!("{NAME}: expected x of shape (.., {inputs}), got {:?}", x.shape());
-        }
-        if x.dtype() != self.dtype() || !x.device().is_cpu() {
-            let (got, at) = (x.dtype(), x.device().location());
-            bail!("{NAME}: expected x in {:?} on the CPU, got {got:?} on {at:?}", self.dtype());
-        }
+        check_input(NAME, x, inputs, self.dtype())?;
         if !x.track_op() {
             return x.contiguous()?.apply_op1(self.clone());
         }

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, T
 
 use crate::cpu::gemm::{Left, Packed, Right, SwiGlu, collect, run};
 use crate::cpu::storage::{self, with_slices};
-use crate::packed_linear::{Factors, of_dtype};
+use crate::packed_linear::{Factors, check_input, of_dtype};
 use crate::swiglu::swiglu;
 
 const NAME: &str = "packed_swiglu";
@@ -71,13 +71,7 @@ impl PackedSwiGlu {
     /// If the shape, the dtype or the device of `x` is another.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { inputs, outputs, .. } = *self.weights;
-        if x.dims().last() != Some(&inputs) {
-            bail!("{NAME}: expected x of shape (.., {inputs}), got {:?}", x.shape());
-        }
-        if x.dtype() != self.dtype() || !x.device().is_cpu() {
-            let (got, at) = (x.dtype(), x.device().location());
-            bail!("{NAME}: expected x in {:?} on the CPU, got {got:?} on {at:?}", self.dtype());
-        }
+        check_input(NAME, x, inputs, self.dtype())?;
         if !x.track_op() {
             return x.contiguous()?.apply_op1(self.clone());
         }
