@@ -3,8 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const KERNELS: [&str; 8] =
-    ["add_rows", "attention", "attention_plain", "copy", "gate_norm", "patch", "step", "swiglu"];
+const KERNELS: [&str; 11] = [
+    "add_rows",
+    "attention",
+    "attention_plain",
+    "copy",
+    "gate_norm",
+    "group_norm",
+    "patch",
+    "softmax",
+    "step",
+    "swiglu",
+    "windows",
+];
 
 /// Machine code for A100 and H100, and portable code that drivers compile for what comes after them.
 const TARGETS: [&str; 3] =

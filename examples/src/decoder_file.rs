@@ -6,8 +6,10 @@ use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, TinyDecoder};
 use ddt_checkpoint::Checkpoint;
+use ddt_cuda::{CudaKlDecoder, DECODER_BYTES};
 
 use crate::assets;
+use crate::gpu::Place;
 use crate::identity::sha256_of;
 use crate::sampler_args::VaeChoice;
 
@@ -42,16 +44,16 @@ impl DecoderFile {
         })
     }
 
-    /// Reads it, to compute in f32.
+    /// Reads it, to compute in f32, or where and as `gpu` says; the tiny ones compute on the CPU whatever it says.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, or holds no autoencoder that is known here.
-    pub fn load(&self) -> Result<Box<dyn Autoencoder>> {
+    /// A file that cannot be read, or holds no autoencoder that is known here; no such GPU.
+    pub fn load(&self, gpu: Option<Place>) -> Result<Box<dyn Autoencoder>> {
         Ok(match self {
             Self::Pixels => Box::new(PixelSpace),
             Self::Embedded => Box::new(assets::tiny_decoder()?),
-            Self::Published(path) | Self::File(path) => read(path)?,
+            Self::Published(path) | Self::File(path) => read(path, gpu)?,
         })
     }
 }
@@ -77,12 +79,18 @@ fn open(path: &Path) -> Result<Checkpoint> {
     Checkpoint::open(path).context("--vae")
 }
 
-fn read(path: &Path) -> Result<Box<dyn Autoencoder>> {
+fn read(path: &Path, gpu: Option<Place>) -> Result<Box<dyn Autoencoder>> {
     let file = open(path)?;
     let broken = || format!("cannot read the autoencoder {}", path.display());
     if file.info("decoder.conv_in.weight").is_some() {
-        let decoder = KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu);
-        return Ok(Box::new(decoder.with_context(broken)?));
+        let decoder =
+            KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu).with_context(broken)?;
+        return Ok(match gpu {
+            None => Box::new(decoder),
+            Some(Place { device, precision }) => {
+                Box::new(CudaKlDecoder::open(device, &decoder, precision, DECODER_BYTES).context("--device")?)
+            }
+        });
     }
     Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu).with_context(broken)?))
 }

@@ -24,12 +24,7 @@ impl Gpu {
     ///
     /// Settings or a network that the GPU's programs do not have; no such GPU; too little of its memory.
     pub fn open(job: &Job, model: &Model) -> Result<Option<Self>> {
-        let Some(device) = ordinal(&job.device) else { return Ok(None) };
-        let precision = match job.dtype {
-            Dtype::F32 => Precision::F32,
-            Dtype::Bf16 => Precision::Bf16,
-            Dtype::F16 => bail!("--dtype: expected bf16 or f32 with --device cuda, got f16"),
-        };
+        let Some(place) = place(&job.device, job.dtype)? else { return Ok(None) };
         let solver = job.solver.name();
         ensure!(solver == "euler", "--solver: expected euler with --device cuda, got {solver}");
         ensure!(model.weaker.is_none(), "--weaker: expected none with --device cuda");
@@ -39,7 +34,8 @@ impl Gpu {
             "--device cuda draws with the paper's DDT alone, got {found:?}; draw with --device cpu"
         );
         let tensors = job.weights.tensors()?;
-        let sampler = CudaSampler::open(device, &job.weights.config, precision, &from_map(&tensors));
+        let sampler =
+            CudaSampler::open(place.device, &job.weights.config, place.precision, &from_map(&tensors));
         let sampler = sampler.context("--device")?;
         say(&format!("drawing on {}", sampler.device_name()));
         Ok(Some(Self { sampler }))
@@ -67,6 +63,30 @@ impl Gpu {
             Err(error) => Err(error).context("--device"),
         }
     }
+}
+
+/// A GPU and how it computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// From 0.
+    pub device: usize,
+    /// Of the network and of the autoencoder.
+    pub precision: Precision,
+}
+
+/// What `--device` and `--dtype` name together; `None` for the CPU.
+///
+/// # Errors
+///
+/// A number type that the GPU's programs do not have.
+pub fn place(device: &str, dtype: Dtype) -> Result<Option<Place>> {
+    let Some(device) = ordinal(device) else { return Ok(None) };
+    let precision = match dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::Bf16 => Precision::Bf16,
+        Dtype::F16 => bail!("--dtype: expected bf16 or f32 with --device cuda, got f16"),
+    };
+    Ok(Some(Place { device, precision }))
 }
 
 /// The GPU that `--device` names, from 0; `None` for the CPU.
@@ -116,6 +136,10 @@ mod tests {
     fn devices_have_numbers() {
         let named = ["cpu", "cuda", "cuda:3", "cuda:", "cuda:x", "cuda3", "gpu"].map(ordinal);
         assert_eq!(named, [None, Some(0), Some(3), None, None, None, None]);
+        assert_eq!(place("cpu", Dtype::F16).unwrap(), None);
+        let bf16 = Place { device: 3, precision: Precision::Bf16 };
+        assert_eq!(place("cuda:3", Dtype::Bf16).unwrap(), Some(bf16));
+        assert!(place("cuda", Dtype::F16).unwrap_err().to_string().contains("bf16 or f32"));
         assert!(parse("cpu").is_ok());
         assert_eq!(parse("cuda:1").is_ok(), cfg!(feature = "cuda"));
         assert!(parse("gpu").unwrap_err().contains("expected cpu"));

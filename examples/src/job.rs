@@ -14,6 +14,7 @@ use crate::classes::ClassTable;
 use crate::cli::{Args, Resolution};
 use crate::decoder_file;
 use crate::generate::Item;
+use crate::gpu;
 use crate::identity::Identity;
 use crate::page;
 use crate::progress::say;
@@ -155,7 +156,8 @@ impl Job {
     ///
     /// As [`load`](Self::load).
     pub fn read(&self, identity: Identity, plan: Option<SharingPlan>) -> Result<Model> {
-        let (network, decoder) = self.weights.load(self.dtype.into())?;
+        let (network, decoder) =
+            self.weights.load(self.dtype.into(), gpu::place(&self.device, self.dtype)?)?;
         let weaker = self.weights.load_weaker(self.dtype.into())?;
         Ok(Model { identity, plan, network, weaker, decoder })
     }

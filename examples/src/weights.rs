@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::classes::ClassTable;
 use crate::cli::Resolution;
 use crate::decoder_file::DecoderFile;
+use crate::gpu::Place;
 use crate::identity::{Identity, name_of, sha256_of};
 use crate::normalized::Normalized;
 use crate::sampler_args::{SamplerArgs, VaeChoice, WeightsChoice};
@@ -129,8 +130,8 @@ impl Weights {
     /// # Errors
     ///
     /// A file that is damaged, or holds another network; too little memory.
-    pub fn load(&self, dtype: DType) -> Result<(Ddt, Box<dyn Autoencoder>)> {
-        let decoder = self.load_decoder()?;
+    pub fn load(&self, dtype: DType, gpu: Option<Place>) -> Result<(Ddt, Box<dyn Autoencoder>)> {
+        let decoder = self.load_decoder(gpu)?;
         let network = self.file.load(Some(&self.config), dtype, &Device::Cpu)?;
         Ok((network, decoder))
     }
@@ -153,8 +154,8 @@ impl Weights {
         Ok(self.file.weights(Some(&self.config))?)
     }
 
-    fn load_decoder(&self) -> Result<Box<dyn Autoencoder>> {
-        let decoder = self.decoder.load()?;
+    fn load_decoder(&self, gpu: Option<Place>) -> Result<Box<dyn Autoencoder>> {
+        let decoder = self.decoder.load(gpu)?;
         let (got, expected) = (decoder.latent_channels(), self.config.in_channels);
         ensure!(
             got == expected,

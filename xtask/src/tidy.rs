@@ -24,7 +24,18 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ddt-data", &[]),
     ("ddt-analysis", &["ddt-flow"]),
     ("ddt-adapters", &["ddt-checkpoint"]),
-    ("ddt-cuda", &["ddt-blocks", "ddt-checkpoint", "ddt-flow", "ddt-kernels", "ddt-model", "ddt-sharing"]),
+    (
+        "ddt-cuda",
+        &[
+            "ddt-adapters",
+            "ddt-blocks",
+            "ddt-checkpoint",
+            "ddt-flow",
+            "ddt-kernels",
+            "ddt-model",
+            "ddt-sharing",
+        ],
+    ),
     ("ddt-train", &["ddt-blocks", "ddt-checkpoint", "ddt-flow", "ddt-kernels", "ddt-model"]),
 ];
 

@@ -53,10 +53,14 @@ pub(crate) fn check_pixels(pixels: &Tensor, downscale: usize) -> Result<()> {
     }
 }
 
-/// Checks that `latents` is `(B, channels, H, W)` and finite.
+/// Checks that `latents` is `(B, channels, H, W)` and finite, as [`Autoencoder::decode`] must.
 ///
 /// A network may well turn a NaN into a plausible picture, since `relu(NaN)` is 0.
-pub(crate) fn check_latents(latents: &Tensor, channels: usize) -> Result<()> {
+///
+/// # Errors
+///
+/// If it is not.
+pub fn check_latents(latents: &Tensor, channels: usize) -> Result<()> {
     match latents.dims() {
         &[b, c, h, w] if c == channels && b * h * w > 0 => {}
         got => bail!("expected latents (B, {channels}, H, W), got {got:?}"),

@@ -3,6 +3,7 @@
 //! candle's own CPU convolution gathers its patches element by element; here whole image rows are
 //! copied, and the product runs on blocks of bounded size. Other devices and types use candle's.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
@@ -55,6 +56,12 @@ impl Conv2d {
     pub(crate) fn new_no_bias(inp: usize, out: usize, geometry: Geometry, vb: VarBuilder) -> Result<Self> {
         let weight = vb.get((out, inp, geometry.kernel, geometry.kernel), "weight")?;
         Ok(Self { weight, bias: None, geometry })
+    }
+
+    /// Adds what it reads to `all`, under `name`.
+    pub(crate) fn parameters(&self, name: &str, all: &mut BTreeMap<String, Tensor>) {
+        all.insert(format!("{name}.weight"), self.weight.clone());
+        all.extend(self.bias.iter().map(|bias| (format!("{name}.bias"), bias.clone())));
     }
 
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {

@@ -1,5 +1,7 @@
 //! Group normalisation, optionally followed by an activation, in one pass over memory on the CPU.
 
+use std::collections::BTreeMap;
+
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
@@ -56,6 +58,12 @@ impl GroupNorm {
         }
         let (weight, bias) = (vb.get(channels, "weight")?, vb.get(channels, "bias")?);
         Ok(Self { weight, bias, num_groups, eps, activation })
+    }
+
+    /// Adds what it reads to `all`, under `name`.
+    pub(crate) fn parameters(&self, name: &str, all: &mut BTreeMap<String, Tensor>) {
+        all.insert(format!("{name}.weight"), self.weight.clone());
+        all.insert(format!("{name}.bias"), self.bias.clone());
     }
 
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {

@@ -38,7 +38,7 @@
 
 #![forbid(unsafe_code)]
 
-pub use autoencoder::Autoencoder;
+pub use autoencoder::{Autoencoder, check_latents};
 pub use dinov2::{DinoV2, DinoV2Config, DinoV2Features, DinoV2Mlp, swiglu_width};
 pub use inception::{Inception, InceptionFeatures};
 pub use kl::{KlAutoencoder, KlConfig, KlDecoder, Posterior};

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use candle_core::Tensor;
+use ddt_adapters::{Autoencoder, KlDecoder};
 use ddt_model::{DdtConfig, Sampled};
 
 use crate::{
@@ -43,6 +44,43 @@ impl CudaSampler {
         _: &EulerOptions<'_>,
         _: &mut OnStep<'_>,
     ) -> Result<Sampled, GpuError> {
+        match self.never {}
+    }
+}
+
+/// Memory for the images that are decoded at once, unless another bound is given.
+pub const DECODER_BYTES: usize = 4 << 30;
+
+/// A decoder on a GPU; this build has none, so it cannot be opened.
+#[derive(Debug)]
+pub struct CudaKlDecoder {
+    never: Infallible,
+}
+
+impl CudaKlDecoder {
+    /// Says how to build with a GPU.
+    ///
+    /// # Errors
+    /// [`GpuError::NotBuilt`], always.
+    pub fn open(_: usize, _: &KlDecoder, _: Precision, _: usize) -> Result<Self, GpuError> {
+        Err(GpuError::NotBuilt)
+    }
+}
+
+impl Autoencoder for CudaKlDecoder {
+    fn latent_channels(&self) -> usize {
+        match self.never {}
+    }
+
+    fn downscale(&self) -> usize {
+        match self.never {}
+    }
+
+    fn encode(&self, _: &Tensor) -> candle_core::Result<Tensor> {
+        match self.never {}
+    }
+
+    fn decode(&self, _: &Tensor) -> candle_core::Result<Tensor> {
         match self.never {}
     }
 }

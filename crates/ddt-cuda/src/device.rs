@@ -1,10 +1,12 @@
 //! Programs on a device: uploaded weights, one arena, captured graphs.
 
 pub use executor::CudaExecutor;
+pub use kl::{CudaKlDecoder, DECODER_BYTES};
 pub use sampler::CudaSampler;
 pub use weights::DeviceWeights;
 
 mod executor;
+mod kl;
 mod launch;
 mod sampler;
 mod weights;

@@ -1,4 +1,4 @@
-//! Sampling with a DDT on an NVIDIA GPU.
+//! Sampling with a DDT on an NVIDIA GPU, and decoding what was sampled.
 //!
 //! A step of the network is written down before any GPU is looked for: [`Programs`] are lists of operations
 //! ([`Op`]) on named buffers, one list for each [`StepKind`], and an [`ArenaPlan`] gives every buffer its
@@ -23,17 +23,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`CudaKlDecoder`] turns latents into pixels on the same GPU, as many images at a time as a bound of memory allows.
+//!
 //! # Crate features
 //!
-//! - `cuda` makes [`CudaSampler`] work; without it, opening one is an error that says so.
+//! - `cuda` makes [`CudaSampler`] and [`CudaKlDecoder`] work; without it, opening one is an error that says so.
 //! - `cuda-emulation` runs the GPU's kernel sources on the CPU, for tests.
 
 #![forbid(unsafe_code)]
 
 #[cfg(not(any(feature = "cuda", feature = "cuda-emulation")))]
-pub use crate::absent::CudaSampler;
+pub use crate::absent::{CudaKlDecoder, CudaSampler, DECODER_BYTES};
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
-pub use crate::device::{CudaExecutor, CudaSampler, DeviceWeights};
+pub use crate::device::{CudaExecutor, CudaKlDecoder, CudaSampler, DECODER_BYTES, DeviceWeights};
 pub use crate::{
     arena::{ALIGNMENT, ArenaPlan, WORKSPACE_BYTES},
     error::GpuError,
@@ -44,7 +46,7 @@ pub use crate::{
     reference::Reference,
     run::{EulerOptions, Executor, OnStep, Run, RunStep, execute},
     step_kind::{StepKind, step_kinds},
-    weight_source::{WeightSource, by_formula, from_map},
+    weight_source::{WeightSource, by_formula, decoder_by_formula, from_map},
     weights::{Weight, WeightId, WeightTable},
 };
 

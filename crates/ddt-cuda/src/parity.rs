@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use candle_core::{DType, Device, Tensor, bail};
+use ddt_adapters::{Autoencoder, KlConfig, KlDecoder};
 use ddt_checkpoint::Checkpoint;
 use ddt_flow::{Guidance, Step, TimeGrid};
 use ddt_model::DdtConfig;
@@ -80,6 +81,24 @@ pub fn fixture(path: &Path, precision: Precision, make: MakeExecutor<'_>) -> Res
         ))
         .into()),
     }
+}
+
+/// Makes a decoder like the one it is given, wherever it computes.
+pub type MakeDecoder<'a> = &'a mut dyn FnMut(&KlDecoder) -> Result<Box<dyn Autoencoder>, GpuError>;
+
+/// Decodes the latents of a fixture of kind `vae_kl` and compares the pixels.
+///
+/// # Errors
+/// A fixture that cannot be read or is of another kind; whatever the decoder fails with.
+pub fn kl_fixture(path: &Path, make: MakeDecoder<'_>) -> Result<Compared, GpuError> {
+    let file = Checkpoint::open(path).map_err(candle_core::Error::wrap)?;
+    let cfg: KlConfig = metadata(&file, "config")?;
+    let cpu = KlDecoder::load(&cfg, &file.with_prefix("model."), &Device::Cpu);
+    let decoder = make(&cpu.map_err(candle_core::Error::wrap)?)?;
+    let tensor = |name: &str| file.tensor(name, &Device::Cpu).map_err(candle_core::Error::wrap);
+    // Those of the fixture are not scaled.
+    let latents = (tensor("in.latent")? * cfg.scaling_factor)?;
+    compared("out.decoded", &decoder.decode(&latents)?, &tensor("out.decoded")?)
 }
 
 struct Fixture {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor, bail};
+use candle_core::{DType, Device, Shape, Tensor, bail};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use ddt_adapters::{KlConfig, KlDecoder};
 
 use crate::{error::GpuError, weights::Weight};
 
@@ -23,7 +25,7 @@ pub fn from_map(
 /// it is zero, saturates or overflows.
 ///
 /// ```text
-/// uniform in ±1.7 / sqrt(columns); norms in 1 ± 0.2; biases in ±0.1
+/// uniform in ±1.7 / sqrt(inputs of an output); norms in 1 ± 0.2; biases in ±0.1
 /// ```
 pub fn by_formula(seed: u64) -> impl Fn(&str, &[usize]) -> candle_core::Result<Tensor> {
     move |name, shape| {
@@ -31,8 +33,10 @@ pub fn by_formula(seed: u64) -> impl Fn(&str, &[usize]) -> candle_core::Result<T
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
         let (centre, width) = match shape {
-            [_, columns] => (0.0, 1.7 / (*columns as f32).sqrt()),
-            _ if name.contains("norm") => (1.0, 0.2),
+            [_, inputs @ ..] if !inputs.is_empty() => {
+                (0.0, 1.7 / (inputs.iter().product::<usize>() as f32).sqrt())
+            }
+            _ if name.contains("norm") && !name.ends_with(".bias") => (1.0, 0.2),
             _ => (0.0, 0.1),
         };
         let mut state = start;
@@ -48,6 +52,43 @@ pub fn by_formula(seed: u64) -> impl Fn(&str, &[usize]) -> candle_core::Result<T
         .take(count)
         .collect();
         Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+}
+
+/// An autoencoder's decoder with weights [`by_formula`].
+///
+/// # Errors
+/// Sizes that are no decoder's.
+pub fn decoder_by_formula(cfg: &KlConfig, seed: u64) -> Result<KlDecoder, GpuError> {
+    let backend = Formula { seed };
+    let weights = VarBuilder::from_backend(Box::new(backend), DType::F32, Device::Cpu);
+    Ok(KlDecoder::new(cfg, weights)?)
+}
+
+/// Answers a network under construction.
+struct Formula {
+    seed: u64,
+}
+
+impl SimpleBackend for Formula {
+    fn get(
+        &self,
+        s: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        by_formula(self.seed)(name, s.dims())?.to_dtype(dtype)?.to_device(device)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        bail!("expected a shape with the name {name}, got none")
+    }
+
+    /// Of names that files differ in, the first that is asked for is not there: that is the older one.
+    fn contains_tensor(&self, _: &str) -> bool {
+        false
     }
 }
 

@@ -5,9 +5,12 @@
 #include "attention_plain.cu"
 #include "copy.cu"
 #include "gate_norm.cu"
+#include "group_norm.cu"
 #include "patch.cu"
+#include "softmax.cu"
 #include "step.cu"
 #include "swiglu.cu"
+#include "windows.cu"
 
 // 0 if it ran, 1 if there is no such kernel, 2 if it takes another number of arguments, 3 if its threads wait
 // for each other for ever.

@@ -40,6 +40,28 @@ INDEX unsigned token_element(unsigned i, Grid grid) {
     return token * (grid.channels * grid.patch * grid.patch) + within;
 }
 
+// --- Convolution -----------------------------------------------------------------------------------------
+
+struct Windows {
+    // Of the input, and of the result.
+    unsigned height, width, out_height, out_width;
+    // Of a window; windows start `pad` rows and columns before the image.
+    unsigned window_height, window_width, stride, pad_rows, pad_columns;
+};
+
+// Where tap `tap` of result position `position` (all images, row by row) reads: a position of the input, or -1
+// outside the image.
+INDEX long long tap_position(unsigned position, unsigned tap, Windows w) {
+    unsigned column = position % w.out_width;
+    unsigned row = position / w.out_width % w.out_height;
+    unsigned image = position / w.out_width / w.out_height;
+    // Below 0 wraps to what is above every height.
+    unsigned y = row * w.stride + tap / w.window_width - w.pad_rows;
+    unsigned x = column * w.stride + tap % w.window_width - w.pad_columns;
+    if (y >= w.height || x >= w.width) return -1;
+    return ((long long)image * w.height + y) * w.width + x;
+}
+
 // --- Attention ------------------------------------------------------------------------------------------
 
 // Where a query (0), key (1) or value (2) of a head starts in qkv (R, L, 3, N, K).

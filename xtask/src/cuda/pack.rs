@@ -15,14 +15,15 @@ const MOST_BYTES: u64 = 60 << 20;
 /// Finds CUDA's libraries where they usually are, those of Python's wheels included, and runs the check.
 const RUN: &str = r#"#!/usr/bin/env bash
 # Checks the GPU of this machine; writes report.json and report.txt into the first argument, or here.
-# Needs: NVIDIA's driver and CUDA 13's libcublasLt. Status 3: there is no GPU.
+# Needs: NVIDIA's driver and CUDA 13's libcublasLt; cuDNN 9 where it is. Status 3: there is no GPU.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-$here}
 for found in /usr/local/cuda*/lib64/libcublasLt.so.13 \
     $(python3 -c 'import site, glob
 for folder in site.getsitepackages() + [site.getusersitepackages()]:
-    print(*glob.glob(folder + "/nvidia/*/lib/libcublasLt.so.13"))' 2>/dev/null || true); do
+    for library in "libcublasLt.so.13", "libcudnn.so.9":
+        print(*glob.glob(folder + "/nvidia/*/lib/" + library))' 2>/dev/null || true); do
     if [ -e "$found" ]; then
         export LD_LIBRARY_PATH="$(dirname "$found")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     fi
@@ -41,7 +42,8 @@ pub(super) fn pack(root: &Path, program: &Path, folder: &Path) -> Result<()> {
     }
     let shared = root.join("../shared");
     copy(&shared.join("fixtures"), &folder.join("fixtures"), |name| {
-        name.ends_with(".safetensors") && (name.starts_with("ddt_forward") || name.starts_with("ddt_sample"))
+        let kinds = ["ddt_forward", "ddt_sample", "vae_kl"];
+        name.ends_with(".safetensors") && kinds.iter().any(|kind| name.starts_with(kind))
     })?;
     copy(&shared.join("peer"), &folder.join("peer"), |name| name.ends_with(".py"))?;
     let script = folder.join("run.sh");

@@ -1,5 +1,7 @@
 //! Single-head attention over the positions of the coarsest resolution.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, ops};
 
@@ -9,6 +11,9 @@ use crate::group_norm::{Activation, GroupNorm};
 
 /// Queries that are scored at once, which bounds the memory of a large image.
 const MAX_QUERIES: usize = 1024;
+
+/// Of its matrices, in the files of today.
+const NAMES: [&str; 4] = ["to_q", "to_k", "to_v", "to_out.0"];
 
 /// `x + out(softmax(q k^T / sqrt(C)) v)`, over the normalised positions: `(B, C, H, W) -> same`.
 #[derive(Debug, Clone)]
@@ -23,11 +28,8 @@ pub(super) struct Attention {
 impl Attention {
     pub(super) fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
         let channels = cfg.coarsest();
-        let names = if vb.contains_tensor("query.weight") {
-            ["query", "key", "value", "proj_attn"]
-        } else {
-            ["to_q", "to_k", "to_v", "to_out.0"]
-        };
+        let names =
+            if vb.contains_tensor("query.weight") { ["query", "key", "value", "proj_attn"] } else { NAMES };
         let linear = |name: &str| -> Result<Linear> {
             let vb = vb.pp(name);
             Ok(Linear::new(vb.get((channels, channels), "weight")?, Some(vb.get(channels, "bias")?)))
@@ -36,6 +38,16 @@ impl Attention {
         let norm =
             GroupNorm::new((channels, cfg.norm_num_groups), NORM_EPS, Activation::None, vb.pp("group_norm"))?;
         Ok(Self { norm, query: query?, key: key?, value: value?, out: out? })
+    }
+
+    /// Adds what it reads to `all`, under `name`; matrices under their newer names.
+    pub(super) fn parameters(&self, name: &str, all: &mut BTreeMap<String, Tensor>) {
+        self.norm.parameters(&format!("{name}.group_norm"), all);
+        let linears = [&self.query, &self.key, &self.value, &self.out];
+        for (linear, part) in linears.into_iter().zip(NAMES) {
+            all.insert(format!("{name}.{part}.weight"), linear.weight().clone());
+            all.extend(linear.bias().map(|bias| (format!("{name}.{part}.bias"), bias.clone())));
+        }
     }
 
     pub(super) fn forward(&self, xs: &Tensor) -> Result<Tensor> {

@@ -1,5 +1,7 @@
 //! Unscaled latents to pixels.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -55,6 +57,22 @@ impl Decoder {
             )?,
             conv_out: Conv2d::new(cfg.finest(), 3, Geometry::SAME, vb.pp("conv_out"))?,
         })
+    }
+
+    /// Adds what it reads to `all`, under `name`.
+    pub(super) fn parameters(&self, name: &str, all: &mut BTreeMap<String, Tensor>) {
+        self.conv_in.parameters(&format!("{name}.conv_in"), all);
+        self.mid.parameters(&format!("{name}.mid_block"), all);
+        for (i, level) in self.levels.iter().enumerate() {
+            for (j, resnet) in level.resnets.iter().enumerate() {
+                resnet.parameters(&format!("{name}.up_blocks.{i}.resnets.{j}"), all);
+            }
+            if let Some(conv) = &level.double {
+                conv.parameters(&format!("{name}.up_blocks.{i}.upsamplers.0.conv"), all);
+            }
+        }
+        self.norm_out.parameters(&format!("{name}.conv_norm_out"), all);
+        self.conv_out.parameters(&format!("{name}.conv_out"), all);
     }
 
     pub(super) fn forward(&self, xs: &Tensor) -> Result<Tensor> {

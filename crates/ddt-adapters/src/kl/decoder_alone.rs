@@ -1,5 +1,7 @@
 //! The decoding half of Stable Diffusion's autoencoder.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_checkpoint::TensorSource;
@@ -62,6 +64,14 @@ impl KlDecoder {
     /// The configuration it was made with.
     pub fn config(&self) -> &KlConfig {
         &self.cfg
+    }
+
+    /// All that it computes with, by the names of the published file.
+    pub fn parameters(&self) -> BTreeMap<String, Tensor> {
+        let mut all = BTreeMap::new();
+        self.post_quant_conv.parameters("post_quant_conv", &mut all);
+        self.decoder.parameters("decoder", &mut all);
+        all
     }
 
     pub(super) fn dtype(&self) -> DType {

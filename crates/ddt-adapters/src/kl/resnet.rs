@@ -1,5 +1,7 @@
 //! A residual block of two convolutions.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -36,6 +38,17 @@ impl Resnet {
             conv2: Conv2d::new(out, out, Geometry::SAME, vb.pp("conv2"))?,
             shortcut,
         })
+    }
+
+    /// Adds what it reads to `all`, under `name`.
+    pub(super) fn parameters(&self, name: &str, all: &mut BTreeMap<String, Tensor>) {
+        self.norm1.parameters(&format!("{name}.norm1"), all);
+        self.conv1.parameters(&format!("{name}.conv1"), all);
+        self.norm2.parameters(&format!("{name}.norm2"), all);
+        self.conv2.parameters(&format!("{name}.conv2"), all);
+        if let Some(shortcut) = &self.shortcut {
+            shortcut.parameters(&format!("{name}.conv_shortcut"), all);
+        }
     }
 
     pub(super) fn forward(&self, xs: &Tensor) -> Result<Tensor> {

@@ -5,4 +5,6 @@
 #[cfg(feature = "cuda-emulation")]
 mod emulated;
 mod fixtures;
+#[cfg(feature = "cuda-emulation")]
+mod kl;
 mod programs;

@@ -115,6 +115,16 @@ impl Cuda {
         on!(self.device, device => device.name())
     }
 
+    /// The version of cuDNN, such as 91300 for 9.13.0; `None` where [`Cuda::conv`] does without it.
+    pub fn cudnn_version(&self) -> Option<usize> {
+        match &self.device.backend {
+            #[cfg(feature = "cuda")]
+            Backend::Driver(driver) => driver.cudnn_version(),
+            #[cfg(feature = "cuda-emulation")]
+            Backend::Emulated(_) => None,
+        }
+    }
+
     /// Whether the CPU plays the device.
     pub fn is_emulated(&self) -> bool {
         match &self.device.backend {

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
 use super::blas::Blas;
+use super::conv;
+use super::cudnn::Cudnn;
 use super::element::Element;
 use super::error::{CudaError, Result};
 use super::gemm::{Places, Shape};
@@ -21,8 +23,10 @@ static FATBIN: &Fatbin<[u8]> = &Fatbin(*include_bytes!(concat!(env!("OUT_DIR"), 
 struct Fatbin<B: ?Sized>(B);
 
 pub(super) struct Driver {
-    // Dropped before the context, which `stream` keeps.
+    // Both dropped before the context, which `stream` keeps.
     blas: Mutex<Option<Blas>>,
+    /// Looked for once, when it is first needed.
+    cudnn: Mutex<Option<Option<Cudnn>>>,
     module: Module,
     functions: HashMap<&'static str, sys::CUfunction>,
     stream: Arc<CudaStream>,
@@ -99,7 +103,15 @@ impl Driver {
         let module = load(&context)?;
         let functions = functions(&module)?;
         let multiprocessors = usize::try_from(multiprocessors).unwrap_or(1);
-        Ok(Self { blas: Mutex::default(), module, functions, stream, name, multiprocessors })
+        Ok(Self {
+            blas: Mutex::default(),
+            cudnn: Mutex::default(),
+            module,
+            functions,
+            stream,
+            name,
+            multiprocessors,
+        })
     }
 
     pub(super) fn stream(&self) -> &Arc<CudaStream> {
@@ -215,6 +227,22 @@ impl Driver {
             Some(blas) => work(blas),
             none => work(none.insert(Blas::new()?)),
         }
+    }
+
+    /// Whether cuDNN did it; addresses of input, weight and result.
+    pub(super) fn conv(&self, shape: conv::Shape, places: [u64; 3], scratch: u64) -> Result<bool> {
+        self.bind()?;
+        self.with_cudnn(|cudnn| cudnn.conv(shape, places, scratch)).unwrap_or(Ok(false))
+    }
+
+    pub(super) fn cudnn_version(&self) -> Option<usize> {
+        self.bind().ok()?;
+        self.with_cudnn(|cudnn| cudnn.version())
+    }
+
+    fn with_cudnn<R>(&self, work: impl FnOnce(&mut Cudnn) -> R) -> Option<R> {
+        let mut cudnn = self.cudnn.lock().unwrap_or_else(PoisonError::into_inner);
+        cudnn.get_or_insert_with(|| Cudnn::new(&self.stream)).as_mut().map(work)
     }
 
     fn bind(&self) -> Result<()> {

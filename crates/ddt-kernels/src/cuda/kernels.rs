@@ -30,6 +30,16 @@ pub(super) const GUIDED_STEP: Pair = pair!("guided_step");
 pub(super) const NEXT_STEP: &str = "ddt_next_step";
 pub(super) const ATTENTION_PLAIN: Pair = pair!("attention_plain");
 pub(super) const COPY: &str = "ddt_copy";
+pub(super) const GATHER: Pair = pair!("gather");
+pub(super) const DOUBLE_SIZE: Pair = pair!("double_size");
+pub(super) const CHANNELS_LAST: Pair = pair!("channels_last");
+pub(super) const CHANNELS_FIRST: Pair = pair!("channels_first");
+pub(super) const ACCUMULATE: Pair = pair!("accumulate");
+pub(super) const GROUP_NORM_MOMENTS: Pair = pair!("group_norm_moments");
+pub(super) const GROUP_NORM_SCALES: Pair = pair!("group_norm_scales");
+pub(super) const GROUP_NORM_APPLY: Pair = pair!("group_norm_apply");
+pub(super) const GROUP_NORM_WIDEN: Pair = pair!("group_norm_widen");
+pub(super) const SOFTMAX_ROWS: &str = "ddt_softmax_rows";
 
 /// By `K / 8 - 1`: 16 queries a warp, 8 warps a block.
 pub(super) const ATTENTION: [&str; 16] = [
@@ -58,8 +68,10 @@ pub(super) const ATTENTION_SMALL: [&str; 2] = ["ddt_attention_small_64", "ddt_at
 /// All of them.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let pairs = [ADD_ROWS, CLASS_CONDITION, TIMESTEP_WAVES, PATCHIFY, GUIDED_STEP, ATTENTION_PLAIN];
-    let pairs = GATE_NORM.into_iter().chain(SWIGLU).chain(pairs).flatten();
-    pairs.chain([NEXT_STEP, COPY]).chain(ATTENTION).chain(ATTENTION_WIDE).chain(ATTENTION_SMALL)
+    let images = [GATHER, DOUBLE_SIZE, CHANNELS_LAST, CHANNELS_FIRST, ACCUMULATE];
+    let norms = [GROUP_NORM_MOMENTS, GROUP_NORM_SCALES, GROUP_NORM_APPLY, GROUP_NORM_WIDEN];
+    let pairs = GATE_NORM.into_iter().chain(SWIGLU).chain(pairs).chain(images).chain(norms).flatten();
+    pairs.chain([NEXT_STEP, COPY, SOFTMAX_ROWS]).chain(ATTENTION).chain(ATTENTION_WIDE).chain(ATTENTION_SMALL)
 }
 
 /// The most dynamic shared memory that a kernel is started with, in bytes; 0 for those that take none.

@@ -1,4 +1,4 @@
-//! The kernels of the sampling loop on an NVIDIA GPU.
+//! The kernels of the sampling loop and of the autoencoder's decoder on an NVIDIA GPU.
 //!
 //! [`Cuda`] is an open device: its context, one stream, and every kernel, looked up once.
 //! [`Slice`] is a piece of its memory; whoever runs a network carves its own arena into slices
@@ -19,6 +19,11 @@
 //! | [`Cuda::patchify`] | latents to tokens |
 //! | [`Cuda::guided_step`] | tokens to latents, guidance and Euler's step |
 //! | [`Cuda::next_step`] | moves [`Steps`] on |
+//! | [`Cuda::conv`] | a convolution, by cuDNN where it is, otherwise gathered and multiplied |
+//! | [`Cuda::group_norm`] | group normalisation with its activation |
+//! | [`Cuda::softmax_rows`] | softmax of rows |
+//! | [`Cuda::double_size`], [`Cuda::accumulate`] | each position twice in either direction; a sum in place |
+//! | [`Cuda::channels_last`], [`Cuda::channels_first`] | images with their channels together, and apart |
 //!
 //! Elements are bf16 or f32 ([`Float`]); arithmetic is f32.
 //! Times, step lengths and guidance scales stand in device memory ([`Steps`]), so that one captured graph
@@ -37,6 +42,9 @@ mod attention;
 #[cfg(feature = "cuda")]
 mod blas;
 pub mod checks;
+mod conv;
+#[cfg(feature = "cuda")]
+mod cudnn;
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;
@@ -47,24 +55,32 @@ mod error;
 mod gate_norm;
 mod gemm;
 mod graph;
+mod group_norm;
+mod image;
 mod kernels;
 mod launch;
 mod memory;
 mod patch;
 mod rows;
+mod softmax;
 mod step;
 mod swiglu;
+mod window;
 
 pub use add_rows::{Activation, AddRows, ClassCondition};
 pub use attention::Attention;
+pub use conv::Conv;
 pub use device::Cuda;
 pub use element::{Element, Float};
 pub use error::{CudaError, Result};
 pub use gate_norm::{Branch, GateNorm, Modulate, Norm};
 pub use gemm::Gemm;
 pub use graph::Graph;
+pub use group_norm::GroupNorm;
+pub use image::Layout;
 pub use memory::Slice;
 pub use patch::Grid;
 pub use rows::Rows;
 pub use step::{GuidedStep, Steps};
 pub use swiglu::SwiGlu;
+pub use window::Window;

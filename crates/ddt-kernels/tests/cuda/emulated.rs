@@ -77,7 +77,18 @@ fn the_bench_goes_through_every_kernel() {
     let Some(cuda) = open(Order::Forwards) else { return };
     let rates = bench_all(&cuda).unwrap();
     assert!(rates.iter().all(|row| row.time_us > 0.0 && row.rate > 0.0), "{rates:?}");
-    for name in ["copy", "gemm", "gate_norm", "swiglu", "add_rows", "patchify", "guided_step", "attention"] {
+    for name in [
+        "copy",
+        "gemm",
+        "gate_norm",
+        "swiglu",
+        "add_rows",
+        "patchify",
+        "guided_step",
+        "attention",
+        "conv",
+        "group_norm",
+    ] {
         assert!(rates.iter().any(|row| row.name.starts_with(name)), "{name}: {rates:?}");
     }
 }

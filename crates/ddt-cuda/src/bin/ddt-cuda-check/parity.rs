@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ddt_cuda::{CudaExecutor, DeviceWeights, GpuError, Precision, parity};
+use ddt_cuda::{CudaExecutor, CudaKlDecoder, DECODER_BYTES, DeviceWeights, GpuError, Precision, parity};
 use ddt_kernels::cuda::Cuda;
 
 /// One output of one fixture.
@@ -20,11 +20,15 @@ impl Row {
     }
 }
 
-/// Runs every fixture of the network in the folder.
+/// Runs every fixture of the network and of the autoencoder in the folder.
 pub(crate) fn run(folder: &Path, cuda: &Cuda) -> Result<Vec<Row>, GpuError> {
     let mut rows = Vec::new();
     for path in fixtures(folder) {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("vae_kl") {
+            rows.extend(decoder(&path, &name, cuda)?);
+            continue;
+        }
         // Promised by the fixtures in f32; bf16 keeps 8 bits, and a dozen layers and steps add up.
         let exact = if name.starts_with("ddt_sample") { 1e-4 } else { 1e-5 };
         for (precision, shown, tolerance) in [(Precision::F32, "f32", exact), (Precision::Bf16, "bf16", 8e-2)]
@@ -45,12 +49,29 @@ pub(crate) fn run(folder: &Path, cuda: &Cuda) -> Result<Vec<Row>, GpuError> {
     Ok(rows)
 }
 
+fn decoder(path: &Path, name: &str, cuda: &Cuda) -> Result<Vec<Row>, GpuError> {
+    let run = |(precision, shown, tolerance)| {
+        let output = parity::kl_fixture(path, &mut |cpu| {
+            Ok(Box::new(CudaKlDecoder::on(cuda, cpu, precision, DECODER_BYTES)?))
+        })?;
+        Ok(Row {
+            fixture: name.to_owned(),
+            precision: shown,
+            output: output.name,
+            relative_rms: output.relative_rms,
+            tolerance,
+        })
+    };
+    [(Precision::F32, "f32", 1e-4), (Precision::Bf16, "bf16", 2e-2)].into_iter().map(run).collect()
+}
+
 /// Files of the kinds there are programs for, sorted; none where there is no folder.
 fn fixtures(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|it| it.path());
     let wanted = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.ends_with(".safetensors") && (name.starts_with("ddt_forward") || name.starts_with("ddt_sample"))
+        let kinds = ["ddt_forward", "ddt_sample", "vae_kl"];
+        name.ends_with(".safetensors") && kinds.iter().any(|kind| name.starts_with(kind))
     };
     let mut found: Vec<PathBuf> = entries.filter(wanted).collect();
     found.sort();

@@ -22,9 +22,13 @@ pub(crate) fn run(args: &Args, cuda: &Cuda) -> Result<bool, Box<dyn std::error::
     let (free, total) = cuda.memory()?;
     let device = json!({
         "name": cuda.name(), "multiprocessors": cuda.multiprocessors(),
-        "free_bytes": free, "total_bytes": total, "emulated": args.emulated,
+        "free_bytes": free, "total_bytes": total, "emulated": args.emulated, "cudnn": cuda.cudnn_version(),
     });
-    let text = format!("device: {}, {} of {} MiB free\n", cuda.name(), free >> 20, total >> 20);
+    let mut text = format!("device: {}, {} of {} MiB free\n", cuda.name(), free >> 20, total >> 20);
+    text += &match cuda.cudnn_version() {
+        Some(version) => format!("convolutions: cuDNN {version}\n"),
+        None => "convolutions: gathered and multiplied, there is no cuDNN 9\n".to_owned(),
+    };
     let mut report = Report { json: json!({ "device": device }), text, ok: true };
     std::fs::create_dir_all(&args.out)?;
     report.part(&args.out, "kernels", kernels(cuda))?;

@@ -3,9 +3,10 @@
 use std::{ops::ControlFlow, time::Instant};
 
 use candle_core::Device;
+use ddt_adapters::KlConfig;
 use ddt_cuda::{
-    ArenaPlan, Batch, CudaExecutor, CudaSampler, DeviceWeights, EulerOptions, GpuError, Precision, Programs,
-    StepKind, by_formula,
+    ArenaPlan, Batch, CudaExecutor, CudaKlDecoder, CudaSampler, DECODER_BYTES, DeviceWeights, EulerOptions,
+    GpuError, Precision, Programs, StepKind, by_formula, decoder_by_formula,
 };
 use ddt_flow::{Guidance, TimeGrid, noise_batch};
 use ddt_kernels::cuda::Cuda;
@@ -25,6 +26,7 @@ pub(crate) struct Timing {
 /// What is timed: sizes of a network and of batches.
 pub(crate) struct Scale {
     pub(crate) cfg: DdtConfig,
+    pub(crate) autoencoder: KlConfig,
     /// Images and side of their latents; whole runs are of the first.
     pub(crate) batches: Vec<(usize, usize)>,
     pub(crate) steps: usize,
@@ -35,7 +37,8 @@ impl Scale {
     /// DDT-XL/2: 64 images at 256 px, one image, and 32 at 512 px.
     pub(crate) fn published() -> Result<Self, GpuError> {
         let cfg = DdtConfig::preset("ddt-xl2")?;
-        Ok(Self { cfg, batches: vec![(64, 32), (1, 32), (32, 64)], steps: 250, runs: 10 })
+        let autoencoder = KlConfig::sd_vae_ft_ema();
+        Ok(Self { cfg, autoencoder, batches: vec![(64, 32), (1, 32), (32, 64)], steps: 250, runs: 10 })
     }
 
     /// As little as goes through everything.
@@ -47,7 +50,13 @@ impl Scale {
             num_decoder_blocks: 1,
             ..DdtConfig::preset("ddt-b2")?
         };
-        Ok(Self { cfg, batches: vec![(2, 4), (1, 4)], steps: 10, runs: 1 })
+        let autoencoder = KlConfig {
+            block_out_channels: vec![16, 32],
+            layers_per_block: 1,
+            norm_num_groups: 4,
+            ..KlConfig::sd_vae_ft_ema()
+        };
+        Ok(Self { cfg, autoencoder, batches: vec![(2, 4), (1, 4)], steps: 10, runs: 1 })
     }
 }
 
@@ -68,6 +77,7 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
             }
         }
     }
+    timings.extend(decodes(cuda, scale)?);
     let Some(&(images, latent)) = scale.batches.first() else { return Ok(timings) };
     let mut sampler = CudaSampler::on(cuda, cfg, precision, &source)?;
     let rows: Vec<u64> = (0..images as u64).collect();
@@ -92,6 +102,35 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
         timings.push(timing(format!("{name}, {} steps", scale.steps), (images, latent), once()?, &plan));
     }
     Ok(timings)
+}
+
+/// Times decoding a batch from host to host.
+fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
+    let cpu = decoder_by_formula(&scale.autoencoder, 0)?;
+    let decoder = CudaKlDecoder::on(cuda, &cpu, Precision::Bf16, DECODER_BYTES)?;
+    let channels = scale.autoencoder.latent_channels;
+    let run = |&(images, latent): &(usize, usize)| {
+        let rows: Vec<u64> = (0..images as u64).collect();
+        let latents = noise_batch(0, &rows, (channels, latent, latent), &Device::Cpu)?;
+        let mut best = f64::INFINITY;
+        // The first run takes memory and finds out how to convolve.
+        for _ in 0..=scale.runs.min(3) {
+            let start = Instant::now();
+            decoder.decode_on_gpu(&latents)?;
+            best = best.min(start.elapsed().as_secs_f64() * 1e3);
+        }
+        let sides = (latent, latent);
+        let at_once = decoder.images_at_once(images, sides)?;
+        Ok(Timing {
+            name: format!("decode, {at_once} at once"),
+            images,
+            latent,
+            milliseconds: best,
+            arena_bytes: decoder.bytes(at_once, sides),
+            weight_bytes: decoder.weight_bytes(),
+        })
+    };
+    scale.batches.iter().map(run).collect()
 }
 
 fn timing(name: String, (images, latent): (usize, usize), milliseconds: f64, plan: &ArenaPlan) -> Timing {

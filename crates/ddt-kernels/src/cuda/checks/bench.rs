@@ -6,8 +6,8 @@ use super::data::Random;
 use crate::cuda::attention::Tiling;
 use crate::cuda::launch::{Arguments, Launch};
 use crate::cuda::{
-    Activation, AddRows, Attention, Branch, Cuda, CudaError, Element, GateNorm, Gemm, Grid, GuidedStep,
-    Modulate, Norm, Result, Rows, Slice, SwiGlu, kernels,
+    Activation, AddRows, Attention, Branch, Conv, Cuda, CudaError, Element, GateNorm, Gemm, Grid, GroupNorm,
+    GuidedStep, Modulate, Norm, Result, Rows, Slice, SwiGlu, Window, kernels,
 };
 
 /// A kernel's time and rate.
@@ -47,6 +47,8 @@ struct Sizes {
     hidden: usize,
     heads: usize,
     head_dim: usize,
+    /// Side of the images that the decoder is timed on, a multiple of 8.
+    image: usize,
     /// Elements of the copy, and the side of the large product.
     copied: usize,
     side: usize,
@@ -61,6 +63,7 @@ const XL_2: Sizes = Sizes {
     hidden: 3072,
     heads: 16,
     head_dim: 72,
+    image: 256,
     copied: 1 << 28,
     side: 8192,
     runs: 20,
@@ -73,13 +76,14 @@ const TINY: Sizes = Sizes {
     hidden: 64,
     heads: 2,
     head_dim: 72,
+    image: 8,
     copied: 4096,
     side: 32,
     runs: 1,
 };
 
 /// Times every kernel in bf16 over the shapes of DDT-XL/2 at 256 px, 128 rows; its attention at 512 px, 32
-/// rows, too. On the CPU in a GPU's place sizes are tiny and times say nothing.
+/// rows, too, and layers of the autoencoder's decoder. On the CPU in a GPU's place sizes are tiny and times say nothing.
 ///
 /// Products are left out where cuBLASLt is not.
 ///
@@ -102,6 +106,7 @@ pub fn bench_all(cuda: &Cuda) -> Result<Vec<Rate>> {
     bench.steps()?;
     bench.attention((sizes.rows, sizes.tokens))?;
     bench.attention((sizes.rows / 4 + 1, 4 * sizes.tokens))?;
+    bench.images()?;
     Ok(bench.rates)
 }
 
@@ -270,6 +275,64 @@ impl Bench<'_> {
                 x: Some(&x),
             })
         })?;
+        Ok(())
+    }
+
+    /// The decoder's largest layers, for eight images.
+    fn images(&mut self) -> Result<()> {
+        let cuda = self.cuda;
+        let workspace = cuda.alloc(32 << 20)?;
+        let scratch = cuda.alloc(128 << 20)?;
+        for (parts, channels, out_channels) in [(8, 512, 512), (4, 512, 512), (2, 256, 256), (1, 256, 128)] {
+            let side = self.sizes.image / parts;
+            let window = Window::SAME;
+            let (images, positions) = (8, 8 * side * side);
+            let (input, weight) =
+                (self.filled(positions * channels)?, self.filled(window.taps() * channels * out_channels)?);
+            let (bias, out) = (self.filled(out_channels)?, cuda.alloc(positions * out_channels)?);
+            let conv = Conv {
+                input: &input,
+                images,
+                height: side,
+                width: side,
+                channels,
+                window,
+                weight: &weight,
+                bias: Some(&bias),
+                out: &out,
+                scratch: &scratch,
+                workspace: &workspace,
+            };
+            let shape = format!("{images} x {side}^2, {channels} to {out_channels}");
+            let amount = ("TFLOP/s", 2 * positions * window.taps() * channels * out_channels);
+            if cuda.cudnn_version().is_some() {
+                self.row(("conv, cuDNN", shape.clone()), amount, || cuda.conv(&conv))?;
+            }
+            match cuda.conv_lowered(&conv) {
+                Err(CudaError::NoCublas) => {}
+                outcome => {
+                    outcome?;
+                    self.row(("conv, lowered", shape.clone()), amount, || cuda.conv_lowered(&conv))?;
+                }
+            }
+            let (weight, out) = (self.filled(channels)?, cuda.alloc::<bf16>(input.len())?);
+            let moments = cuda.alloc(GroupNorm::<bf16>::scratch_len(images, side * side, channels))?;
+            let norm = GroupNorm {
+                x: &input,
+                positions: side * side,
+                channels,
+                groups: 32,
+                weight: &weight,
+                bias: &weight,
+                eps: 1e-6,
+                silu: true,
+                scratch: &moments,
+                out: &out,
+            };
+            let amount = ("GB/s", 3 * bytes::<bf16>(input.len()));
+            let shape = format!("{images} x {side}^2 x {channels}");
+            self.row(("group_norm, silu", shape), amount, || cuda.group_norm(&norm))?;
+        }
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod attention;
 mod bench;
 mod data;
 mod elementwise;
+mod images;
 mod reference;
 mod step;
 mod verify;

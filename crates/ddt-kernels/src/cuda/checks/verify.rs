@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::data::relative_error;
-use super::{attention, elementwise, step};
+use super::{attention, elementwise, images, step};
 use crate::cuda::{Cuda, Float, Result};
 
 /// A kernel's result compared with f64.
@@ -60,6 +60,8 @@ pub fn verify_all(cuda: &Cuda) -> Result<Vec<Check>> {
     elementwise::verify::<f32>(cuda, &mut checks)?;
     step::verify::<bf16>(cuda, &mut checks)?;
     step::verify::<f32>(cuda, &mut checks)?;
+    images::verify::<bf16>(cuda, &mut checks)?;
+    images::verify::<f32>(cuda, &mut checks)?;
     attention::verify(cuda, &mut checks)?;
     Ok(checks)
 }

@@ -1,0 +1,114 @@
+//! What the decoder multiplies with, on the device.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Tensor};
+use ddt_adapters::KlDecoder;
+use ddt_kernels::cuda::{Cuda, Float, Slice};
+
+use super::program::{KlOp, padded};
+use crate::error::GpuError;
+
+/// A matrix or a kernel, and its bias.
+#[derive(Debug, Clone)]
+pub(super) struct Affine<T> {
+    pub(super) weight: Slice<T>,
+    pub(super) bias: Slice<T>,
+}
+
+impl<T: Float> Affine<T> {
+    fn bytes(&self) -> usize {
+        (self.weight.len() + self.bias.len()) * size_of::<T>()
+    }
+}
+
+/// Matrices of the attention, in f32.
+#[derive(Debug, Clone)]
+pub(super) struct AttentionWeights {
+    pub(super) query: Affine<f32>,
+    pub(super) key: Affine<f32>,
+    pub(super) value: Affine<f32>,
+    pub(super) out: Affine<f32>,
+}
+
+/// Weights by the names of operations.
+#[derive(Debug)]
+pub(super) struct KlWeights<T> {
+    /// Convolutions, (out, rows, columns, in) with padded channels, and norms.
+    pub(super) affine: BTreeMap<String, Affine<T>>,
+    pub(super) attention: BTreeMap<String, AttentionWeights>,
+}
+
+impl<T: Float> KlWeights<T> {
+    /// # Errors
+    /// Too little memory; a name that the decoder does not have.
+    pub(super) fn upload(cuda: &Cuda, ops: &[KlOp], decoder: &KlDecoder) -> Result<Self, GpuError> {
+        let all = decoder.parameters();
+        let from = Source { cuda, all: &all };
+        let mut weights = Self { affine: BTreeMap::new(), attention: BTreeMap::new() };
+        for op in ops {
+            match op {
+                KlOp::Conv { name, .. } => {
+                    weights.affine.insert(name.clone(), from.conv(name)?);
+                }
+                KlOp::Norm { name, .. } => {
+                    weights.affine.insert(name.clone(), from.affine(name)?);
+                }
+                KlOp::Attention { name, .. } => {
+                    let norm = format!("{name}.group_norm");
+                    weights.affine.insert(norm.clone(), from.affine(&norm)?);
+                    let [query, key, value, out] =
+                        ["to_q", "to_k", "to_v", "to_out.0"].map(|it| from.affine(&format!("{name}.{it}")));
+                    let matrices = AttentionWeights { query: query?, key: key?, value: value?, out: out? };
+                    weights.attention.insert(name.clone(), matrices);
+                }
+                KlOp::Enter { .. } | KlOp::Add { .. } | KlOp::Double { .. } | KlOp::Leave { .. } => {}
+            }
+        }
+        Ok(weights)
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn bytes(&self) -> usize {
+        let affine: usize = self.affine.values().map(Affine::bytes).sum();
+        let matrices = |it: &AttentionWeights| {
+            [&it.query, &it.key, &it.value, &it.out].into_iter().map(Affine::bytes).sum::<usize>()
+        };
+        affine + self.attention.values().map(matrices).sum::<usize>()
+    }
+}
+
+struct Source<'a> {
+    cuda: &'a Cuda,
+    all: &'a BTreeMap<String, Tensor>,
+}
+
+impl Source<'_> {
+    fn tensor(&self, name: &str) -> candle_core::Result<Tensor> {
+        match self.all.get(name) {
+            Some(tensor) => tensor.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32),
+            None => candle_core::bail!("expected a parameter {name} among {}, got none", self.all.len()),
+        }
+    }
+
+    fn put<T: Float>(&self, tensor: &Tensor) -> Result<Slice<T>, GpuError> {
+        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        Ok(self.cuda.upload(&values.into_iter().map(T::from_f32).collect::<Vec<T>>())?)
+    }
+
+    /// As the file has it.
+    fn affine<T: Float>(&self, name: &str) -> Result<Affine<T>, GpuError> {
+        let weight = self.put(&self.tensor(&format!("{name}.weight"))?)?;
+        Ok(Affine { weight, bias: self.put(&self.tensor(&format!("{name}.bias"))?)? })
+    }
+
+    /// (out, in, rows, columns) to (out, rows, columns, in), channels padded with zeros.
+    fn conv<T: Float>(&self, name: &str) -> Result<Affine<T>, GpuError> {
+        let weight = self.tensor(&format!("{name}.weight"))?;
+        let (out, inp, _, _) = weight.dims4()?;
+        let (more_out, more_in) = (padded(out) - out, padded(inp) - inp);
+        let weight = weight.pad_with_zeros(0, 0, more_out)?.pad_with_zeros(1, 0, more_in)?;
+        let bias = self.tensor(&format!("{name}.bias"))?.pad_with_zeros(0, 0, more_out)?;
+        Ok(Affine { weight: self.put(&weight.permute((0, 2, 3, 1))?)?, bias: self.put(&bias)? })
+    }
+}

@@ -1,0 +1,125 @@
+//! The decoder by the GPU's kernels, which the CPU runs in its place, against the CPU's own.
+
+use std::{io::Write, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+use ddt_adapters::{Autoencoder, KlConfig, KlDecoder};
+use ddt_cuda::{CudaKlDecoder, Precision, decoder_by_formula};
+use ddt_flow::noise_batch;
+use ddt_kernels::cuda::{
+    Cuda,
+    emulation::{Order, open},
+};
+
+use crate::programs::relative_rms;
+
+fn device() -> Cuda {
+    open(Order::Forwards).unwrap()
+}
+
+fn config() -> KlConfig {
+    KlConfig {
+        block_out_channels: vec![16, 32, 32],
+        layers_per_block: 1,
+        latent_channels: 3,
+        norm_num_groups: 4,
+        scaling_factor: 0.4,
+    }
+}
+
+fn decoder() -> KlDecoder {
+    decoder_by_formula(&config(), 3).unwrap()
+}
+
+#[test]
+fn pixels_are_those_of_the_cpu() {
+    let (cuda, cpu) = (device(), decoder());
+    for (images, height, width) in [(3, 4, 5), (1, 1, 2)] {
+        let rows: Vec<u64> = (0..images).collect();
+        let latents = noise_batch(5, &rows, (3, height, width), &Device::Cpu).unwrap();
+        let want = cpu.decode(&latents).unwrap();
+        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
+            let gpu = CudaKlDecoder::on(&cuda, &cpu, precision, 1 << 30).unwrap();
+            let got = gpu.decode(&latents).unwrap();
+            assert_eq!(got.dims(), want.dims());
+            let error = relative_rms(&got, &want);
+            assert!(error < tolerance, "{precision:?}, {height} x {width}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn a_bound_of_memory_decides_how_many_are_decoded_at_once() {
+    let (cuda, cpu) = (device(), decoder());
+    let latents = noise_batch(5, &[0, 1, 2, 3, 4], (3, 3, 2), &Device::Cpu).unwrap();
+    let open = |bytes| CudaKlDecoder::on(&cuda, &cpu, Precision::F32, bytes).unwrap();
+    let all = open(usize::MAX);
+    let want = all.decode(&latents).unwrap();
+    assert_eq!(all.images_at_once(5, (3, 2)).unwrap(), 5);
+    for at_once in [1, 2, 4] {
+        let bounded = open(all.bytes(at_once, (3, 2)));
+        assert_eq!(bounded.images_at_once(5, (3, 2)).unwrap(), at_once);
+        // Twice: memory that was taken is used again, also by fewer.
+        for _ in 0..2 {
+            let got = bounded.decode(&latents).unwrap();
+            assert_eq!(relative_rms(&got, &want), 0.0, "{at_once} at once");
+            let got = bounded.decode(&latents.narrow(0, 3, 1).unwrap()).unwrap();
+            assert_eq!(relative_rms(&got, &want.narrow(0, 3, 1).unwrap()), 0.0);
+        }
+    }
+    let none = open(all.bytes(1, (3, 2)) - 1);
+    let message = none.decode(&latents).unwrap_err().to_string();
+    assert!(message.contains("1 images need") && message.contains("0 images at once"), "{message}");
+}
+
+#[test]
+fn wrong_latents_are_refused_as_on_the_cpu() {
+    let (cuda, cpu) = (device(), decoder());
+    let gpu = CudaKlDecoder::on(&cuda, &cpu, Precision::F32, usize::MAX).unwrap();
+    for latents in [
+        Tensor::zeros((1, 4, 2, 2), DType::F32, &Device::Cpu).unwrap(),
+        Tensor::zeros((3, 2, 2), DType::F32, &Device::Cpu).unwrap(),
+        Tensor::full(f32::NAN, (1, 3, 2, 2), &Device::Cpu).unwrap(),
+    ] {
+        let (got, want) = (gpu.decode(&latents).unwrap_err(), cpu.decode(&latents).unwrap_err());
+        // A backtrace may follow.
+        let first = |error: candle_core::Error| error.to_string().lines().next().map(str::to_owned);
+        assert_eq!(first(got), first(want));
+    }
+    assert!(gpu.encode(&Tensor::zeros((1, 3, 8, 8), DType::F32, &Device::Cpu).unwrap()).is_err());
+}
+
+#[test]
+fn the_published_decoder_stays_within_its_bound() {
+    let cpu = decoder_by_formula(&KlConfig::sd_vae_ft_ema(), 0).unwrap();
+    let gpu = CudaKlDecoder::on(&device(), &cpu, Precision::Bf16, ddt_cuda::DECODER_BYTES).unwrap();
+    // 256 px and 512 px, four times the pixels; what does not grow with images takes its part of either.
+    let (small, large) =
+        (gpu.images_at_once(64, (32, 32)).unwrap(), gpu.images_at_once(32, (64, 64)).unwrap());
+    assert!((40..64).contains(&small) && (small / 4 - 1..=small / 4).contains(&large), "{small} {large}");
+    assert!(gpu.bytes(small, (32, 32)) <= ddt_cuda::DECODER_BYTES);
+    assert!(gpu.bytes(small + 1, (32, 32)) > ddt_cuda::DECODER_BYTES);
+}
+
+#[test]
+fn kernels_compute_what_the_fixtures_say() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/fixtures"));
+    let cuda = device();
+    for name in ["vae_kl", "vae_kl_old_names"] {
+        let path = folder.join(format!("{name}.safetensors"));
+        if !path.exists() {
+            // Straight to stderr: the harness would capture a print of a test that passes.
+            std::io::stderr()
+                .write_all(format!("skipped: {} is not there\n", path.display()).as_bytes())
+                .unwrap();
+            continue;
+        }
+        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
+            let output = ddt_cuda::parity::kl_fixture(&path, &mut |decoder| {
+                Ok(Box::new(CudaKlDecoder::on(&cuda, decoder, precision, 1 << 30)?))
+            })
+            .unwrap();
+            assert!(output.relative_rms < tolerance, "{name}, {precision:?}: {output:?}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Convolution.
+
+use super::device::Cuda;
+use super::element::Float;
+use super::error::{Result, expect};
+use super::gemm::Gemm;
+use super::kernels;
+use super::launch::{Arguments, Launch, blocks};
+use super::memory::Slice;
+use super::rows::{check_len, check_slice};
+use super::window::Window;
+
+const NAME: &str = "conv";
+const BLOCK: u32 = 256;
+
+/// What [`Cuda::conv`] works on: images whose channels stand together, (B, H, W, C).
+#[derive(Debug, Clone, Copy)]
+pub struct Conv<'a, T> {
+    /// (B, H, W, C).
+    pub input: &'a Slice<T>,
+    /// B.
+    pub images: usize,
+    /// H.
+    pub height: usize,
+    /// W.
+    pub width: usize,
+    /// C, a multiple of 8 (bf16) or 4 (f32).
+    pub channels: usize,
+    /// What is seen at each position.
+    pub window: Window,
+    /// (O, window's rows, window's columns, C), with O a multiple as C is.
+    pub weight: &'a Slice<T>,
+    /// (O).
+    pub bias: Option<&'a Slice<T>>,
+    /// The result, (B, H', W', O).
+    pub out: &'a Slice<T>,
+    /// Room for gathered windows, [`Conv::scratch_bytes`] or more: what does not fit is done in turn.
+    pub scratch: &'a Slice<u8>,
+    /// As [`Gemm::workspace`].
+    pub workspace: &'a Slice<u8>,
+}
+
+/// All that a way of convolving depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    pub(super) images: usize,
+    pub(super) image: (usize, usize),
+    pub(super) result: (usize, usize),
+    pub(super) channels: usize,
+    pub(super) out_channels: usize,
+    pub(super) window: Window,
+    /// [`Float::INDEX`].
+    pub(super) element: usize,
+    pub(super) scratch: usize,
+}
+
+impl Shape {
+    /// Positions of the result, of all images.
+    fn positions(&self) -> usize {
+        self.images * self.result.0 * self.result.1
+    }
+
+    /// Elements that a position of the result is made of.
+    fn depth(&self) -> usize {
+        self.window.taps() * self.channels
+    }
+}
+
+impl<T: Float> Conv<'_, T> {
+    /// The least scratch memory for a window over so many channels: one position at a time.
+    pub fn scratch_bytes(window: Window, channels: usize) -> usize {
+        window.taps() * channels * size_of::<T>()
+    }
+}
+
+impl Cuda {
+    /// `out[y, x] = sum over taps of weight[tap] input[y stride + tap - pad] + bias`; sums in f32, and f32
+    /// factors are not rounded.
+    ///
+    /// By cuDNN where its library is and knows the shape; otherwise windows are gathered and multiplied.
+    /// Not while capturing.
+    ///
+    /// # Errors
+    ///
+    /// If a slice has another length or lies badly, if scratch memory is less than one position takes, or if a
+    /// library or the driver refuses.
+    pub fn conv<T: Float>(&self, arguments: &Conv<'_, T>) -> Result<()> {
+        let shape = self.check_conv(arguments)?;
+        #[cfg(feature = "cuda")]
+        if self.conv_by_cudnn(arguments, shape)? {
+            return Ok(());
+        }
+        self.lower(arguments, shape)
+    }
+
+    /// Whether cuDNN did it.
+    #[cfg(feature = "cuda")]
+    fn conv_by_cudnn<T: Float>(&self, arguments: &Conv<'_, T>, shape: Shape) -> Result<bool> {
+        use super::{Activation, AddRows, Rows, device::Backend};
+        let Conv { input, weight, bias, out, scratch, .. } = *arguments;
+        let places = [input, weight, out].map(Slice::address);
+        let done = match &self.device.backend {
+            // A product needs no library for convolutions.
+            _ if shape.positions() == 0 || shape.window == Window::POINT => false,
+            Backend::Driver(driver) => driver.conv(shape, places, scratch.address())?,
+            #[cfg(feature = "cuda-emulation")]
+            Backend::Emulated(_) => false,
+        };
+        if done && let Some(bias) = bias {
+            let (addend, activation) = (Some(Rows::one(bias)), Activation::None);
+            self.add_rows(&AddRows { x: out, width: shape.out_channels, addend, activation, out })?;
+        }
+        Ok(done)
+    }
+
+    /// [`Self::conv`] by gathered windows, whatever libraries there are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::conv`].
+    pub fn conv_lowered<T: Float>(&self, arguments: &Conv<'_, T>) -> Result<()> {
+        self.lower(arguments, self.check_conv(arguments)?)
+    }
+
+    fn lower<T: Float>(&self, arguments: &Conv<'_, T>, shape: Shape) -> Result<()> {
+        let Conv { input, weight, bias, out, scratch, workspace, .. } = *arguments;
+        let (positions, depth) = (shape.positions(), shape.depth());
+        let multiply = |input: &Slice<T>, out: &Slice<T>| {
+            self.gemm(&Gemm { input, weight, bias, out, depth, workspace })
+        };
+        if shape.window == Window::POINT {
+            return multiply(input, out);
+        }
+        let scratch = scratch.cast::<T>()?;
+        let at_once = (scratch.len() / depth).min(positions);
+        for first in (0..positions).step_by(at_once.max(1)) {
+            let count = at_once.min(positions - first);
+            let gathered = scratch.sub(0..count * depth)?;
+            let mut values = Arguments::default();
+            values.address(input.address()).address(gathered.address());
+            values.u32(first as u32).u32(count as u32).u32(shape.channels as u32);
+            shape.window.push(&mut values, shape.image, shape.result);
+            self.launch(&Launch {
+                kernel: kernels::GATHER[T::INDEX],
+                grid: (blocks(NAME, count * depth / T::LANES, BLOCK as usize)?, 1, 1),
+                block: BLOCK,
+                shared: 0,
+                arguments: values,
+            })?;
+            let to = first * shape.out_channels..(first + count) * shape.out_channels;
+            multiply(&gathered, &out.sub(to)?)?;
+        }
+        Ok(())
+    }
+
+    fn check_conv<T: Float>(&self, arguments: &Conv<'_, T>) -> Result<Shape> {
+        let Conv { input, images, height, width, channels, window, weight, bias, out, scratch, .. } =
+            *arguments;
+        let result = window.check(NAME, (height, width))?;
+        let depth = window.taps() * channels;
+        let out_channels = weight.len() / depth.max(1);
+        let whole = |channels: usize| channels > 0 && channels.is_multiple_of(T::LANES);
+        expect(
+            whole(channels) && whole(out_channels),
+            NAME,
+            || format!("channels that are multiples of {}", T::LANES),
+            || format!("{channels} channels to {out_channels}"),
+        )?;
+        check_len(NAME, &self.device, ("input", input), images * height * width * channels)?;
+        check_len(NAME, &self.device, ("weight", weight), out_channels * depth)?;
+        bias.map_or(Ok(()), |bias| check_len(NAME, &self.device, ("bias", bias), out_channels))?;
+        let shape = Shape {
+            images,
+            image: (height, width),
+            result,
+            channels,
+            out_channels,
+            window,
+            element: T::INDEX,
+            scratch: scratch.len(),
+        };
+        check_len(NAME, &self.device, ("out", out), shape.positions() * out_channels)?;
+        expect(
+            images * height * width <= i32::MAX as usize && shape.positions() <= i32::MAX as usize,
+            NAME,
+            || "fewer than 2^31 positions".into(),
+            || format!("{images} images of {height} x {width}: use a smaller batch"),
+        )?;
+        check_slice(NAME, &self.device, scratch)?;
+        let least = Conv::<T>::scratch_bytes(window, channels);
+        expect(
+            window == Window::POINT || scratch.len() >= least,
+            NAME,
+            || format!("{least} bytes of scratch memory or more"),
+            || scratch.len().to_string(),
+        )?;
+        Ok(shape)
+    }
+}

@@ -1,0 +1,223 @@
+//! Convolutions by NVIDIA's cuDNN, where its library is.
+#![expect(unsafe_code, reason = "the library takes handles and addresses; here is where they are owned")]
+
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+
+use cudarc::cudnn::result::{self, CudnnError};
+use cudarc::cudnn::sys;
+use cudarc::driver::CudaStream;
+
+use super::conv::Shape;
+use super::error::{CudaError, Result};
+
+/// How many ways of convolving are asked for.
+const WAYS: usize = 8;
+
+/// The version that the calls here were written for; older ones are taken for absent.
+const LEAST_VERSION: usize = 90_000;
+
+/// The library, and what was found out about each shape.
+pub(super) struct Cudnn {
+    handle: sys::cudnnHandle_t,
+    /// `None` where it knows no way.
+    plans: HashMap<Shape, Option<Plan>>,
+}
+
+// SAFETY: handles and descriptors may be used from any thread, one at a time: the owner holds a lock.
+unsafe impl Send for Cudnn {}
+
+/// How a shape is convolved. Descriptors that were not made yet are null.
+struct Plan {
+    input: sys::cudnnTensorDescriptor_t,
+    weight: sys::cudnnFilterDescriptor_t,
+    window: sys::cudnnConvolutionDescriptor_t,
+    out: sys::cudnnTensorDescriptor_t,
+    way: sys::cudnnConvolutionFwdAlgo_t,
+    scratch: usize,
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        for tensor in [self.input, self.out] {
+            if !tensor.is_null() {
+                // SAFETY: made in `Plan::new`, destroyed once. Nobody could act on an error.
+                let _ = unsafe { result::destroy_tensor_descriptor(tensor) };
+            }
+        }
+        if !self.weight.is_null() {
+            // SAFETY: as above.
+            let _ = unsafe { result::destroy_filter_descriptor(self.weight) };
+        }
+        if !self.window.is_null() {
+            // SAFETY: as above.
+            let _ = unsafe { result::destroy_convolution_descriptor(self.window) };
+        }
+    }
+}
+
+impl Drop for Cudnn {
+    fn drop(&mut self) {
+        self.plans.clear();
+        // SAFETY: made in `Cudnn::new`, destroyed once.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+impl Cudnn {
+    /// `None` where the library is not, is too old, or does not start. The device's context must be current.
+    pub(super) fn new(stream: &CudaStream) -> Option<Self> {
+        // SAFETY: it opens a library by NVIDIA's names and closes it again.
+        if !unsafe { sys::is_culib_present() } || result::get_version() < LEAST_VERSION {
+            return None;
+        }
+        let it = Self { handle: result::create_handle().ok()?, plans: HashMap::new() };
+        // SAFETY: both are alive.
+        unsafe { result::set_stream(it.handle, stream.cu_stream().cast()) }.ok()?;
+        Some(it)
+    }
+
+    pub(super) fn version(&self) -> usize {
+        result::get_version()
+    }
+
+    /// Whether it did it; addresses of input, weight and result.
+    pub(super) fn conv(&mut self, shape: Shape, places: [u64; 3], scratch: u64) -> Result<bool> {
+        let handle = self.handle;
+        // What it cannot do, it says when it is asked for a plan.
+        let plan = self.plans.entry(shape).or_insert_with(|| Plan::new(handle, shape).ok().flatten());
+        match plan {
+            None => Ok(false),
+            Some(plan) => match plan.run(handle, places, scratch) {
+                Ok(()) => Ok(true),
+                Err(CudnnError(sys::cudnnStatus_t::CUDNN_STATUS_NOT_SUPPORTED)) => {
+                    self.plans.insert(shape, None);
+                    Ok(false)
+                }
+                Err(error) => Err(CudaError::Driver {
+                    call: "convolve",
+                    name: format!("{:?}", error.0),
+                    text: "reported by cuDNN".into(),
+                }),
+            },
+        }
+    }
+}
+
+impl Plan {
+    /// `None` if the library names no way whose scratch memory suffices.
+    fn new(handle: sys::cudnnHandle_t, shape: Shape) -> std::result::Result<Option<Self>, CudnnError> {
+        let Shape { images, image, result: sides, channels, out_channels, window, element, scratch } = shape;
+        use std::ptr::null_mut;
+        let way = sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
+        // Owns what has been made so far, whatever fails next.
+        let mut plan = Self {
+            input: null_mut(),
+            weight: null_mut(),
+            window: null_mut(),
+            out: null_mut(),
+            way,
+            scratch: 0,
+        };
+        let int = |it: usize| it as c_int; // `Cuda::conv` holds all of them below 2^31.
+        let format = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
+        let bf16 = element == 0;
+        let element = if bf16 {
+            sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16
+        } else {
+            sys::cudnnDataType_t::CUDNN_DATA_FLOAT
+        };
+        let sizes = [images, channels, image.0, image.1].map(int);
+        plan.input = result::create_tensor_descriptor()?;
+        // SAFETY: the descriptor was just made.
+        unsafe { result::set_tensor4d_descriptor(plan.input, format, element, sizes) }?;
+        plan.out = result::create_tensor_descriptor()?;
+        let sizes = [images, out_channels, sides.0, sides.1].map(int);
+        // SAFETY: the descriptor was just made.
+        unsafe { result::set_tensor4d_descriptor(plan.out, format, element, sizes) }?;
+        plan.weight = result::create_filter_descriptor()?;
+        let sizes = [out_channels, channels, window.height, window.width].map(int);
+        // SAFETY: the descriptor was just made.
+        unsafe { result::set_filter4d_descriptor(plan.weight, element, format, sizes) }?;
+        plan.window = result::create_convolution_descriptor()?;
+        // SAFETY: the descriptor was just made.
+        unsafe {
+            result::set_convolution2d_descriptor(
+                plan.window,
+                int(window.pad_rows),
+                int(window.pad_columns),
+                int(window.stride),
+                int(window.stride),
+                1,
+                1,
+                sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION,
+                sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+            )
+        }?;
+        // f32 factors are not rounded to TF32.
+        let math = if bf16 {
+            sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH
+        } else {
+            sys::cudnnMathType_t::CUDNN_FMA_MATH
+        };
+        // SAFETY: the descriptor was just made.
+        unsafe { result::set_convolution_math_type(plan.window, math) }?;
+
+        let mut found = [const { MaybeUninit::<sys::cudnnConvolutionFwdAlgoPerf_t>::uninit() }; WAYS];
+        let mut count = 0;
+        // SAFETY: all descriptors are alive; `found` has room for as many results as are asked for.
+        unsafe {
+            result::get_convolution_forward_algorithm(
+                handle,
+                plan.input,
+                plan.weight,
+                plan.window,
+                plan.out,
+                WAYS as c_int,
+                &raw mut count,
+                found.as_mut_ptr().cast(),
+            )
+        }?;
+        let count = usize::try_from(count).unwrap_or(0).min(WAYS);
+        // SAFETY: the library has written `count` results.
+        let found = found[..count].iter().map(|way| unsafe { way.assume_init_ref() });
+        // Best first; those that leave the math asked for are passed over.
+        let fits = |way: &&sys::cudnnConvolutionFwdAlgoPerf_t| {
+            way.status.result().is_ok() && way.memory <= scratch && way.mathType == math
+        };
+        Ok(found.into_iter().find(fits).map(|way| {
+            (plan.way, plan.scratch) = (way.algo, way.memory);
+            plan
+        }))
+    }
+
+    fn run(
+        &self,
+        handle: sys::cudnnHandle_t,
+        [input, weight, out]: [u64; 3],
+        scratch: u64,
+    ) -> std::result::Result<(), CudnnError> {
+        let (one, zero) = (1f32, 0f32);
+        // SAFETY: the addresses are those of slices that were measured against the shape; descriptors are alive
+        // and of that shape; the scratch memory is as large as was promised when the way was chosen; `one` and
+        // `zero` are read before the call returns.
+        unsafe {
+            result::convolution_forward(
+                handle,
+                (&raw const one).cast(),
+                self.input,
+                input as *const c_void,
+                self.weight,
+                weight as *const c_void,
+                self.window,
+                self.way,
+                scratch as *mut c_void,
+                self.scratch,
+                (&raw const zero).cast(),
+                self.out,
+                out as *mut c_void,
+            )
+        }
+    }
+}

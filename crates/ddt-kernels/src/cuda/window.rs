@@ -1,0 +1,64 @@
+//! What a convolution sees at each position of its result.
+
+use super::error::{Result, expect};
+use super::launch::Arguments;
+
+/// Size, stride and zero padding of a convolution's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Positions from one window to the next, in rows and in columns.
+    pub stride: usize,
+    /// Rows of zeros above and below the image.
+    pub pad_rows: usize,
+    /// Columns of zeros on either side of the image.
+    pub pad_columns: usize,
+}
+
+impl Window {
+    /// One position.
+    pub const POINT: Self = Self { height: 1, width: 1, stride: 1, pad_rows: 0, pad_columns: 0 };
+    /// 3 x 3, with a result as large as the image.
+    pub const SAME: Self = Self { height: 3, width: 3, stride: 1, pad_rows: 1, pad_columns: 1 };
+
+    /// Positions in a window.
+    pub fn taps(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// Height and width of the result for an image of these; `None` if not even one window fits.
+    pub fn result_of(&self, height: usize, width: usize) -> Option<(usize, usize)> {
+        let along = |side: usize, pad: usize, window: usize| {
+            Some((side + 2 * pad).checked_sub(window)?.checked_div(self.stride)? + 1)
+        };
+        let whole = along(height, self.pad_rows, self.height).zip(along(width, self.pad_columns, self.width));
+        whole.filter(|_| self.taps() > 0)
+    }
+
+    pub(super) fn check(
+        &self,
+        kernel: &'static str,
+        (height, width): (usize, usize),
+    ) -> Result<(usize, usize)> {
+        // Below 2^15, so that no sum of two leaves 32 bits or wraps onto the image.
+        let small = |it: usize| it < 1 << 15;
+        let sizes = [height, width, self.height, self.width, self.stride, self.pad_rows, self.pad_columns];
+        let fits = self.result_of(height, width).filter(|_| sizes.into_iter().all(small));
+        expect(
+            fits.is_some(),
+            kernel,
+            || "a window that fits into the image, and sides below 32768".into(),
+            || format!("{self:?} on {height} x {width}"),
+        )?;
+        Ok(fits.unwrap_or_default())
+    }
+
+    pub(super) fn push(&self, values: &mut Arguments, image: (usize, usize), result: (usize, usize)) {
+        values.u32(image.0 as u32).u32(image.1 as u32).u32(result.0 as u32).u32(result.1 as u32);
+        values.u32(self.height as u32).u32(self.width as u32).u32(self.stride as u32);
+        values.u32(self.pad_rows as u32).u32(self.pad_columns as u32);
+    }
+}
