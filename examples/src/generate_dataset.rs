@@ -24,11 +24,12 @@ use ddt_npz::{ArchiveJob, ImageArchive, Next, Share};
 
 use crate::classes::ClassTable;
 use crate::generate::{Interrupted, Item};
+use crate::gpu::Gpu;
 use crate::job::{Job, Model};
+use crate::program;
 use crate::progress::{Cancel, say};
 use crate::sampler_args::WeightsChoice;
 use crate::weights::Origin;
-use crate::{gpu, program};
 use cli::Args;
 use meter::Meter;
 use protocol::Protocol;
@@ -55,7 +56,6 @@ pub fn main() -> ExitCode {
 /// Anything that can be known to be wrong before the weights are read; an archive or a work folder of another
 /// job at `--out`; weights that cannot be read; [`Interrupted`]; a full disk. Finished batches are kept.
 pub fn run(args: &Args, share: Share, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
-    gpu::refuse(&args.sampler)?;
     if args.sampler.weights == WeightsChoice::Hub {
         // Known before a long download.
         ClassTable::imagenet()?.parse_list(&args.classes).context("--class")?;
@@ -110,6 +110,7 @@ fn fill(
     share: Share,
     cancel: &Cancel,
 ) -> Result<()> {
+    let mut gpu = Gpu::open(job, model)?;
     let _stepping = cancel.stepping();
     let before = archive.finished_images();
     if before > 0 {
@@ -120,7 +121,9 @@ fn fill(
         match archive.next(share)? {
             Next::Batch(claim) => {
                 let batch = &items[claim.images()];
-                let pixels = painter::paint(job, model, batch, cancel, &mut |done| meter.painting(done))?;
+                let pixels = painter::paint(job, model, batch, gpu.as_mut(), cancel, &mut |done| {
+                    meter.painting(done);
+                })?;
                 archive.write(claim, &pixels)?;
                 archive.refresh()?;
                 meter.finished(archive.finished_images());

@@ -95,6 +95,12 @@ fn ordinal(device: &str) -> Option<usize> {
     if rest.is_empty() { Some(0) } else { rest.strip_prefix(':')?.parse().ok() }
 }
 
+/// The kind of device that `--device` names, where it is not the CPU: images of one kind are alike.
+#[must_use]
+pub fn kind(device: &str) -> Option<&'static str> {
+    ordinal(device).map(|_| "cuda")
+}
+
 /// Reads `--device`.
 ///
 /// # Errors
@@ -136,6 +142,7 @@ mod tests {
     fn devices_have_numbers() {
         let named = ["cpu", "cuda", "cuda:3", "cuda:", "cuda:x", "cuda3", "gpu"].map(ordinal);
         assert_eq!(named, [None, Some(0), Some(3), None, None, None, None]);
+        assert_eq!([kind("cpu"), kind("cuda:1")], [None, Some("cuda")]);
         assert_eq!(place("cpu", Dtype::F16).unwrap(), None);
         let bf16 = Place { device: 3, precision: Precision::Bf16 };
         assert_eq!(place("cuda:3", Dtype::Bf16).unwrap(), Some(bf16));

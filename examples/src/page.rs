@@ -5,6 +5,7 @@ use ddt_flow::{Guidance, NoiseSource, TimeGrid};
 use ddt_model::DdtConfig;
 use serde::Serialize;
 
+use crate::gpu;
 use crate::grid::Grid;
 use crate::job::{Job, Model};
 use crate::picture::Picture;
@@ -38,6 +39,8 @@ struct Settings<'a> {
     weaker: Option<&'a str>,
     sharing: Sharing<'a>,
     dtype: Dtype,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -158,5 +161,6 @@ fn settings(job: &Job, model: &Model) -> Result<String> {
             recompute_steps: model.plan.as_ref().map(|plan| plan.recompute_steps()),
         },
         dtype: job.dtype,
+        device: gpu::kind(&job.device),
     })?)
 }

@@ -61,8 +61,8 @@ pub struct SamplerArgs {
     /// Number type of the network; 16 bits halve its memory
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
-    /// What to compute on: cpu; in a build with GPUs (docs/CUDA.md) imagenet256 and imagenet512 draw on cuda,
-    /// or on cuda:N, GPU N from 0
+    /// What to compute on: cpu; in a build with GPUs (docs/CUDA.md) imagenet256, imagenet512 and
+    /// generate_dataset draw on cuda, or on cuda:N, GPU N from 0
     #[arg(long, default_value = "cpu", value_parser = crate::gpu::parse)]
     pub device: String,
     /// Weights of the network: auto, demo, hub or a file (safetensors, or PyTorch's zip format).

@@ -20,11 +20,13 @@ mod product;
 mod tile;
 
 pub(crate) use attention::attention;
-pub(crate) use conv::{Conv, Window};
+pub(crate) use conv::Conv;
+pub use conv::Window;
 pub(crate) use epilogue::Epilogue;
 pub(crate) use layer_norm::LayerNorm;
 pub(crate) use linear::Linear;
-pub(crate) use pool::{Pool, pool};
+pub use pool::Pool;
+pub(crate) use pool::pool;
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Tensor, bail};
 

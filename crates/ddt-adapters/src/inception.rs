@@ -2,26 +2,29 @@
 //!
 //! Names are those of the published PyTorch port (`pt_inception-2015-12-05`).
 
+mod formula;
+mod layers;
 mod mixed;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_checkpoint::TensorSource;
 
-use self::mixed::{HALVE_3, Mixed, POINT, SAME_3, VALID_3, conv};
-use crate::dense::{Conv, Epilogue, Linear, Pool, pool};
+pub use self::layers::{Branch, FoldedConv, Layers, Mixed, Pool, Window};
+use self::mixed::{HALVE_3, POINT, SAME_3, VALID_3};
+use crate::dense::{Conv, Epilogue, Linear, pool};
 use crate::load::{LoadError, build};
 use crate::resize::{Interpolation, resize};
 
 /// Pixels along a side of what the network sees.
-const SIDE: usize = 299;
+pub const SIDE: usize = 299;
 
 /// Widths of the pooled features and of the logits.
 const FEATURES: usize = 2048;
 const CLASSES: usize = 1008;
 
 /// Channels of the 17 x 17 maps that sFID takes.
-const SPATIAL_CHANNELS: usize = 7;
+pub const SPATIAL_CHANNELS: usize = 7;
 
 /// Images that pass through the network at once.
 const IMAGES_AT_ONCE: usize = 4;
@@ -58,14 +61,88 @@ impl InceptionFeatures {
 /// Frozen: on the CPU, a `backward` through it is an error.
 #[derive(Debug, Clone)]
 pub struct Inception {
-    stem: [Conv; 5],
-    /// 5b to 6d.
-    middle: Vec<Mixed>,
-    /// 6e to 7c.
-    last: Vec<Mixed>,
+    layers: Layers<Conv>,
     fc: Linear,
     fc_bias: Tensor,
     dtype: DType,
+}
+
+/// Inception's weights, as whatever computes with them needs them: batch normalisation (eps 1e-3) folded into the
+/// convolutions.
+#[derive(Debug, Clone)]
+pub struct FoldedInception {
+    /// The convolutions and what stands between them.
+    pub layers: Layers<FoldedConv>,
+    /// Of the logits, (1008, 2048).
+    pub fc: Tensor,
+    /// (1008).
+    pub fc_bias: Tensor,
+}
+
+impl FoldedInception {
+    /// Reads the weights; `vb` stands where `Conv2d_1a_3x3` is.
+    ///
+    /// # Errors
+    ///
+    /// The first missing or misshapen tensor.
+    pub fn new(vb: VarBuilder) -> Result<Self> {
+        let at = |name: &str| vb.pp(name);
+        let conv = |sizes, window, name: &str| FoldedConv::read(sizes, window, at(name));
+        let fc = vb.pp("fc");
+        Ok(Self {
+            layers: Layers {
+                stem: vec![
+                    conv((3, 32), HALVE_3, "Conv2d_1a_3x3")?,
+                    conv((32, 32), VALID_3, "Conv2d_2a_3x3")?,
+                    conv((32, 64), SAME_3, "Conv2d_2b_3x3")?,
+                    conv((64, 80), POINT, "Conv2d_3b_1x1")?,
+                    conv((80, 192), VALID_3, "Conv2d_4a_3x3")?,
+                ],
+                middle: vec![
+                    Mixed::a(192, 32, &at("Mixed_5b"))?,
+                    Mixed::a(256, 64, &at("Mixed_5c"))?,
+                    Mixed::a(288, 64, &at("Mixed_5d"))?,
+                    Mixed::b(288, &at("Mixed_6a"))?,
+                    Mixed::c(768, 128, &at("Mixed_6b"))?,
+                    Mixed::c(768, 160, &at("Mixed_6c"))?,
+                    Mixed::c(768, 160, &at("Mixed_6d"))?,
+                ],
+                last: vec![
+                    Mixed::c(768, 192, &at("Mixed_6e"))?,
+                    Mixed::d(768, &at("Mixed_7a"))?,
+                    Mixed::e(1280, Pool::MeanSame, &at("Mixed_7b"))?,
+                    Mixed::e(2048, Pool::MaxSame, &at("Mixed_7c"))?,
+                ],
+            },
+            fc: fc.get((CLASSES, FEATURES), "weight")?,
+            fc_bias: fc.get(CLASSES, "bias")?,
+        })
+    }
+
+    /// Reads the weights, in `f32`, from a source that holds them and no others.
+    ///
+    /// Counters of training batches (`*.num_batches_tracked`) are passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Mismatch`](ddt_checkpoint::CheckpointError::Mismatch) with every missing,
+    /// unexpected and misshapen name.
+    pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
+    where
+        S: TensorSource + Sync + ?Sized,
+    {
+        build(source, device, |name| !name.ends_with(".num_batches_tracked"), Self::new)
+    }
+
+    /// Weights that follow from their names alone: nothing that it says of an image means anything, but all that
+    /// computes with it must say the same, as fast.
+    ///
+    /// # Errors
+    ///
+    /// Too little memory.
+    pub fn by_formula() -> Result<Self> {
+        Self::new(formula::weights())
+    }
 }
 
 impl Inception {
@@ -75,34 +152,20 @@ impl Inception {
     ///
     /// The first missing or misshapen tensor.
     pub fn new(vb: VarBuilder) -> Result<Self> {
-        let at = |name: &str| vb.pp(name);
-        let fc = vb.pp("fc");
+        Self::from_folded(&FoldedInception::new(vb)?)
+    }
+
+    /// Makes the network of its weights.
+    ///
+    /// # Errors
+    ///
+    /// A failure of the device.
+    pub fn from_folded(weights: &FoldedInception) -> Result<Self> {
         Ok(Self {
-            stem: [
-                conv((3, 32), HALVE_3, at("Conv2d_1a_3x3"))?,
-                conv((32, 32), VALID_3, at("Conv2d_2a_3x3"))?,
-                conv((32, 64), SAME_3, at("Conv2d_2b_3x3"))?,
-                conv((64, 80), POINT, at("Conv2d_3b_1x1"))?,
-                conv((80, 192), VALID_3, at("Conv2d_4a_3x3"))?,
-            ],
-            middle: vec![
-                Mixed::a(192, 32, &at("Mixed_5b"))?,
-                Mixed::a(256, 64, &at("Mixed_5c"))?,
-                Mixed::a(288, 64, &at("Mixed_5d"))?,
-                Mixed::b(288, &at("Mixed_6a"))?,
-                Mixed::c(768, 128, &at("Mixed_6b"))?,
-                Mixed::c(768, 160, &at("Mixed_6c"))?,
-                Mixed::c(768, 160, &at("Mixed_6d"))?,
-            ],
-            last: vec![
-                Mixed::c(768, 192, &at("Mixed_6e"))?,
-                Mixed::d(768, &at("Mixed_7a"))?,
-                Mixed::e(1280, Pool::MeanSame, &at("Mixed_7b"))?,
-                Mixed::e(2048, Pool::MaxSame, &at("Mixed_7c"))?,
-            ],
-            fc: Linear::new(&fc.get((CLASSES, FEATURES), "weight")?, None)?,
-            fc_bias: fc.get(CLASSES, "bias")?.to_dtype(DType::F32)?,
-            dtype: vb.dtype(),
+            layers: weights.layers.try_map(|it| Conv::new(&it.weight, Some(&it.bias), it.window))?,
+            fc: Linear::new(&weights.fc, None)?,
+            fc_bias: weights.fc_bias.to_dtype(DType::F32)?,
+            dtype: weights.fc.dtype(),
         })
     }
 
@@ -118,7 +181,7 @@ impl Inception {
     where
         S: TensorSource + Sync + ?Sized,
     {
-        build(source, device, |name| !name.ends_with(".num_batches_tracked"), Self::new)
+        Ok(Self::from_folded(&FoldedInception::load(source, device)?)?)
     }
 
     /// Features of images of any size.
@@ -134,10 +197,7 @@ impl Inception {
     ///
     /// Any other shape.
     pub fn forward(&self, pixels: &Tensor) -> Result<InceptionFeatures> {
-        let b = match *pixels.dims() {
-            [b, 3, h, w] if b * h * w > 0 => b,
-            _ => bail!("expected pixels (B, 3, H, W), not empty, got {:?}", pixels.shape()),
-        };
+        let b = images_of(pixels)?;
         let (mut pools, mut spatials) = (Vec::new(), Vec::new());
         for first in (0..b).step_by(IMAGES_AT_ONCE) {
             let (pool, spatial) = self.maps(&pixels.narrow(0, first, IMAGES_AT_ONCE.min(b - first))?)?;
@@ -156,26 +216,69 @@ impl Inception {
 
     /// Pooled features `(B, 2048)` and spatial ones `(B, 7, 17, 17)`.
     fn maps(&self, pixels: &Tensor) -> Result<(Tensor, Tensor)> {
-        let (b, c, h, w) = pixels.dims4()?;
-        let planes = pixels.to_dtype(DType::F32)?.reshape((b * c, h, w))?;
-        let planes = resize(&planes, (SIDE, SIDE), Interpolation::LinearFromCorner)?;
-        let images = planes.affine(1.0 / 128.0, -1.0)?.reshape((b, c, SIDE, SIDE))?;
-        let mut xs = images.permute((0, 2, 3, 1))?.to_dtype(self.dtype)?; // (B, H, W, C) from here on
-        for (i, conv) in self.stem.iter().enumerate() {
+        let mut xs = prepare(pixels)?.to_dtype(self.dtype)?; // (B, H, W, C) from here on
+        for (i, conv) in self.layers.stem.iter().enumerate() {
             if i == 3 {
                 xs = pool(&xs, Pool::MaxHalve)?;
             }
             xs = conv.forward(&xs, Epilogue::Relu)?;
         }
         xs = pool(&xs, Pool::MaxHalve)?;
-        for mixed in &self.middle {
-            xs = mixed.forward(&xs)?;
+        for mixed in &self.layers.middle {
+            xs = forward(mixed, &xs)?;
         }
         // The first branch comes first.
         let spatial = xs.narrow(3, 0, SPATIAL_CHANNELS)?.permute((0, 3, 1, 2))?.contiguous()?;
-        for mixed in &self.last {
-            xs = mixed.forward(&xs)?;
+        for mixed in &self.layers.last {
+            xs = forward(mixed, &xs)?;
         }
         Ok((xs.flatten(1, 2)?.mean(1)?, spatial.to_dtype(DType::F32)?))
     }
+}
+
+/// Images as the network sees them: 299 x 299 by TensorFlow 1's bilinear rule, and `(x - 128) / 128`.
+///
+/// # Shapes
+///
+/// `(B, 3, H, W)`, `u8` or any float type, from 0 to 255, to `(B, 299, 299, 3)` in `f32`.
+///
+/// # Errors
+///
+/// Any other shape.
+pub fn prepare(pixels: &Tensor) -> Result<Tensor> {
+    images_of(pixels)?;
+    let (b, c, h, w) = pixels.dims4()?;
+    let planes = pixels.to_dtype(DType::F32)?.reshape((b * c, h, w))?;
+    let planes = resize(&planes, (SIDE, SIDE), Interpolation::LinearFromCorner)?;
+    let images = planes.affine(1.0 / 128.0, -1.0)?.reshape((b, c, SIDE, SIDE))?;
+    images.permute((0, 2, 3, 1))?.contiguous()
+}
+
+fn images_of(pixels: &Tensor) -> Result<usize> {
+    match *pixels.dims() {
+        [b, 3, h, w] if b * h * w > 0 => Ok(b),
+        _ => bail!("expected pixels (B, 3, H, W), not empty, got {:?}", pixels.shape()),
+    }
+}
+
+/// `(B, H, W, C) -> (B, H', W', C')`
+fn forward(mixed: &Mixed<Conv>, xs: &Tensor) -> Result<Tensor> {
+    let mut all = Vec::new();
+    for branch in &mixed.0 {
+        let mut xs = match branch.pool {
+            Some(kind) => pool(xs, kind)?,
+            None => xs.clone(),
+        };
+        for conv in &branch.convs {
+            xs = conv.forward(&xs, Epilogue::Relu)?;
+        }
+        if branch.last.is_empty() {
+            all.push(xs);
+        } else {
+            for conv in &branch.last {
+                all.push(conv.forward(&xs, Epilogue::Relu)?);
+            }
+        }
+    }
+    Tensor::cat(&all, 3)
 }

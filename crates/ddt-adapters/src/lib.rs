@@ -48,13 +48,13 @@ pub use rgb8::{Rgb8Error, from_rgb8, to_rgb8};
 pub use tiny::{TinyAutoencoder, TinyConfig, TinyDecoder, TinyEncoder};
 
 pub mod hub;
+pub mod inception;
 
 mod autoencoder;
 mod conv;
 mod dense;
 mod dinov2;
 mod group_norm;
-mod inception;
 mod kl;
 mod load;
 mod pixels;

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use candle_core::Tensor;
-use ddt_adapters::{Autoencoder, KlDecoder};
+use ddt_adapters::{Autoencoder, InceptionFeatures, KlDecoder, inception::FoldedInception};
 use ddt_model::{DdtConfig, Sampled};
 
 use crate::{
@@ -64,6 +64,35 @@ impl CudaKlDecoder {
     /// [`GpuError::NotBuilt`], always.
     pub fn open(_: usize, _: &KlDecoder, _: Precision, _: usize) -> Result<Self, GpuError> {
         Err(GpuError::NotBuilt)
+    }
+}
+
+/// Inception on a GPU; this build has none, so it cannot be opened.
+#[derive(Debug)]
+pub struct CudaInception {
+    never: Infallible,
+}
+
+impl CudaInception {
+    /// Says how to build with a GPU.
+    ///
+    /// # Errors
+    /// [`GpuError::NotBuilt`], always.
+    pub fn open(_: usize, _: &FoldedInception) -> Result<Self, GpuError> {
+        Err(GpuError::NotBuilt)
+    }
+
+    /// What the device calls itself.
+    pub fn device_name(&self) -> &str {
+        match self.never {}
+    }
+
+    /// Sees nothing: there is no such network.
+    ///
+    /// # Errors
+    /// Never returns.
+    pub fn forward(&self, _: &Tensor) -> Result<InceptionFeatures, GpuError> {
+        match self.never {}
     }
 }
 

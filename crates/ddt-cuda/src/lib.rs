@@ -23,7 +23,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`CudaKlDecoder`] turns latents into pixels on the same GPU, as many images at a time as a bound of memory allows.
+//! [`CudaKlDecoder`] turns latents into pixels on the same GPU, as many images at a time as a bound of memory allows,
+//! and [`CudaInception`] turns pixels into the features that FID compares.
 //!
 //! # Crate features
 //!
@@ -33,9 +34,11 @@
 #![forbid(unsafe_code)]
 
 #[cfg(not(any(feature = "cuda", feature = "cuda-emulation")))]
-pub use crate::absent::{CudaKlDecoder, CudaSampler, DECODER_BYTES};
+pub use crate::absent::{CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES};
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
-pub use crate::device::{CudaExecutor, CudaKlDecoder, CudaSampler, DECODER_BYTES, DeviceWeights};
+pub use crate::device::{
+    CudaExecutor, CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES, DeviceWeights,
+};
 pub use crate::{
     arena::{ALIGNMENT, ArenaPlan, WORKSPACE_BYTES},
     error::GpuError,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use candle_core::{DType, Device, Tensor, bail};
-use ddt_adapters::{Autoencoder, KlConfig, KlDecoder};
+use ddt_adapters::{Autoencoder, InceptionFeatures, KlConfig, KlDecoder, inception::FoldedInception};
 use ddt_checkpoint::Checkpoint;
 use ddt_flow::{Guidance, Step, TimeGrid};
 use ddt_model::DdtConfig;
@@ -99,6 +99,27 @@ pub fn kl_fixture(path: &Path, make: MakeDecoder<'_>) -> Result<Compared, GpuErr
     // Those of the fixture are not scaled.
     let latents = (tensor("in.latent")? * cfg.scaling_factor)?;
     compared("out.decoded", &decoder.decode(&latents)?, &tensor("out.decoded")?)
+}
+
+/// Extracts features with these weights, wherever it computes.
+pub type ExtractFeatures<'a> =
+    &'a mut dyn FnMut(&FoldedInception, &Tensor) -> Result<InceptionFeatures, GpuError>;
+
+/// Extracts the features of a fixture of kind `inception`, whose weights are a formula, and compares them.
+///
+/// # Errors
+/// A fixture that cannot be read or is of another kind; whatever the extractor fails with.
+pub fn inception_fixture(path: &Path, extract: ExtractFeatures<'_>) -> Result<Vec<Compared>, GpuError> {
+    let file = Checkpoint::open(path).map_err(candle_core::Error::wrap)?;
+    let tensor = |name: &str| file.tensor(name, &Device::Cpu).map_err(candle_core::Error::wrap);
+    let got = extract(&FoldedInception::by_formula()?, &tensor("in.image_u8")?)?;
+    let outputs = [
+        ("out.pool3", &got.pool),
+        ("out.spatial7", &got.spatial),
+        ("out.logits_unbiased", &got.logits_unbiased),
+        ("out.logits", &got.logits),
+    ];
+    outputs.into_iter().map(|(name, got)| compared(name, got, &tensor(name)?)).collect()
 }
 
 struct Fixture {

@@ -1,4 +1,4 @@
-// What a convolution or a larger picture takes, for images whose channels stand together, (B, H, W, C).
+// What convolutions, pools and larger pictures take, for images whose channels stand together, (B, H, W, C).
 #include "device.h"
 
 namespace ddt {
@@ -22,6 +22,58 @@ DEVICE void gather(const T *RESTRICT x, T *RESTRICT out, unsigned first, unsigne
     Sixteen value = {{0, 0, 0, 0}};
     if (from >= 0) value = load16(x + from * channels + channel);
     store16(out + (size_t)i * COUNT, value);
+}
+
+// The largest of each window, or the mean of what lies inside the image, for `count` result positions. 16 bytes a
+// thread.
+template <class T>
+DEVICE void pool(const T *RESTRICT x, T *RESTRICT out, unsigned count, unsigned channels, unsigned mean,
+                 Windows windows) {
+    constexpr int COUNT = Lanes<T>::COUNT;
+    unsigned i = item(), parts = channels / COUNT, position = i / parts, channel = i % parts * COUNT;
+    if (position >= count) return;
+    float most[COUNT], sum[COUNT] = {};
+    UNROLL for (int j = 0; j < COUNT; j++) most[j] = -INFINITY;
+    unsigned inside = 0;
+    for (unsigned tap = 0; tap < windows.window_height * windows.window_width; tap++) {
+        long long from = tap_position(position, tap, windows);
+        if (from < 0) continue;
+        inside++;
+        float values[COUNT];
+        load_lanes(x + from * channels + channel, values);
+        UNROLL for (int j = 0; j < COUNT; j++) {
+            sum[j] += values[j];
+            // A comparison that keeps a NaN of either side.
+            most[j] = values[j] <= most[j] || most[j] != most[j] ? most[j] : values[j];
+        }
+    }
+    if (mean) {
+        UNROLL for (int j = 0; j < COUNT; j++) most[j] = sum[j] / (float)inside;
+    }
+    store_lanes(out + (size_t)i * COUNT, most);
+}
+
+constexpr unsigned BIAS = 1, RELU = 2;
+
+// (T, width) into columns of (T, stride), perhaps with a bias and through a ReLU: results side by side. 16 bytes a
+// thread; `out` is where the first row's columns begin.
+template <class T>
+DEVICE void columns(const T *RESTRICT x, const T *RESTRICT bias, T *RESTRICT out, unsigned tokens, unsigned width,
+                    unsigned stride, unsigned flags) {
+    constexpr int COUNT = Lanes<T>::COUNT;
+    unsigned i = item(), parts = width / COUNT, token = i / parts, column = i % parts * COUNT;
+    if (token >= tokens) return;
+    float v[COUNT], other[COUNT];
+    load_lanes(x + (size_t)i * COUNT, v);
+    if (flags & BIAS) {
+        load_lanes(bias + column, other);
+        UNROLL for (int j = 0; j < COUNT; j++) v[j] += other[j];
+    }
+    if (flags & RELU) {
+        // A comparison that keeps NaN.
+        UNROLL for (int j = 0; j < COUNT; j++) v[j] = v[j] < 0.0f ? 0.0f : v[j];
+    }
+    store_lanes(out + (size_t)token * stride + column, v);
 }
 
 // Every position twice in either direction, (B, H, W, C) to (B, 2 H, 2 W, C). 16 bytes a thread.
@@ -78,6 +130,16 @@ template <class T> DEVICE void accumulate(T *RESTRICT x, const float *RESTRICT y
         gather<T>(x, out, first, count, channels, WINDOWS_VALUES);                                                \
     }                                                                                                             \
     REGISTER(ddt_gather_##type)                                                                                   \
+    KERNEL(256, 1) ddt_pool_##type(const T *x, T *out, unsigned count, unsigned channels, unsigned mean,          \
+                                   WINDOWS_PARAMETERS) {                                                          \
+        pool<T>(x, out, count, channels, mean, WINDOWS_VALUES);                                                   \
+    }                                                                                                             \
+    REGISTER(ddt_pool_##type)                                                                                     \
+    KERNEL(256, 1) ddt_columns_##type(const T *x, const T *bias, T *out, unsigned tokens, unsigned width,         \
+                                      unsigned stride, unsigned flags) {                                          \
+        columns<T>(x, bias, out, tokens, width, stride, flags);                                                   \
+    }                                                                                                             \
+    REGISTER(ddt_columns_##type)                                                                                  \
     KERNEL(256, 1) ddt_double_size_##type(const T *x, T *out, unsigned images, unsigned height, unsigned width,   \
                                           unsigned channels) {                                                    \
         double_size<T>(x, out, images, height, width, channels);                                                  \

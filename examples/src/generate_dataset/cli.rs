@@ -13,6 +13,8 @@ Examples:
   generate_dataset --count 1000                      a thousand images of the demo, in a minute or so
   generate_dataset --weights hub --steps 250         the 50,000 images of the paper's tables
   srun --ntasks 8 generate_dataset --weights hub     eight processes fill one archive (also torchrun, mpirun)
+  generate_dataset --weights hub --device cuda:1 --dtype bf16 --rank 1 --world-size 8
+                                                     one of eight, each on a GPU of its own
 The same command goes on where it was stopped or killed, with any number of processes, and ends with the
 same bytes.";
 
@@ -40,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub png_folder: Option<PathBuf>,
     /// Images drawn at once; part of the job, for it may change a pixel by one grey level
-    /// [default: 40 with the demo; of ImageNet 4 at 256 px, 1 at 512 px]
+    /// [default: 40 with the demo; of ImageNet 4 at 256 px, 1 at 512 px, on a GPU 64 and 32]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
     pub batch: Option<u32>,
     /// Number of this process, from 0 [default: what torchrun, mpirun or SLURM say, else 0]

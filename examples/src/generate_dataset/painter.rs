@@ -4,10 +4,11 @@ use anyhow::Result;
 use ddt_adapters::to_rgb8;
 
 use crate::generate::{Item, sample_batch};
+use crate::gpu::Gpu;
 use crate::job::{Job, Model};
 use crate::progress::Cancel;
 
-/// Draws images, telling `on_step` after each step how many images' worth of the batch is done.
+/// Draws images, on a GPU if one is given, telling `on_step` after each step how many images' worth of the batch is done.
 ///
 /// # Shapes
 ///
@@ -21,12 +22,13 @@ pub fn paint(
     job: &Job,
     model: &Model,
     items: &[Item],
+    gpu: Option<&mut Gpu>,
     cancel: &Cancel,
     on_step: &mut dyn FnMut(f64),
 ) -> Result<Vec<u8>> {
     let num_steps = job.grid.num_steps().max(1) as f64;
     let mut steps = 0.0;
-    let sampled = sample_batch(job, model, items, cancel, None, &mut || {
+    let sampled = sample_batch(job, model, items, cancel, gpu, &mut || {
         steps += 1.0;
         on_step(steps / num_steps * items.len() as f64);
     })?;

@@ -6,6 +6,7 @@ use ddt_sharing::SharingPlan;
 use serde::Serialize;
 
 use super::order::ORDER;
+use crate::gpu;
 use crate::identity::Identity;
 use crate::job::Job;
 use crate::sampler_args::Dtype;
@@ -29,6 +30,9 @@ pub struct Protocol {
     pub autoencoder: String,
     /// Number type of the network.
     pub dtype: Dtype,
+    /// Kind of the device, where it is not the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<&'static str>,
     /// The labels, as ranges: `0-9`.
     pub classes: String,
     /// Seed of noise and order.
@@ -65,6 +69,7 @@ impl Protocol {
             network: job.weights.config.clone(),
             autoencoder: identity.autoencoder.clone(),
             dtype: job.dtype,
+            device: gpu::kind(&job.device),
             classes: ranges(classes),
             seed: job.seed,
             rng: job.rng,

@@ -14,22 +14,29 @@ use super::tile::Runs;
 
 /// What a convolution sees: kernel and zero padding as (rows, columns), and one stride.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Window {
-    pub(crate) kernel: (usize, usize),
-    pub(crate) stride: usize,
-    pub(crate) pad: (usize, usize),
+pub struct Window {
+    /// Rows and columns.
+    pub kernel: (usize, usize),
+    /// Pixels from one window to the next.
+    pub stride: usize,
+    /// Zeros on either side of the rows and of the columns.
+    pub pad: (usize, usize),
 }
 
 impl Window {
     /// One pixel.
-    pub(crate) const POINT: Self = Self { kernel: (1, 1), stride: 1, pad: (0, 0) };
+    pub const POINT: Self = Self { kernel: (1, 1), stride: 1, pad: (0, 0) };
     /// 3x3, keeping the size.
-    pub(crate) const SAME: Self = Self { kernel: (3, 3), stride: 1, pad: (1, 1) };
+    pub const SAME: Self = Self { kernel: (3, 3), stride: 1, pad: (1, 1) };
     /// 3x3, halving the size, padded.
-    pub(crate) const HALVE: Self = Self { kernel: (3, 3), stride: 2, pad: (1, 1) };
+    pub const HALVE: Self = Self { kernel: (3, 3), stride: 2, pad: (1, 1) };
 
     /// Height and width of the result, or an error if the kernel does not fit.
-    pub(super) fn out_size(&self, (height, width): (usize, usize)) -> Result<(usize, usize)> {
+    ///
+    /// # Errors
+    ///
+    /// An image that is smaller than the kernel.
+    pub fn out_size(&self, (height, width): (usize, usize)) -> Result<(usize, usize)> {
         let along = |len: usize, kernel: usize, pad: usize| {
             (len + 2 * pad).checked_sub(kernel).filter(|_| len > 0).map(|free| free / self.stride + 1)
         };

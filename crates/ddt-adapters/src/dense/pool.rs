@@ -7,7 +7,7 @@ use super::{is_ours, slice};
 
 /// Which 3x3 window, and what is taken of it; pixels outside the image do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pool {
+pub enum Pool {
     /// The largest, at every second pixel, without padding.
     MaxHalve,
     /// The largest, at every pixel.

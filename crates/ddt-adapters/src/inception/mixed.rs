@@ -1,12 +1,10 @@
 //! The blocks of parallel branches that most of the network is made of.
 
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use candle_nn::VarBuilder;
 
-use crate::dense::{Conv, Epilogue, Pool, Window, pool};
-
-/// The reference's, a hundred times PyTorch's default.
-const EPS: f64 = 1e-3;
+use super::layers::{Branch, FoldedConv, Mixed};
+use crate::dense::{Pool, Window};
 
 pub(super) const POINT: Window = Window::POINT;
 pub(super) const SAME_3: Window = Window::SAME;
@@ -19,35 +17,10 @@ const COLUMN_7: Window = Window { kernel: (7, 1), stride: 1, pad: (3, 0) };
 pub(super) const VALID_3: Window = Window { kernel: (3, 3), stride: 1, pad: (0, 0) };
 pub(super) const HALVE_3: Window = Window { kernel: (3, 3), stride: 2, pad: (0, 0) };
 
-/// Reads `conv.weight` and the batch normalisation `bn` after it, and makes one convolution of both.
-///
-/// ```text
-/// weight' = weight g,   bias' = bias - mean g,   g = weight_bn / sqrt(var + eps)
-/// ```
-pub(super) fn conv((inp, out): (usize, usize), window: Window, vb: VarBuilder) -> Result<Conv> {
-    let weight = vb.pp("conv").get((out, inp, window.kernel.0, window.kernel.1), "weight")?;
-    let bn = vb.pp("bn");
-    let gain = (bn.get(out, "weight")? / (bn.get(out, "running_var")? + EPS)?.sqrt()?)?;
-    let bias = (bn.get(out, "bias")? - (bn.get(out, "running_mean")? * &gain)?)?;
-    Conv::new(&weight.broadcast_mul(&gain.reshape((out, 1, 1, 1))?)?, Some(&bias), window)
-}
-
-/// Branches over one input, their results side by side.
-#[derive(Debug, Clone)]
-pub(super) struct Mixed(Vec<Branch>);
-
-/// A pool, then convolutions one after the other, then some on the same result, side by side.
-#[derive(Debug, Clone)]
-struct Branch {
-    pool: Option<Pool>,
-    convs: Vec<Conv>,
-    last: Vec<Conv>,
-}
-
 /// Name, outputs and window of a convolution.
 type Layer = (&'static str, usize, Window);
 
-impl Branch {
+impl Branch<FoldedConv> {
     fn new(inp: usize, layers: &[Layer], vb: &VarBuilder) -> Result<Self> {
         Self::split(inp, layers, &[], vb)
     }
@@ -56,10 +29,11 @@ impl Branch {
         let mut width = inp;
         let mut convs = Vec::new();
         for &(name, out, window) in layers {
-            convs.push(conv((width, out), window, vb.pp(name))?);
+            convs.push(FoldedConv::read((width, out), window, vb.pp(name))?);
             width = out;
         }
-        let last = last.iter().map(|&(name, out, window)| conv((width, out), window, vb.pp(name)));
+        let last =
+            last.iter().map(|&(name, out, window)| FoldedConv::read((width, out), window, vb.pp(name)));
         Ok(Self { pool: None, convs, last: last.collect::<Result<_>>()? })
     }
 
@@ -70,37 +44,9 @@ impl Branch {
     fn only(pool: Pool) -> Self {
         Self { pool: Some(pool), convs: vec![], last: vec![] }
     }
-
-    /// Adds this branch's results to `all`.
-    fn forward(&self, xs: &Tensor, all: &mut Vec<Tensor>) -> Result<()> {
-        let mut xs = match self.pool {
-            Some(kind) => pool(xs, kind)?,
-            None => xs.clone(),
-        };
-        for conv in &self.convs {
-            xs = conv.forward(&xs, Epilogue::Relu)?;
-        }
-        if self.last.is_empty() {
-            all.push(xs);
-            return Ok(());
-        }
-        for conv in &self.last {
-            all.push(conv.forward(&xs, Epilogue::Relu)?);
-        }
-        Ok(())
-    }
 }
 
-impl Mixed {
-    /// `(B, H, W, C) -> (B, H', W', C')`
-    pub(super) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let mut all = Vec::new();
-        for branch in &self.0 {
-            branch.forward(xs, &mut all)?;
-        }
-        Tensor::cat(&all, 3)
-    }
-
+impl Mixed<FoldedConv> {
     /// At 35 x 35: 5x5 and twice 3x3.
     pub(super) fn a(inp: usize, pooled: usize, vb: &VarBuilder) -> Result<Self> {
         let branch = |layers: &[Layer]| Branch::new(inp, layers, vb);

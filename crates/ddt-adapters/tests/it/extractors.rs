@@ -4,13 +4,14 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
+use ddt_adapters::inception::FoldedInception;
 use ddt_adapters::{DinoV2, DinoV2Config, DinoV2Mlp, Inception};
 use ddt_checkpoint::TensorSource;
 
 use crate::fixtures::{fixture, tensor};
-use crate::formula;
 use crate::loading::{mismatch, tensors_of};
 use crate::testing::{InMemory, random, rel_rms};
+use crate::zeros;
 
 /// What the fixtures allow for both.
 const TOLERANCE: f64 = 1e-4;
@@ -130,7 +131,7 @@ fn dinov2_names_all_that_is_wrong() {
 /// The network with the fixture's weights, made once.
 fn inception() -> &'static Inception {
     static INCEPTION: OnceLock<Inception> = OnceLock::new();
-    INCEPTION.get_or_init(|| Inception::new(formula::builder()).unwrap())
+    INCEPTION.get_or_init(|| Inception::from_folded(&FoldedInception::by_formula().unwrap()).unwrap())
 }
 
 #[test]
@@ -177,7 +178,7 @@ fn one_pixel() -> Tensor {
 
 #[test]
 fn inception_names_all_that_is_wrong() {
-    let mut weights = formula::zeros_of(Inception::new);
+    let mut weights = zeros::zeros_of(Inception::new);
     let published = ["Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch3x3dbl_3b.bn.running_var", "fc.bias"];
     assert!(published.iter().all(|name| weights.info(name).is_some()));
     weights.0.insert("Conv2d_1a_3x3.bn.num_batches_tracked".into(), Tensor::new(1i64, &Device::Cpu).unwrap());

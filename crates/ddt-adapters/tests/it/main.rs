@@ -11,6 +11,6 @@ mod testing;
 
 mod extractors;
 mod fixtures;
-mod formula;
 mod kl_oracle;
 mod loading;
+mod zeros;

@@ -6,5 +6,7 @@
 mod emulated;
 mod fixtures;
 #[cfg(feature = "cuda-emulation")]
+mod inception;
+#[cfg(feature = "cuda-emulation")]
 mod kl;
 mod programs;

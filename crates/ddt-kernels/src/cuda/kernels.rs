@@ -31,6 +31,8 @@ pub(super) const NEXT_STEP: &str = "ddt_next_step";
 pub(super) const ATTENTION_PLAIN: Pair = pair!("attention_plain");
 pub(super) const COPY: &str = "ddt_copy";
 pub(super) const GATHER: Pair = pair!("gather");
+pub(super) const POOL: Pair = pair!("pool");
+pub(super) const COLUMNS: Pair = pair!("columns");
 pub(super) const DOUBLE_SIZE: Pair = pair!("double_size");
 pub(super) const CHANNELS_LAST: Pair = pair!("channels_last");
 pub(super) const CHANNELS_FIRST: Pair = pair!("channels_first");
@@ -68,7 +70,7 @@ pub(super) const ATTENTION_SMALL: [&str; 2] = ["ddt_attention_small_64", "ddt_at
 /// All of them.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     let pairs = [ADD_ROWS, CLASS_CONDITION, TIMESTEP_WAVES, PATCHIFY, GUIDED_STEP, ATTENTION_PLAIN];
-    let images = [GATHER, DOUBLE_SIZE, CHANNELS_LAST, CHANNELS_FIRST, ACCUMULATE];
+    let images = [GATHER, POOL, COLUMNS, DOUBLE_SIZE, CHANNELS_LAST, CHANNELS_FIRST, ACCUMULATE];
     let norms = [GROUP_NORM_MOMENTS, GROUP_NORM_SCALES, GROUP_NORM_APPLY, GROUP_NORM_WIDEN];
     let pairs = GATE_NORM.into_iter().chain(SWIGLU).chain(pairs).chain(images).chain(norms).flatten();
     pairs.chain([NEXT_STEP, COPY, SOFTMAX_ROWS]).chain(ATTENTION).chain(ATTENTION_WIDE).chain(ATTENTION_SMALL)

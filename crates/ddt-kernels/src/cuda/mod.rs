@@ -1,4 +1,4 @@
-//! The kernels of the sampling loop and of the autoencoder's decoder on an NVIDIA GPU.
+//! The kernels of the sampling loop, of the autoencoder's decoder and of Inception on an NVIDIA GPU.
 //!
 //! [`Cuda`] is an open device: its context, one stream, and every kernel, looked up once.
 //! [`Slice`] is a piece of its memory; whoever runs a network carves its own arena into slices
@@ -22,6 +22,8 @@
 //! | [`Cuda::conv`] | a convolution, by cuDNN where it is, otherwise gathered and multiplied |
 //! | [`Cuda::group_norm`] | group normalisation with its activation |
 //! | [`Cuda::softmax_rows`] | softmax of rows |
+//! | [`Cuda::pool`] | the largest or the mean of each window |
+//! | [`Cuda::columns`] | results side by side, with bias and ReLU |
 //! | [`Cuda::double_size`], [`Cuda::accumulate`] | each position twice in either direction; a sum in place |
 //! | [`Cuda::channels_last`], [`Cuda::channels_first`] | images with their channels together, and apart |
 //!
@@ -61,6 +63,7 @@ mod kernels;
 mod launch;
 mod memory;
 mod patch;
+mod pool;
 mod rows;
 mod softmax;
 mod step;
@@ -80,6 +83,7 @@ pub use group_norm::GroupNorm;
 pub use image::Layout;
 pub use memory::Slice;
 pub use patch::Grid;
+pub use pool::{Columns, Pool};
 pub use rows::Rows;
 pub use step::{GuidedStep, Steps};
 pub use swiglu::SwiGlu;

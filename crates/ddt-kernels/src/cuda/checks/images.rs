@@ -1,9 +1,9 @@
-//! Convolution, group norm and what else an autoencoder is made of, against f64.
+//! Convolution, group norm and what else autoencoders and Inception are made of, against f64.
 
 use super::data::{Data, Random, relative_error, spoilt};
 use super::reference::silu;
 use super::verify::Check;
-use crate::cuda::{Conv, Cuda, Float, GroupNorm, Layout, Result, Window};
+use crate::cuda::{Columns, Conv, Cuda, Float, GroupNorm, Layout, Pool, Result, Window};
 
 const EPS: f64 = 1e-6;
 
@@ -26,6 +26,10 @@ pub(super) fn verify<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<(
     {
         group_norm::<T>(cuda, checks, (images, positions, channels, groups))?;
     }
+    for (window, mean) in [(halve, false), (Window::SAME, false), (Window::SAME, true)] {
+        pool::<T>(cuda, checks, window, mean)?;
+    }
+    columns::<T>(cuda, checks)?;
     layouts::<T>(cuda, checks)
 }
 
@@ -114,6 +118,72 @@ fn conv<T: Float>(
         checks.push(Check::rounded("conv", shape.clone(), &cuda.read(&out)?, &want));
         cuda.conv_lowered(&arguments)?;
         checks.push(Check::rounded("conv, lowered", shape, &cuda.read(&out)?, &want));
+    }
+    Ok(())
+}
+
+fn pool<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>, window: Window, mean: bool) -> Result<()> {
+    let image = Image { images: 2, height: 7, width: 5, channels: 16 };
+    let (height, width) = window.result_of(image.height, image.width).unwrap_or_default();
+    let x = Random::new(9).data::<T>(cuda, image.len(), (-0.5, 1.0))?;
+    let out = spoilt::<T>(cuda, image.images * height * width * image.channels)?;
+    cuda.pool(&Pool {
+        x: &x.device,
+        height: image.height,
+        width: image.width,
+        channels: image.channels,
+        window,
+        mean,
+        out: &out,
+    })?;
+    let mut want = Vec::new();
+    for at in 0..image.images * height * width {
+        let (nth, row, column) = (at / width / height, at / width % height, at % width);
+        for channel in 0..image.channels {
+            let seen = (0..window.taps()).filter_map(|tap| {
+                let y = (row * window.stride + tap / window.width).checked_sub(window.pad_rows)?;
+                let x = (column * window.stride + tap % window.width).checked_sub(window.pad_columns)?;
+                (y < image.height && x < image.width).then_some((y, x))
+            });
+            let seen: Vec<f64> = seen.map(|place| x.exact[image.at(nth, place, channel)]).collect();
+            want.push(match mean {
+                true => seen.iter().sum::<f64>() / seen.len() as f64,
+                false => seen.into_iter().fold(f64::NEG_INFINITY, f64::max),
+            });
+        }
+    }
+    let name = if mean { "pool, mean" } else { "pool, largest" };
+    checks.push(Check::rounded(name, format!("{image:?}, {window:?}"), &cuda.read(&out)?, &want));
+    Ok(())
+}
+
+fn columns<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
+    let (tokens, width, stride, first) = (5, 16, 40, 8);
+    let mut random = Random::new(10);
+    let (x, bias) =
+        (random.data::<T>(cuda, tokens * width, (0.0, 1.0))?, random.data::<T>(cuda, width, (0.0, 1.0))?);
+    let before = random.data::<T>(cuda, tokens * stride, (0.0, 1.0))?;
+    for (bias, relu) in [(Some(&bias), true), (None, false)] {
+        cuda.columns(&Columns {
+            x: &x.device,
+            width,
+            bias: bias.map(|it| &it.device),
+            relu,
+            out: &before.device,
+            stride,
+            first,
+        })?;
+        let want: Vec<f64> = (0..tokens * stride)
+            .map(|i| match (i % stride).checked_sub(first).filter(|&column| column < width) {
+                None => before.exact[i],
+                Some(column) => {
+                    let sum = x.exact[i / stride * width + column] + bias.map_or(0.0, |it| it.exact[column]);
+                    if relu { sum.max(0.0) } else { sum }
+                }
+            })
+            .collect();
+        let shape = format!("T {tokens}, {width} from {first} of {stride}, ReLU: {relu}");
+        checks.push(Check::rounded("columns", shape, &cuda.read(&before.device)?, &want));
     }
     Ok(())
 }

@@ -1,0 +1,137 @@
+//! Inception on a device: images to the features that FID and its kin compare, in f32.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Device, Tensor};
+use ddt_adapters::InceptionFeatures;
+use ddt_adapters::inception::{FoldedConv, FoldedInception, Layers, SPATIAL_CHANNELS, prepare};
+use ddt_kernels::cuda::{Cuda, Gemm, Slice};
+
+use crate::error::GpuError;
+
+use self::layers::{Buffers, Maps, Network, PIXEL_CHANNELS};
+
+mod layers;
+
+/// Images that pass through the network at once: with them it takes about 1 GiB.
+const IMAGES_AT_ONCE: usize = 32;
+
+/// A convolution on the device.
+#[derive(Debug)]
+struct DeviceConv {
+    /// (out, rows, columns, in), channels of the input padded to whole 16 bytes.
+    weight: Slice<f32>,
+    bias: Slice<f32>,
+    window: ddt_kernels::cuda::Window,
+    channels: usize,
+    out_channels: usize,
+}
+
+/// [`Inception`](ddt_adapters::Inception) on a GPU. All in f32, which is not rounded to TF32: scores are compared with
+/// those of others.
+#[derive(Debug)]
+pub struct CudaInception {
+    cuda: Cuda,
+    layers: Layers<DeviceConv>,
+    fc: Slice<f32>,
+    /// On the CPU.
+    fc_bias: Tensor,
+    /// Of the number of images that were seen last.
+    buffers: Mutex<Option<Buffers>>,
+}
+
+impl CudaInception {
+    /// Opens GPU `device`, from 0, and uploads the weights.
+    ///
+    /// # Errors
+    /// [`GpuError::NotBuilt`] without the feature `cuda`; [`GpuError::Kernel`] where there is no driver, no such
+    /// device or too little memory.
+    pub fn open(device: usize, weights: &FoldedInception) -> Result<Self, GpuError> {
+        Self::on(&super::open(device)?, weights)
+    }
+
+    /// The same on a device that is open.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn on(cuda: &Cuda, weights: &FoldedInception) -> Result<Self, GpuError> {
+        let layers = weights.layers.try_map(|it| DeviceConv::upload(cuda, it))?;
+        let fc = cuda.upload(&values(&weights.fc)?)?;
+        let fc_bias = weights.fc_bias.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        Ok(Self { cuda: cuda.clone(), layers, fc, fc_bias, buffers: Mutex::default() })
+    }
+
+    /// What the device calls itself.
+    pub fn device_name(&self) -> &str {
+        self.cuda.name()
+    }
+
+    /// Features of images of any size, as [`Inception::forward`](ddt_adapters::Inception::forward): they are resized
+    /// on the CPU.
+    ///
+    /// # Errors
+    /// Pixels of another shape than `(B, 3, H, W)`; too little memory; a call that fails.
+    pub fn forward(&self, pixels: &Tensor) -> Result<InceptionFeatures, GpuError> {
+        let (images, _, _, _) = pixels.dims4()?;
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut pools, mut logits, mut spatials) = (Vec::new(), Vec::new(), Vec::new());
+        for first in (0..images.max(1)).step_by(IMAGES_AT_ONCE) {
+            let count = IMAGES_AT_ONCE.min(images - first);
+            let some = prepare(&pixels.narrow(0, first, count)?)?; // (B, 299, 299, 3)
+            let some = some.pad_with_zeros(3, 0, PIXEL_CHANNELS - 3)?;
+            let ready = buffers.take().filter(|it| it.images == count);
+            let buffers = buffers.insert(match ready {
+                Some(ready) => ready,
+                None => Buffers::new(&self.cuda, count)?,
+            });
+            let network = Network { cuda: &self.cuda, layers: &self.layers, buffers };
+            let Maps { pooled, spatial } = network.run(&values(&some)?)?;
+            self.cuda.gemm(&Gemm {
+                input: &pooled,
+                weight: &self.fc,
+                bias: None,
+                out: &buffers.logits,
+                depth: pooled.len() / count,
+                workspace: &buffers.workspace,
+            })?;
+            pools.extend(self.cuda.read(&pooled)?);
+            logits.extend(self.cuda.read(&buffers.logits)?);
+            spatials.extend(self.cuda.read(&spatial)?);
+        }
+        let rows = |values: Vec<f32>| {
+            let width = values.len() / images.max(1);
+            Tensor::from_vec(values, (images, width), &Device::Cpu)
+        };
+        let logits_unbiased = rows(logits)?;
+        let spatial = rows(spatials)?;
+        let side = (spatial.dim(1)? / SPATIAL_CHANNELS).isqrt();
+        Ok(InceptionFeatures {
+            pool: rows(pools)?,
+            spatial: spatial.reshape((images, SPATIAL_CHANNELS, side, side))?,
+            logits: logits_unbiased.broadcast_add(&self.fc_bias)?,
+            logits_unbiased,
+        })
+    }
+}
+
+impl DeviceConv {
+    fn upload(cuda: &Cuda, conv: &FoldedConv) -> Result<Self, GpuError> {
+        let (out_channels, inp, height, width) = conv.weight.dims4()?;
+        let channels = inp.next_multiple_of(PIXEL_CHANNELS);
+        let weight = conv.weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let weight = weight.pad_with_zeros(1, 0, channels - inp)?.permute((0, 2, 3, 1))?;
+        let (pad_rows, pad_columns) = conv.window.pad;
+        let stride = conv.window.stride;
+        Ok(Self {
+            weight: cuda.upload(&values(&weight)?)?,
+            bias: cuda.upload(&values(&conv.bias)?)?,
+            window: ddt_kernels::cuda::Window { height, width, stride, pad_rows, pad_columns },
+            channels,
+            out_channels,
+        })
+    }
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f32>, GpuError> {
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}

@@ -1,0 +1,61 @@
+//! Inception by the GPU's kernels, which the CPU runs in its place, against the CPU's own.
+
+use std::{io::Write, path::Path};
+
+use candle_core::{DType, Device, Tensor};
+use ddt_adapters::{Inception, inception::FoldedInception};
+use ddt_cuda::{CudaInception, parity};
+use ddt_flow::noise_batch;
+use ddt_kernels::cuda::{
+    Cuda,
+    emulation::{Order, open},
+};
+
+use crate::programs::relative_rms;
+
+fn device() -> Cuda {
+    open(Order::Forwards).unwrap()
+}
+
+#[test]
+fn features_are_those_of_the_cpu() {
+    let weights = FoldedInception::by_formula().unwrap();
+    let (cpu, gpu) =
+        (Inception::from_folded(&weights).unwrap(), CudaInception::on(&device(), &weights).unwrap());
+    let noise = noise_batch(4, &[0, 1], (3, 21, 34), &Device::Cpu).unwrap();
+    let pixels = ((noise * 40.0).unwrap() + 128.0).unwrap();
+    let (got, want) = (gpu.forward(&pixels).unwrap(), cpu.forward(&pixels).unwrap());
+    for (name, got, want) in [
+        ("pool", &got.pool, &want.pool),
+        ("spatial", &got.spatial, &want.spatial),
+        ("logits_unbiased", &got.logits_unbiased, &want.logits_unbiased),
+        ("logits", &got.logits, &want.logits),
+    ] {
+        assert_eq!(got.dims(), want.dims(), "{name}");
+        let error = relative_rms(got, want);
+        assert!(error < 1e-5, "{name}: {error:e}");
+    }
+    for shape in [vec![1, 4, 8, 8], vec![3, 8, 8], vec![0, 3, 8, 8]] {
+        assert!(gpu.forward(&Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap()).is_err());
+    }
+}
+
+#[test]
+fn kernels_compute_what_the_fixture_says() {
+    let path =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/fixtures/inception.safetensors"));
+    if !path.exists() {
+        // Straight to stderr: the harness would capture a print of a test that passes.
+        std::io::stderr()
+            .write_all(format!("skipped: {} is not there\n", path.display()).as_bytes())
+            .unwrap();
+        return;
+    }
+    let cuda = device();
+    let outputs = parity::inception_fixture(path, &mut |weights, pixels| {
+        CudaInception::on(&cuda, weights)?.forward(pixels)
+    });
+    for output in outputs.unwrap() {
+        assert!(output.relative_rms < 1e-5, "{output:?}");
+    }
+}
