@@ -80,7 +80,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub images: Option<u32>,
     /// Images drawn at once; changes memory and speed, never pictures
-    /// [default: 40 with the demo; of ImageNet 4 at 256 px, 1 at 512 px]
+    /// [default: 40 with the demo; of ImageNet 4 at 256 px, 1 at 512 px, on a GPU 64 and 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch: Option<u32>,
     /// How to sample, and with which weights.

@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<String> {
     let both = args.samples.as_deref().zip(args.references.as_deref());
     let (samples, references) = both.context("expected SAMPLES and REFERENCES")?;
     let job = Job::prepare(args, samples, references)?;
-    let extractor = extractor::load(args.extractor, args.weights.as_deref())?;
+    let extractor = extractor::load(args.extractor, args.weights.as_deref(), &args.device)?;
     let report = job.evaluate(args, &*extractor)?;
     atomic_file::write(&job.out, report.to_json()?.as_bytes())?;
     Ok(format!("{}\nwrote {}", table::table(&report), job.out.display()))

@@ -225,7 +225,14 @@ fn metadata<T: DeserializeOwned>(file: &Checkpoint, key: &str) -> candle_core::R
 }
 
 fn compared(name: &str, got: &Tensor, want: &Tensor) -> Result<Compared, GpuError> {
+    Ok(Compared { name: name.to_owned(), relative_rms: relative_rms(got, want)? })
+}
+
+/// Root mean square of the difference over that of what is wanted.
+///
+/// # Errors
+/// Shapes that differ.
+pub fn relative_rms(got: &Tensor, want: &Tensor) -> candle_core::Result<f64> {
     let mean_square = |it: &Tensor| it.to_dtype(DType::F64)?.sqr()?.mean_all()?.to_scalar::<f64>();
-    let relative_rms = (mean_square(&(got - want)?)? / mean_square(want)?).sqrt();
-    Ok(Compared { name: name.to_owned(), relative_rms })
+    Ok((mean_square(&(got - want)?)? / mean_square(want)?).sqrt())
 }

@@ -42,6 +42,10 @@ pub struct Args {
     /// Weights of that network (safetensors, or PyTorch's zip format); cifar10-classifier needs none
     #[arg(long, value_name = "PATH")]
     pub weights: Option<PathBuf>,
+    /// What to make features on: cpu; in a build with GPUs (docs/CUDA.md) inception also takes cuda, or cuda:N,
+    /// GPU N from 0
+    #[arg(long, default_value = "cpu", value_parser = crate::gpu::parse)]
+    pub device: String,
     /// Protocol that the numbers must follow to bear its names: adm-imagenet-256, adm-imagenet-512 or none
     /// [default: that of the samples' size with inception, else none]
     #[arg(long, value_name = "NAME")]

@@ -4,15 +4,20 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use ddt_adapters::inception::FoldedInception;
 use ddt_adapters::{DinoV2, DinoV2Config, Inception};
 use ddt_checkpoint::Checkpoint;
+use ddt_cuda::CudaInception;
 use ddt_metrics::INCEPTION_2015;
 
 use super::cli::ExtractorChoice;
 use super::images::Chunk;
 use crate::assets;
 use crate::classifier::network::{Classifier, SIDE};
+use crate::gpu;
 use crate::identity::sha256_of;
+use crate::progress::say;
+use crate::sampler_args::Dtype;
 
 /// Name of the classifier that comes with the programs, whose classes are CIFAR-10's in alphabetical order.
 pub const CIFAR10_CLASSIFIER: &str = "cifar10-classifier";
@@ -69,8 +74,13 @@ impl Rows {
 ///
 /// # Errors
 ///
-/// No weights, or weights of another network; each with what to do.
-pub fn load(choice: ExtractorChoice, weights: Option<&Path>) -> Result<Box<dyn Extractor>> {
+/// No weights, weights of another network, or a GPU for a network that has no programs for one; each with what to do.
+pub fn load(choice: ExtractorChoice, weights: Option<&Path>, device: &str) -> Result<Box<dyn Extractor>> {
+    let gpu = gpu::place(device, Dtype::F32)?;
+    ensure!(
+        gpu.is_none() || choice == ExtractorChoice::Inception,
+        "--device: expected cpu, for inception alone has programs for GPUs, got {device}"
+    );
     let Some(path) = weights else {
         let published = match choice {
             ExtractorChoice::Inception => {
@@ -90,7 +100,15 @@ pub fn load(choice: ExtractorChoice, weights: Option<&Path>) -> Result<Box<dyn E
     let sha256 = sha256_of(path).context("--weights")?;
     Ok(match choice {
         ExtractorChoice::Inception => {
-            let network = Inception::load(&file, &Device::Cpu).context("--weights")?;
+            let weights = FoldedInception::load(&file, &Device::Cpu).context("--weights")?;
+            let network = match gpu {
+                None => InceptionOn::Cpu(Box::new(Inception::from_folded(&weights)?)),
+                Some(place) => {
+                    let network = CudaInception::open(place.device, &weights).context("--device")?;
+                    say(&format!("making features on {}", network.device_name()));
+                    InceptionOn::Gpu(Box::new(network))
+                }
+            };
             Box::new(InceptionExtractor { network, sha256 })
         }
         ExtractorChoice::Dinov2 => {
@@ -107,8 +125,14 @@ pub fn load(choice: ExtractorChoice, weights: Option<&Path>) -> Result<Box<dyn E
 }
 
 struct InceptionExtractor {
-    network: Inception,
+    network: InceptionOn,
     sha256: String,
+}
+
+/// The same network on either.
+enum InceptionOn {
+    Cpu(Box<Inception>),
+    Gpu(Box<CudaInception>),
 }
 
 impl Extractor for InceptionExtractor {
@@ -121,7 +145,11 @@ impl Extractor for InceptionExtractor {
     }
 
     fn extract(&self, images: &Chunk) -> Result<Extracted> {
-        let it = self.network.forward(&pixels(images)?)?;
+        let pixels = pixels(images)?;
+        let it = match &self.network {
+            InceptionOn::Cpu(network) => network.forward(&pixels)?,
+            InceptionOn::Gpu(network) => network.forward(&pixels)?,
+        };
         Ok(Extracted {
             features: Rows::of(&it.pool)?,
             spatial: Some(Rows::of(&it.spatial_flat()?)?),

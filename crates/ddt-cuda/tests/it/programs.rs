@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use ddt_cuda::parity::relative_rms;
 use ddt_cuda::{
     Batch, EulerOptions, Executor, Precision, Programs, Reference, Run, StepKind, by_formula, execute,
     from_map,
@@ -37,14 +38,6 @@ fn network(cfg: &DdtConfig, weights: &BTreeMap<String, Tensor>) -> Ddt {
     Ddt::new(cfg, VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)).unwrap()
 }
 
-pub(crate) fn relative_rms(got: &Tensor, want: &Tensor) -> f64 {
-    let mean_square = |it: &Tensor| {
-        let squares = it.to_dtype(DType::F64).unwrap().sqr().unwrap();
-        squares.mean_all().unwrap().to_scalar::<f64>().unwrap()
-    };
-    (mean_square(&(got - want).unwrap()) / mean_square(want)).sqrt()
-}
-
 /// Latents of the reference executor, and of the sampler on the CPU.
 fn both(cfg: &DdtConfig, precision: Precision, options: &EulerOptions<'_>) -> (Tensor, Tensor) {
     let weights = weights(cfg);
@@ -71,7 +64,7 @@ fn one_step_is_one_call_of_the_network() {
         for guidance in [Guidance::none(), Guidance::new(2.5, (-1.0, 1.0)).unwrap()] {
             let options = EulerOptions { grid: grid.clone(), guidance, plan: None };
             let (ours, theirs) = both(&config(encoder, decoder), Precision::F32, &options);
-            let error = relative_rms(&ours, &theirs);
+            let error = relative_rms(&ours, &theirs).unwrap();
             assert!(error < 2e-6, "{encoder} + {decoder} blocks, {guidance:?}: {error:e}");
         }
     }
@@ -88,7 +81,7 @@ fn whole_runs_are_those_of_the_sampler() {
             let grid = TimeGrid::new(11, Some(0.05), shift).unwrap();
             let options = EulerOptions { grid, guidance, plan: (every > 1).then_some(&plan) };
             let (ours, theirs) = both(&cfg, Precision::F32, &options);
-            let error = relative_rms(&ours, &theirs);
+            let error = relative_rms(&ours, &theirs).unwrap();
             assert!(error < 1e-5, "every {every}, shift {shift}, {guidance:?}: {error:e}");
             for kind in ddt_cuda::step_kinds(&options.grid, &guidance, options.plan).unwrap() {
                 kinds[kind.index()] = true;
@@ -105,7 +98,7 @@ fn sixteen_bits_stay_near() {
     let plan = SharingPlan::uniform(8, 2).unwrap();
     let options = EulerOptions { grid, guidance, plan: Some(&plan) };
     let (ours, theirs) = both(&config(2, 2), Precision::Bf16, &options);
-    let error = relative_rms(&ours, &theirs);
+    let error = relative_rms(&ours, &theirs).unwrap();
     assert!((1e-5..2e-2).contains(&error), "{error:e}");
 }
 
@@ -119,7 +112,7 @@ fn guided_channels_are_limited_as_on_the_cpu() {
     };
     for channels in [1, 2, 9] {
         let (ours, theirs) = limit(channels);
-        let error = relative_rms(&ours, &theirs);
+        let error = relative_rms(&ours, &theirs).unwrap();
         assert!(error < 5e-6, "{channels} channels: {error:e}");
     }
 }

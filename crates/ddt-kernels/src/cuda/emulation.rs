@@ -35,7 +35,7 @@ pub enum Order {
 ///
 /// # Errors
 ///
-/// [`CudaError::Emulation`] if there is no C++ compiler (`$CXX`, `c++`, `g++` or `clang++`), or if it fails.
+/// [`CudaError::NoCompiler`] if there is no C++ compiler; [`CudaError::Emulation`] if it fails.
 pub fn open(order: Order) -> Result<Cuda> {
     let path = library()?;
     // SAFETY: the library was compiled from this crate's sources; its initialisers fill a table of kernels.
@@ -344,7 +344,7 @@ fn library() -> Result<PathBuf> {
         }
     }
     let Some(output) = found else {
-        return Err(failed("none of $CXX, c++, g++ and clang++ is there"));
+        return Err(CudaError::NoCompiler);
     };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

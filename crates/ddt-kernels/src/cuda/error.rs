@@ -66,6 +66,10 @@ pub enum CudaError {
         /// What it was given.
         got: String,
     },
+    /// There is nothing to compile the kernels for the CPU with.
+    #[cfg(feature = "cuda-emulation")]
+    #[error("kernels on the CPU: expected a C++ compiler, $CXX, c++, g++ or clang++; none is there")]
+    NoCompiler,
     /// The kernels could not be compiled for the CPU.
     #[cfg(feature = "cuda-emulation")]
     #[error("kernels on the CPU: expected a C++17 compiler that compiles them, got: {got}")]

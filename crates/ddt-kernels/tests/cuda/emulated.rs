@@ -9,10 +9,11 @@ use ddt_kernels::cuda::{Activation, AddRows, Cuda, CudaError, GateNorm};
 fn open(order: Order) -> Option<Cuda> {
     match emulation::open(order) {
         Ok(cuda) => Some(cuda),
-        Err(error) => {
+        Err(error @ CudaError::NoCompiler) => {
             eprintln!("skipped: {error}");
             None
         }
+        Err(error) => panic!("{error}"),
     }
 }
 

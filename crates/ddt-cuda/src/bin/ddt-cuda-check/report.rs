@@ -139,12 +139,12 @@ fn times(cuda: &Cuda, scale: &Scale) -> Part {
     for it in timings::run(cuda, scale)? {
         let bytes = it.arena_bytes + it.weight_bytes;
         rows.push(json!({
-            "name": it.name, "images": it.images, "latent": it.latent, "ms": it.milliseconds,
+            "name": it.name, "images": it.images, "side": it.side, "ms": it.milliseconds,
             "arena_bytes": it.arena_bytes, "weight_bytes": it.weight_bytes,
         }));
-        let (name, images, latent, ms) = (it.name, it.images, it.latent, it.milliseconds);
+        let (name, images, side, ms) = (it.name, it.images, it.side, it.milliseconds);
         let mib = bytes >> 20;
-        writeln!(lines, "  {name:<44} {images:>3} images of {latent:>2}^2 {ms:10.3} ms {mib:>6} MiB")?;
+        writeln!(lines, "  {name:<44} {images:>3} images of {side:>3}^2 {ms:10.3} ms {mib:>6} MiB")?;
     }
     Ok((rows, lines, true))
 }

@@ -2,11 +2,11 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
-use candle_core::Device;
-use ddt_adapters::KlConfig;
+use candle_core::{Device, Tensor};
+use ddt_adapters::{KlConfig, inception::FoldedInception};
 use ddt_cuda::{
-    ArenaPlan, Batch, CudaExecutor, CudaKlDecoder, CudaSampler, DECODER_BYTES, DeviceWeights, EulerOptions,
-    GpuError, Precision, Programs, StepKind, by_formula, decoder_by_formula,
+    ArenaPlan, Batch, CudaExecutor, CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES, DeviceWeights,
+    EulerOptions, GpuError, Precision, Programs, StepKind, by_formula, decoder_by_formula,
 };
 use ddt_flow::{Guidance, TimeGrid, noise_batch};
 use ddt_kernels::cuda::Cuda;
@@ -17,7 +17,8 @@ use ddt_sharing::SharingPlan;
 pub(crate) struct Timing {
     pub(crate) name: String,
     pub(crate) images: usize,
-    pub(crate) latent: usize,
+    /// Of the latents, or of Inception's pictures.
+    pub(crate) side: usize,
     pub(crate) milliseconds: f64,
     pub(crate) arena_bytes: usize,
     pub(crate) weight_bytes: usize,
@@ -27,6 +28,8 @@ pub(crate) struct Timing {
 pub(crate) struct Scale {
     pub(crate) cfg: DdtConfig,
     pub(crate) autoencoder: KlConfig,
+    /// Images that Inception sees, and their side.
+    pub(crate) pictures: (usize, usize),
     /// Images and side of their latents; whole runs are of the first.
     pub(crate) batches: Vec<(usize, usize)>,
     pub(crate) steps: usize,
@@ -38,7 +41,8 @@ impl Scale {
     pub(crate) fn published() -> Result<Self, GpuError> {
         let cfg = DdtConfig::preset("ddt-xl2")?;
         let autoencoder = KlConfig::sd_vae_ft_ema();
-        Ok(Self { cfg, autoencoder, batches: vec![(64, 32), (1, 32), (32, 64)], steps: 250, runs: 10 })
+        let batches = vec![(64, 32), (1, 32), (32, 64)];
+        Ok(Self { cfg, autoencoder, pictures: (64, 256), batches, steps: 250, runs: 10 })
     }
 
     /// As little as goes through everything.
@@ -56,7 +60,8 @@ impl Scale {
             norm_num_groups: 4,
             ..KlConfig::sd_vae_ft_ema()
         };
-        Ok(Self { cfg, autoencoder, batches: vec![(2, 4), (1, 4)], steps: 10, runs: 1 })
+        let batches = vec![(2, 4), (1, 4)];
+        Ok(Self { cfg, autoencoder, pictures: (1, 16), batches, steps: 10, runs: 1 })
     }
 }
 
@@ -78,6 +83,7 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
         }
     }
     timings.extend(decodes(cuda, scale)?);
+    timings.push(features(cuda, scale)?);
     let Some(&(images, latent)) = scale.batches.first() else { return Ok(timings) };
     let mut sampler = CudaSampler::on(cuda, cfg, precision, &source)?;
     let rows: Vec<u64> = (0..images as u64).collect();
@@ -124,7 +130,7 @@ fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
         Ok(Timing {
             name: format!("decode, {at_once} at once"),
             images,
-            latent,
+            side: latent,
             milliseconds: best,
             arena_bytes: decoder.bytes(at_once, sides),
             weight_bytes: decoder.weight_bytes(),
@@ -133,7 +139,28 @@ fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
     scale.batches.iter().map(run).collect()
 }
 
-fn timing(name: String, (images, latent): (usize, usize), milliseconds: f64, plan: &ArenaPlan) -> Timing {
+/// Times Inception from host to host, weights by formula.
+fn features(cuda: &Cuda, scale: &Scale) -> Result<Timing, GpuError> {
+    let network = CudaInception::on(cuda, &FoldedInception::by_formula()?)?;
+    let side = scale.pictures.1;
+    let pixels = Tensor::full(100f32, (scale.pictures.0, 3, side, side), &Device::Cpu)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..=scale.runs.min(3) {
+        let start = Instant::now();
+        network.forward(&pixels)?;
+        best = best.min(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(Timing {
+        name: "Inception, f32, resizing on the CPU included".to_owned(),
+        images: scale.pictures.0,
+        side,
+        milliseconds: best,
+        arena_bytes: 0,
+        weight_bytes: 0,
+    })
+}
+
+fn timing(name: String, (images, side): (usize, usize), milliseconds: f64, plan: &ArenaPlan) -> Timing {
     let (arena_bytes, weight_bytes) = (plan.bytes(), plan.weight_bytes());
-    Timing { name, images, latent, milliseconds, arena_bytes, weight_bytes }
+    Timing { name, images, side, milliseconds, arena_bytes, weight_bytes }
 }

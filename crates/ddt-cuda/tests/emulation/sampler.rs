@@ -5,21 +5,14 @@ use std::{io::Write, ops::ControlFlow, path::Path};
 use candle_core::{Device, Tensor};
 use ddt_cuda::{
     CudaExecutor, CudaSampler, DeviceWeights, EulerOptions, Precision, Programs, Reference, Run, StepKind,
-    by_formula, execute, parity,
+    by_formula, execute,
+    parity::{self, relative_rms},
 };
 use ddt_flow::{Guidance, TimeGrid, noise_batch};
-use ddt_kernels::cuda::{
-    Cuda,
-    emulation::{Order, open},
-};
 use ddt_model::DdtConfig;
 use ddt_sharing::SharingPlan;
 
-use crate::programs::relative_rms;
-
-fn device() -> Cuda {
-    open(Order::Forwards).unwrap()
-}
+use crate::device;
 
 fn config() -> DdtConfig {
     DdtConfig {
@@ -35,7 +28,8 @@ fn config() -> DdtConfig {
 
 #[test]
 fn kernels_draw_what_the_reference_draws() {
-    let (cuda, cfg) = (device(), config());
+    let Some(cuda) = device() else { return };
+    let cfg = config();
     let noise = noise_batch(3, &[0, 1], (3, 4, 6), &Device::Cpu).unwrap();
     let plan = SharingPlan::uniform(6, 2).unwrap();
     let channels = std::num::NonZeroUsize::new(2).unwrap();
@@ -56,7 +50,7 @@ fn kernels_draw_what_the_reference_draws() {
         };
         let (got, again) = (draw(), draw());
         assert_eq!(got.calls, want.calls);
-        let error = relative_rms(&got.latents, &want.latents);
+        let error = relative_rms(&got.latents, &want.latents).unwrap();
         assert!(error < tolerance, "{precision:?}: {error:e}");
         // Graphs that were captured before give the same bits.
         let bits = |it: &Tensor| it.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -67,7 +61,7 @@ fn kernels_draw_what_the_reference_draws() {
 #[test]
 fn kernels_compute_what_the_fixtures_say() {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/fixtures"));
-    let cuda = device();
+    let Some(cuda) = device() else { return };
     for (name, tolerance) in [("ddt_forward_a", 1e-5), ("ddt_forward_pixels", 1e-5), ("ddt_sample", 1e-4)] {
         let path = folder.join(format!("{name}.safetensors"));
         if !path.exists() {
@@ -91,11 +85,12 @@ fn kernels_compute_what_the_fixtures_say() {
 
 #[test]
 fn sizes_without_a_kernel_are_refused() {
+    let Some(cuda) = device() else { return };
     let cfg = DdtConfig { hidden_size: 44, num_heads: 1, ..config() };
     let noise = noise_batch(3, &[0], (3, 4, 6), &Device::Cpu).unwrap();
     let options =
         EulerOptions { grid: TimeGrid::new(2, None, 1.0).unwrap(), guidance: Guidance::none(), plan: None };
-    let mut sampler = CudaSampler::on(&device(), &cfg, Precision::F32, &by_formula(7)).unwrap();
+    let mut sampler = CudaSampler::on(&cuda, &cfg, Precision::F32, &by_formula(7)).unwrap();
     let message = sampler.sample(&noise, &[1], &options, &mut |_| ControlFlow::Continue(())).unwrap_err();
     assert!(message.to_string().contains("hidden_size is 44"), "{message}");
     assert_eq!(StepKind::ALL.len(), 5);
