@@ -31,7 +31,7 @@
 //! Times, step lengths and guidance scales stand in device memory ([`Steps`]), so that one captured graph
 //! serves all steps.
 //!
-//! With the feature `cuda` a [`Cuda`] is a GPU, found when [`Cuda::open`] is called: a program starts
+//! With the feature `cuda` a [`Cuda`] is a GPU, found when `Cuda::open` is called: a program starts
 //! without a driver.
 //! With the feature `cuda-emulation` it can also be the CPU, running the same kernel sources and launchers
 //! slowly, to test them ([`emulation`]).
