@@ -120,7 +120,8 @@ impl Plan {
             way,
             scratch: 0,
         };
-        let int = |it: usize| it as c_int; // `Cuda::conv` holds all of them below 2^31.
+        // What is too large, the library refuses.
+        let int = |it: usize| c_int::try_from(it).unwrap_or(c_int::MAX);
         let format = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
         let bf16 = element == 0;
         let element = if bf16 {
@@ -182,14 +183,38 @@ impl Plan {
         let count = usize::try_from(count).unwrap_or(0).min(WAYS);
         // SAFETY: the library has written `count` results.
         let found = found[..count].iter().map(|way| unsafe { way.assume_init_ref() });
-        // Best first; those that leave the math asked for are passed over.
-        let fits = |way: &&sys::cudnnConvolutionFwdAlgoPerf_t| {
-            way.status.result().is_ok() && way.memory <= scratch && way.mathType == math
+        // Best first. Other math than was asked for would round f32 factors, and ways by transforms (Winograd's, FFT)
+        // round more than the sums themselves.
+        let exact = |way: &&sys::cudnnConvolutionFwdAlgoPerf_t| {
+            use sys::cudnnConvolutionFwdAlgo_t as Way;
+            let sums = [
+                Way::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM,
+                Way::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM,
+            ];
+            way.status.result().is_ok() && sums.contains(&way.algo) && (bf16 || way.mathType == math)
         };
-        Ok(found.into_iter().find(fits).map(|way| {
-            (plan.way, plan.scratch) = (way.algo, way.memory);
-            plan
-        }))
+        for way in found.filter(exact) {
+            // SAFETY: the descriptor is alive.
+            unsafe { result::set_convolution_math_type(plan.window, way.mathType) }?;
+            // SAFETY: all descriptors are alive.
+            let needed = unsafe {
+                result::get_convolution_forward_workspace_size(
+                    handle,
+                    plan.input,
+                    plan.weight,
+                    plan.window,
+                    plan.out,
+                    way.algo,
+                )
+            };
+            if let Ok(needed) = needed
+                && needed <= scratch
+            {
+                (plan.way, plan.scratch) = (way.algo, needed);
+                return Ok(Some(plan));
+            }
+        }
+        Ok(None)
     }
 
     fn run(
