@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
-use ddt_cuda::{CudaSampler, EulerOptions, GpuError, Precision, from_map};
+use ddt_cuda::{CudaSampler, EulerOptions, GpuError, Precision, from_map, gpu_name};
 use ddt_model::{ModelError, NetworkConfig, Sampled, VelocityNetwork};
 
 use crate::job::{Job, Model};
@@ -22,12 +22,9 @@ impl Gpu {
     ///
     /// # Errors
     ///
-    /// Settings or a network that the GPU's programs do not have; no such GPU; too little of its memory.
+    /// A number type or a network that the GPU's programs do not have; no such GPU; too little of its memory.
     pub fn open(job: &Job, model: &Model) -> Result<Option<Self>> {
         let Some(place) = place(&job.device, job.dtype)? else { return Ok(None) };
-        let solver = job.solver.name();
-        ensure!(solver == "euler", "--solver: expected euler with --device cuda, got {solver}");
-        ensure!(model.weaker.is_none(), "--weaker: expected none with --device cuda");
         let found = VelocityNetwork::config(&model.network);
         ensure!(
             *found == NetworkConfig::from(job.weights.config.clone()),
@@ -89,8 +86,21 @@ pub fn place(device: &str, dtype: Dtype) -> Result<Option<Place>> {
     Ok(Some(Place { device, precision }))
 }
 
+/// Checks that a command line that names a GPU asks for what it can do, and that there is one.
+///
+/// # Errors
+///
+/// A number type, solver or weaker network that the GPU's programs do not have; no such GPU.
+pub fn check(sampler: &SamplerArgs) -> Result<()> {
+    let Some(place) = place(&sampler.device, sampler.dtype)? else { return Ok(()) };
+    let solver = sampler.solver.as_str();
+    ensure!(solver == "euler", "--solver: expected euler with --device cuda, got {solver}");
+    ensure!(sampler.weaker.is_none(), "--weaker: expected none with --device cuda");
+    gpu_name(place.device).map(drop).context("--device")
+}
+
 /// The GPU that `--device` names, from 0; `None` for the CPU.
-fn ordinal(device: &str) -> Option<usize> {
+pub(crate) fn ordinal(device: &str) -> Option<usize> {
     let rest = device.strip_prefix("cuda")?;
     if rest.is_empty() { Some(0) } else { rest.strip_prefix(':')?.parse().ok() }
 }

@@ -53,7 +53,7 @@ pub struct Job {
     pub guidance: Guidance,
     /// Which steps skip the condition encoder.
     pub share: SharingChoice,
-    /// Number type of the network.
+    /// Number type of the network, and on a GPU of the autoencoder.
     pub dtype: Dtype,
     /// What to compute on.
     pub device: String,
@@ -83,6 +83,7 @@ impl Job {
     /// Everything that can be known to be wrong before the weights are read.
     pub fn prepare(args: &Args, resolution: Resolution, hub: &HubOptions) -> Result<Self> {
         let sampler = &args.sampler;
+        gpu::check(sampler)?;
         let grid = grid(sampler)?;
         let guidance = |scale: f64, interval| {
             let (scale, interval) = (sampler.guidance.unwrap_or(scale), sampler.interval.unwrap_or(interval));

@@ -58,7 +58,7 @@ pub struct SamplerArgs {
     /// SEED + 1000000 class + column, so that column 1 of seed 0 is column 0 of seed 1
     #[arg(long, value_enum, default_value_t = Rng::Counter)]
     pub rng: Rng,
-    /// Number type of the network; 16 bits halve its memory
+    /// Number type of the network, and on a GPU of the autoencoder; 16 bits halve their memory
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
     /// What to compute on: cpu; in a build with GPUs (docs/CUDA.md) imagenet256, imagenet512 and

@@ -125,7 +125,7 @@ impl Weights {
         (self.latent_size.0 * factor, self.latent_size.1 * factor)
     }
 
-    /// Reads network and decoder; the network computes in `dtype`, the decoder in f32.
+    /// Reads network and decoder; the network computes in `dtype`, the decoder in f32 or where and as `gpu` says.
     ///
     /// # Errors
     ///

@@ -26,6 +26,9 @@ const CLASSES: usize = 1008;
 /// Channels of the 17 x 17 maps that sFID takes.
 pub const SPATIAL_CHANNELS: usize = 7;
 
+/// Side of those maps.
+pub const SPATIAL_SIDE: usize = 17;
+
 /// Images that pass through the network at once.
 const IMAGES_AT_ONCE: usize = 4;
 

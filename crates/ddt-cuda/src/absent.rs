@@ -19,6 +19,14 @@ pub struct CudaSampler {
     never: Infallible,
 }
 
+/// Says how to build with a GPU.
+///
+/// # Errors
+/// [`GpuError::NotBuilt`], always.
+pub fn gpu_name(_: usize) -> Result<String, GpuError> {
+    Err(GpuError::NotBuilt)
+}
+
 impl CudaSampler {
     /// Says how to build with a GPU.
     ///
@@ -47,9 +55,6 @@ impl CudaSampler {
         match self.never {}
     }
 }
-
-/// Memory for the images that are decoded at once, unless another bound is given.
-pub const DECODER_BYTES: usize = 4 << 30;
 
 /// A decoder on a GPU; this build has none, so it cannot be opened.
 #[derive(Debug)]

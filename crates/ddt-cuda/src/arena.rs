@@ -27,6 +27,14 @@ pub const ALIGNMENT: usize = 256;
 /// Scratch memory for matrix products: what NVIDIA advises for Hopper.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
 
+/// Scratch memory for gathered windows of convolutions: products of what fits run at full rate.
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+pub(crate) const GATHERED_BYTES: usize = 128 << 20;
+
+/// Memory for the images that an autoencoder decodes at once, unless another bound is given: 4 GiB, which beside the
+/// sampler's stays within 12.
+pub const DECODER_BYTES: usize = 4 << 30;
+
 impl ArenaPlan {
     /// Places the buffers of these programs.
     pub fn new(programs: &Programs) -> Self {

@@ -2,7 +2,7 @@
 
 pub use executor::CudaExecutor;
 pub use inception::CudaInception;
-pub use kl::{CudaKlDecoder, DECODER_BYTES};
+pub use kl::CudaKlDecoder;
 pub use sampler::CudaSampler;
 pub use weights::DeviceWeights;
 
@@ -11,7 +11,17 @@ mod inception;
 mod kl;
 mod launch;
 mod sampler;
+mod upload;
 mod weights;
+
+/// What GPU `device`, from 0, calls itself.
+///
+/// # Errors
+/// [`GpuError::NotBuilt`](crate::GpuError::NotBuilt) without the feature `cuda`;
+/// [`GpuError::Kernel`](crate::GpuError::Kernel) where there is no driver or no such device.
+pub fn gpu_name(device: usize) -> Result<String, crate::GpuError> {
+    Ok(open(device)?.name().to_owned())
+}
 
 /// Opens a GPU.
 #[cfg(feature = "cuda")]

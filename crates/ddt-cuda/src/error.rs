@@ -29,6 +29,18 @@ pub enum GpuError {
         /// Images that fit; 0 when not even one does.
         fit: usize,
     },
+    /// Not even one image can be decoded.
+    #[error(
+        "decoding one image of this size takes {needed} bytes of GPU memory, expected at most {bound}; {free} are free"
+    )]
+    DecoderMemory {
+        /// Bytes that one image takes beside the weights.
+        needed: usize,
+        /// What may be taken: the decoder's bound, or less where less is free.
+        bound: usize,
+        /// Bytes that are free.
+        free: usize,
+    },
     /// The weights alone do not fit.
     #[error("the weights need {needed} bytes of GPU memory where {free} are free; use a smaller network")]
     WeightsOutOfMemory {

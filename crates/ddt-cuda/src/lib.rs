@@ -28,19 +28,17 @@
 //!
 //! # Crate features
 //!
-//! - `cuda` makes [`CudaSampler`] and [`CudaKlDecoder`] work; without it, opening one is an error that says so.
+//! - `cuda` makes [`CudaSampler`], [`CudaKlDecoder`] and [`CudaInception`] work; without it, opening one is an error that says so.
 //! - `cuda-emulation` runs the GPU's kernel sources on the CPU, for tests.
 
 #![forbid(unsafe_code)]
 
 #[cfg(not(any(feature = "cuda", feature = "cuda-emulation")))]
-pub use crate::absent::{CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES};
+pub use crate::absent::{CudaInception, CudaKlDecoder, CudaSampler, gpu_name};
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
-pub use crate::device::{
-    CudaExecutor, CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES, DeviceWeights,
-};
+pub use crate::device::{CudaExecutor, CudaInception, CudaKlDecoder, CudaSampler, DeviceWeights, gpu_name};
 pub use crate::{
-    arena::{ALIGNMENT, ArenaPlan, WORKSPACE_BYTES},
+    arena::{ALIGNMENT, ArenaPlan, DECODER_BYTES, WORKSPACE_BYTES},
     error::GpuError,
     program::{
         Batch, Buffer, BufferId, Element, GemmShape, Lifetime, Modulation, Norm, NormKind, Op, Precision,

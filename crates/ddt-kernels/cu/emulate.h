@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,7 +19,9 @@
 #define DEVICE static inline
 #define KERNEL(threads, blocks) static void
 #define REGISTER(kernel) static emulate::Entry entry_##kernel(#kernel, kernel);
-#define SHARED(type, name, count) alignas(16) static thread_local type name[count]
+#define SHARED(type, name, count)                         \
+    alignas(16) static thread_local type name[count];     \
+    emulate::spoil(name, sizeof(name))
 #define SHARED_REST(name) unsigned char *name = emulate::shared()
 #define UNROLL
 #define RESTRICT
@@ -89,6 +92,8 @@ struct Block {
     std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     std::vector<unsigned char> shared;
+    // Arrays of shared memory that a thread of the block has come to.
+    std::set<void *> known;
     Meeting meeting;
     unsigned current = 0, count = 0;
     bool stuck = false, backwards = false;
@@ -104,6 +109,11 @@ inline Block &block() {
 inline unsigned char *shared() {
     size_t start = (size_t)block().shared.data();
     return (unsigned char *)((start + 127) / 128 * 128);
+}
+
+// Fills an array of shared memory with NaN when the first thread of a block comes to it.
+inline void spoil(void *array, size_t bytes) {
+    if (block().known.insert(array).second) memset(array, 0xFF, bytes);
 }
 
 void enter();
@@ -267,6 +277,7 @@ inline bool run_block(const std::function<void()> &body, unsigned threads, unsig
     b.warps.assign((threads + WARP - 1) / WARP, Warp());
     // NaN wherever nobody has written.
     b.shared.assign(shared_bytes + 128, 0xFF);
+    b.known.clear();
     b.meeting = Meeting();
     b.count = threads;
     b.body = &body;

@@ -17,12 +17,12 @@ use crate::classifier::network::{Classifier, SIDE};
 use crate::gpu;
 use crate::identity::sha256_of;
 use crate::progress::say;
-use crate::sampler_args::Dtype;
 
 /// Name of the classifier that comes with the programs, whose classes are CIFAR-10's in alphabetical order.
 pub const CIFAR10_CLASSIFIER: &str = "cifar10-classifier";
 
-/// Makes features of images; the same image gives the same features in any company.
+/// Makes features of images; the same image gives the same features in any company, on a GPU up to the last bits of
+/// sums.
 pub trait Extractor {
     /// Its name in reports.
     fn name(&self) -> &str;
@@ -76,7 +76,7 @@ impl Rows {
 ///
 /// No weights, weights of another network, or a GPU for a network that has no programs for one; each with what to do.
 pub fn load(choice: ExtractorChoice, weights: Option<&Path>, device: &str) -> Result<Box<dyn Extractor>> {
-    let gpu = gpu::place(device, Dtype::F32)?;
+    let gpu = gpu::ordinal(device);
     ensure!(
         gpu.is_none() || choice == ExtractorChoice::Inception,
         "--device: expected cpu, for inception alone has programs for GPUs, got {device}"
@@ -103,8 +103,8 @@ pub fn load(choice: ExtractorChoice, weights: Option<&Path>, device: &str) -> Re
             let weights = FoldedInception::load(&file, &Device::Cpu).context("--weights")?;
             let network = match gpu {
                 None => InceptionOn::Cpu(Box::new(Inception::from_folded(&weights)?)),
-                Some(place) => {
-                    let network = CudaInception::open(place.device, &weights).context("--device")?;
+                Some(gpu) => {
+                    let network = CudaInception::open(gpu, &weights).context("--device")?;
                     say(&format!("making features on {}", network.device_name()));
                     InceptionOn::Gpu(Box::new(network))
                 }

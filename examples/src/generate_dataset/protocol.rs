@@ -15,7 +15,7 @@ use crate::sampler_args::Dtype;
 pub const ROUNDING: &str = "clamp(floor(127.5 x + 128), 0, 255)";
 
 /// How images are made. It names no machine, time, place or number of processes: equal protocols, counts and
-/// batches are equal images.
+/// batches are equal images, on GPUs up to the order in which libraries sum.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Protocol {
     /// Name of the program.
@@ -28,7 +28,7 @@ pub struct Protocol {
     pub network: DdtConfig,
     /// Name and SHA-256 of the file of the autoencoder.
     pub autoencoder: String,
-    /// Number type of the network.
+    /// Number type of the network, and on a GPU of the autoencoder.
     pub dtype: Dtype,
     /// Kind of the device, where it is not the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]

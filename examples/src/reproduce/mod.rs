@@ -46,7 +46,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(64..=2048))]
     pub width: u32,
     /// Images that each network sees
-    #[arg(long, value_name = "N", default_value_t = 25_600, value_parser = value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 102_400, value_parser = value_parser!(u64).range(1..=1_000_000_000))]
     pub images: u64,
     /// Seeds of each network; more may be asked for later
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]

@@ -6,7 +6,6 @@ use candle_core::{DType, Result, Tensor};
 use candle_nn::{Linear, Module, VarBuilder, ops};
 
 use super::config::KlConfig;
-use super::resnet::NORM_EPS;
 use crate::group_norm::{Activation, GroupNorm};
 
 /// Queries that are scored at once, which bounds the memory of a large image.
@@ -35,8 +34,12 @@ impl Attention {
             Ok(Linear::new(vb.get((channels, channels), "weight")?, Some(vb.get(channels, "bias")?)))
         };
         let [query, key, value, out] = names.map(linear);
-        let norm =
-            GroupNorm::new((channels, cfg.norm_num_groups), NORM_EPS, Activation::None, vb.pp("group_norm"))?;
+        let norm = GroupNorm::new(
+            (channels, cfg.norm_num_groups),
+            KlConfig::NORM_EPS,
+            Activation::None,
+            vb.pp("group_norm"),
+        )?;
         Ok(Self { norm, query: query?, key: key?, value: value?, out: out? })
     }
 

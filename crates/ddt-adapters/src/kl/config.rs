@@ -20,6 +20,9 @@ pub struct KlConfig {
 }
 
 impl KlConfig {
+    /// What every normalisation adds to its variance.
+    pub const NORM_EPS: f64 = 1e-6;
+
     /// `stabilityai/sd-vae-ft-ema`, DDT's autoencoder: 4 channels, 8x down.
     pub fn sd_vae_ft_ema() -> Self {
         Self {

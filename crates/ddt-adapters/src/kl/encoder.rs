@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 
 use super::config::KlConfig;
 use super::mid_block::MidBlock;
-use super::resnet::{NORM_EPS, Resnet};
+use super::resnet::Resnet;
 use crate::conv::{Conv2d, Geometry};
 use crate::group_norm::{Activation, GroupNorm};
 
@@ -52,7 +52,7 @@ impl Encoder {
             mid: MidBlock::new(cfg, vb.pp("mid_block"))?,
             norm_out: GroupNorm::new(
                 (cfg.coarsest(), cfg.norm_num_groups),
-                NORM_EPS,
+                KlConfig::NORM_EPS,
                 Activation::Silu,
                 vb.pp("conv_norm_out"),
             )?,

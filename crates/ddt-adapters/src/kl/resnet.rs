@@ -9,9 +9,6 @@ use super::config::KlConfig;
 use crate::conv::{Conv2d, Geometry};
 use crate::group_norm::{Activation, GroupNorm};
 
-/// Of every normalisation in the network.
-pub(super) const NORM_EPS: f64 = 1e-6;
-
 /// `shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))))))`: `(B, in, H, W) -> (B, out, H, W)`.
 #[derive(Debug, Clone)]
 pub(super) struct Resnet {
@@ -26,7 +23,7 @@ pub(super) struct Resnet {
 impl Resnet {
     pub(super) fn new(cfg: &KlConfig, inp: usize, out: usize, vb: VarBuilder) -> Result<Self> {
         let norm = |channels, name| {
-            GroupNorm::new((channels, cfg.norm_num_groups), NORM_EPS, Activation::Silu, vb.pp(name))
+            GroupNorm::new((channels, cfg.norm_num_groups), KlConfig::NORM_EPS, Activation::Silu, vb.pp(name))
         };
         let shortcut = (inp != out)
             .then(|| Conv2d::new(inp, out, Geometry::POINT, vb.pp("conv_shortcut")))

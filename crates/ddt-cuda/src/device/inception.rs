@@ -4,12 +4,13 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::InceptionFeatures;
-use ddt_adapters::inception::{FoldedConv, FoldedInception, Layers, SPATIAL_CHANNELS, prepare};
+use ddt_adapters::inception::{FoldedConv, FoldedInception, Layers, SPATIAL_CHANNELS, SPATIAL_SIDE, prepare};
 use ddt_kernels::cuda::{Cuda, Gemm, Slice};
 
+use super::upload::{upload, upload_conv, values};
 use crate::error::GpuError;
 
-use self::layers::{Buffers, Maps, Network, PIXEL_CHANNELS};
+use self::layers::{Buffers, CLASSES, Maps, Network, PIXEL_CHANNELS};
 
 mod layers;
 
@@ -36,7 +37,7 @@ pub struct CudaInception {
     fc: Slice<f32>,
     /// On the CPU.
     fc_bias: Tensor,
-    /// Of the number of images that were seen last.
+    /// Of the most images that were seen at once.
     buffers: Mutex<Option<Buffers>>,
 }
 
@@ -56,7 +57,7 @@ impl CudaInception {
     /// As [`open`](Self::open).
     pub fn on(cuda: &Cuda, weights: &FoldedInception) -> Result<Self, GpuError> {
         let layers = weights.layers.try_map(|it| DeviceConv::upload(cuda, it))?;
-        let fc = cuda.upload(&values(&weights.fc)?)?;
+        let fc = upload(cuda, &weights.fc)?;
         let fc_bias = weights.fc_bias.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         Ok(Self { cuda: cuda.clone(), layers, fc, fc_bias, buffers: Mutex::default() })
     }
@@ -79,23 +80,24 @@ impl CudaInception {
             let count = IMAGES_AT_ONCE.min(images - first);
             let some = prepare(&pixels.narrow(0, first, count)?)?; // (B, 299, 299, 3)
             let some = some.pad_with_zeros(3, 0, PIXEL_CHANNELS - 3)?;
-            let ready = buffers.take().filter(|it| it.images == count);
+            let ready = buffers.take().filter(|it| it.images >= count);
             let buffers = buffers.insert(match ready {
                 Some(ready) => ready,
                 None => Buffers::new(&self.cuda, count)?,
             });
-            let network = Network { cuda: &self.cuda, layers: &self.layers, buffers };
+            let network = Network { cuda: &self.cuda, layers: &self.layers, buffers, images: count };
             let Maps { pooled, spatial } = network.run(&values(&some)?)?;
+            let made = buffers.logits.sub(0..count * CLASSES)?;
             self.cuda.gemm(&Gemm {
                 input: &pooled,
                 weight: &self.fc,
                 bias: None,
-                out: &buffers.logits,
+                out: &made,
                 depth: pooled.len() / count,
                 workspace: &buffers.workspace,
             })?;
             pools.extend(self.cuda.read(&pooled)?);
-            logits.extend(self.cuda.read(&buffers.logits)?);
+            logits.extend(self.cuda.read(&made)?);
             spatials.extend(self.cuda.read(&spatial)?);
         }
         let rows = |values: Vec<f32>| {
@@ -103,11 +105,9 @@ impl CudaInception {
             Tensor::from_vec(values, (images, width), &Device::Cpu)
         };
         let logits_unbiased = rows(logits)?;
-        let spatial = rows(spatials)?;
-        let side = (spatial.dim(1)? / SPATIAL_CHANNELS).isqrt();
         Ok(InceptionFeatures {
             pool: rows(pools)?,
-            spatial: spatial.reshape((images, SPATIAL_CHANNELS, side, side))?,
+            spatial: rows(spatials)?.reshape((images, SPATIAL_CHANNELS, SPATIAL_SIDE, SPATIAL_SIDE))?,
             logits: logits_unbiased.broadcast_add(&self.fc_bias)?,
             logits_unbiased,
         })
@@ -117,21 +117,15 @@ impl CudaInception {
 impl DeviceConv {
     fn upload(cuda: &Cuda, conv: &FoldedConv) -> Result<Self, GpuError> {
         let (out_channels, inp, height, width) = conv.weight.dims4()?;
-        let channels = inp.next_multiple_of(PIXEL_CHANNELS);
-        let weight = conv.weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-        let weight = weight.pad_with_zeros(1, 0, channels - inp)?.permute((0, 2, 3, 1))?;
+        let (weight, bias) = upload_conv(cuda, (&conv.weight, &conv.bias), PIXEL_CHANNELS)?;
         let (pad_rows, pad_columns) = conv.window.pad;
         let stride = conv.window.stride;
         Ok(Self {
-            weight: cuda.upload(&values(&weight)?)?,
-            bias: cuda.upload(&values(&conv.bias)?)?,
+            weight,
+            bias,
             window: ddt_kernels::cuda::Window { height, width, stride, pad_rows, pad_columns },
-            channels,
+            channels: inp.next_multiple_of(PIXEL_CHANNELS),
             out_channels,
         })
     }
-}
-
-fn values(tensor: &Tensor) -> Result<Vec<f32>, GpuError> {
-    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }

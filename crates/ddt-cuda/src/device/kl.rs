@@ -3,7 +3,7 @@
 //! [`program`] is the decoder as a list of operations on three buffers, [`weights`] what they multiply with,
 //! [`place`] where everything lies for a number of images, and [`decoder`] what runs it.
 
-pub use decoder::{CudaKlDecoder, DECODER_BYTES};
+pub use decoder::CudaKlDecoder;
 
 mod attention;
 mod decoder;

@@ -4,11 +4,9 @@ use super::device::Cuda;
 use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
-use super::launch::{Arguments, Launch, blocks};
+use super::launch::Arguments;
 use super::memory::Slice;
 use super::rows::{Rows, check_len};
-
-const BLOCK: u32 = 256;
 
 /// What follows a sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,13 +70,7 @@ impl Cuda {
         }
         rows.push(&mut values);
         values.u32(flags);
-        self.launch(&Launch {
-            kernel: kernels::ADD_ROWS[T::INDEX],
-            grid: (blocks(NAME, x.len() / T::LANES, BLOCK as usize)?, 1, 1),
-            block: BLOCK,
-            shared: 0,
-            arguments: values,
-        })
+        self.each(NAME, kernels::ADD_ROWS[T::INDEX], x.len() / T::LANES, values)
     }
 
     /// The condition of the encoder: `out = silu(time + table[label])`, or `table[label]`, a row for each label.
@@ -101,13 +93,7 @@ impl Cuda {
         let mut values = Arguments::default();
         values.address(labels.address()).address(table.address()).address(time.map_or(0, Slice::address));
         values.address(out.address()).u32(rows as u32).u32(width as u32).u32(classes as u32);
-        self.launch(&Launch {
-            kernel: kernels::CLASS_CONDITION[T::INDEX],
-            grid: (blocks(NAME, rows * width, BLOCK as usize)?, 1, 1),
-            block: BLOCK,
-            shared: 0,
-            arguments: values,
-        })
+        self.each(NAME, kernels::CLASS_CONDITION[T::INDEX], rows * width, values)
     }
 }
 

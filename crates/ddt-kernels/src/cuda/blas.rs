@@ -13,6 +13,8 @@ use cudarc::driver::CudaStream;
 use super::error::{CudaError, Result};
 use super::gemm::{Places, Shape};
 
+const LIBRARY: &str = "cuBLASLt";
+
 /// How many ways of multiplying are asked for.
 const WAYS: usize = 16;
 /// Runs of each way when it is timed.
@@ -65,11 +67,7 @@ impl Drop for Blas {
 }
 
 fn check<T>(call: &'static str, outcome: std::result::Result<T, CublasError>) -> Result<T> {
-    outcome.map_err(|error| CudaError::Driver {
-        call,
-        name: format!("{:?}", error.0),
-        text: "reported by cuBLASLt".into(),
-    })
+    outcome.map_err(|error| CudaError::Library { library: LIBRARY, call, status: format!("{:?}", error.0) })
 }
 
 impl Blas {
@@ -151,10 +149,10 @@ impl Plan {
             plan.set_bias(places)?;
         }
         plan.ways = plan.ways_for(handle, workspace as u64)?;
-        plan.way = *plan.ways.first().ok_or_else(|| CudaError::Driver {
+        plan.way = *plan.ways.first().ok_or_else(|| CudaError::Library {
+            library: LIBRARY,
             call: "plan a product",
-            name: format!("{:?}", sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED),
-            text: format!("cuBLASLt knows no way to multiply {shape:?}"),
+            status: format!("that it knows no way to multiply {shape:?}"),
         })?;
         Ok(plan)
     }

@@ -5,13 +5,12 @@ use super::element::Float;
 use super::error::{Result, expect};
 use super::gemm::Gemm;
 use super::kernels;
-use super::launch::{Arguments, Launch, blocks};
+use super::launch::Arguments;
 use super::memory::Slice;
 use super::rows::{check_len, check_slice};
 use super::window::Window;
 
 const NAME: &str = "conv";
-const BLOCK: u32 = 256;
 
 /// What [`Cuda::conv`] works on: images whose channels stand together, (B, H, W, C).
 #[derive(Debug, Clone, Copy)]
@@ -34,10 +33,20 @@ pub struct Conv<'a, T> {
     pub bias: Option<&'a Slice<T>>,
     /// The result, (B, H', W', O).
     pub out: &'a Slice<T>,
-    /// Room for gathered windows, [`Conv::scratch_bytes`] or more: what does not fit is done in turn.
+    /// Room for gathered windows, [`Conv::scratch_bytes`] or more: what does not fit is done in turn. cuDNN works in
+    /// it too, and is passed over where it takes more.
     pub scratch: &'a Slice<u8>,
     /// As [`Gemm::workspace`].
     pub workspace: &'a Slice<u8>,
+}
+
+/// What convolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConvBy {
+    /// NVIDIA's library.
+    Cudnn,
+    /// Gathered windows, or, of one position, none, multiplied.
+    Products,
 }
 
 /// All that a way of convolving depends on.
@@ -77,20 +86,21 @@ impl Cuda {
     /// `out[y, x] = sum over taps of weight[tap] input[y stride + tap - pad] + bias`; sums in f32, and f32
     /// factors are not rounded.
     ///
-    /// By cuDNN where its library is and knows the shape; otherwise windows are gathered and multiplied.
-    /// Not while capturing.
+    /// By cuDNN where its library is and knows the shape; otherwise windows are gathered and multiplied. It says
+    /// which. Not while capturing.
     ///
     /// # Errors
     ///
     /// If a slice has another length or lies badly, if scratch memory is less than one position takes, or if a
     /// library or the driver refuses.
-    pub fn conv<T: Float>(&self, arguments: &Conv<'_, T>) -> Result<()> {
+    pub fn conv<T: Float>(&self, arguments: &Conv<'_, T>) -> Result<ConvBy> {
         let shape = self.check_conv(arguments)?;
         #[cfg(feature = "cuda")]
         if self.conv_by_cudnn(arguments, shape)? {
-            return Ok(());
+            return Ok(ConvBy::Cudnn);
         }
-        self.lower(arguments, shape)
+        self.lower(arguments, shape)?;
+        Ok(ConvBy::Products)
     }
 
     /// Whether cuDNN did it.
@@ -102,6 +112,8 @@ impl Cuda {
         let done = match &self.device.backend {
             // A product needs no library for convolutions.
             _ if shape.positions() == 0 || shape.window == Window::POINT => false,
+            // Beyond that many elements, kernels of the library are not to be relied on.
+            _ if input.len().max(out.len()) > i32::MAX as usize => false,
             Backend::Driver(driver) => driver.conv(shape, places, scratch.address())?,
             #[cfg(feature = "cuda-emulation")]
             Backend::Emulated(_) => false,
@@ -140,13 +152,7 @@ impl Cuda {
             values.address(input.address()).address(gathered.address());
             values.u32(first as u32).u32(count as u32).u32(shape.channels as u32);
             shape.window.push(&mut values, shape.image, shape.result);
-            self.launch(&Launch {
-                kernel: kernels::GATHER[T::INDEX],
-                grid: (blocks(NAME, count * depth / T::LANES, BLOCK as usize)?, 1, 1),
-                block: BLOCK,
-                shared: 0,
-                arguments: values,
-            })?;
+            self.each(NAME, kernels::GATHER[T::INDEX], count * depth / T::LANES, values)?;
             let to = first * shape.out_channels..(first + count) * shape.out_channels;
             multiply(&gathered, &out.sub(to)?)?;
         }

@@ -1,7 +1,7 @@
 //! Convolutions by NVIDIA's cuDNN, where its library is.
 #![expect(unsafe_code, reason = "the library takes handles and addresses; here is where they are owned")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 
@@ -15,13 +15,16 @@ use super::error::{CudaError, Result};
 /// How many ways of convolving are asked for.
 const WAYS: usize = 8;
 
-/// The version that the calls here were written for; older ones are taken for absent.
-const LEAST_VERSION: usize = 90_000;
+/// The versions that have the calls made here; others are taken for absent.
+const VERSIONS: std::ops::Range<usize> = 90_000..100_000;
+
+/// Set to 0, it leaves the library out: one of whose files some are missing ends the whole program.
+const SWITCH: &str = "DDT_CUDNN";
 
 /// The library, and what was found out about each shape.
 pub(super) struct Cudnn {
     handle: sys::cudnnHandle_t,
-    /// `None` where it knows no way.
+    /// `None` where it makes no plan.
     plans: HashMap<Shape, Option<Plan>>,
 }
 
@@ -34,7 +37,14 @@ struct Plan {
     weight: sys::cudnnFilterDescriptor_t,
     window: sys::cudnnConvolutionDescriptor_t,
     out: sys::cudnnTensorDescriptor_t,
-    way: sys::cudnnConvolutionFwdAlgo_t,
+    /// Best first; what the library refuses to run goes.
+    ways: VecDeque<Way>,
+}
+
+#[derive(Clone, Copy)]
+struct Way {
+    algorithm: sys::cudnnConvolutionFwdAlgo_t,
+    math: sys::cudnnMathType_t,
     scratch: usize,
 }
 
@@ -68,8 +78,11 @@ impl Drop for Cudnn {
 impl Cudnn {
     /// `None` where the library is not, is too old, or does not start. The device's context must be current.
     pub(super) fn new(stream: &CudaStream) -> Option<Self> {
+        if std::env::var(SWITCH).is_ok_and(|it| it == "0") {
+            return None;
+        }
         // SAFETY: it opens a library by NVIDIA's names and closes it again.
-        if !unsafe { sys::is_culib_present() } || result::get_version() < LEAST_VERSION {
+        if !unsafe { sys::is_culib_present() } || !VERSIONS.contains(&result::get_version()) {
             return None;
         }
         let it = Self { handle: result::create_handle().ok()?, plans: HashMap::new() };
@@ -86,39 +99,41 @@ impl Cudnn {
     pub(super) fn conv(&mut self, shape: Shape, places: [u64; 3], scratch: u64) -> Result<bool> {
         let handle = self.handle;
         // What it cannot do, it says when it is asked for a plan.
-        let plan = self.plans.entry(shape).or_insert_with(|| Plan::new(handle, shape).ok().flatten());
-        match plan {
-            None => Ok(false),
-            Some(plan) => match plan.run(handle, places, scratch) {
-                Ok(()) => Ok(true),
-                Err(CudnnError(sys::cudnnStatus_t::CUDNN_STATUS_NOT_SUPPORTED)) => {
-                    self.plans.insert(shape, None);
-                    Ok(false)
+        let plan = self.plans.entry(shape).or_insert_with(|| Plan::new(handle, shape).ok());
+        let Some(plan) = plan else { return Ok(false) };
+        while let Some(&way) = plan.ways.front() {
+            match plan.run(handle, way, places, scratch) {
+                Ok(()) => return Ok(true),
+                // Not this way, whatever it has promised.
+                Err(error) if refused(error) => plan.ways.pop_front(),
+                Err(CudnnError(status)) => {
+                    let status = format!("{status:?}");
+                    return Err(CudaError::Library { library: "cuDNN", call: "convolve", status });
                 }
-                Err(error) => Err(CudaError::Driver {
-                    call: "convolve",
-                    name: format!("{:?}", error.0),
-                    text: "reported by cuDNN".into(),
-                }),
-            },
+            };
         }
+        Ok(false)
     }
 }
 
+/// Whether nothing was started: statuses of 3000 and above are what is not supported, of 4000 and above what went
+/// wrong inside the library, and of 5000 and above what went wrong on the GPU.
+fn refused(CudnnError(status): CudnnError) -> bool {
+    (3000..5000).contains(&(status as u32))
+}
+
 impl Plan {
-    /// `None` if the library names no way whose scratch memory suffices.
-    fn new(handle: sys::cudnnHandle_t, shape: Shape) -> std::result::Result<Option<Self>, CudnnError> {
+    /// All ways whose scratch memory suffices.
+    fn new(handle: sys::cudnnHandle_t, shape: Shape) -> std::result::Result<Self, CudnnError> {
         let Shape { images, image, result: sides, channels, out_channels, window, element, scratch } = shape;
         use std::ptr::null_mut;
-        let way = sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
         // Owns what has been made so far, whatever fails next.
         let mut plan = Self {
             input: null_mut(),
             weight: null_mut(),
             window: null_mut(),
             out: null_mut(),
-            way,
-            scratch: 0,
+            ways: VecDeque::new(),
         };
         // What is too large, the library refuses.
         let int = |it: usize| c_int::try_from(it).unwrap_or(c_int::MAX);
@@ -210,20 +225,22 @@ impl Plan {
             if let Ok(needed) = needed
                 && needed <= scratch
             {
-                (plan.way, plan.scratch) = (way.algo, needed);
-                return Ok(Some(plan));
+                plan.ways.push_back(Way { algorithm: way.algo, math: way.mathType, scratch: needed });
             }
         }
-        Ok(None)
+        Ok(plan)
     }
 
     fn run(
         &self,
         handle: sys::cudnnHandle_t,
+        way: Way,
         [input, weight, out]: [u64; 3],
         scratch: u64,
     ) -> std::result::Result<(), CudnnError> {
         let (one, zero) = (1f32, 0f32);
+        // SAFETY: the descriptor is alive.
+        unsafe { result::set_convolution_math_type(self.window, way.math) }?;
         // SAFETY: the addresses are those of slices that were measured against the shape; descriptors are alive
         // and of that shape; the scratch memory is as large as was promised when the way was chosen; `one` and
         // `zero` are read before the call returns.
@@ -236,9 +253,9 @@ impl Plan {
                 self.weight,
                 weight as *const c_void,
                 self.window,
-                self.way,
+                way.algorithm,
                 scratch as *mut c_void,
-                self.scratch,
+                way.scratch,
                 (&raw const zero).cast(),
                 self.out,
                 out as *mut c_void,

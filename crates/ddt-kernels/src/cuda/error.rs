@@ -35,9 +35,7 @@ pub enum CudaError {
     )]
     NoCublas,
     /// The device's memory does not suffice.
-    #[error(
-        "out of GPU memory: asked for {asked} bytes, {free} of {total} bytes are free; use a smaller batch"
-    )]
+    #[error("out of GPU memory: asked for {asked} bytes, {free} of {total} bytes are free; do less at once")]
     OutOfMemory {
         /// Bytes asked for.
         asked: usize,
@@ -55,6 +53,16 @@ pub enum CudaError {
         name: String,
         /// The driver's words.
         text: String,
+    },
+    /// A library refused a call.
+    #[error("{call}: {library} says {status}")]
+    Library {
+        /// The library.
+        library: &'static str,
+        /// What was attempted.
+        call: &'static str,
+        /// Its name of the error.
+        status: String,
     },
     /// An argument does not fit the kernel.
     #[error("{kernel}: expected {expected}, got {got}")]

@@ -4,9 +4,9 @@ use super::device::Cuda;
 use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
-use super::launch::{Arguments, Launch, blocks};
+use super::launch::{Arguments, Launch};
 use super::memory::Slice;
-use super::rows::check_len;
+use super::rows::{check_len, check_slice};
 
 const NAME: &str = "group_norm";
 const BLOCK: u32 = 256;
@@ -89,9 +89,15 @@ impl Cuda {
             || O::NAME.into(),
         )?;
         let pieces = positions.div_ceil(PIECE);
-        let scratch = scratch.sub(0..GroupNorm::<T, O>::scratch_len(images, positions, channels))?;
-        check_len(NAME, &self.device, ("scratch", &scratch), scratch.len())?;
-        let scales = scratch.sub(2 * images * channels * pieces..scratch.len())?;
+        let needed = GroupNorm::<T, O>::scratch_len(images, positions, channels);
+        check_slice(NAME, &self.device, scratch)?;
+        expect(
+            scratch.len() >= needed,
+            NAME,
+            || format!("scratch memory of {needed} numbers or more"),
+            || scratch.len().to_string(),
+        )?;
+        let scales = scratch.sub(2 * images * channels * pieces..needed)?;
 
         let mut values = Arguments::default();
         values.address(x.address()).address(scratch.address());
@@ -108,8 +114,7 @@ impl Cuda {
         let mut values = Arguments::default();
         values.address(x.address()).address(scales.address()).address(out.address());
         values.u32(images as u32).u32(positions as u32).u32(channels as u32).u32(u32::from(silu));
-        let grid = blocks(NAME, x.len() / T::LANES, BLOCK as usize)?;
-        self.start(apply[T::INDEX], (grid, 1), BLOCK, values)
+        self.each(NAME, apply[T::INDEX], x.len() / T::LANES, values)
     }
 
     fn start(

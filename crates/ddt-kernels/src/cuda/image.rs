@@ -3,12 +3,10 @@
 use super::device::Cuda;
 use super::element::Float;
 use super::error::{Result, expect};
-use super::kernels::{self, Pair};
-use super::launch::{Arguments, Launch, blocks};
+use super::kernels;
+use super::launch::Arguments;
 use super::memory::Slice;
 use super::rows::check_len;
-
-const BLOCK: u32 = 256;
 
 /// Sizes of images that change how they lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +66,7 @@ impl Cuda {
         values.address(x.address()).address(out.address());
         layout.push(&mut values);
         values.f32(scale);
-        self.items::<T>(NAME, kernels::CHANNELS_LAST, layout.together(), values)
+        self.each(NAME, kernels::CHANNELS_LAST[T::INDEX], layout.together(), values)
     }
 
     /// (B, P, wide) to (B, C, P): what lies behind the channels is left out.
@@ -84,7 +82,7 @@ impl Cuda {
         let mut values = Arguments::default();
         values.address(x.address()).address(out.address());
         layout.push(&mut values);
-        self.items::<T>(NAME, kernels::CHANNELS_FIRST, layout.apart(), values)
+        self.each(NAME, kernels::CHANNELS_FIRST[T::INDEX], layout.apart(), values)
     }
 
     /// Each position twice in either direction: (B, H, W, C) to (B, 2 H, 2 W, C).
@@ -113,7 +111,7 @@ impl Cuda {
         let mut values = Arguments::default();
         values.address(x.address()).address(out.address()).u32(images as u32);
         values.u32(height as u32).u32(width as u32).u32(channels as u32);
-        self.items::<T>(NAME, kernels::DOUBLE_SIZE, out.len() / T::LANES, values)
+        self.each(NAME, kernels::DOUBLE_SIZE[T::INDEX], out.len() / T::LANES, values)
     }
 
     /// `x += y`, where `y` is f32 whatever `x` is.
@@ -129,18 +127,6 @@ impl Cuda {
         check_len(NAME, &self.device, ("y", y), x.len())?;
         let mut values = Arguments::default();
         values.address(x.address()).address(y.address()).u32(parts as u32);
-        self.items::<T>(NAME, kernels::ACCUMULATE, parts, values)
-    }
-
-    /// A kernel that gives each of `count` items a thread.
-    fn items<T: Float>(
-        &self,
-        name: &'static str,
-        kernel: Pair,
-        count: usize,
-        arguments: Arguments,
-    ) -> Result<()> {
-        let grid = (blocks(name, count, BLOCK as usize)?, 1, 1);
-        self.launch(&Launch { kernel: kernel[T::INDEX], grid, block: BLOCK, shared: 0, arguments })
+        self.each(NAME, kernels::ACCUMULATE[T::INDEX], parts, values)
     }
 }

@@ -3,8 +3,8 @@
 //! [`Cuda`] is an open device: its context, one stream, and every kernel, looked up once.
 //! [`Slice`] is a piece of its memory; whoever runs a network carves its own arena into slices
 //! ([`Slice::sub`], [`Slice::cast`]).
-//! Each launcher is a method of [`Cuda`] that checks its arguments and puts one kernel on the stream: it
-//! allocates nothing and waits for nothing, so it may stand inside a captured [`Graph`].
+//! Each launcher is a method of [`Cuda`] that checks its arguments and puts a kernel or a few on the stream: it
+//! allocates nothing and waits for nothing, so it may stand inside a captured [`Graph`] ([`Cuda::conv`] alone may not).
 //!
 //! | method | what it does in one pass |
 //! |---|---|
@@ -72,7 +72,7 @@ mod window;
 
 pub use add_rows::{Activation, AddRows, ClassCondition};
 pub use attention::Attention;
-pub use conv::Conv;
+pub use conv::{Conv, ConvBy};
 pub use device::Cuda;
 pub use element::{Element, Float};
 pub use error::{CudaError, Result};

@@ -4,11 +4,9 @@ use super::device::Cuda;
 use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
-use super::launch::{Arguments, Launch, blocks};
+use super::launch::Arguments;
 use super::memory::Slice;
 use super::rows::check_len;
-
-const BLOCK: u32 = 256;
 
 /// Sizes of a batch of latents and of the patches they are cut into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,12 +92,6 @@ impl Cuda {
         values.address(latents.address()).address(out.address());
         grid.push(&mut values);
         values.u32(copies as u32);
-        self.launch(&Launch {
-            kernel: kernels::PATCHIFY[T::INDEX],
-            grid: (blocks(NAME, grid.len(), BLOCK as usize)?, 1, 1),
-            block: BLOCK,
-            shared: 0,
-            arguments: values,
-        })
+        self.each(NAME, kernels::PATCHIFY[T::INDEX], grid.len(), values)
     }
 }

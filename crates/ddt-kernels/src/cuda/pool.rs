@@ -4,12 +4,10 @@ use super::device::Cuda;
 use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
-use super::launch::{Arguments, Launch, blocks};
+use super::launch::Arguments;
 use super::memory::Slice;
 use super::rows::check_len;
 use super::window::Window;
-
-const BLOCK: u32 = 256;
 
 /// What [`Cuda::pool`] works on: images whose channels stand together, (B, H, W, C).
 #[derive(Debug, Clone, Copy)]
@@ -79,9 +77,7 @@ impl Cuda {
         values.address(x.address()).address(out.address());
         values.u32(positions as u32).u32(channels as u32).u32(u32::from(mean));
         window.push(&mut values, (height, width), result);
-        let grid = (blocks(NAME, out.len() / T::LANES, BLOCK as usize)?, 1, 1);
-        let kernel = kernels::POOL[T::INDEX];
-        self.launch(&Launch { kernel, grid, block: BLOCK, shared: 0, arguments: values })
+        self.each(NAME, kernels::POOL[T::INDEX], out.len() / T::LANES, values)
     }
 
     /// `out[t, first + c] = act(x[t, c] + bias[c])`.
@@ -108,8 +104,6 @@ impl Cuda {
         values.address(out.address() + (first * size_of::<T>()) as u64);
         values.u32(tokens as u32).u32(width as u32).u32(stride as u32);
         values.u32(u32::from(bias.is_some()) | u32::from(relu) << 1);
-        let grid = (blocks(NAME, x.len() / T::LANES, BLOCK as usize)?, 1, 1);
-        let kernel = kernels::COLUMNS[T::INDEX];
-        self.launch(&Launch { kernel, grid, block: BLOCK, shared: 0, arguments: values })
+        self.each(NAME, kernels::COLUMNS[T::INDEX], x.len() / T::LANES, values)
     }
 }

@@ -9,7 +9,6 @@ use super::memory::Slice;
 use super::patch::Grid;
 use super::rows::check_len;
 
-const BLOCK: u32 = 256;
 /// Columns of [`Steps`].
 const COLUMNS: usize = 4;
 
@@ -164,12 +163,6 @@ impl Cuda {
         values.u32(copies as u32);
         steps.push(&mut values);
         values.address(address(velocity)).address(address(x));
-        self.launch(&Launch {
-            kernel: kernels::GUIDED_STEP[T::INDEX],
-            grid: (blocks(NAME, grid.len(), BLOCK as usize)?, 1, 1),
-            block: BLOCK,
-            shared: 0,
-            arguments: values,
-        })
+        self.each(NAME, kernels::GUIDED_STEP[T::INDEX], grid.len(), values)
     }
 }

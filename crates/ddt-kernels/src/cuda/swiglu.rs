@@ -4,13 +4,11 @@ use super::device::Cuda;
 use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
-use super::launch::{Arguments, Launch, blocks};
+use super::launch::Arguments;
 use super::memory::Slice;
 use super::rows::check_len;
 
 const NAME: &str = "swiglu";
-const BLOCK: u32 = 256;
-
 /// What [`Cuda::swiglu`] works on.
 #[derive(Debug, Clone, Copy)]
 pub struct SwiGlu<'a, T> {
@@ -44,12 +42,6 @@ impl Cuda {
         let lanes = if single == 1 { 1 } else { T::LANES };
         let mut values = Arguments::default();
         values.address(ab.address()).address(out.address()).u32(tokens as u32).u32(hidden as u32);
-        self.launch(&Launch {
-            kernel: kernels::SWIGLU[single][T::INDEX],
-            grid: (blocks(NAME, out.len() / lanes, BLOCK as usize)?, 1, 1),
-            block: BLOCK,
-            shared: 0,
-            arguments: values,
-        })
+        self.each(NAME, kernels::SWIGLU[single][T::INDEX], out.len() / lanes, values)
     }
 }

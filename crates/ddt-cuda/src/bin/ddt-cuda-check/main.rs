@@ -10,6 +10,7 @@ use std::{path::PathBuf, process::ExitCode};
 use ddt_cuda::GpuError;
 use ddt_kernels::cuda::Cuda;
 
+mod batches;
 mod parity;
 mod peer;
 mod report;

@@ -6,7 +6,7 @@ use ddt_kernels::cuda::{Cuda, checks};
 use serde_json::{Value, json};
 
 use crate::{
-    Args, parity, peer,
+    Args, batches, parity, peer,
     timings::{self, Scale},
 };
 
@@ -26,16 +26,17 @@ pub(crate) fn run(args: &Args, cuda: &Cuda) -> Result<bool, Box<dyn std::error::
     });
     let mut text = format!("device: {}, {} of {} MiB free\n", cuda.name(), free >> 20, total >> 20);
     text += &match cuda.cudnn_version() {
-        Some(version) => format!("convolutions: cuDNN {version}\n"),
-        None => "convolutions: gathered and multiplied, there is no cuDNN 9\n".to_owned(),
+        Some(version) => format!("cuDNN {version}; checks and rates say which convolutions are its\n"),
+        None => "no cuDNN 9: convolutions are gathered and multiplied\n".to_owned(),
     };
     let mut report = Report { json: json!({ "device": device }), text, ok: true };
     std::fs::create_dir_all(&args.out)?;
     report.part(&args.out, "kernels", kernels(cuda))?;
     report.part(&args.out, "fixtures", fixtures(args, cuda))?;
+    let scale = if args.emulated { Scale::tiny()? } else { Scale::published()? };
+    report.part(&args.out, "batches", batches::run(cuda, &scale).map_err(Into::into).and_then(compared))?;
     report.part(&args.out, "rates", rates(cuda))?;
-    let scale = if args.emulated { Scale::tiny() } else { Scale::published() };
-    report.part(&args.out, "timings", scale.map_err(Into::into).and_then(|it| times(cuda, &it)))?;
+    report.part(&args.out, "timings", times(cuda, &scale))?;
     report.peer(args)?;
     println!("{}", report.text);
     Ok(report.ok)
@@ -103,7 +104,14 @@ fn kernels(cuda: &Cuda) -> Part {
 }
 
 fn fixtures(args: &Args, cuda: &Cuda) -> Part {
-    let outputs = parity::run(&args.fixtures, cuda)?;
+    let (rows, mut lines, held) = compared(parity::run(&args.fixtures, cuda)?)?;
+    if rows.is_empty() {
+        writeln!(lines, "  none in {}", args.fixtures.display())?;
+    }
+    Ok((rows, lines, held))
+}
+
+fn compared(outputs: Vec<parity::Row>) -> Part {
     let (mut rows, mut lines) = (Vec::new(), String::new());
     for it in &outputs {
         rows.push(json!({
@@ -112,10 +120,7 @@ fn fixtures(args: &Args, cuda: &Cuda) -> Part {
         }));
         let (name, precision, output) = (&it.fixture, it.precision, &it.output);
         let (error, verdict) = (it.relative_rms, verdict(it.passed()));
-        writeln!(lines, "  {name:<22} {precision:<5} {output:<22} {error:9.2e}  {verdict}")?;
-    }
-    if outputs.is_empty() {
-        writeln!(lines, "  none in {}", args.fixtures.display())?;
+        writeln!(lines, "  {name:<30} {precision:<5} {output:<22} {error:9.2e}  {verdict}")?;
     }
     Ok((rows, lines, outputs.iter().all(parity::Row::passed)))
 }

@@ -1,10 +1,11 @@
 //! The network's layers, one after the other, on four buffers.
 
-use ddt_adapters::inception::{Branch, Layers, Mixed, Pool, SIDE, SPATIAL_CHANNELS};
+use ddt_adapters::inception::{Branch, Layers, Mixed, Pool, SIDE, SPATIAL_CHANNELS, SPATIAL_SIDE};
 use ddt_kernels::cuda::{Columns, Conv, Cuda, Layout, Pool as KernelPool, Slice, Window};
 
 use super::DeviceConv;
-use crate::{arena::WORKSPACE_BYTES, error::GpuError};
+use crate::arena::{GATHERED_BYTES, WORKSPACE_BYTES};
+use crate::error::GpuError;
 
 /// Channels of an image on the device: three, and zeros to whole 16 bytes.
 pub(super) const PIXEL_CHANNELS: usize = 4;
@@ -12,15 +13,9 @@ pub(super) const PIXEL_CHANNELS: usize = 4;
 /// Numbers of an image's largest map: 147 x 147 of 64 channels, after the stem's third convolution.
 const LARGEST: usize = 147 * 147 * 64;
 
-/// Side of the maps that sFID compares.
-const SPATIAL_SIDE: usize = 17;
+pub(super) const CLASSES: usize = 1008;
 
-const CLASSES: usize = 1008;
-
-/// What gathered windows take at most.
-const GATHERED_BYTES: usize = 128 << 20;
-
-/// The memory of a number of images.
+/// The memory of so many images or fewer.
 #[derive(Debug)]
 pub(super) struct Buffers {
     pub(super) images: usize,
@@ -80,6 +75,8 @@ pub(super) struct Network<'a> {
     pub(super) cuda: &'a Cuda,
     pub(super) layers: &'a Layers<DeviceConv>,
     pub(super) buffers: &'a Buffers,
+    /// As many as are seen now.
+    pub(super) images: usize,
 }
 
 impl Network<'_> {
@@ -98,20 +95,21 @@ impl Network<'_> {
         for mixed in &self.layers.middle {
             at = self.mixed(at, mixed)?;
         }
-        let (images, positions) = (self.buffers.images, at.height * at.width);
+        let (images, positions) = (self.images, at.height * at.width);
         // The first branch comes first.
         let layout = Layout { images, channels: SPATIAL_CHANNELS, positions, wide: at.channels };
-        self.cuda.channels_first(&self.maps(at)?, layout, &self.buffers.spatial)?;
+        let spatial = self.buffers.spatial.sub(0..images * SPATIAL_CHANNELS * positions)?;
+        self.cuda.channels_first(&self.maps(at)?, layout, &spatial)?;
         for mixed in &self.layers.last {
             at = self.mixed(at, mixed)?;
         }
         let whole = Window { height: at.height, width: at.width, stride: 1, pad_rows: 0, pad_columns: 0 };
         let at = self.pool_window(at, (whole, true), 1 - at.buffer)?;
-        Ok(Maps { pooled: self.maps(at)?, spatial: self.buffers.spatial.clone() })
+        Ok(Maps { pooled: self.maps(at)?, spatial })
     }
 
     fn maps(&self, at: At) -> Result<Slice<f32>, GpuError> {
-        let len = self.buffers.images * at.height * at.width * at.channels;
+        let len = self.images * at.height * at.width * at.channels;
         Ok(self.buffers.maps[at.buffer].sub(0..len)?)
     }
 
@@ -147,7 +145,7 @@ impl Network<'_> {
         match result {
             Some(result) => Ok(result),
             // A pool alone.
-            None => self.place(at, (at.buffer, None), to),
+            None => self.place(at, None, to),
         }
     }
 
@@ -157,7 +155,7 @@ impl Network<'_> {
         let raw = At { buffer: RAW, height, width, channels: conv.out_channels };
         self.cuda.conv(&Conv {
             input: &self.maps(at)?,
-            images: self.buffers.images,
+            images: self.images,
             height: at.height,
             width: at.width,
             channels: conv.channels,
@@ -168,19 +166,14 @@ impl Network<'_> {
             scratch: &self.buffers.scratch,
             workspace: &self.buffers.workspace,
         })?;
-        self.place(raw, (RAW, Some(&conv.bias)), to)
+        self.place(raw, Some(&conv.bias), to)
     }
 
     /// Puts maps into columns of the result, through bias and ReLU if there is a bias.
-    fn place(
-        &self,
-        at: At,
-        (from, bias): (usize, Option<&Slice<f32>>),
-        to: Columned,
-    ) -> Result<At, GpuError> {
+    fn place(&self, at: At, bias: Option<&Slice<f32>>, to: Columned) -> Result<At, GpuError> {
         let result = At { buffer: to.buffer, channels: to.stride, ..at };
         self.cuda.columns(&Columns {
-            x: &self.maps(At { buffer: from, ..at })?,
+            x: &self.maps(at)?,
             width: at.channels,
             bias,
             relu: bias.is_some(),

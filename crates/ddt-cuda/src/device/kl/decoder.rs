@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, check_latents};
-use ddt_kernels::cuda::{Activation, AddRows, Conv, Cuda, Float, GroupNorm, Layout, Rows, Window};
+use ddt_kernels::cuda::{Activation, AddRows, Conv, Cuda, Float, GroupNorm, Layout, Rows, Slice, Window};
 use half::bf16;
 
 use super::{
@@ -13,14 +13,13 @@ use super::{
     program::{KlOp, Level, program},
     weights::KlWeights,
 };
-use crate::{error::GpuError, program::Precision};
+use crate::{device::upload::values, error::GpuError, program::Precision};
 
-/// Memory for the images that are decoded at once, unless another bound is given: 4 GiB, which beside the sampler's
-/// stays within 12.
-pub const DECODER_BYTES: usize = 4 << 30;
+/// Memory that is left alone: libraries and kernels that are loaded late take their own.
+const RESERVE: usize = 512 << 20;
 
-/// Of every group norm, as in the published decoder.
-const EPS: f32 = 1e-6;
+/// Of every group norm.
+const EPS: f32 = KlConfig::NORM_EPS as f32;
 
 /// Images at once, at most: sizes of kernels are 32 bits.
 const MOST_IMAGES: usize = 4096;
@@ -48,7 +47,7 @@ enum Weights {
 
 impl CudaKlDecoder {
     /// Opens GPU `device`, from 0, and uploads the decoder's weights in the given precision; decoding takes
-    /// `most_bytes` of memory beside them, such as [`DECODER_BYTES`].
+    /// `most_bytes` of memory beside them, such as [`DECODER_BYTES`](crate::DECODER_BYTES).
     ///
     /// # Errors
     /// [`GpuError::NotBuilt`] without the feature `cuda`; [`GpuError::Kernel`] where there is no driver, no such
@@ -62,7 +61,8 @@ impl CudaKlDecoder {
         Self::on(&crate::device::open(device)?, decoder, precision, most_bytes)
     }
 
-    /// The same on a device that is open.
+    /// The same on a device that is open. What it gives back while a graph of that device lives, such as a
+    /// sampler's, is free only when the last of them is gone.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -105,22 +105,44 @@ impl CudaKlDecoder {
     /// The most images, at most `images`, that are decoded at once.
     ///
     /// # Errors
-    /// [`GpuError::OutOfMemory`] if one image takes more than the bound, or more than nine tenths of what is free.
+    /// [`GpuError::DecoderMemory`] if one image takes more than the bound, or more than is free but for a reserve.
     pub fn images_at_once(&self, images: usize, latent: (usize, usize)) -> Result<usize, GpuError> {
+        self.images_beside(0, images, latent)
+    }
+
+    /// The same where so many bytes are taken that may be used again.
+    fn images_beside(&self, taken: usize, images: usize, latent: (usize, usize)) -> Result<usize, GpuError> {
+        // Starts the library, which takes memory too.
+        self.cuda.cudnn_version();
         let (free, _) = self.cuda.memory()?;
-        let most = self.most_bytes.min(free / 10 * 9);
+        let bound = self.most_bytes.min(free.saturating_add(taken).saturating_sub(RESERVE));
         // Memory grows with every image, so the largest number that fits stands between one that does and one that
         // does not.
         let (mut fit, mut too_many) = (0, images.min(MOST_IMAGES) + 1);
         while too_many - fit > 1 {
             let middle = fit + (too_many - fit) / 2;
-            if self.bytes(middle, latent) <= most { fit = middle } else { too_many = middle }
+            if self.bytes(middle, latent) <= bound { fit = middle } else { too_many = middle }
         }
         if fit == 0 && images > 0 {
-            let needed = self.bytes(1, latent);
-            return Err(GpuError::OutOfMemory { images: 1, needed, free: most, fit });
+            return Err(GpuError::DecoderMemory { needed: self.bytes(1, latent), bound, free });
         }
         Ok(fit)
+    }
+
+    /// Memory for these images, that which was taken before if it suffices.
+    fn place(&self, before: Option<Place>, images: usize, latent: (usize, usize)) -> Result<Place, GpuError> {
+        let taken = match before {
+            Some(it) if it.sizes.latent == latent && it.asked >= images => return Ok(it),
+            before => before.map(|it| it.memory),
+        };
+        let at_once = self.images_beside(taken.as_ref().map_or(0, Slice::len), images, latent)?;
+        let sizes = self.sizes(at_once, latent);
+        let memory = match taken.filter(|it| it.len() >= sizes.bytes()) {
+            Some(memory) => memory,
+            // What was taken is given back by now.
+            None => self.cuda.alloc(sizes.bytes())?,
+        };
+        Ok(Place::new(memory, sizes, images)?)
     }
 
     /// Pixels of latents, as [`Autoencoder::decode`], whose errors are not told apart.
@@ -130,21 +152,13 @@ impl CudaKlDecoder {
     pub fn decode_on_gpu(&self, latents: &Tensor) -> Result<Tensor, GpuError> {
         check_latents(latents, self.cfg.latent_channels)?;
         let (images, channels, height, width) = latents.dims4()?;
-        let values =
-            latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let values = values(latents)?;
         let factor = self.cfg.downscale();
         let each = channels * height * width;
         let mut pixels = Vec::with_capacity(images * 3 * height * width * factor * factor);
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        // Given back before other memory is asked for.
-        let ready = place.take().filter(|it| it.sizes.latent == (height, width) && it.asked >= images);
-        let place = place.insert(match ready {
-            Some(ready) => ready,
-            None => {
-                let at_once = self.images_at_once(images, (height, width))?;
-                Place::new(&self.cuda, self.sizes(at_once, (height, width)), images)?
-            }
-        });
+        let before = place.take();
+        let place = place.insert(self.place(before, images, (height, width))?);
         for some in values.chunks(place.sizes.images * each) {
             let here = Here { place, images: some.len() / each };
             self.cuda.write(&place.latents.sub(0..some.len())?, some)?;

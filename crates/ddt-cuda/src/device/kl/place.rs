@@ -1,14 +1,11 @@
 //! Where everything lies for a number of images.
 
-use ddt_kernels::cuda::{Cuda, CudaError, Element, GroupNorm, Slice};
+use ddt_kernels::cuda::{CudaError, Element, GroupNorm, Slice};
 
 use super::program::{KlOp, Level, SLOTS};
-use crate::arena::{ALIGNMENT, WORKSPACE_BYTES};
+use crate::arena::{ALIGNMENT, GATHERED_BYTES, WORKSPACE_BYTES};
 
-/// What gathered windows take at most: products of what fits are large enough to run at full rate.
-const GATHERED_BYTES: usize = 128 << 20;
-
-/// Queries that attention scores at once, at most.
+/// Queries that attention has room to score at once, or more where there is more room for gathered windows.
 const QUERIES: usize = 1024;
 
 /// Numbers that attention over one image takes beside its queries' scores: the normed image, queries, keys and
@@ -96,6 +93,7 @@ pub(super) struct Place {
     pub(super) sizes: Sizes,
     /// Images that were to be decoded when it was taken: there was no room for more of them.
     pub(super) asked: usize,
+    pub(super) memory: Slice<u8>,
     pub(super) latents: Slice<f32>,
     pixels: Slice<f32>,
     pub(super) moments: Slice<f32>,
@@ -107,9 +105,8 @@ pub(super) struct Place {
 
 impl Place {
     /// # Errors
-    /// Too little memory.
-    pub(super) fn new(cuda: &Cuda, sizes: Sizes, asked: usize) -> Result<Self, CudaError> {
-        let memory = cuda.alloc::<u8>(sizes.bytes())?;
+    /// Memory of fewer bytes than [`Sizes::bytes`].
+    pub(super) fn new(memory: Slice<u8>, sizes: Sizes, asked: usize) -> Result<Self, CudaError> {
         let mut start = 0;
         let mut take = |bytes: usize| {
             let piece = memory.sub(start..start + bytes);
@@ -119,6 +116,7 @@ impl Place {
         Ok(Self {
             sizes,
             asked,
+            memory: memory.clone(),
             latents: take(sizes.latents)?.cast()?,
             pixels: take(sizes.pixels)?.cast()?,
             moments: take(sizes.moments)?.cast()?,

@@ -67,9 +67,11 @@ impl KlOp {
     }
 }
 
-/// Channels as the device has them: whole 16 bytes of bf16, zeros behind those that are.
-pub(super) fn padded(channels: usize) -> usize {
-    channels.next_multiple_of(8)
+/// Channels are multiples of this, 16 bytes of bf16, with zeros behind those that are.
+pub(super) const CHANNELS: usize = 8;
+
+fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(CHANNELS)
 }
 
 /// The operations of a decoder of these sizes, in order.
@@ -78,7 +80,9 @@ pub(super) fn padded(channels: usize) -> usize {
 /// Sizes that are no decoder's, or that the kernels have no variant for.
 pub(super) fn program(cfg: &KlConfig) -> Result<Vec<KlOp>, GpuError> {
     cfg.validate()?;
-    if let Some(channels) = cfg.block_out_channels.iter().find(|&it| !it.is_multiple_of(8) || *it > 1024) {
+    if let Some(channels) =
+        cfg.block_out_channels.iter().find(|&it| !it.is_multiple_of(CHANNELS) || *it > 1024)
+    {
         let (what, expected) = ("block_out_channels", "multiples of 8 up to 1024");
         return Err(GpuError::Unsupported { what, expected, got: channels.to_string() });
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use ddt_adapters::KlDecoder;
 use ddt_kernels::cuda::{Cuda, Float, Slice};
 
-use super::program::{KlOp, padded};
+use super::program::{CHANNELS, KlOp};
+use crate::device::upload::{upload, upload_conv};
 use crate::error::GpuError;
 
 /// A matrix or a kernel, and its bias.
@@ -84,31 +85,23 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn tensor(&self, name: &str) -> candle_core::Result<Tensor> {
+    fn tensor(&self, name: &str) -> candle_core::Result<&Tensor> {
         match self.all.get(name) {
-            Some(tensor) => tensor.to_device(&candle_core::Device::Cpu)?.to_dtype(DType::F32),
+            Some(tensor) => Ok(tensor),
             None => candle_core::bail!("expected a parameter {name} among {}, got none", self.all.len()),
         }
     }
 
-    fn put<T: Float>(&self, tensor: &Tensor) -> Result<Slice<T>, GpuError> {
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        Ok(self.cuda.upload(&values.into_iter().map(T::from_f32).collect::<Vec<T>>())?)
-    }
-
     /// As the file has it.
     fn affine<T: Float>(&self, name: &str) -> Result<Affine<T>, GpuError> {
-        let weight = self.put(&self.tensor(&format!("{name}.weight"))?)?;
-        Ok(Affine { weight, bias: self.put(&self.tensor(&format!("{name}.bias"))?)? })
+        let weight = upload(self.cuda, self.tensor(&format!("{name}.weight"))?)?;
+        Ok(Affine { weight, bias: upload(self.cuda, self.tensor(&format!("{name}.bias"))?)? })
     }
 
-    /// (out, in, rows, columns) to (out, rows, columns, in), channels padded with zeros.
     fn conv<T: Float>(&self, name: &str) -> Result<Affine<T>, GpuError> {
         let weight = self.tensor(&format!("{name}.weight"))?;
-        let (out, inp, _, _) = weight.dims4()?;
-        let (more_out, more_in) = (padded(out) - out, padded(inp) - inp);
-        let weight = weight.pad_with_zeros(0, 0, more_out)?.pad_with_zeros(1, 0, more_in)?;
-        let bias = self.tensor(&format!("{name}.bias"))?.pad_with_zeros(0, 0, more_out)?;
-        Ok(Affine { weight: self.put(&weight.permute((0, 2, 3, 1))?)?, bias: self.put(&bias)? })
+        let bias = self.tensor(&format!("{name}.bias"))?;
+        let (weight, bias) = upload_conv(self.cuda, (weight, bias), CHANNELS)?;
+        Ok(Affine { weight, bias })
     }
 }

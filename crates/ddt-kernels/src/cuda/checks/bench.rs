@@ -6,8 +6,8 @@ use super::data::Random;
 use crate::cuda::attention::Tiling;
 use crate::cuda::launch::{Arguments, Launch};
 use crate::cuda::{
-    Activation, AddRows, Attention, Branch, Conv, Cuda, CudaError, Element, GateNorm, Gemm, Grid, GroupNorm,
-    GuidedStep, Modulate, Norm, Result, Rows, Slice, SwiGlu, Window, kernels,
+    Activation, AddRows, Attention, Branch, Conv, ConvBy, Cuda, CudaError, Element, GateNorm, Gemm, Grid,
+    GroupNorm, GuidedStep, Modulate, Norm, Result, Rows, Slice, SwiGlu, Window, kernels,
 };
 
 /// A kernel's time and rate.
@@ -305,14 +305,18 @@ impl Bench<'_> {
             };
             let shape = format!("{images} x {side}^2, {channels} to {out_channels}");
             let amount = ("TFLOP/s", 2 * positions * window.taps() * channels * out_channels);
-            if cuda.cudnn_version().is_some() {
-                self.row(("conv, cuDNN", shape.clone()), amount, || cuda.conv(&conv))?;
-            }
             match cuda.conv_lowered(&conv) {
                 Err(CudaError::NoCublas) => {}
                 outcome => {
                     outcome?;
-                    self.row(("conv, lowered", shape.clone()), amount, || cuda.conv_lowered(&conv))?;
+                    self.row(("conv, Products", shape.clone()), amount, || cuda.conv_lowered(&conv))?;
+                }
+            }
+            match cuda.conv(&conv) {
+                Ok(ConvBy::Products) | Err(CudaError::NoCublas) => {}
+                outcome => {
+                    let name = format!("conv, {:?}", outcome?);
+                    self.row((&name, shape), amount, || cuda.conv(&conv).map(drop))?;
                 }
             }
             let (weight, out) = (self.filled(channels)?, cuda.alloc::<bf16>(input.len())?);

@@ -114,8 +114,9 @@ fn conv<T: Float>(
             workspace: &workspace,
         };
         let shape = format!("{image:?}, {window:?}, {} bytes of scratch", scratch.len());
-        cuda.conv(&arguments)?;
-        checks.push(Check::rounded("conv", shape.clone(), &cuda.read(&out)?, &want));
+        let by = cuda.conv(&arguments)?;
+        let name = format!("conv, {by:?}");
+        checks.push(Check::rounded(&name, shape.clone(), &cuda.read(&out)?, &want));
         cuda.conv_lowered(&arguments)?;
         checks.push(Check::rounded("conv, lowered", shape, &cuda.read(&out)?, &want));
     }
