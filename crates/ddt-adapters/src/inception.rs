@@ -19,9 +19,11 @@ use crate::resize::{Interpolation, resize};
 /// Pixels along a side of what the network sees.
 pub const SIDE: usize = 299;
 
-/// Widths of the pooled features and of the logits.
+/// Width of the pooled features.
 const FEATURES: usize = 2048;
-const CLASSES: usize = 1008;
+
+/// Width of the logits.
+pub const CLASSES: usize = 1008;
 
 /// Channels of the 17 x 17 maps that sFID takes.
 pub const SPATIAL_CHANNELS: usize = 7;

@@ -4,13 +4,15 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::InceptionFeatures;
-use ddt_adapters::inception::{FoldedConv, FoldedInception, Layers, SPATIAL_CHANNELS, SPATIAL_SIDE, prepare};
+use ddt_adapters::inception::{
+    CLASSES, FoldedConv, FoldedInception, Layers, SPATIAL_CHANNELS, SPATIAL_SIDE, prepare,
+};
 use ddt_kernels::cuda::{Cuda, Gemm, Slice};
 
 use super::upload::{upload, upload_conv, values};
 use crate::error::GpuError;
 
-use self::layers::{Buffers, CLASSES, Maps, Network, PIXEL_CHANNELS};
+use self::layers::{Buffers, Maps, Network, PIXEL_CHANNELS};
 
 mod layers;
 

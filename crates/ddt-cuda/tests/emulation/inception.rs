@@ -1,7 +1,5 @@
 //! Inception by the GPU's kernels, which the CPU runs in its place, against the CPU's own.
 
-use std::{io::Write, path::Path};
-
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{Inception, inception::FoldedInception};
 use ddt_cuda::{
@@ -10,7 +8,7 @@ use ddt_cuda::{
 };
 use ddt_flow::noise_batch;
 
-use crate::device;
+use crate::{device, fixture};
 
 #[test]
 fn features_are_those_of_the_cpu() {
@@ -37,17 +35,9 @@ fn features_are_those_of_the_cpu() {
 
 #[test]
 fn kernels_compute_what_the_fixture_says() {
-    let path =
-        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/fixtures/inception.safetensors"));
-    if !path.exists() {
-        // Straight to stderr: the harness would capture a print of a test that passes.
-        std::io::stderr()
-            .write_all(format!("skipped: {} is not there\n", path.display()).as_bytes())
-            .unwrap();
-        return;
-    }
+    let Some(path) = fixture("inception") else { return };
     let Some(cuda) = device() else { return };
-    let outputs = parity::inception_fixture(path, &mut |weights, pixels| {
+    let outputs = parity::inception_fixture(&path, &mut |weights, pixels| {
         CudaInception::on(&cuda, weights)?.forward(pixels)
     });
     for output in outputs.unwrap() {

@@ -1,7 +1,5 @@
 //! The decoder by the GPU's kernels, which the CPU runs in its place, against the CPU's own.
 
-use std::{io::Write, path::Path};
-
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{Autoencoder, KlConfig, KlDecoder};
 use ddt_cuda::{
@@ -10,7 +8,7 @@ use ddt_cuda::{
 };
 use ddt_flow::noise_batch;
 
-use crate::device;
+use crate::{device, fixture};
 
 fn config() -> KlConfig {
     KlConfig {
@@ -102,17 +100,9 @@ fn the_published_decoder_stays_within_its_bound() {
 
 #[test]
 fn kernels_compute_what_the_fixtures_say() {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/fixtures"));
     let Some(cuda) = device() else { return };
     for name in ["vae_kl", "vae_kl_old_names"] {
-        let path = folder.join(format!("{name}.safetensors"));
-        if !path.exists() {
-            // Straight to stderr: the harness would capture a print of a test that passes.
-            std::io::stderr()
-                .write_all(format!("skipped: {} is not there\n", path.display()).as_bytes())
-                .unwrap();
-            continue;
-        }
+        let Some(path) = fixture(name) else { continue };
         for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
             let output = parity::kl_fixture(&path, &mut |decoder| {
                 Ok(Box::new(CudaKlDecoder::on(&cuda, decoder, precision, 1 << 30)?))

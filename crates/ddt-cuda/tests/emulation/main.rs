@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
-use std::io::Write;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use ddt_kernels::cuda::{
     Cuda, CudaError,
@@ -18,10 +21,25 @@ fn device() -> Option<Cuda> {
     match open(Order::Forwards) {
         Ok(cuda) => Some(cuda),
         Err(error @ CudaError::NoCompiler) => {
-            // Straight to stderr: the harness would capture a print of a test that passes.
-            std::io::stderr().write_all(format!("skipped: {error}\n").as_bytes()).unwrap();
+            skipped(&error.to_string());
             None
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+/// A file of what independent implementations computed; where it is not, says so.
+fn fixture(name: &str) -> Option<PathBuf> {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/fixtures"));
+    let path = folder.join(format!("{name}.safetensors"));
+    if !path.exists() {
+        skipped(&format!("{} is not there", path.display()));
+        return None;
+    }
+    Some(path)
+}
+
+/// Straight to stderr: the harness would capture a print of a test that passes.
+fn skipped(why: &str) {
+    std::io::stderr().write_all(format!("skipped: {why}\n").as_bytes()).unwrap();
 }

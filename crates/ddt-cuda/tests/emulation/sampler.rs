@@ -1,6 +1,6 @@
 //! Programs launched as the GPU's own kernels, which the CPU runs in its place.
 
-use std::{io::Write, ops::ControlFlow, path::Path};
+use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use ddt_cuda::{
@@ -12,7 +12,7 @@ use ddt_flow::{Guidance, TimeGrid, noise_batch};
 use ddt_model::DdtConfig;
 use ddt_sharing::SharingPlan;
 
-use crate::device;
+use crate::{device, fixture};
 
 fn config() -> DdtConfig {
     DdtConfig {
@@ -60,17 +60,9 @@ fn kernels_draw_what_the_reference_draws() {
 
 #[test]
 fn kernels_compute_what_the_fixtures_say() {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/fixtures"));
     let Some(cuda) = device() else { return };
     for (name, tolerance) in [("ddt_forward_a", 1e-5), ("ddt_forward_pixels", 1e-5), ("ddt_sample", 1e-4)] {
-        let path = folder.join(format!("{name}.safetensors"));
-        if !path.exists() {
-            // Straight to stderr: the harness would capture a print of a test that passes.
-            std::io::stderr()
-                .write_all(format!("skipped: {} is not there\n", path.display()).as_bytes())
-                .unwrap();
-            continue;
-        }
+        let Some(path) = fixture(name) else { continue };
         for (precision, tolerance) in [(Precision::F32, tolerance), (Precision::Bf16, 8e-2)] {
             let compared = parity::fixture(&path, precision, &mut |programs, source| {
                 let weights = DeviceWeights::upload(&cuda, programs.weights(), precision, source)?;

@@ -1,6 +1,6 @@
 //! The network's layers, one after the other, on four buffers.
 
-use ddt_adapters::inception::{Branch, Layers, Mixed, Pool, SIDE, SPATIAL_CHANNELS, SPATIAL_SIDE};
+use ddt_adapters::inception::{Branch, CLASSES, Layers, Mixed, Pool, SIDE, SPATIAL_CHANNELS, SPATIAL_SIDE};
 use ddt_kernels::cuda::{Columns, Conv, Cuda, Layout, Pool as KernelPool, Slice, Window};
 
 use super::DeviceConv;
@@ -12,8 +12,6 @@ pub(super) const PIXEL_CHANNELS: usize = 4;
 
 /// Numbers of an image's largest map: 147 x 147 of 64 channels, after the stem's third convolution.
 const LARGEST: usize = 147 * 147 * 64;
-
-pub(super) const CLASSES: usize = 1008;
 
 /// The memory of so many images or fewer.
 #[derive(Debug)]
