@@ -113,23 +113,11 @@ impl Job {
         } else {
             guidance(4.0, (0.0, 1.0))?
         };
-        let on_gpu = gpu::kind(&sampler.device).is_some();
+        let at_once = if gpu::kind(&sampler.device).is_some() { (64, 32) } else { (4, 1) };
         let usual_batch = match resolution {
             _ if !imagenet => 40,
-            Resolution::R256 => {
-                if on_gpu {
-                    64
-                } else {
-                    4
-                }
-            }
-            Resolution::R512 => {
-                if on_gpu {
-                    32
-                } else {
-                    1
-                }
-            }
+            Resolution::R256 => at_once.0,
+            Resolution::R512 => at_once.1,
         };
         let job = Self {
             program: resolution.program(),

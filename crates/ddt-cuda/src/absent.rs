@@ -13,18 +13,18 @@ use crate::{
     weight_source::WeightSource,
 };
 
-/// A network on a GPU; this build has none, so it cannot be opened.
-#[derive(Debug)]
-pub struct CudaSampler {
-    never: Infallible,
-}
-
 /// Says how to build with a GPU.
 ///
 /// # Errors
 /// [`GpuError::NotBuilt`], always.
 pub fn gpu_name(_: usize) -> Result<String, GpuError> {
     Err(GpuError::NotBuilt)
+}
+
+/// A network on a GPU; this build has none, so it cannot be opened.
+#[derive(Debug)]
+pub struct CudaSampler {
+    never: Infallible,
 }
 
 impl CudaSampler {
@@ -72,6 +72,24 @@ impl CudaKlDecoder {
     }
 }
 
+impl Autoencoder for CudaKlDecoder {
+    fn latent_channels(&self) -> usize {
+        match self.never {}
+    }
+
+    fn downscale(&self) -> usize {
+        match self.never {}
+    }
+
+    fn encode(&self, _: &Tensor) -> candle_core::Result<Tensor> {
+        match self.never {}
+    }
+
+    fn decode(&self, _: &Tensor) -> candle_core::Result<Tensor> {
+        match self.never {}
+    }
+}
+
 /// Inception on a GPU; this build has none, so it cannot be opened.
 #[derive(Debug)]
 pub struct CudaInception {
@@ -97,24 +115,6 @@ impl CudaInception {
     /// # Errors
     /// Never returns.
     pub fn forward(&self, _: &Tensor) -> Result<InceptionFeatures, GpuError> {
-        match self.never {}
-    }
-}
-
-impl Autoencoder for CudaKlDecoder {
-    fn latent_channels(&self) -> usize {
-        match self.never {}
-    }
-
-    fn downscale(&self) -> usize {
-        match self.never {}
-    }
-
-    fn encode(&self, _: &Tensor) -> candle_core::Result<Tensor> {
-        match self.never {}
-    }
-
-    fn decode(&self, _: &Tensor) -> candle_core::Result<Tensor> {
         match self.never {}
     }
 }

@@ -65,6 +65,11 @@ impl Case {
     }
 }
 
+/// What a file says it is a fixture of, such as `vae_kl`; `None` where it is none.
+pub fn kind(path: &Path) -> Option<String> {
+    Checkpoint::open(path).ok()?.metadata().get("kind").cloned()
+}
+
 /// Runs a fixture of kind `ddt_forward` or `ddt_sample` and compares every output there is a program for:
 /// velocities, and the latents of runs with Euler's method.
 ///

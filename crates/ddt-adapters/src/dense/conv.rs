@@ -29,14 +29,10 @@ impl Window {
     /// 3x3, keeping the size.
     pub const SAME: Self = Self { kernel: (3, 3), stride: 1, pad: (1, 1) };
     /// 3x3, halving the size, padded.
-    pub const HALVE: Self = Self { kernel: (3, 3), stride: 2, pad: (1, 1) };
+    pub(crate) const HALVE: Self = Self { kernel: (3, 3), stride: 2, pad: (1, 1) };
 
     /// Height and width of the result, or an error if the kernel does not fit.
-    ///
-    /// # Errors
-    ///
-    /// An image that is smaller than the kernel.
-    pub fn out_size(&self, (height, width): (usize, usize)) -> Result<(usize, usize)> {
+    pub(super) fn out_size(&self, (height, width): (usize, usize)) -> Result<(usize, usize)> {
         let along = |len: usize, kernel: usize, pad: usize| {
             (len + 2 * pad).checked_sub(kernel).filter(|_| len > 0).map(|free| free / self.stride + 1)
         };

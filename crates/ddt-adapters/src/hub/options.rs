@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let options = from(&[("HOME", "/home/me"), ("HF_ENDPOINT", "")]);
-        assert_eq!(options.cache, PathBuf::from("/home/me/.cache/huggingface/hub"));
+        let options = from(&[("HOME", "/me"), ("HF_ENDPOINT", "")]);
+        assert_eq!(options.cache, PathBuf::from("/me/.cache/huggingface/hub"));
         assert_eq!(options.endpoint, "https://huggingface.co");
         assert_eq!((options.token, options.offline), (None, false));
     }
