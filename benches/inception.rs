@@ -23,7 +23,7 @@ const SIDE: usize = 299;
 fn main() -> Result<()> {
     let seconds = std::env::args().find_map(|it| it.parse().ok()).unwrap_or(10);
     let device = Device::Cpu;
-    ddt_kernels::keep_freed_memory();
+    ddt_kernels::retain_freed_memory();
     let network = Inception::new(VarBuilder::zeros(DType::F32, &device))?;
     let pixels = Tensor::zeros((BATCH, 3, SIDE, SIDE), DType::F32, &device)?;
     network.forward(&pixels)?;

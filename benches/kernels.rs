@@ -15,7 +15,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Result, Tensor};
 use ddt_kernels::{
     InstructionSet, PackedBlockWeights, PackedLinear, PackedSwiGlu, RopeTable, attention, gate_residual,
-    layer_norm_modulate, packed_block, product_ceiling, rms_norm_modulate, swiglu,
+    layer_norm_modulate, packed_block, gemm_peak_flops, rms_norm_modulate, swiglu,
 };
 
 /// Rows, tokens, hidden size, heads, MLP.
@@ -165,9 +165,9 @@ fn passes(table: &Table, sizes: Sizes, dtype: DType) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    ddt_kernels::keep_freed_memory();
+    ddt_kernels::retain_freed_memory();
     let filter = std::env::args().skip(1).find(|it| !it.starts_with('-')).unwrap_or_default();
-    let ceiling = [product_ceiling(DType::F32)?, product_ceiling(DType::BF16)?];
+    let ceiling = [gemm_peak_flops(DType::F32)?, gemm_peak_flops(DType::BF16)?];
     println!(
         "{} instructions; ceilings {:.0} GFLOP/s in f32, {:.0} in bf16",
         InstructionSet::current(),

@@ -38,7 +38,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    ddt_kernels::keep_freed_memory();
+    ddt_kernels::retain_freed_memory();
     let args = Args::parse();
     status(Cancel::on_ctrl_c().and_then(|cancel| {
         rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().context("--threads")?;

@@ -38,7 +38,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    ddt_kernels::keep_freed_memory();
+    ddt_kernels::retain_freed_memory();
     let args = Args::parse();
     let job =
         Job { photos: &args.photos, run: &args.run, out: &args.out, epochs: args.epochs, seed: args.seed };

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use candle_core::Device;
 use ddt_adapters::{TinyDecoder, TinyEncoder};
-use ddt_checkpoint::Checkpoint;
+use ddt_files::Checkpoint;
 use ddt_model::DdtFile;
 use sha2::{Digest, Sha256};
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use ddt_checkpoint::atomic_write;
+use ddt_files::atomic_write;
 
 /// Checks that a file can be written at `path`, before minutes are spent on what goes into it.
 ///

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, TinyDecoder};
-use ddt_checkpoint::Checkpoint;
+use ddt_files::Checkpoint;
 use ddt_cuda::{CudaKlDecoder, DECODER_BYTES};
 
 use crate::assets;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use ddt_adapters::hub::HubOptions;
-use ddt_npz::{ArchiveJob, ImageArchive, Next, Share};
+use ddt_files::npz::{ArchiveJob, ImageArchive, Next, Shard};
 
 use crate::classes::ClassTable;
 use crate::generate::{Interrupted, Item};
@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
 ///
 /// Anything that can be known to be wrong before the weights are read; an archive or a work folder of another
 /// job at `--out`; weights that cannot be read; [`Interrupted`]; a full disk. Finished batches are kept.
-pub fn run(args: &Args, share: Share, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
+pub fn run(args: &Args, share: Shard, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     if args.sampler.weights == WeightsChoice::Hub {
         // Known before a long download.
         ClassTable::imagenet()?.parse_list(&args.classes).context("--class")?;
@@ -107,7 +107,7 @@ fn fill(
     model: &Model,
     items: &[Item],
     mut archive: ImageArchive,
-    share: Share,
+    share: Shard,
     cancel: &Cancel,
 ) -> Result<()> {
     let mut gpu = Gpu::open(job, model)?;

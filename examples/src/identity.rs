@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use ddt_checkpoint::sha256_file;
+use ddt_files::sha256_file;
 use ddt_model::DdtConfig;
 
 use crate::progress::say;

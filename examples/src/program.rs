@@ -14,7 +14,7 @@ use crate::progress::{Cancel, INTERRUPTED, say};
 /// The status is 0, 1 for an error, 130 after Ctrl-C.
 #[must_use]
 pub fn main(threads: u32, run: impl FnOnce(&HubOptions, &Cancel) -> Result<String>) -> ExitCode {
-    ddt_kernels::keep_freed_memory();
+    ddt_kernels::retain_freed_memory();
     status(Cancel::on_ctrl_c().and_then(|cancel| {
         rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global().context("--threads")?;
         run(&HubOptions::from_env(), &cancel.end_at_once())

@@ -252,7 +252,7 @@ fn published_decoder(origin: Origin, hub: &HubOptions) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use ddt_checkpoint::{Checkpoint, write_safetensors};
+    use ddt_files::{Checkpoint, write_safetensors};
 
     use super::*;
     use crate::cli::Args;

@@ -16,34 +16,32 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ddt-flow", &[]),
     ("ddt-analysis", &["ddt-flow"]),
     ("ddt-kernels", &[]),
-    ("ddt-checkpoint", &[]),
+    ("ddt-files", &[]),
     ("ddt-blocks", &["ddt-kernels"]),
-    ("ddt-model", &["ddt-blocks", "ddt-checkpoint", "ddt-flow", "ddt-kernels", "ddt-sharing"]),
+    ("ddt-model", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-sharing"]),
     ("ddt-metrics", &[]),
-    ("ddt-npz", &[]),
     ("ddt-data", &[]),
-    ("ddt-analysis", &["ddt-flow"]),
-    ("ddt-adapters", &["ddt-checkpoint"]),
+    ("ddt-adapters", &["ddt-files"]),
     (
         "ddt-cuda",
         &[
             "ddt-adapters",
             "ddt-blocks",
-            "ddt-checkpoint",
+            "ddt-files",
             "ddt-flow",
             "ddt-kernels",
             "ddt-model",
             "ddt-sharing",
         ],
     ),
-    ("ddt-train", &["ddt-blocks", "ddt-checkpoint", "ddt-flow", "ddt-kernels", "ddt-model"]),
+    ("ddt-train", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-model"]),
 ];
 
 /// Packages on top of the libraries: nothing depends on them, they may depend on anything.
 const TOPS: &[&str] = &["ddt", "ddt-examples", "ddt-benches", "xtask"];
 
 /// Crates that must not see candle.
-const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-metrics", "ddt-npz", "ddt-sharing"];
+const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-metrics", "ddt-sharing"];
 
 const MAX_LINES: usize = 500;
 const DUMPING_GROUNDS: &[&str] = &["utils.rs", "util.rs", "common.rs", "helpers.rs", "misc.rs", "ops.rs"];

@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.device != "cpu" {
         bail!("expected device cpu, got {:?}", args.device);
     }
-    ddt_kernels::keep_freed_memory();
+    ddt_kernels::retain_freed_memory();
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let device = Device::Cpu;
     let cfg = DdtConfig::preset(&args.preset)?;
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "instructions": InstructionSet::current().to_string(),
         "full_ms": median_ms(args.runs, || network.forward(&x, &t, &y))?,
         "decoder_ms": median_ms(args.runs, || network.decoder().forward(&x, &z_t))?,
-        "decoder_kept_ms": median_ms(args.runs, || network.decoder().forward_kept(&x, &kept))?,
+        "decoder_kept_ms": median_ms(args.runs, || network.decoder().forward_cached(&x, &kept))?,
     });
     if args.steps > 0 {
         let images = (args.batch / 2).max(1);

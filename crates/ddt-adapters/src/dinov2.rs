@@ -7,7 +7,7 @@ mod config;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use ddt_checkpoint::TensorSource;
+use ddt_files::TensorSource;
 
 use self::block::{Block, layer_norm};
 use crate::dense::{Epilogue, LayerNorm, Linear};
@@ -95,7 +95,7 @@ impl DinoV2 {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_checkpoint::CheckpointError::Mismatch) with every missing,
+    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(cfg: &DinoV2Config, source: &S, device: &Device) -> std::result::Result<Self, LoadError>
     where

@@ -8,7 +8,7 @@ mod mixed;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use ddt_checkpoint::TensorSource;
+use ddt_files::TensorSource;
 
 pub use self::layers::{Branch, FoldedConv, Layers, Mixed, Pool, Window};
 use self::mixed::{HALVE_3, POINT, SAME_3, VALID_3};
@@ -130,7 +130,7 @@ impl FoldedInception {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_checkpoint::CheckpointError::Mismatch) with every missing,
+    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
     where
@@ -180,7 +180,7 @@ impl Inception {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_checkpoint::CheckpointError::Mismatch) with every missing,
+    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
     where
@@ -254,7 +254,7 @@ pub fn prepare(pixels: &Tensor) -> Result<Tensor> {
     images_of(pixels)?;
     let (b, c, h, w) = pixels.dims4()?;
     let planes = pixels.to_dtype(DType::F32)?.reshape((b * c, h, w))?;
-    let planes = resize(&planes, (SIDE, SIDE), Interpolation::LinearFromCorner)?;
+    let planes = resize(&planes, (SIDE, SIDE), Interpolation::BilinearTf1)?;
     let images = planes.affine(1.0 / 128.0, -1.0)?.reshape((b, c, SIDE, SIDE))?;
     images.permute((0, 2, 3, 1))?.contiguous()
 }

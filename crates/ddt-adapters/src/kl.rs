@@ -14,7 +14,7 @@ mod resnet;
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
-use ddt_checkpoint::TensorSource;
+use ddt_files::TensorSource;
 
 use self::encoder::Encoder;
 use crate::autoencoder::{Autoencoder, check_pixels, in_batches};
@@ -61,7 +61,7 @@ impl KlAutoencoder {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_checkpoint::CheckpointError::Mismatch) with every missing,
+    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(cfg: &KlConfig, source: &S, device: &Device) -> std::result::Result<Self, LoadError>
     where

@@ -12,8 +12,8 @@
 //! - [`DinoV2`], whose patch tokens are the targets of representation alignment;
 //! - [`Inception`], whose features FID, sFID, the Inception Score, precision and recall compare.
 //!
-//! Each is made from a [`TensorSource`](ddt_checkpoint::TensorSource), usually a
-//! [`Checkpoint`](ddt_checkpoint::Checkpoint): all of its tensors, or one [`LoadError`] that names
+//! Each is made from a [`TensorSource`](ddt_files::TensorSource), usually a
+//! [`Checkpoint`](ddt_files::Checkpoint): all of its tensors, or one [`LoadError`] that names
 //! everything wrong. [`to_rgb8`] and [`from_rgb8`] stand between pixels and bytes.
 //!
 //! [`hub`] names the published files and finds them in the local cache; the feature `hub` (off by

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use ddt_checkpoint::{CheckpointError, Misshapen, TensorSource};
+use ddt_files::{CheckpointError, Misshapen, TensorSource};
 
 /// Why a network could not be made from a file's tensors.
 #[derive(thiserror::Error, Debug)]

@@ -11,7 +11,7 @@ pub(crate) enum Interpolation {
     /// loses beyond the edge is made up for inside.
     CubicAntialias,
     /// Bilinear with pixels at whole numbers, as TensorFlow 1 had it.
-    LinearFromCorner,
+    BilinearTf1,
 }
 
 /// Resizes planes `(N, H, W)` of f32 to `(N, to.0, to.1)`.
@@ -55,7 +55,7 @@ fn matrix(from: usize, to: usize, how: Interpolation, device: &Device) -> Result
                 let sum: f64 = (first..end).map(weight).sum();
                 (first..end).for_each(|at| add(at as f64, weight(at) / sum));
             }
-            Interpolation::LinearFromCorner => {
+            Interpolation::BilinearTf1 => {
                 let position = i as f64 * scale;
                 let share = position - position.floor();
                 add(position.floor(), 1.0 - share);
@@ -84,7 +84,7 @@ mod tests {
     use crate::testing::{random, rel_rms};
 
     const ALL: [Interpolation; 3] =
-        [Interpolation::Cubic, Interpolation::CubicAntialias, Interpolation::LinearFromCorner];
+        [Interpolation::Cubic, Interpolation::CubicAntialias, Interpolation::BilinearTf1];
 
     fn line(values: &[f32], to: usize, how: Interpolation) -> Vec<f32> {
         let planes = Tensor::from_slice(values, (1, 1, values.len()), &Device::Cpu).unwrap();
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn values_worked_out_by_hand() {
         // Positions 0, 1.5.
-        assert_eq!(line(&[0.0, 4.0, 8.0], 2, Interpolation::LinearFromCorner), [0.0, 6.0]);
+        assert_eq!(line(&[0.0, 4.0, 8.0], 2, Interpolation::BilinearTf1), [0.0, 6.0]);
         // Position 1.5 of four, weights -3/32, 19/32, 19/32, -3/32.
         let cubic = line(&[0.0, 32.0, 64.0, 320.0], 1, Interpolation::Cubic);
         assert_eq!(cubic, [19.0 + 38.0 - 30.0]);

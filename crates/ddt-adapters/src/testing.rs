@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Shape, Tensor};
-use ddt_checkpoint::{CheckpointError, TensorInfo, TensorSource};
+use ddt_files::{CheckpointError, TensorInfo, TensorSource};
 
 /// Uniform numbers in [-1, 1), a pure function of the seed (splitmix64).
 pub(crate) fn random(seed: u64, shape: impl Into<Shape>) -> Tensor {

@@ -9,7 +9,7 @@ mod encoder;
 
 use candle_core::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
-use ddt_checkpoint::TensorSource;
+use ddt_files::TensorSource;
 
 use crate::autoencoder::Autoencoder;
 use crate::load::{LoadError, build};
@@ -52,7 +52,7 @@ impl TinyAutoencoder {
     /// # Errors
     ///
     /// [`LoadError::Unrecognised`] without a `decoder.1.weight`;
-    /// [`CheckpointError::Mismatch`](ddt_checkpoint::CheckpointError::Mismatch) with every missing,
+    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
     where

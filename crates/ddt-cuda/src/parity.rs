@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use candle_core::{DType, Device, Tensor, bail};
 use ddt_adapters::{Autoencoder, InceptionFeatures, KlConfig, KlDecoder, inception::FoldedInception};
-use ddt_checkpoint::Checkpoint;
+use ddt_files::Checkpoint;
 use ddt_flow::{Guidance, Step, TimeGrid};
 use ddt_model::DdtConfig;
 use ddt_sharing::SharingPlan;

@@ -1,6 +1,6 @@
 //! Which kinds of steps a run is made of.
 
-use ddt_flow::{Guidance, Rows, TimeGrid};
+use ddt_flow::{Guidance, CfgBatch, TimeGrid};
 use ddt_model::step_grid;
 use ddt_sharing::{PlanError, SharingPlan};
 
@@ -31,19 +31,19 @@ impl StepKind {
     }
 
     /// Rows through the encoder; `None` where it does not run.
-    pub fn encode(self) -> Option<Rows> {
+    pub fn encode(self) -> Option<CfgBatch> {
         match self {
-            Self::Guided | Self::ClassLookAhead => Some(Rows::Both),
-            Self::Class => Some(Rows::Class),
+            Self::Guided | Self::ClassLookAhead => Some(CfgBatch::CondUncond),
+            Self::Class => Some(CfgBatch::Cond),
             Self::Shared | Self::SharedClass => None,
         }
     }
 
     /// Rows through the decoder.
-    pub fn decode(self) -> Rows {
+    pub fn decode(self) -> CfgBatch {
         match self {
-            Self::Guided | Self::Shared => Rows::Both,
-            Self::Class | Self::ClassLookAhead | Self::SharedClass => Rows::Class,
+            Self::Guided | Self::Shared => CfgBatch::CondUncond,
+            Self::Class | Self::ClassLookAhead | Self::SharedClass => CfgBatch::Cond,
         }
     }
 
@@ -107,23 +107,23 @@ mod tests {
     /// Notes what the CPU's sampler asks its network for.
     #[derive(Default)]
     struct Recorder {
-        encoded: RefCell<Option<Rows>>,
-        steps: RefCell<Vec<(Option<Rows>, Rows)>>,
+        encoded: RefCell<Option<CfgBatch>>,
+        steps: RefCell<Vec<(Option<CfgBatch>, CfgBatch)>>,
     }
 
     impl Decoupled for &Recorder {
-        type Kept = ();
+        type Cached = ();
 
-        fn encode(&self, _: &Tensor, _: f64, rows: Rows) -> Result<()> {
+        fn encode(&self, _: &Tensor, _: f64, rows: CfgBatch) -> Result<()> {
             assert_eq!(self.encoded.replace(Some(rows)), None);
             Ok(())
         }
 
-        fn decode(&self, x_t: &Tensor, (): &(), rows: Rows) -> Result<Tensor> {
+        fn decode(&self, x_t: &Tensor, (): &(), rows: CfgBatch) -> Result<Tensor> {
             self.steps.borrow_mut().push((self.encoded.take(), rows));
             match rows {
-                Rows::Class => Ok(x_t.clone()),
-                Rows::Both => Tensor::cat(&[x_t, x_t], 0),
+                CfgBatch::Cond => Ok(x_t.clone()),
+                CfgBatch::CondUncond => Tensor::cat(&[x_t, x_t], 0),
             }
         }
     }

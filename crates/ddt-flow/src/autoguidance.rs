@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::model::{ClassConditional, Evaluation, Rows};
+use crate::model::{ClassConditional, Evaluation, CfgBatch};
 
 /// A network, with a weaker one of the same task in the place of its "no class" rows.
 ///
@@ -16,28 +16,28 @@ use crate::model::{ClassConditional, Evaluation, Rows};
 ///
 /// The main network is asked for its class rows alone, at every step; so is the weaker one, at guided steps.
 #[derive(Clone, Debug)]
-pub struct WithWeaker<M, W> {
+pub struct Autoguided<M, W> {
     /// The network that is guided.
     pub model: M,
     /// The one it is guided away from.
     pub weaker: W,
 }
 
-impl<M: ClassConditional, W: ClassConditional> ClassConditional for WithWeaker<M, W> {
+impl<M: ClassConditional, W: ClassConditional> ClassConditional for Autoguided<M, W> {
     type State = (M::State, W::State);
 
     fn velocity_rows(
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: Rows,
+        rows: CfgBatch,
         (state, weaker): &mut Self::State,
     ) -> Result<Tensor> {
-        let class = self.model.velocity_rows(x_t, at, Rows::Class, state)?;
+        let class = self.model.velocity_rows(x_t, at, CfgBatch::Cond, state)?;
         match rows {
-            Rows::Class => Ok(class),
-            Rows::Both => {
-                let weak = self.weaker.velocity_rows(x_t, at, Rows::Class, weaker)?;
+            CfgBatch::Cond => Ok(class),
+            CfgBatch::CondUncond => {
+                let weak = self.weaker.velocity_rows(x_t, at, CfgBatch::Cond, weaker)?;
                 Tensor::cat(&[&class, &weak], 0)
             }
         }
@@ -62,10 +62,10 @@ mod tests {
             &self,
             x_t: &Tensor,
             _: Evaluation,
-            rows: Rows,
+            rows: CfgBatch,
             calls: &mut usize,
         ) -> Result<Tensor> {
-            assert_eq!(rows, Rows::Class);
+            assert_eq!(rows, CfgBatch::Cond);
             *calls += 1;
             x_t * self.0
         }
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn guides_away_from_the_weaker_network_where_guidance_acts() {
-        let model = WithWeaker { model: Scaled(3.0), weaker: Scaled(2.0) };
+        let model = Autoguided { model: Scaled(3.0), weaker: Scaled(2.0) };
         let guided = Guided { model, guidance: Guidance::new(4.0, (0.3, 1.0)).unwrap() };
         let x_t = Tensor::new(&[1f32, -2.0], &Device::Cpu).unwrap();
         let mut state = (0, 0);

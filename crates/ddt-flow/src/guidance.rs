@@ -6,7 +6,7 @@ use candle_core::{Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{FlowError, Result};
-use crate::model::{ClassConditional, Evaluation, Rows, VelocityModel};
+use crate::model::{ClassConditional, Evaluation, CfgBatch, VelocityModel};
 use crate::time_grid::TimeGrid;
 
 /// How strongly, and when, a class pulls.
@@ -134,14 +134,14 @@ impl<M: ClassConditional> VelocityModel for Guided<M> {
 
     fn velocity(&self, x_t: &Tensor, at: Evaluation, state: &mut Self::State) -> candle_core::Result<Tensor> {
         if !self.guidance.is_guided(at.step_t) {
-            return self.model.velocity_rows(x_t, at, Rows::Class, state);
+            return self.model.velocity_rows(x_t, at, CfgBatch::Cond, state);
         }
         let batch = x_t.dim(0)?;
-        let both = self.model.velocity_rows(x_t, at, Rows::Both, state)?; // (2B, ...)
-        if both.dim(0)? != Rows::Both.count(batch) {
+        let both = self.model.velocity_rows(x_t, at, CfgBatch::CondUncond, state)?; // (2B, ...)
+        if both.dim(0)? != CfgBatch::CondUncond.count(batch) {
             bail!(
                 "expected {} rows of velocities, both halves of a batch of {batch}, got shape {:?}",
-                Rows::Both.count(batch),
+                CfgBatch::CondUncond.count(batch),
                 both.dims()
             );
         }
@@ -177,7 +177,7 @@ mod tests {
     /// what it was asked for.
     #[derive(Default)]
     struct Recorder {
-        asked: RefCell<Vec<Rows>>,
+        asked: RefCell<Vec<CfgBatch>>,
     }
 
     impl ClassConditional for Recorder {
@@ -187,20 +187,20 @@ mod tests {
             &self,
             x_t: &Tensor,
             at: Evaluation,
-            rows: Rows,
+            rows: CfgBatch,
             state: &mut usize,
         ) -> candle_core::Result<Tensor> {
             self.asked.borrow_mut().push(rows);
             *state += 1;
             let class = (x_t + at.t)?;
             match rows {
-                Rows::Class => Ok(class),
-                Rows::Both => Tensor::cat(&[&class, &x_t.neg()?], 0),
+                CfgBatch::Cond => Ok(class),
+                CfgBatch::CondUncond => Tensor::cat(&[&class, &x_t.neg()?], 0),
             }
         }
     }
 
-    fn velocity(scale: f64, t: f64) -> (Vec<f32>, Vec<Rows>) {
+    fn velocity(scale: f64, t: f64) -> (Vec<f32>, Vec<CfgBatch>) {
         let model = Recorder::default();
         let guided = Guided { model: &model, guidance: Guidance::new(scale, (0.3, 0.8)).unwrap() };
         let x_t = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
@@ -214,15 +214,15 @@ mod tests {
     #[test]
     fn follows_the_formula_inside_the_interval() {
         // none + 3 (class - none): -1 + 3 (1.5 + 1), -2 + 3 (2.5 + 2).
-        assert_eq!(velocity(3.0, 0.5), (vec![6.5, 11.5], vec![Rows::Both]));
-        assert_eq!(velocity(0.0, 0.5), (vec![-1.0, -2.0], vec![Rows::Both]));
+        assert_eq!(velocity(3.0, 0.5), (vec![6.5, 11.5], vec![CfgBatch::CondUncond]));
+        assert_eq!(velocity(0.0, 0.5), (vec![-1.0, -2.0], vec![CfgBatch::CondUncond]));
     }
 
     #[test]
     fn the_unconditional_half_is_not_asked_for_without_need() {
-        assert_eq!(velocity(3.0, 0.25), (vec![1.5, 2.5], vec![Rows::Class]));
-        assert_eq!(velocity(3.0, 1.0).1, [Rows::Class]);
-        assert_eq!(velocity(1.0, 0.5), (vec![1.5, 2.5], vec![Rows::Class]));
+        assert_eq!(velocity(3.0, 0.25), (vec![1.5, 2.5], vec![CfgBatch::Cond]));
+        assert_eq!(velocity(3.0, 1.0).1, [CfgBatch::Cond]);
+        assert_eq!(velocity(1.0, 0.5), (vec![1.5, 2.5], vec![CfgBatch::Cond]));
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
                 &self,
                 x_t: &Tensor,
                 _: Evaluation,
-                _: Rows,
+                _: CfgBatch,
                 _: &mut (),
             ) -> candle_core::Result<Tensor> {
                 Ok(x_t.clone())

@@ -5,7 +5,7 @@
 //! one step's velocities into the next latents; [`solve`] walks the grid.
 //! A network that knows classes is [`ClassConditional`]; [`Guided`] makes a [`VelocityModel`] of it
 //! by classifier-free guidance, and asks for the unconditional half only where [`Guidance`] uses it.
-//! One whose expensive half can be kept between steps is [`Decoupled`]. [`WithWeaker`] guides by a weaker
+//! One whose expensive half can be kept between steps is [`Decoupled`]. [`Autoguided`] guides by a weaker
 //! network instead of "no class".
 //!
 //! Training meets the same nouns: [`LinearPath`] mixes data and noise and gives the velocity target,
@@ -52,11 +52,11 @@ mod solver;
 mod time_grid;
 mod training_time;
 
-pub use autoguidance::WithWeaker;
+pub use autoguidance::Autoguided;
 pub use error::{FlowError, Result};
 pub use guidance::{Guidance, Guided};
 pub use loss::flow_matching_loss;
-pub use model::{ClassConditional, Decoupled, Evaluation, FromFn, Rows, VelocityModel};
+pub use model::{ClassConditional, Decoupled, Evaluation, FromFn, CfgBatch, VelocityModel};
 pub use noise::{CounterNoise, NoiseSource, Purpose, TorchGenerator, noise_batch, torch_randn};
 pub use path::LinearPath;
 pub use resample_tokens::resample_tokens;

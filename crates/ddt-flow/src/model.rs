@@ -42,19 +42,19 @@ pub trait VelocityModel {
 ///
 /// With both halves the class rows come first, so the class rows alone are a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
+pub enum CfgBatch {
     /// The `B` class rows alone.
-    Class,
+    Cond,
     /// The `B` class rows, then the `B` rows without a class.
-    Both,
+    CondUncond,
 }
 
-impl Rows {
+impl CfgBatch {
     /// Number of rows for `batch` samples: `B` or `2B`.
     pub fn count(self, batch: usize) -> usize {
         match self {
-            Rows::Class => batch,
-            Rows::Both => batch.saturating_mul(2),
+            CfgBatch::Cond => batch,
+            CfgBatch::CondUncond => batch.saturating_mul(2),
         }
     }
 }
@@ -68,8 +68,8 @@ pub trait ClassConditional {
     ///
     /// # Shapes
     ///
-    /// `x_t`: (B, ...) in f32, whatever `rows` is -> (B, ...) for [`Rows::Class`], (2B, ...) for
-    /// [`Rows::Both`] with the class rows first
+    /// `x_t`: (B, ...) in f32, whatever `rows` is -> (B, ...) for [`CfgBatch::Cond`], (2B, ...) for
+    /// [`CfgBatch::CondUncond`] with the class rows first
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ pub trait ClassConditional {
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: Rows,
+        rows: CfgBatch,
         state: &mut Self::State,
     ) -> Result<Tensor>;
 }
@@ -89,7 +89,7 @@ pub trait ClassConditional {
 /// was kept and a later `x_t` is sharing. The labels are inside the implementor.
 pub trait Decoupled {
     /// What [`encode`](Self::encode) computes and [`decode`](Self::decode) needs; the time is in it.
-    type Kept;
+    type Cached;
 
     /// Runs the expensive half.
     ///
@@ -100,20 +100,20 @@ pub trait Decoupled {
     /// # Errors
     ///
     /// The batch does not fit the labels, or a tensor operation fails.
-    fn encode(&self, x_t: &Tensor, t: f64, rows: Rows) -> Result<Self::Kept>;
+    fn encode(&self, x_t: &Tensor, t: f64, rows: CfgBatch) -> Result<Self::Cached>;
 
     /// Runs the cheap half, for the rows wanted.
     ///
-    /// What was kept for [`Rows::Both`] serves [`Rows::Class`] too, by its first half.
+    /// What was kept for [`CfgBatch::CondUncond`] serves [`CfgBatch::Cond`] too, by its first half.
     ///
     /// # Shapes
     ///
-    /// `x_t`: (B, ...) in f32 -> velocities, (B, ...) for [`Rows::Class`], (2B, ...) for [`Rows::Both`]
+    /// `x_t`: (B, ...) in f32 -> velocities, (B, ...) for [`CfgBatch::Cond`], (2B, ...) for [`CfgBatch::CondUncond`]
     ///
     /// # Errors
     ///
     /// `kept` is for fewer rows than are wanted or for another batch, or a tensor operation fails.
-    fn decode(&self, x_t: &Tensor, kept: &Self::Kept, rows: Rows) -> Result<Tensor>;
+    fn decode(&self, x_t: &Tensor, kept: &Self::Cached, rows: CfgBatch) -> Result<Tensor>;
 }
 
 impl<M: VelocityModel + ?Sized> VelocityModel for &M {
@@ -131,7 +131,7 @@ impl<M: ClassConditional + ?Sized> ClassConditional for &M {
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: Rows,
+        rows: CfgBatch,
         state: &mut Self::State,
     ) -> Result<Tensor> {
         (**self).velocity_rows(x_t, at, rows, state)

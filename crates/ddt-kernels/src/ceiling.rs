@@ -13,8 +13,8 @@ use crate::packed_linear::of_dtype;
 /// # Errors
 ///
 /// If `dtype` is neither f32 nor bf16.
-pub fn product_ceiling(dtype: DType) -> Result<f64> {
-    of_dtype!("product_ceiling", dtype, T => {
+pub fn gemm_peak_flops(dtype: DType) -> Result<f64> {
+    of_dtype!("gemm_peak_flops", dtype, T => {
         // The shortest of a few: others may compute beside.
         Ok((0..20).map(|_| ceiling::<T>(20_000)).fold(0.0, f64::max))
     })
@@ -26,7 +26,7 @@ mod tests {
 
     #[test]
     fn bf16_has_a_ceiling_and_integers_have_none() {
-        assert!(product_ceiling(DType::BF16).unwrap() > 0.0);
-        assert!(product_ceiling(DType::U8).unwrap_err().to_string().contains("U8"));
+        assert!(gemm_peak_flops(DType::BF16).unwrap() > 0.0);
+        assert!(gemm_peak_flops(DType::U8).unwrap_err().to_string().contains("U8"));
     }
 }

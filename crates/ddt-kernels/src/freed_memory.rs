@@ -10,7 +10,7 @@
 /// system and has it zeroed and mapped anew, which costs up to a tenth of a step on a CPU. Programs that sample or
 /// train call this once, first; a library should leave the choice to its program.
 /// Does nothing where the allocator is another, or cannot be told.
-pub fn keep_freed_memory() {
+pub fn retain_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         // The names and numbers of glibc's malloc.h.
@@ -30,7 +30,7 @@ pub fn keep_freed_memory() {
 mod tests {
     #[test]
     fn allocations_work_after_it() {
-        super::keep_freed_memory();
+        super::retain_freed_memory();
         assert_eq!(vec![1u8; 50 << 20].iter().map(|it| usize::from(*it)).sum::<usize>(), 50 << 20);
     }
 }

@@ -10,8 +10,8 @@
 //! - [`linear`]: the product of a linear layer, f32 on the CPU alone; [`PackedLinear`]: one that is not
 //!   trained, f32 or bf16; [`PackedSwiGlu`]: two of these and the gate between them;
 //! - [`packed_block`]: a whole block of such layers;
-//! - [`InstructionSet`]: which instructions all of this may use; [`product_ceiling`]: how fast they could be;
-//!   [`keep_freed_memory`]: for programs that want every step as fast as the second;
+//! - [`InstructionSet`]: which instructions all of this may use; [`gemm_peak_flops`]: how fast they could be;
+//!   [`retain_freed_memory`]: for programs that want every step as fast as the second;
 //! - [`neighbours`]: what makes a 3 x 3 convolution a linear layer;
 //! - [`swiglu`], [`silu`], [`add_silu`]: activations.
 //!
@@ -71,8 +71,8 @@ mod transformer_block;
 
 pub use add_silu::add_silu;
 pub use attention::attention;
-pub use ceiling::product_ceiling;
-pub use freed_memory::keep_freed_memory;
+pub use ceiling::gemm_peak_flops;
+pub use freed_memory::retain_freed_memory;
 pub use gate_residual::gate_residual;
 pub use instruction_set::InstructionSet;
 pub use layer_norm_modulate::layer_norm_modulate;

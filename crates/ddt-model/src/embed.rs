@@ -18,7 +18,7 @@ pub(crate) enum TokenEmbed {
 impl TokenEmbed {
     pub(crate) fn new(cfg: &NetworkConfig, vb: VarBuilder) -> Result<Self> {
         let (c, p, d) = (cfg.sizes.in_channels, cfg.sizes.patch_size, cfg.sizes.hidden_size);
-        Ok(match cfg.grid_side.filter(|_| cfg.family.is_unimproved()) {
+        Ok(match cfg.grid_side.filter(|_| cfg.family.has_sit_blocks()) {
             Some(side) => Self::Sit(SitPatchEmbed::new((c, p), d, side, vb)?),
             None => Self::Improved(PatchEmbed::new(c, p, d, vb)?),
         })
@@ -53,7 +53,7 @@ pub(crate) enum Activation {
 
 impl Activation {
     pub(crate) fn of(cfg: &NetworkConfig) -> Self {
-        if cfg.family.is_unimproved() { Self::InBlocks } else { Self::Here }
+        if cfg.family.has_sit_blocks() { Self::InBlocks } else { Self::Here }
     }
 
     /// `silu(xs + addend)` or `xs + addend`, `(B, L, D)` and `(B, 1, D)`.
@@ -70,7 +70,7 @@ impl ConditionEmbed {
         let (d, num_classes) = (cfg.sizes.hidden_size, cfg.sizes.num_classes);
         let t_embedder = vb.pp("t_embedder");
         Ok(Self {
-            t_embedder: if cfg.family.is_unimproved() {
+            t_embedder: if cfg.family.has_sit_blocks() {
                 TimestepEmbed::sit(d, t_embedder)?
             } else {
                 TimestepEmbed::new(d, t_embedder)?

@@ -1,6 +1,6 @@
 //! What can go wrong with a network and its files.
 
-use ddt_checkpoint::CheckpointError;
+use ddt_files::CheckpointError;
 use ddt_flow::FlowError;
 use ddt_sharing::PlanError;
 

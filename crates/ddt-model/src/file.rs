@@ -8,7 +8,7 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use ddt_checkpoint::{Checkpoint, LoadOptions, load_exact, write_safetensors};
+use ddt_files::{Checkpoint, LoadOptions, load_exact, write_safetensors};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{

@@ -1,7 +1,7 @@
 //! A network bound to the labels of one batch.
 
 use candle_core::{Device, Result, Tensor};
-use ddt_flow::{ClassConditional, Decoupled, Evaluation, Rows};
+use ddt_flow::{ClassConditional, Decoupled, Evaluation, CfgBatch};
 
 use crate::{
     ddt::Ddt, error::ModelError, network::VelocityNetwork, shared::NetworkCalls,
@@ -28,7 +28,7 @@ impl<'a> Labelled<'a> {
     ///
     /// # Shapes
     /// `x_t: (B, C, H, W) -> (B or 2B, L, D)`.
-    pub fn self_condition(&self, x_t: &Tensor, t: f64, rows: Rows) -> Result<Tensor> {
+    pub fn self_condition(&self, x_t: &Tensor, t: f64, rows: CfgBatch) -> Result<Tensor> {
         let labels = self.labels.of(rows);
         let t = Tensor::full(t as f32, labels.dim(0)?, x_t.device())?;
         self.network.encoder().forward(&stack(x_t, rows)?, &t, labels)
@@ -41,19 +41,19 @@ impl<'a> Labelled<'a> {
 }
 
 impl Decoupled for Labelled<'_> {
-    type Kept = DecoderModulations;
+    type Cached = DecoderModulations;
 
-    fn encode(&self, x_t: &Tensor, t: f64, rows: Rows) -> Result<DecoderModulations> {
+    fn encode(&self, x_t: &Tensor, t: f64, rows: CfgBatch) -> Result<DecoderModulations> {
         self.keep(&self.self_condition(x_t, t, rows)?)
     }
 
-    fn decode(&self, x_t: &Tensor, kept: &DecoderModulations, rows: Rows) -> Result<Tensor> {
+    fn decode(&self, x_t: &Tensor, kept: &DecoderModulations, rows: CfgBatch) -> Result<Tensor> {
         let xs = stack(x_t, rows)?;
         let wanted = xs.dim(0)?;
         if kept.rows()? == wanted {
-            self.network.decoder().forward_kept(&xs, kept)
+            self.network.decoder().forward_cached(&xs, kept)
         } else {
-            self.network.decoder().forward_kept(&xs, &kept.narrow_rows(wanted)?)
+            self.network.decoder().forward_cached(&xs, &kept.narrow_rows(wanted)?)
         }
     }
 }
@@ -84,7 +84,7 @@ impl ClassConditional for Whole<'_> {
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: Rows,
+        rows: CfgBatch,
         calls: &mut NetworkCalls,
     ) -> Result<Tensor> {
         let labels = self.labels.of(rows);
@@ -112,18 +112,18 @@ impl BatchLabels {
         Ok(Self { both: Tensor::cat(&[&class, &none], 0)?, class })
     }
 
-    fn of(&self, rows: Rows) -> &Tensor {
+    fn of(&self, rows: CfgBatch) -> &Tensor {
         match rows {
-            Rows::Class => &self.class,
-            Rows::Both => &self.both,
+            CfgBatch::Cond => &self.class,
+            CfgBatch::CondUncond => &self.both,
         }
     }
 }
 
 /// The latents the network sees: class rows, and the same again for "no class".
-fn stack(x_t: &Tensor, rows: Rows) -> Result<Tensor> {
+fn stack(x_t: &Tensor, rows: CfgBatch) -> Result<Tensor> {
     match rows {
-        Rows::Class => Ok(x_t.clone()),
-        Rows::Both => Tensor::cat(&[x_t, x_t], 0),
+        CfgBatch::Cond => Ok(x_t.clone()),
+        CfgBatch::CondUncond => Tensor::cat(&[x_t, x_t], 0),
     }
 }

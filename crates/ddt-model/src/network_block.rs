@@ -37,7 +37,7 @@ impl NetworkBlock {
     /// A block whose tokens meet by `mixer`, which families of SiT's blocks do not look at.
     pub(crate) fn new(cfg: &NetworkConfig, mixer: TokenMixer, vb: VarBuilder) -> Result<Self> {
         let (d, heads) = (cfg.sizes.hidden_size, cfg.sizes.num_heads);
-        if cfg.family.is_unimproved() {
+        if cfg.family.has_sit_blocks() {
             return Ok(Self::Sit(SitBlock::new(d, heads, vb)?));
         }
         Ok(match mixer {

@@ -33,7 +33,8 @@ pub enum Family {
     /// its projection head.
     Repa,
     /// DDT's split on SiT's blocks, the paper's DDT†.
-    DdtUnimproved,
+    #[serde(rename = "ddt-dagger", alias = "ddt-unimproved")]
+    DdtDagger,
 }
 
 /// How the tokens of a decoder block meet (Tab. 5 of arXiv:2504.05741).
@@ -111,12 +112,12 @@ const POSITIONS: &str = "pos_embed";
 impl Family {
     /// Whether its networks are a condition encoder and a velocity decoder.
     pub fn has_halves(self) -> bool {
-        matches!(self, Self::Ddt | Self::DdtUnimproved)
+        matches!(self, Self::Ddt | Self::DdtDagger)
     }
 
     /// Whether it is made of SiT's blocks, with fixed positions.
-    pub(crate) fn is_unimproved(self) -> bool {
-        matches!(self, Self::Sit | Self::Repa | Self::DdtUnimproved)
+    pub(crate) fn has_sit_blocks(self) -> bool {
+        matches!(self, Self::Sit | Self::Repa | Self::DdtDagger)
     }
 }
 
@@ -146,7 +147,7 @@ impl NetworkConfig {
     /// # Errors
     /// When the configuration makes no network.
     pub fn fixed_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let grid_side = self.grid_side.filter(|_| self.family.is_unimproved());
+        let grid_side = self.grid_side.filter(|_| self.family.has_sit_blocks());
         let table = |side| Ok((POSITIONS.to_owned(), sincos_positions(self.sizes.hidden_size, side)?));
         grid_side.into_iter().map(table).collect()
     }
@@ -164,8 +165,8 @@ impl NetworkConfig {
             return Err(wrong("decoder_mixer", "attention: other mixers are for family ddt"));
         }
         match self.grid_side {
-            None if family.is_unimproved() => return Err(wrong("grid_side", "the tokens on a side")),
-            Some(_) if !family.is_unimproved() => {
+            None if family.has_sit_blocks() => return Err(wrong("grid_side", "the tokens on a side")),
+            Some(_) if !family.has_sit_blocks() => {
                 return Err(wrong("grid_side", "none: positions are rotary"));
             }
             Some(got) if !(1..=1 << 10).contains(&got) => {

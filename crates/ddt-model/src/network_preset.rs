@@ -7,7 +7,8 @@ use crate::{
 
 /// What stands before the size in a name; one that begins with another comes first.
 const FAMILIES: &[(&str, Family)] = &[
-    ("ddt-unimproved-", Family::DdtUnimproved),
+    ("ddt-dagger-", Family::DdtDagger),
+    ("ddt-unimproved-", Family::DdtDagger), // its name before version 0.2
     ("ddt-", Family::Ddt),
     ("improved-sit-", Family::ImprovedSit),
     ("improved-repa-", Family::ImprovedSit),
@@ -26,7 +27,7 @@ impl NetworkConfig {
     /// |---|---|---|
     /// | `ddt-{b2,l2,xl2}`, with any split: `ddt-b2-6en6de` | DDT ([`DdtConfig::preset`]) | 130,262,800; 457,648,144; 674,646,352 |
     /// | the same with `-conv3x3` or `-mlp` after the split | DDT with another decoder (Tab. 5) | |
-    /// | `ddt-unimproved-b2`, with any size and split | DDT†: the split on SiT's blocks | |
+    /// | `ddt-dagger-b2`, with any size and split | DDT†: the split on SiT's blocks | |
     /// | `improved-sit-{b2,l2,xl2}`, `improved-repa-{b2,l2,xl2}` | DDT's blocks without the split | 130,249,744; 457,630,736; 674,626,768 |
     /// | `sit-{b2,l2,xl2}` | SiT, learnt sigma included | 130,512,416; 458,102,816; 675,129,632 |
     /// | `repa-{b2,l2,xl2}` | REPA, projection head included (2048 channels, to 768, after block 8) | |
@@ -49,7 +50,7 @@ impl NetworkConfig {
                 .map(|it| format!("ddt-{it}")),
         );
         names.extend(MIXERS.iter().map(|(mixer, _)| format!("ddt-b2-8en4de{mixer}")));
-        names.push("ddt-unimproved-b2-8en4de".to_owned());
+        names.push("ddt-dagger-b2-8en4de".to_owned());
         for (prefix, family) in FAMILIES {
             if !family.has_halves() {
                 names.extend(["b2", "l2", "xl2"].map(|size| format!("{prefix}{size}")));
@@ -68,7 +69,7 @@ fn parse(name: &str) -> Option<NetworkConfig> {
     // A split says nothing without halves; other mixers are for a DDT's decoder, whose split is named.
     let fits = match family {
         Family::Ddt => split || decoder_mixer == TokenMixer::Attention,
-        Family::DdtUnimproved => decoder_mixer == TokenMixer::Attention,
+        Family::DdtDagger => decoder_mixer == TokenMixer::Attention,
         _ => !split && decoder_mixer == TokenMixer::Attention,
     };
     let sizes = DdtConfig::preset(&format!("ddt-{size}")).ok().filter(|_| fits)?;
@@ -76,7 +77,7 @@ fn parse(name: &str) -> Option<NetworkConfig> {
         family,
         sizes,
         decoder_mixer,
-        grid_side: family.is_unimproved().then_some(16),
+        grid_side: family.has_sit_blocks().then_some(16),
         projection: (family == Family::Repa).then_some(Projection {
             align_layer: 8,
             hidden_size: 2048,
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(count("ddt-b2-8en4de-conv3x3"), count("ddt-b2") + 4 * (9 * 768 * 768 + 768 - attention));
         assert_eq!(count("ddt-b2-8en4de-mlp"), count("ddt-b2") + 4 * (3 * 768 * 2048 - attention));
         // DDT-dagger: SiT with a second embedder and one latent's channels.
-        assert_eq!(count("ddt-unimproved-b2-8en4de"), count("sit-b2") - 16 * (768 + 1) + 16 * 768 + 768);
+        assert_eq!(count("ddt-dagger-b2-8en4de"), count("sit-b2") - 16 * (768 + 1) + 16 * 768 + 768);
     }
 
     #[test]
@@ -132,7 +133,7 @@ mod tests {
             "sit-s2",
             "sit-b2-8en4de",
             "repa-b2-mlp",
-            "ddt-unimproved-b2-8en4de-mlp",
+            "ddt-dagger-b2-8en4de-mlp",
             "ddt-b2-mlp",
             "ddt-b2-8en4de-conv5x5",
         ] {

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
-use ddt_flow::{ClassConditional, Guidance, Guided, Solver, StepReport, TimeGrid, WithWeaker, solve};
+use ddt_flow::{ClassConditional, Guidance, Guided, Solver, StepReport, TimeGrid, Autoguided, solve};
 use ddt_sharing::SharingPlan;
 
 use crate::{
@@ -70,7 +70,7 @@ pub fn sample(
 }
 
 /// [`sample`] guided away from a weaker network of the same task instead of "no class" (autoguidance; see
-/// [`WithWeaker`]).
+/// [`Autoguided`]).
 ///
 /// A plan is the main network's; the weaker one, which runs at guided steps alone, shares nothing.
 ///
@@ -94,12 +94,12 @@ pub fn sample_autoguided(
     match bind(network, labels, options, &Guidance::none(), noise)? {
         Bound::Halves(model) => {
             let mut state = Default::default();
-            let latents = run(WithWeaker { model, weaker }, noise, options, &mut state, on_step)?;
+            let latents = run(Autoguided { model, weaker }, noise, options, &mut state, on_step)?;
             Ok(Sampled { latents, calls: state.0.calls() })
         }
         Bound::Whole(model) => {
             let mut state = Default::default();
-            let latents = run(WithWeaker { model, weaker }, noise, options, &mut state, on_step)?;
+            let latents = run(Autoguided { model, weaker }, noise, options, &mut state, on_step)?;
             Ok(Sampled { latents, calls: state.0 })
         }
     }

@@ -1,7 +1,7 @@
 //! Keeping one self-condition for several steps.
 
 use candle_core::{Result, Tensor, bail};
-use ddt_flow::{ClassConditional, Decoupled, Evaluation, Guidance, Rows, TimeGrid};
+use ddt_flow::{ClassConditional, Decoupled, Evaluation, Guidance, CfgBatch, TimeGrid};
 use ddt_sharing::{PlanError, SharingPlan, StepGrid};
 
 /// What to encode at each step of one run: a plan, with guidance looked ahead.
@@ -11,7 +11,7 @@ use ddt_sharing::{PlanError, SharingPlan, StepGrid};
 /// published sampler, which always encodes both, would have them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecomputeSchedule {
-    rows: Vec<Option<Rows>>,
+    rows: Vec<Option<CfgBatch>>,
 }
 
 impl RecomputeSchedule {
@@ -31,7 +31,7 @@ impl RecomputeSchedule {
         let guided = |i: usize| guidance.is_guided(grid.times()[i]);
         let rows = (0..grid.num_steps()).map(|i| {
             let both = || (i..plan.next_recompute(i)).any(guided);
-            plan.is_recompute(i).then(|| if both() { Rows::Both } else { Rows::Class })
+            plan.is_recompute(i).then(|| if both() { CfgBatch::CondUncond } else { CfgBatch::Cond })
         });
         Ok(Self { rows: rows.collect() })
     }
@@ -56,7 +56,7 @@ pub struct Shared<M> {
 /// What a [`Shared`] network keeps between evaluations.
 #[derive(Debug, Clone)]
 pub struct SharedState<K> {
-    kept: Option<(K, Rows)>,
+    kept: Option<(K, CfgBatch)>,
     calls: NetworkCalls,
 }
 
@@ -90,13 +90,13 @@ impl<K> Default for SharedState<K> {
 }
 
 impl<M: Decoupled> ClassConditional for Shared<M> {
-    type State = SharedState<M::Kept>;
+    type State = SharedState<M::Cached>;
 
     fn velocity_rows(
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: Rows,
+        rows: CfgBatch,
         state: &mut Self::State,
     ) -> Result<Tensor> {
         let planned = match &self.schedule {
@@ -104,14 +104,14 @@ impl<M: Decoupled> ClassConditional for Shared<M> {
             Some(schedule) => schedule.rows.get(at.step).copied().flatten(),
         };
         if let Some(planned) = planned {
-            let encode = if planned == Rows::Both { Rows::Both } else { rows };
+            let encode = if planned == CfgBatch::CondUncond { CfgBatch::CondUncond } else { rows };
             // What is kept goes before its successor is made: together they are the peak of memory.
             state.kept = None;
             state.kept = Some((self.model.encode(x_t, at.t, encode)?, encode));
             state.calls.encoder += 1;
         }
         let kept = match &state.kept {
-            Some((kept, have)) if *have == Rows::Both || rows == Rows::Class => kept,
+            Some((kept, have)) if *have == CfgBatch::CondUncond || rows == CfgBatch::Cond => kept,
             Some(_) => bail!("step {}: expected both halves to be kept, got the class half alone", at.step),
             None => bail!("step {}: expected a kept self-condition, got none; start at step 0", at.step),
         };

@@ -67,7 +67,7 @@ impl VelocityDecoder {
             final_layer: match cfg.family {
                 // Of SiT's learnt sigma nothing is used here, but its files have it.
                 Family::Sit => FinalLayer::sit(d, 2 * patch_dim, last)?,
-                family if family.is_unimproved() => FinalLayer::sit(d, patch_dim, last)?,
+                family if family.has_sit_blocks() => FinalLayer::sit(d, patch_dim, last)?,
                 _ => FinalLayer::new(d, patch_dim, last)?,
             },
         })
@@ -78,7 +78,7 @@ impl VelocityDecoder {
     /// # Shapes
     /// `x_t: (B, C, H, W)`; `condition: (B, L or 1, D)`; `-> (B, C, H, W)` in f32.
     pub fn forward(&self, x_t: &Tensor, condition: &Tensor) -> Result<Tensor> {
-        self.forward_kept(x_t, &self.modulations(condition)?)
+        self.forward_cached(x_t, &self.modulations(condition)?)
     }
 
     /// What `condition` means to this decoder.
@@ -94,15 +94,15 @@ impl VelocityDecoder {
     ///
     /// # Shapes
     /// `x_t: (B, C, H, W) -> (B, C, H, W)` in f32.
-    pub fn forward_kept(&self, x_t: &Tensor, modulations: &DecoderModulations) -> Result<Tensor> {
+    pub fn forward_cached(&self, x_t: &Tensor, modulations: &DecoderModulations) -> Result<Tensor> {
         Ok(self.forward_with_features(x_t, modulations, 0)?.0)
     }
 
-    /// [`forward_kept`](Self::forward_kept), and the output of block `align_layer` of this decoder
+    /// [`forward_cached`](Self::forward_cached), and the output of block `align_layer` of this decoder
     /// (from 1; 0 is the embedded latent), `(B, L, D)`.
     ///
     /// # Errors
-    /// As [`forward_kept`](Self::forward_kept), and when there is no such block.
+    /// As [`forward_cached`](Self::forward_cached), and when there is no such block.
     pub fn forward_with_features(
         &self,
         x_t: &Tensor,
@@ -125,7 +125,7 @@ impl VelocityDecoder {
         }
         let patches = self.final_layer.forward(&xs, &modulations.final_shift_scale)?; // (B, L, C P^2)
         let (patches, p) = (patches.to_dtype(DType::F32)?, self.cfg.sizes.patch_size);
-        let velocity = if self.cfg.family.is_unimproved() {
+        let velocity = if self.cfg.family.has_sit_blocks() {
             unpatchify_channel_last(&patches, p, (h, w))?.narrow(1, 0, self.cfg.sizes.in_channels)?
         } else {
             unpatchify(&patches, p, (h, w))?

@@ -8,7 +8,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use ddt_checkpoint::{Checkpoint, LoadOptions, load_exact, sha256_file, write_safetensors};
+use ddt_files::{Checkpoint, LoadOptions, load_exact, sha256_file, write_safetensors};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ddt_checkpoint::CheckpointError;
+use ddt_files::CheckpointError;
 use ddt_flow::FlowError;
 use ddt_model::ModelError;
 

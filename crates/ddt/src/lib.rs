@@ -8,7 +8,7 @@
 //! - [`metrics`] measures samples; [`npz`] is the archives they are kept in.
 //! - [`analysis`] is the paper's analyses: spectra, diffusions, errors of solvers.
 //! - [`cuda`] samples on NVIDIA GPUs.
-//! - [`blocks`], [`kernels`] and [`checkpoint`] are what the others are made of.
+//! - [`blocks`], [`kernels`] and [`files`] are what the others are made of.
 //!
 //! # Crate features
 //!
@@ -20,14 +20,14 @@
 pub use ddt_adapters as adapters;
 pub use ddt_analysis as analysis;
 pub use ddt_blocks as blocks;
-pub use ddt_checkpoint as checkpoint;
+pub use ddt_files as files;
 pub use ddt_cuda as cuda;
 pub use ddt_data as data;
 pub use ddt_flow as flow;
 pub use ddt_kernels as kernels;
 pub use ddt_metrics as metrics;
 pub use ddt_model as model;
-pub use ddt_npz as npz;
+pub use ddt_files::npz;
 pub use ddt_sharing as sharing;
 pub use ddt_train as train;
 

@@ -11,7 +11,7 @@ pub mod program;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use ddt_checkpoint::sha256_file;
+use ddt_files::sha256_file;
 
 use crate::assets;
 use network::Classifier;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use ddt_blocks::{Linear, RmsNorm};
-use ddt_checkpoint::{Checkpoint, LoadOptions, load_exact};
+use ddt_files::{Checkpoint, LoadOptions, load_exact};
 use ddt_kernels::{neighbours, silu};
 use ddt_train::Parameters;
 

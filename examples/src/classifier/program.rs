@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Instant};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device};
 use candle_nn::VarBuilder;
-use ddt_checkpoint::write_safetensors;
+use ddt_files::write_safetensors;
 use ddt_train::{
     AdamWConfig, EpochOrder, LatentDataset, LrSchedule, Pick, Precision, RunFolder, TrainConfig, Trainer,
 };

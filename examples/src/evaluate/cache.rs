@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use ddt_npz::{ArrayData, Dtype, NpzFile, write_npz};
+use ddt_files::npz::{ArrayData, Dtype, NpzFile, write_npz};
 use sha2::{Digest, Sha256};
 
 use super::extractor::{Extracted, Extractor, Rows};

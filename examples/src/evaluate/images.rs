@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use ddt_data::{DataError, ImageFolder, Limits, Rgb8, read_rgb8};
-use ddt_npz::{Dtype, NpzFile};
+use ddt_files::npz::{Dtype, NpzFile};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 

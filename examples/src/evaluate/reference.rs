@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use ddt_metrics::Statistics;
-use ddt_npz::NpzFile;
+use ddt_files::npz::NpzFile;
 
 use super::images::Images;
 

@@ -1,7 +1,7 @@
 //! Which process of how many this is.
 
 use anyhow::{Context, Result, bail};
-use ddt_npz::Share;
+use ddt_files::npz::Shard;
 
 /// Variables with rank and number of processes. SLURM is last: what it starts may start processes of its own.
 const LAUNCHERS: [(&str, &str); 4] = [
@@ -23,14 +23,14 @@ pub fn share(
     rank: Option<usize>,
     world_size: Option<usize>,
     variable: impl Fn(&str) -> Option<String>,
-) -> Result<Share> {
+) -> Result<Shard> {
     match (rank, world_size) {
-        (Some(rank), Some(world)) => return Share::new(rank, world).context("--rank, --world-size"),
+        (Some(rank), Some(world)) => return Shard::new(rank, world).context("--rank, --world-size"),
         (None, None) => {}
         _ => bail!("expected --rank and --world-size together, got one of them"),
     }
     let found = LAUNCHERS.iter().find_map(|&names| Some((names, variable(names.0)?, variable(names.1)?)));
-    let Some(((rank_name, world_name), rank, world)) = found else { return Ok(Share::ALONE) };
+    let Some(((rank_name, world_name), rank, world)) = found else { return Ok(Shard::ALONE) };
     let number = |name: &str, text: &str| {
         let wanted = || {
             format!(
@@ -39,7 +39,7 @@ pub fn share(
         };
         text.trim().parse::<usize>().with_context(wanted)
     };
-    Share::new(number(rank_name, &rank)?, number(world_name, &world)?)
+    Shard::new(number(rank_name, &rank)?, number(world_name, &world)?)
         .with_context(|| format!("{rank_name}, {world_name}"))
 }
 
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn flags_come_first_and_together() {
         let set = |name: &str| Some(if name == "RANK" { "0" } else { "3" }.to_owned());
-        assert_eq!(share(Some(1), Some(2), set).unwrap(), Share::new(1, 2).unwrap());
+        assert_eq!(share(Some(1), Some(2), set).unwrap(), Shard::new(1, 2).unwrap());
         assert!(share(Some(1), None, set).is_err());
         assert!(share(Some(2), Some(2), set).is_err());
     }

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use ddt_npz::Share;
+use ddt_files::npz::Shard;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::progress::{in_words, say};
@@ -17,7 +17,7 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Meter {
     count: usize,
-    share: Share,
+    share: Shard,
     /// Images that were finished when this began.
     before: usize,
     /// Images that are finished now.
@@ -32,7 +32,7 @@ pub struct Meter {
 impl Meter {
     /// Starts the clock for `count` images of which `before` are finished.
     #[must_use]
-    pub fn start(count: usize, before: usize, share: Share) -> Self {
+    pub fn start(count: usize, before: usize, share: Shard) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(count as u64);
             if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:24} {msg}") {
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn lines_say_images_rate_and_time_left() {
-        let mut meter = Meter::start(1000, 200, Share::ALONE);
+        let mut meter = Meter::start(1000, 200, Shard::ALONE);
         let after = |meter: &Meter, seconds| meter.describe(Duration::from_secs(seconds));
         assert_eq!(after(&meter, 5), "200 of 1000 images, 0.000 images/s, unknown time left");
         meter.painting(20.0);
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(after(&meter, 80), "240 of 1000 images, 0.500 images/s, 25 min 20 s left");
         meter.finished(1000);
         assert!(after(&meter, 100).ends_with("8.0 images/s, 0 s left"));
-        let other = Meter::start(4, 0, Share::new(1, 3).unwrap());
+        let other = Meter::start(4, 0, Shard::new(1, 3).unwrap());
         assert!(after(&other, 1).starts_with("process 1 of 3, all of them: 0 of 4 images"));
     }
 }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use ddt_checkpoint::atomic_write;
-use ddt_npz::{Dtype, NpzFile};
+use ddt_files::atomic_write;
+use ddt_files::npz::{Dtype, NpzFile};
 use rayon::prelude::*;
 
 use crate::generate::Interrupted;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
-use ddt_flow::{ClassConditional, Decoupled, Evaluation, FlowError, Guided, Rows, StepReport, solve};
+use ddt_flow::{ClassConditional, Decoupled, Evaluation, FlowError, Guided, CfgBatch, StepReport, solve};
 use ddt_model::{Ddt, Labelled, ModelError, SampleOptions};
 use ddt_sharing::{Similarity, SimilarityAccumulator};
 
@@ -48,10 +48,10 @@ impl ClassConditional for Recorded<'_> {
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: Rows,
+        rows: CfgBatch,
         state: &mut SelfConditions,
     ) -> candle_core::Result<Tensor> {
-        let z_t = self.0.self_condition(x_t, at.t, Rows::Both)?;
+        let z_t = self.0.self_condition(x_t, at.t, CfgBatch::CondUncond)?;
         state.keep(at.step, &z_t)?;
         self.0.decode(x_t, &self.0.keep(&z_t)?, rows)
     }

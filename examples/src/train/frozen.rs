@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use ddt_adapters::{Autoencoder, DinoV2, DinoV2Config, KlAutoencoder, KlConfig, PixelSpace, TinyEncoder};
-use ddt_checkpoint::{Checkpoint, sha256_file};
+use ddt_files::{Checkpoint, sha256_file};
 use ddt_train::{FeatureShape, Features};
 
 use crate::{

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, to_rgb8};
-use ddt_checkpoint::Checkpoint;
+use ddt_files::Checkpoint;
 use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
 use ddt_model::{LatentInfo, SampleOptions, VelocityNetwork, sample};
 use ddt_train::{FlowMatching, Trainer};

@@ -14,7 +14,7 @@ use ddt_examples::generate_dataset::{order, run};
 use ddt_examples::job::Job;
 use ddt_examples::png_file;
 use ddt_examples::progress::Cancel;
-use ddt_npz::{NpzFile, Share};
+use ddt_files::npz::{NpzFile, Shard};
 
 use crate::no_hub;
 
@@ -33,7 +33,7 @@ fn path(folder: &Path) -> PathBuf {
     folder.join("data.npz")
 }
 
-fn outcome(folder: &Path, share: Share, line: &[&str]) -> Result<String, String> {
+fn outcome(folder: &Path, share: Shard, line: &[&str]) -> Result<String, String> {
     run(&args(folder, line), share, &no_hub(folder), &Cancel::default()).map_err(|error| format!("{error:#}"))
 }
 
@@ -59,7 +59,7 @@ fn rows_are_the_images_that_the_order_says() {
     let pictures = folder.path().join("png");
     let line = ["--class", "ship,cat", "--count", "5", "--batch", "3", "--seed", "6"];
     let with_pictures = [&line[..], &["--png-folder", pictures.to_str().unwrap()]].concat();
-    let summary = outcome(folder.path(), Share::ALONE, &with_pictures).unwrap();
+    let summary = outcome(folder.path(), Shard::ALONE, &with_pictures).unwrap();
     assert!(summary.contains("5 images of 32 x 32 pixels, 2 classes"), "{summary}");
     let drawn = images(folder.path());
 
@@ -106,15 +106,15 @@ fn rows_are_the_images_that_the_order_says() {
 fn batches_change_no_picture() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let line = ["--class", "0,5", "--count", "3", "--share", "uniform:2", "--batch"];
-    outcome(one.path(), Share::ALONE, &[&line[..], &["1"]].concat()).unwrap();
-    outcome(two.path(), Share::ALONE, &[&line[..], &["3"]].concat()).unwrap();
+    outcome(one.path(), Shard::ALONE, &[&line[..], &["1"]].concat()).unwrap();
+    outcome(two.path(), Shard::ALONE, &[&line[..], &["3"]].concat()).unwrap();
     for (a, b) in images(one.path()).iter().zip(&images(two.path())) {
         assert_within_one_level(a, b);
     }
     let bytes = fs::read(path(one.path())).unwrap();
-    let message = outcome(one.path(), Share::ALONE, &[&line[..], &["3"]].concat()).unwrap_err();
+    let message = outcome(one.path(), Shard::ALONE, &[&line[..], &["3"]].concat()).unwrap_err();
     assert!(message.contains("batch is 1 there and 3 here"), "{message}");
-    let summary = outcome(one.path(), Share::ALONE, &[&line[..], &["1"]].concat()).unwrap();
+    let summary = outcome(one.path(), Shard::ALONE, &[&line[..], &["1"]].concat()).unwrap();
     assert!(summary.contains("3 images"), "{summary}");
     assert_eq!(fs::read(path(one.path())).unwrap(), bytes);
 }
@@ -126,7 +126,7 @@ const JOB: [&str; 4] = ["--count", "30", "--batch", "3"];
 fn child() {
     if let Ok(child) = std::env::var(CHILD) {
         let words: Vec<&str> = child.splitn(3, ' ').collect();
-        let share = Share::new(words[0].parse().unwrap(), words[1].parse().unwrap()).unwrap();
+        let share = Shard::new(words[0].parse().unwrap(), words[1].parse().unwrap()).unwrap();
         outcome(Path::new(words[2]), share, &JOB).unwrap();
     }
 }
@@ -155,7 +155,7 @@ fn logged(folder: &Path) -> u64 {
 #[test]
 fn kills_and_other_processes_change_no_byte() {
     let whole = tempfile::tempdir().unwrap();
-    outcome(whole.path(), Share::ALONE, &JOB).unwrap();
+    outcome(whole.path(), Shard::ALONE, &JOB).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut killed = 0;
     for number in 0..KILLS {
@@ -185,7 +185,7 @@ fn kills_and_other_processes_change_no_byte() {
 fn what_cannot_be_done_is_refused_before_any_work() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |line: &[&str], expected: &[&str]| {
-        let message = outcome(folder.path(), Share::ALONE, line).unwrap_err();
+        let message = outcome(folder.path(), Shard::ALONE, line).unwrap_err();
         for part in expected {
             assert!(message.contains(part), "{line:?}: expected {part:?} in {message:?}");
         }
@@ -200,7 +200,7 @@ fn what_cannot_be_done_is_refused_before_any_work() {
     refused(&["--png-folder", file.to_str().unwrap()], &["--png-folder"]);
     // Somebody's file in the archive's place.
     fs::write(path(folder.path()), "kept").unwrap();
-    let message = outcome(folder.path(), Share::ALONE, &["--count", "1"]).unwrap_err();
+    let message = outcome(folder.path(), Shard::ALONE, &["--count", "1"]).unwrap_err();
     assert!(message.contains("exists already"), "{message}");
     assert_eq!(fs::read(path(folder.path())).unwrap(), b"kept");
 }
@@ -210,7 +210,7 @@ fn an_interrupted_run_keeps_its_batches() {
     let folder = tempfile::tempdir().unwrap();
     let cancel = Cancel::default();
     cancel.request();
-    let error = run(&args(folder.path(), &JOB), Share::ALONE, &no_hub(folder.path()), &cancel).unwrap_err();
+    let error = run(&args(folder.path(), &JOB), Shard::ALONE, &no_hub(folder.path()), &cancel).unwrap_err();
     assert!(error.is::<ddt_examples::generate::Interrupted>(), "{error:#}");
     assert!(!path(folder.path()).exists());
     assert!(folder.path().join("data.npz.work/job.json").exists());

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{KlAutoencoder, KlConfig, TinyAutoencoder};
-use ddt_checkpoint::Renamed;
+use ddt_files::Renamed;
 
 use super::{
     compare::{Comparison, Tolerance},

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use ddt_checkpoint::Checkpoint;
+use ddt_files::Checkpoint;
 use ddt_model::DdtConfig;
 use serde::{Deserialize, de::DeserializeOwned};
 

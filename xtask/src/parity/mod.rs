@@ -147,7 +147,7 @@ mod tests {
         let metadata = [("kind".to_owned(), "unheard_of".to_owned())].into();
         let tensors =
             [("x".to_owned(), candle_core::Tensor::new(1f32, &candle_core::Device::Cpu).unwrap())].into();
-        ddt_checkpoint::write_safetensors(&path, &tensors, &metadata).unwrap();
+        ddt_files::write_safetensors(&path, &tensors, &metadata).unwrap();
         assert_eq!(compare_files(&[path], Type::F32).failed, 1);
     }
 }

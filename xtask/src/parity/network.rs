@@ -27,7 +27,7 @@ pub(crate) fn ddt_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
         Comparison::tensors("out.state", &z_t, &fixture.tensor("out.state")?, fixture.tolerance(FORWARD))?,
     ];
     if fixture.has("out.velocity_shared") {
-        let shared = network.decoder().forward_kept(&fixture.tensor("in.x2")?, &kept)?;
+        let shared = network.decoder().forward_cached(&fixture.tensor("in.x2")?, &kept)?;
         let want = fixture.tensor("out.velocity_shared")?;
         found.push(Comparison::tensors("out.velocity_shared", &shared, &want, fixture.tolerance(FORWARD))?);
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ddt_checkpoint::CheckpointError;
+use ddt_files::CheckpointError;
 
 /// Why a file of the hub could not be had.
 #[derive(thiserror::Error, Debug)]

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use ddt_checkpoint::{CheckpointError, sha256_file};
+use ddt_files::{CheckpointError, sha256_file};
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::{HFClient, HFError, split_id};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use ddt_checkpoint::TensorSource;
+use ddt_files::TensorSource;
 
 use super::KlConfig;
 use super::decoder::Decoder;
@@ -51,7 +51,7 @@ impl KlDecoder {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_checkpoint::CheckpointError::Mismatch) with every missing,
+    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(cfg: &KlConfig, source: &S, device: &Device) -> std::result::Result<Self, LoadError>
     where

@@ -1,7 +1,7 @@
 //! Which member of the family.
 
 use candle_core::{Result, bail};
-use ddt_checkpoint::TensorSource;
+use ddt_files::TensorSource;
 use serde::{Deserialize, Serialize};
 
 use crate::load::LoadError;

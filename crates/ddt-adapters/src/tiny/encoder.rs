@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use ddt_checkpoint::TensorSource;
+use ddt_files::TensorSource;
 
 use super::DOWNSCALE;
 use super::block::{Block, WIDTH, blocks, forward_all};
@@ -70,7 +70,7 @@ impl TinyEncoder {
     /// # Errors
     ///
     /// [`LoadError::Unrecognised`] if the last convolution is absent;
-    /// [`CheckpointError::Mismatch`](ddt_checkpoint::CheckpointError::Mismatch) with every missing,
+    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
     where

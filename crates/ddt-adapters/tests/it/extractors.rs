@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
 use ddt_adapters::inception::FoldedInception;
 use ddt_adapters::{DinoV2, DinoV2Config, DinoV2Mlp, Inception};
-use ddt_checkpoint::TensorSource;
+use ddt_files::TensorSource;
 
 use crate::fixtures::{fixture, tensor};
 use crate::loading::{mismatch, tensors_of};

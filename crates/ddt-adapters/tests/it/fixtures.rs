@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{
     Autoencoder, KlAutoencoder, KlConfig, KlDecoder, TinyAutoencoder, TinyDecoder, TinyEncoder, to_rgb8,
 };
-use ddt_checkpoint::{Checkpoint, Prefixed};
+use ddt_files::{Checkpoint, Prefixed};
 
 use crate::testing::{InMemory, rel_rms};
 

@@ -6,7 +6,7 @@ use ddt_adapters::{
     Autoencoder, KlAutoencoder, KlConfig, KlDecoder, LoadError, Rgb8Error, TinyAutoencoder, TinyConfig,
     TinyDecoder, TinyEncoder, to_rgb8,
 };
-use ddt_checkpoint::{Checkpoint, CheckpointError};
+use ddt_files::{Checkpoint, CheckpointError};
 
 use crate::testing::{InMemory, random};
 

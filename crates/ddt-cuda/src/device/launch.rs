@@ -91,7 +91,7 @@ impl Launcher<'_> {
         match *op {
             // The scalars stand in the table of steps.
             Op::TimeWaves { out, scalars: _ } => {
-                cuda.timestep_waves(self.steps, MAX_PERIOD, &self.slice::<T>(out)?)
+                cuda.timestep_embedding(self.steps, MAX_PERIOD, &self.slice::<T>(out)?)
             }
             Op::ClassCondition { table, labels, time, out } => cuda.class_condition(&ClassCondition {
                 labels: &self.slice(labels)?,

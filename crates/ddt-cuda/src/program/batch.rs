@@ -1,6 +1,6 @@
 //! Programs of one network for one size of batch.
 
-use ddt_flow::Rows;
+use ddt_flow::CfgBatch;
 use ddt_model::DdtConfig;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::GpuError,
     step_kind::StepKind,
-    weights::{TIME_WAVES, WeightTable, padded_mlp_size},
+    weights::{TIMESTEP_FREQUENCIES, WeightTable, padded_mlp_size},
 };
 
 /// Number type of weights and activations.
@@ -170,7 +170,7 @@ impl Programs {
     }
 
     /// Rows of the network.
-    pub(crate) fn rows(&self, rows: Rows) -> usize {
+    pub(crate) fn rows(&self, rows: CfgBatch) -> usize {
         rows.count(self.batch.images)
     }
 }
@@ -199,7 +199,7 @@ impl Buffers {
     fn of(cfg: &DdtConfig, batch: Batch) -> (Vec<Buffer>, Ids) {
         let mut it = Self { all: Vec::new(), element: batch.precision.element() };
         let (d, f) = (cfg.hidden_size, padded_mlp_size(cfg.hidden_size));
-        let (rows, l) = (Rows::Both.count(batch.images), cfg.num_tokens(batch.height, batch.width));
+        let (rows, l) = (CfgBatch::CondUncond.count(batch.images), cfg.num_tokens(batch.height, batch.width));
         let t = rows.saturating_mul(l);
         let latents = [batch.images, cfg.in_channels, batch.height, batch.width];
         let (run, rope) = (Lifetime::Run, [l, cfg.head_dim()]);
@@ -213,7 +213,7 @@ impl Buffers {
                 .map(|i| it.kept(&decoder(i), &[t, 6, d]))
                 .collect(),
             final_modulation: it.kept("final modulation", &[t, 2, d]),
-            waves: it.step("time waves", &[TIME_WAVES]),
+            waves: it.step("time waves", &[TIMESTEP_FREQUENCIES]),
             time_hidden: it.step("time, hidden", &[d]),
             time: it.step("time", &[d]),
             condition: it.step("condition", &[rows, d]),

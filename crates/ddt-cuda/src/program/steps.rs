@@ -1,6 +1,6 @@
 //! From kinds of steps to operations.
 
-use ddt_flow::Rows;
+use ddt_flow::CfgBatch;
 
 use super::{
     batch::Programs,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     step_kind::StepKind,
-    weights::{Block, Linear, TIME_WAVES, WeightId, padded_mlp_size},
+    weights::{Block, Linear, TIMESTEP_FREQUENCIES, WeightId, padded_mlp_size},
 };
 
 /// What a step of this kind runs.
@@ -86,14 +86,14 @@ impl Builder<'_> {
     }
 
     /// Embeds the patches as tokens.
-    fn embed(&mut self, rows: Rows, linear: Linear) {
+    fn embed(&mut self, rows: CfgBatch, linear: Linear) {
         let (ids, tokens) = (&self.of.ids, self.of.rows(rows) * self.of.tokens());
         let patches = self.matrix(ids.patches, tokens, self.of.cfg.patch_dim());
         self.linear(patches, linear, self.matrix(ids.xs, tokens, self.hidden()));
     }
 
     /// Leaves the decoder's modulations of these rows.
-    fn encode(&mut self, rows: Rows) {
+    fn encode(&mut self, rows: CfgBatch) {
         let (ids, weights, d) = (&self.of.ids, &self.of.weights, self.hidden());
         let (r, l) = (self.of.rows(rows), self.of.tokens());
         let time = self.time();
@@ -126,7 +126,7 @@ impl Builder<'_> {
         let ids = &self.of.ids;
         let (waves, hidden, time) =
             (self.whole(ids.waves), self.whole(ids.time_hidden), self.whole(ids.time));
-        debug_assert_eq!(waves.len, TIME_WAVES);
+        debug_assert_eq!(waves.len, TIMESTEP_FREQUENCIES);
         let [first, second] = self.of.weights.time;
         self.ops.push(Op::TimeWaves { scalars: self.whole(ids.scalars), out: waves });
         self.linear(waves, first, hidden);
@@ -136,7 +136,7 @@ impl Builder<'_> {
     }
 
     /// From kept modulations to the next latents.
-    fn decode(&mut self, rows: Rows) {
+    fn decode(&mut self, rows: CfgBatch) {
         let (ids, weights, d) = (&self.of.ids, &self.of.weights, self.hidden());
         let (r, l) = (self.of.rows(rows), self.of.tokens());
         self.embed(rows, weights.x_embed);
@@ -156,7 +156,7 @@ impl Builder<'_> {
         let velocity = self.matrix(ids.velocity, r * l, self.of.cfg.patch_dim());
         self.linear(out, weights.final_linear, velocity);
         let (scalars, latents) = (self.whole(ids.scalars), self.whole(ids.latents));
-        self.ops.push(Op::Euler { velocity, scalars, latents, guided: rows == Rows::Both });
+        self.ops.push(Op::Euler { velocity, scalars, latents, guided: rows == CfgBatch::CondUncond });
     }
 
     /// Blocks on the tokens in `xs`; every norm but the first is done together with the addition before it.

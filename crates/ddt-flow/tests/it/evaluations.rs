@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Result, Tensor};
 use ddt_flow::{
-    ClassConditional, Evaluation, Guidance, Guided, Rows, SOLVER_NAMES, TimeGrid, noise_batch, solve,
+    ClassConditional, Evaluation, Guidance, Guided, CfgBatch, SOLVER_NAMES, TimeGrid, noise_batch, solve,
     solver_by_name,
 };
 
@@ -12,20 +12,20 @@ use ddt_flow::{
 struct Recorder;
 
 impl ClassConditional for Recorder {
-    type State = Vec<(Evaluation, Rows)>;
+    type State = Vec<(Evaluation, CfgBatch)>;
 
     fn velocity_rows(
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: Rows,
+        rows: CfgBatch,
         asked: &mut Self::State,
     ) -> Result<Tensor> {
         asked.push((at, rows));
         let class = x_t.affine(-1.0, (3.0 * at.t).cos())?;
         match rows {
-            Rows::Class => Ok(class),
-            Rows::Both => Tensor::cat(&[class, x_t.neg()?], 0),
+            CfgBatch::Cond => Ok(class),
+            CfgBatch::CondUncond => Tensor::cat(&[class, x_t.neg()?], 0),
         }
     }
 }
@@ -50,7 +50,7 @@ fn lie_in_the_step_and_are_guided_as_it_is() {
             let step = grid.step(at.step).unwrap();
             assert_eq!(at.step_t, step.t, "{name}");
             assert!((step.t..=step.t_next).contains(&at.t), "{name} {at:?}");
-            assert_eq!(rows == Rows::Both, guided.guidance.is_guided(step.t), "{name} {at:?}");
+            assert_eq!(rows == CfgBatch::CondUncond, guided.guidance.is_guided(step.t), "{name} {at:?}");
         }
     }
 }

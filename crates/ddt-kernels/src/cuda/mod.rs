@@ -15,7 +15,7 @@
 //! | [`Cuda::swiglu`] | the gate of a feed-forward layer, on the fused product |
 //! | [`Cuda::add_rows`] | bias, SiLU, and the sum of condition and state |
 //! | [`Cuda::class_condition`] | SiLU of time plus class embedding |
-//! | [`Cuda::timestep_waves`] | sines and cosines of the step's time |
+//! | [`Cuda::timestep_embedding`] | sines and cosines of the step's time |
 //! | [`Cuda::patchify`] | latents to tokens |
 //! | [`Cuda::guided_step`] | tokens to latents, guidance and Euler's step |
 //! | [`Cuda::next_step`] | moves [`Steps`] on |

@@ -117,8 +117,8 @@ impl Cuda {
     /// # Errors
     ///
     /// If `out` has an odd length, or if the driver refuses.
-    pub fn timestep_waves<T: Float>(&self, steps: &Steps, max_period: f32, out: &Slice<T>) -> Result<()> {
-        const NAME: &str = "timestep_waves";
+    pub fn timestep_embedding<T: Float>(&self, steps: &Steps, max_period: f32, out: &Slice<T>) -> Result<()> {
+        const NAME: &str = "timestep_embedding";
         let half = out.len() / 2;
         check_len(NAME, &self.device, ("waves, an even number", out), 2 * half)?;
         check_len(NAME, &self.device, ("the table", &steps.table), COLUMNS * steps.len())?;

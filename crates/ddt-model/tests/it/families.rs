@@ -22,7 +22,7 @@ pub(crate) fn families() -> Vec<(&'static str, NetworkConfig)> {
         ("ddt", ddt.clone()),
         ("ddt, convolutions", NetworkConfig { decoder_mixer: TokenMixer::Conv3x3, ..ddt.clone() }),
         ("ddt, mlps", NetworkConfig { decoder_mixer: TokenMixer::Mlp, ..ddt.clone() }),
-        ("ddt, unimproved", fixed(Family::DdtUnimproved)),
+        ("ddt, unimproved", fixed(Family::DdtDagger)),
         ("improved-sit", family(Family::ImprovedSit)),
         ("sit", fixed(Family::Sit)),
         ("repa", NetworkConfig { projection, ..fixed(Family::Repa) }),
@@ -85,7 +85,7 @@ fn other_positions_are_refused() {
         Description { config: cfg.clone(), classes: None, latents: None, metadata: BTreeMap::new() };
     let refused = DdtFile::write(&path, &description, &weights);
     assert!(matches!(refused, Err(ModelError::Positions { .. })), "{refused:?}");
-    ddt_checkpoint::write_safetensors(&path, &weights, &BTreeMap::new()).unwrap();
+    ddt_files::write_safetensors(&path, &weights, &BTreeMap::new()).unwrap();
     let refused = DdtFile::open(&path).unwrap().load_network(Some(&cfg), DType::F32, &Device::Cpu);
     assert!(matches!(refused, Err(ModelError::Positions { .. })), "{refused:?}");
 }

@@ -59,7 +59,7 @@ fn sizes_must_be_known_and_agree() {
     let refused = Ddt::load(&path, Some(&other), DType::F32, &Device::Cpu);
     assert!(matches!(refused, Err(ModelError::ConfigDiffers { .. })));
     let bare = folder.path().join("bare.safetensors");
-    ddt_checkpoint::write_safetensors(&bare, &weights(&map), &BTreeMap::new()).unwrap();
+    ddt_files::write_safetensors(&bare, &weights(&map), &BTreeMap::new()).unwrap();
     let refused = Ddt::load(&bare, None, DType::F32, &Device::Cpu);
     assert!(refused.unwrap_err().to_string().contains("ddt-xl2-22en6de"));
     Ddt::load(&bare, Some(&sizes()), DType::F32, &Device::Cpu).unwrap();
@@ -76,7 +76,7 @@ fn every_wrong_name_stands_in_one_message() {
     wrong.remove("blocks.1.attn.qkv.weight").unwrap();
     wrong.insert("blocks.9.norm1.weight".to_owned(), normal(0, &[16]));
     wrong.insert("x_embedder.proj.bias".to_owned(), normal(0, &[15]));
-    ddt_checkpoint::write_safetensors(&path, &wrong, &metadata).unwrap();
+    ddt_files::write_safetensors(&path, &wrong, &metadata).unwrap();
     let message = Ddt::load(&path, None, DType::F32, &Device::Cpu).unwrap_err().to_string();
     for name in ["blocks.1.attn.qkv.weight", "blocks.9.norm1.weight", "x_embedder.proj.bias"] {
         assert!(message.contains(name), "{message}");
@@ -132,7 +132,7 @@ fn a_description_that_makes_no_sense_is_refused() {
     let check = |key: &str, json: &str| {
         let mut metadata = good.clone();
         metadata.insert(key.to_owned(), json.to_owned());
-        ddt_checkpoint::write_safetensors(&path, &weights(&map), &metadata).unwrap();
+        ddt_files::write_safetensors(&path, &weights(&map), &metadata).unwrap();
         DdtFile::open(&path).unwrap_err()
     };
     for json in ["", "{}", r#"{"in_channels":-1}"#, "[[[[[["] {

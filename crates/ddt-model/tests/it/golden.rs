@@ -36,7 +36,7 @@ fn check(path: &Path, cfg: &DdtConfig) {
         check(&z_t.to_dtype(DType::F32).unwrap(), "out.state", tolerance);
         check(&network.forward(&x, &t, &y).unwrap(), "out.velocity", tolerance);
         let kept = network.decoder().modulations(&z_t).unwrap();
-        let shared = network.decoder().forward_kept(&get("in.x2"), &kept).unwrap();
+        let shared = network.decoder().forward_cached(&get("in.x2"), &kept).unwrap();
         check(&shared, "out.velocity_shared", tolerance);
     }
 }

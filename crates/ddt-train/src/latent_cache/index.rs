@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use ddt_checkpoint::atomic_write;
+use ddt_files::atomic_write;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use ddt_checkpoint::{Checkpoint, sha256_file};
+use ddt_files::{Checkpoint, sha256_file};
 
 use crate::{
     alignment::Features,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use ddt_checkpoint::{Checkpoint, write_safetensors};
+use ddt_files::{Checkpoint, write_safetensors};
 
 use crate::{
     durable::{create_folder, io_error},

@@ -171,13 +171,13 @@ fn tensors_of_another_network_are_refused_as_a_whole() {
     train(folder.path(), STEPS, |step| step < 3);
     let checkpoint = folder.path().join("checkpoints/step-0000000003");
     let (moments, state) = (checkpoint.join("second-moments.safetensors"), checkpoint.join("state.json"));
-    let file = ddt_checkpoint::Checkpoint::open(&moments).unwrap();
-    let fewer = ddt_checkpoint::TensorSource::names(&file).into_iter().skip(1).map(|name| {
-        let tensor = ddt_checkpoint::TensorSource::tensor(&file, name, &candle_core::Device::Cpu);
+    let file = ddt_files::Checkpoint::open(&moments).unwrap();
+    let fewer = ddt_files::TensorSource::names(&file).into_iter().skip(1).map(|name| {
+        let tensor = ddt_files::TensorSource::tensor(&file, name, &candle_core::Device::Cpu);
         (name.to_owned(), tensor.unwrap())
     });
     let fewer = fewer.collect();
-    let hash = ddt_checkpoint::write_safetensors(&moments, &fewer, &Default::default()).unwrap();
+    let hash = ddt_files::write_safetensors(&moments, &fewer, &Default::default()).unwrap();
     let mut json: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
     json["sha256"]["second-moments.safetensors"] = hash.into();
     fs::write(&state, json.to_string()).unwrap();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::Device;
-use ddt_checkpoint::sha256_file;
+use ddt_files::sha256_file;
 use ddt_flow::{CounterNoise, Purpose};
 use ddt_model::{DdtConfig, NetworkConfig};
 use ddt_train::{

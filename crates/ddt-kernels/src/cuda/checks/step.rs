@@ -100,12 +100,12 @@ fn waves<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
     for (step, t, max_period) in [(1, 0.625, 10.0), (2, 1.0, 10_000.0)] {
         cuda.go_to_step(&steps, step)?;
         let out = spoilt::<T>(cuda, 256)?;
-        cuda.timestep_waves(&steps, max_period, &out)?;
+        cuda.timestep_embedding(&steps, max_period, &out)?;
         let angle = |k: usize| t * (-f64::from(max_period).ln() * k as f64 / 128.0).exp();
         let want: Vec<f64> =
             (0..128).map(|k| angle(k).cos()).chain((0..128).map(|k| angle(k).sin())).collect();
         let shape = format!("t {t}, period {max_period}");
-        checks.push(Check::rounded("timestep_waves", shape, &cuda.read(&out)?, &want));
+        checks.push(Check::rounded("timestep_embedding", shape, &cuda.read(&out)?, &want));
     }
     Ok(())
 }

@@ -1,0 +1,61 @@
+//! Reading tensors from files that nobody vouches for.
+//!
+//! A [`Checkpoint`] is an opened file: safetensors, or PyTorch's zip-and-pickle (what `torch.save` and
+//! Lightning write), told apart by content. Opening reads the table of contents only; a tensor is read from
+//! its own place in the file when it is asked for, so an 11 GB training checkpoint costs what is taken from
+//! it.
+//!
+//! Whatever holds named tensors is a [`TensorSource`]: a checkpoint, a part of one under a prefix
+//! ([`Prefixed`]), or one under other names ([`Renamed`]). [`load_exact`] takes what a network expects from a
+//! source, and returns all of it or one error that lists every missing, unexpected and misshapen name.
+//!
+//! [`write_safetensors`] writes a file beside its place, syncs and renames it; [`atomic_write`] does the same
+//! for any content.
+//!
+//! **Promise:** any bytes give a value or a [`CheckpointError`]. Nothing is executed, memory is bounded by
+//! fixed limits and by the size of the file, and no input panics.
+//!
+//! # Example
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use candle_core::{DType, Device, Tensor};
+//! use ddt_files::{Checkpoint, LoadOptions, load_exact, write_safetensors};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("weights.safetensors");
+//! let weight = Tensor::arange(0f32, 6.0, &Device::Cpu)?.reshape((2, 3))?;
+//! let tensors = BTreeMap::from([("ema.proj.weight".to_string(), weight)]);
+//! write_safetensors(&path, &tensors, &BTreeMap::new())?;
+//!
+//! let checkpoint = Checkpoint::open(&path)?;
+//! let expected = [("proj.weight".to_string(), vec![2, 3])];
+//! let options = LoadOptions::new(&Device::Cpu).cast(DType::F16);
+//! let loaded = load_exact(&checkpoint.with_prefix("ema."), &expected, &options)?;
+//! assert_eq!(loaded["proj.weight"].dtype(), DType::F16);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub use atomic::{atomic_write, sha256_file};
+pub use checkpoint::{Checkpoint, Format};
+pub use error::{CheckpointError, Misshapen};
+pub use load::{LoadOptions, load_exact};
+pub use tensor_source::{TensorInfo, TensorSource};
+pub use view::{Prefixed, Renamed};
+pub use write::write_safetensors;
+
+mod atomic;
+mod checkpoint;
+mod error;
+mod limits;
+mod load;
+pub mod npz;
+mod safetensors_file;
+mod shape;
+mod source;
+mod tensor_source;
+mod torch;
+mod view;
+mod write;

@@ -1,0 +1,10 @@
+//! Whole files: written by others, written by us, and written to do harm.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
+mod fixture;
+mod hostile;
+mod safetensors_files;
+mod torch_builder;
+mod torch_files;
+mod npz;

@@ -1,0 +1,115 @@
+//! Our safetensors against the format's own library, and the whole way round.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use ddt_files::{Checkpoint, CheckpointError, sha256_file, write_safetensors};
+use safetensors::SafeTensors;
+
+fn text(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
+    entries.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+}
+
+/// One tensor of every type that can be written, one of them not contiguous, one empty, one without
+/// dimensions.
+fn tensors() -> BTreeMap<String, Tensor> {
+    let base = Tensor::arange(0f32, 12.0, &Device::Cpu).unwrap().reshape((3, 4)).unwrap();
+    let types = [
+        DType::U8,
+        DType::U32,
+        DType::I16,
+        DType::I32,
+        DType::I64,
+        DType::BF16,
+        DType::F16,
+        DType::F32,
+        DType::F64,
+    ];
+    let mut tensors: BTreeMap<String, Tensor> =
+        types.iter().map(|it| (format!("type.{}", it.as_str()), base.to_dtype(*it).unwrap())).collect();
+    tensors.insert("transposed".to_string(), base.t().unwrap());
+    tensors.insert("empty".to_string(), Tensor::zeros((0, 3), DType::F32, &Device::Cpu).unwrap());
+    tensors.insert("scalar \"quoted\"\n".to_string(), Tensor::new(1.5f64, &Device::Cpu).unwrap());
+    tensors
+}
+
+#[test]
+fn a_round_trip_keeps_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    let (tensors, metadata) = (tensors(), text(&[("step", "7"), ("config", "{\"a\": 1}")]));
+    let hash = write_safetensors(&path, &tensors, &metadata).unwrap();
+    assert_eq!(hash, sha256_file(&path).unwrap());
+    let read = Checkpoint::open(&path).unwrap();
+    assert_eq!(read.metadata(), &metadata);
+    assert_eq!(read.names(), tensors.keys().collect::<Vec<_>>());
+    for (name, expected) in &tensors {
+        let tensor = read.tensor(name, &Device::Cpu).unwrap();
+        assert_eq!((tensor.dtype(), tensor.dims()), (expected.dtype(), expected.dims()), "{name}");
+        let flat =
+            |it: &Tensor| it.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        assert_eq!(flat(&tensor), flat(expected), "{name}");
+    }
+}
+
+#[test]
+fn the_formats_own_library_reads_what_we_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    write_safetensors(&path, &tensors(), &text(&[("k", "v")])).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let theirs = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(theirs.len(), tensors().len());
+    assert_eq!(theirs.tensor("type.f32").unwrap().shape(), [3, 4]);
+    let transposed = theirs.tensor("transposed").unwrap();
+    let expected: Vec<u8> = [0f32, 4.0, 8.0, 1.0, 5.0, 9.0, 2.0, 6.0, 10.0, 3.0, 7.0, 11.0]
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect();
+    assert_eq!(transposed.data(), expected);
+    // Every tensor begins at a multiple of its element's size, for readers that map the file.
+    for (name, view) in theirs.tensors() {
+        let at = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+        assert_eq!(at % (view.dtype().bitsize() / 8), 0, "{name}");
+    }
+}
+
+#[test]
+fn we_read_what_the_formats_own_library_writes() {
+    let data: Vec<u8> = [1f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2], &data).unwrap();
+    let bytes = safetensors::serialize([("x", view)], None).unwrap();
+    let x = Checkpoint::from_bytes(bytes, "theirs").unwrap().tensor("x", &Device::Cpu).unwrap();
+    assert_eq!(x.to_vec1::<f32>().unwrap(), [1.0, 2.0]);
+}
+
+#[test]
+fn the_same_tensors_give_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let metadata = text(&[("b", "2"), ("a", "1"), ("c", "3")]);
+    let hashes: Vec<String> = ["one", "two"]
+        .map(|name| write_safetensors(&folder.path().join(name), &tensors(), &metadata).unwrap())
+        .into();
+    assert_eq!(hashes[0], hashes[1]);
+    let changed = text(&[("b", "2"), ("a", "1"), ("c", "4")]);
+    assert_ne!(hashes[0], write_safetensors(&folder.path().join("three"), &tensors(), &changed).unwrap());
+}
+
+#[test]
+fn what_cannot_be_written_leaves_the_old_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weights.safetensors");
+    std::fs::write(&path, "old").unwrap();
+    let one = Tensor::new(1f32, &Device::Cpu).unwrap();
+    let none = BTreeMap::new();
+    let refused = |tensors: BTreeMap<String, Tensor>| write_safetensors(&path, &tensors, &none).unwrap_err();
+    let reserved = refused(BTreeMap::from([("__metadata__".to_string(), one.clone())]));
+    assert!(matches!(reserved, CheckpointError::InvalidTensor { .. }), "{reserved}");
+    let float8 = one.to_dtype(DType::F8E4M3).unwrap();
+    let float8 = refused(BTreeMap::from([("x".to_string(), float8)]));
+    assert!(matches!(float8, CheckpointError::UnsupportedDtype { .. }), "{float8}");
+    let metadata = text(&[("k", &"v".repeat(17 << 20))]);
+    let large = write_safetensors(&path, &BTreeMap::from([("x".to_string(), one)]), &metadata).unwrap_err();
+    assert!(matches!(large, CheckpointError::Limit { .. }), "{large}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+}
