@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
+use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_model::{Ddt, DdtConfig, ModelError, SampleOptions, sample};
 use ddt_sharing::{SharingPlan, Similarity};
 
@@ -56,7 +56,7 @@ impl SamplingRun {
     pub fn run(&self, plan: Option<&SharingPlan>) -> Result<Tensor, ModelError> {
         let options = SampleOptions {
             grid: self.grid.clone(),
-            solver: &Euler,
+            solver: &EULER,
             guidance: Guidance::new(2.0, (0.3, 1.0))?,
             plan,
         };

@@ -191,7 +191,7 @@ fn grid(sampler: &SamplerArgs) -> Result<TimeGrid> {
     let SamplerArgs { steps, last_step, timeshift, .. } = *sampler;
     TimeGrid::new(steps, Some(last_step), timeshift).map_err(|error| match error {
         // The library's way out, to leave it out, leads elsewhere here.
-        FlowError::LastStep { got } => anyhow!(
+        FlowError::Invalid { what: "last step", got, .. } => anyhow!(
             "--last-step: expected a last step above 0 and at most 1, got {got}; leave it out for {LAST_STEP}"
         ),
         other => anyhow::Error::new(other).context("--steps, --last-step, --timeshift"),

@@ -5,7 +5,7 @@ use std::{ops::ControlFlow, process::ExitCode, time::Instant};
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
-use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
+use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_kernels::InstructionSet;
 use ddt_model::{Ddt, DdtConfig, SampleOptions, sample};
 use ddt_sharing::SharingPlan;
@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let plan = SharingPlan::uniform(args.steps, args.share)?;
         let options = SampleOptions {
             grid: TimeGrid::new(args.steps, Some(0.04), 1.0)?,
-            solver: &Euler,
+            solver: &EULER,
             guidance: Guidance::new(2.0, (args.guided_from, 1.0))?,
             plan: (args.share > 1).then_some(&plan),
         };

@@ -99,7 +99,7 @@ mod tests {
     use std::{cell::RefCell, ops::ControlFlow};
 
     use candle_core::{DType, Device, Result, Tensor};
-    use ddt_flow::{Decoupled, Euler, Guided, solve};
+    use ddt_flow::{Decoupled, EULER, Guided, solve};
     use ddt_model::{RecomputeSchedule, Shared, SharedState};
 
     use super::*;
@@ -145,7 +145,7 @@ mod tests {
                         plan.as_ref().map(|it| RecomputeSchedule::new(it, &grid, &guidance).unwrap());
                     let model = Guided { model: Shared::new(&recorder, schedule), guidance };
                     let mut state = SharedState::default();
-                    solve(&model, &Euler, &grid, &noise, &mut state, &mut |_| ControlFlow::Continue(()))
+                    solve(&model, &EULER, &grid, &noise, &mut state, &mut |_| ControlFlow::Continue(()))
                         .unwrap();
                     let kinds = step_kinds(&grid, &guidance, plan.as_ref()).unwrap();
                     let ours: Vec<_> = kinds.iter().map(|it| (it.encode(), it.decode())).collect();

@@ -1,76 +1,22 @@
-//! The one error type of this crate.
+//! Errors of grids, guidance, solvers and sampling runs.
 
-use crate::solver::SOLVER_NAMES;
-use crate::time_grid::TimeGrid;
+use std::fmt::{Debug, Display};
 
-/// What this crate's functions return.
+/// Result of this crate's functions.
 pub type Result<T> = std::result::Result<T, FlowError>;
 
-/// Why a grid, a guidance or a solution could not be had.
+/// Error of this crate.
 #[derive(thiserror::Error, Debug)]
 #[non_exhaustive]
 pub enum FlowError {
-    /// The number of steps is zero or beyond [`TimeGrid::MAX_STEPS`].
-    #[error("number of steps must be in 1..={}, got {got}", TimeGrid::MAX_STEPS)]
-    NumSteps {
-        /// The number asked for.
-        got: usize,
-    },
-    /// The length of the last step is outside (0, 1] or not a number.
-    #[error("last step must be finite and in (0, 1], got {got}; leave it out for 1 / number of steps")]
-    LastStep {
-        /// The length asked for.
-        got: f64,
-    },
-    /// The time shift is not positive or not a number.
-    #[error("timeshift must be finite and above 0, got {got}; 1 means no shift")]
-    Timeshift {
-        /// The shift asked for.
-        got: f64,
-    },
-    /// Two neighbouring times of a grid are equal in f64.
-    #[error(
-        "times must increase, but step {step} of {num_steps} starts and ends at t = {t}; \
-         with more than one step use a last step inside (0, 1), and a timeshift nearer 1"
-    )]
-    EmptyStep {
-        /// Index of the step of length zero.
-        step: usize,
-        /// The time at both its ends.
-        t: f64,
-        /// Number of steps of the grid.
-        num_steps: usize,
-    },
-    /// The guidance scale is infinite or not a number.
-    #[error("guidance scale must be finite, got {got}; 1 means no guidance")]
-    GuidanceScale {
-        /// The scale asked for.
-        got: f64,
-    },
-    /// The guidance interval is reversed, empty or not finite.
-    #[error("guidance interval must be finite with low < high, got ({low}, {high})")]
-    GuidanceInterval {
-        /// Lower bound asked for.
-        low: f64,
-        /// Upper bound asked for.
-        high: f64,
-    },
-    /// An Adams-Bashforth order outside 1..=4.
-    #[error("order of the adams-bashforth solver must be in 1..=4, got {got}")]
-    SolverOrder {
-        /// The order asked for.
-        got: usize,
-    },
-    /// A tolerance outside [1e-12, 1) of an adaptive solver.
-    #[error("tolerance of an adaptive solver must be at least 1e-12 and below 1, got {got}; 1e-4 is usual")]
-    Tolerance {
-        /// The tolerance asked for.
-        got: f64,
-    },
-    /// No solver has this name.
-    #[error("no solver is named {got:?}; expected one of {}", SOLVER_NAMES.join(", "))]
-    UnknownSolver {
-        /// The name asked for.
+    /// A parameter, a name or a tensor's shape is not usable.
+    #[error("{what} must be {expected}, got {got}")]
+    Invalid {
+        /// What is not usable.
+        what: &'static str,
+        /// What it should be, and where it helps a way to get there.
+        expected: String,
+        /// What it is.
         got: String,
     },
     /// A sample of the batch became infinite or not a number.
@@ -86,20 +32,10 @@ pub enum FlowError {
         /// First such sample, counted from 0 within the batch.
         sample: usize,
     },
-    /// A tensor, or a list that runs beside one, has the wrong size.
-    #[error("expected {what} of {expected}, got {got:?}")]
-    ShapeMismatch {
-        /// What is misshapen.
-        what: &'static str,
-        /// The size or property it should have had.
-        expected: String,
-        /// The size it has.
-        got: Vec<usize>,
-    },
-    /// The caller asked to stop; the latents of the unfinished run are dropped.
+    /// The caller stopped the run; its latents are dropped.
     #[error("stopped by the caller after step {step} of {num_steps}")]
     Cancelled {
-        /// Index of the last step that was completed.
+        /// Index of the last completed step.
         step: usize,
         /// Number of steps of the grid.
         num_steps: usize,
@@ -107,6 +43,12 @@ pub enum FlowError {
     /// A tensor operation failed, in the model or here.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl FlowError {
+    pub(crate) fn invalid(what: &'static str, expected: impl Display, got: impl Debug) -> Self {
+        Self::Invalid { what, expected: expected.to_string(), got: format!("{got:?}") }
+    }
 }
 
 /// Lets tensor code, whose results are candle's, use `?` on this crate's functions.
@@ -127,14 +69,13 @@ mod tests {
     fn messages_name_the_culprit() {
         let message = FlowError::NonFinite { step: 3, t: 0.25, sample: 1 }.to_string();
         assert!(message.contains("sample 1") && message.contains("step 3") && message.contains("0.25"));
-        let message = FlowError::UnknownSolver { got: "heun9".into() }.to_string();
-        assert!(message.contains("\"heun9\"") && message.contains("euler") && message.contains("adams4"));
+        let message = FlowError::invalid("solver", "one of euler, heun", "heun9").to_string();
+        assert_eq!(message, "solver must be one of euler, heun, got \"heun9\"");
     }
 
     #[test]
     fn becomes_a_candle_error_with_the_same_words() {
-        let message = FlowError::Timeshift { got: -1.0 }.to_string();
-        let err = candle_core::Error::from(FlowError::Timeshift { got: -1.0 });
-        assert!(err.to_string().contains(&message));
+        let error = || FlowError::invalid("timeshift", "above 0", -1.0);
+        assert!(candle_core::Error::from(error()).to_string().contains(&error().to_string()));
     }
 }

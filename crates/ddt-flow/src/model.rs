@@ -1,32 +1,31 @@
-//! What a solver asks of a model: the traits that networks and their wrappers implement.
+//! Traits between networks and solvers.
 //!
 //! ```text
-//! Decoupled --kept between steps--> ClassConditional --Guided--> VelocityModel --> solve
+//! Decoupled --cached between steps--> ClassConditional --Guided--> VelocityModel --> solve
 //! ```
 //!
-//! Shape letters: `B` samples in the batch; `2B` rows when both halves of guidance are wanted.
+//! Shape letters: `B` samples; `2B` rows in a conditional + unconditional batch.
 
 use candle_core::{Result, Tensor};
 
-/// Where a solver evaluates the velocity.
+/// Point at which a solver evaluates the velocity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Index of the step in its grid; a solver with several stages evaluates several times in one step.
+    /// Index of the step in its grid; a solver of several stages evaluates several times per step.
     pub step: usize,
-    /// Time at which that step starts. What is decided once a step goes by it: whether to guide, and
-    /// whether to recompute what is kept.
+    /// Time at the start of that step. It decides for the whole step whether to guide and whether to
+    /// recompute cached values.
     pub step_t: f64,
-    /// Flow time in [0, 1] of this evaluation, inside the step or at one of its ends; 0 is noise, 1 is data.
+    /// Flow time in [0, 1] of this evaluation, between the ends of the step; 0 is noise, 1 is data.
     pub t: f64,
 }
 
-/// Anything that gives the velocity `dx_t/dt` for `(x_t, t)`.
+/// A model of the velocity `dx_t/dt` at `(x_t, t)`.
 pub trait VelocityModel {
-    /// What the model keeps between evaluations of one run. The caller owns it; a fresh run starts
-    /// from its default.
+    /// Values cached between the evaluations of one run. The caller owns them; a run starts from the default.
     type State: Default;
 
-    /// The velocity at `x_t`.
+    /// Velocity at `x_t`.
     ///
     /// # Shapes
     ///
@@ -38,14 +37,14 @@ pub trait VelocityModel {
     fn velocity(&self, x_t: &Tensor, at: Evaluation, state: &mut Self::State) -> Result<Tensor>;
 }
 
-/// Which rows of a class-conditional batch are wanted.
+/// Batch of classifier-free guidance.
 ///
-/// With both halves the class rows come first, so the class rows alone are a prefix.
+/// The conditional rows come first, so [`Cond`](Self::Cond) is a prefix of [`CondUncond`](Self::CondUncond).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CfgBatch {
-    /// The `B` class rows alone.
+    /// `B` rows with their class.
     Cond,
-    /// The `B` class rows, then the `B` rows without a class.
+    /// `B` rows with their class, then the same `B` without one.
     CondUncond,
 }
 
@@ -59,61 +58,61 @@ impl CfgBatch {
     }
 }
 
-/// A model that can be asked with and without its class labels, which the implementor holds.
+/// A model that runs with or without the class labels it holds.
 pub trait ClassConditional {
-    /// What the model keeps between evaluations of one run, as in [`VelocityModel`].
+    /// Values cached between the evaluations of one run, as in [`VelocityModel`].
     type State: Default;
 
-    /// The velocities of the wanted rows, at the same `x_t` in both halves.
+    /// Velocities of a batch, at the same `x_t` with and without classes.
     ///
     /// # Shapes
     ///
-    /// `x_t`: (B, ...) in f32, whatever `rows` is -> (B, ...) for [`CfgBatch::Cond`], (2B, ...) for
-    /// [`CfgBatch::CondUncond`] with the class rows first
+    /// `x_t`: (B, ...) in f32 -> (B, ...) for [`CfgBatch::Cond`], (2B, ...) for [`CfgBatch::CondUncond`]
     ///
     /// # Errors
     ///
-    /// The batch does not fit the labels, or a tensor operation fails.
-    fn velocity_rows(
+    /// `x_t` does not match the labels, or a tensor operation fails.
+    fn velocities(
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: CfgBatch,
+        batch: CfgBatch,
         state: &mut Self::State,
     ) -> Result<Tensor>;
 }
 
-/// A class-conditional network whose expensive half can be kept for later steps (eq. 6 of arXiv:2504.05741).
+/// A class-conditional network of two halves, whose encoder output is cached for later steps (eq. 6 of
+/// arXiv:2504.05741).
 ///
-/// `decode(x_t, &encode(x_t, t, rows)?, rows)` is the whole network; calling `decode` again with what
-/// was kept and a later `x_t` is sharing. The labels are inside the implementor.
+/// `decode(x_t, &encode(x_t, t, batch)?, batch)` is the whole network; decoding a later `x_t` with the same
+/// cached output is encoder sharing. The implementor holds the labels.
 pub trait Decoupled {
-    /// What [`encode`](Self::encode) computes and [`decode`](Self::decode) needs; the time is in it.
+    /// Output of [`encode`](Self::encode), which contains the time.
     type Cached;
 
-    /// Runs the expensive half.
+    /// Runs the encoder.
     ///
     /// # Shapes
     ///
-    /// `x_t`: (B, ...) in f32 -> something kept for `rows.count(B)` rows
+    /// `x_t`: (B, ...) in f32 -> cached output for `batch.count(B)` rows
     ///
     /// # Errors
     ///
-    /// The batch does not fit the labels, or a tensor operation fails.
-    fn encode(&self, x_t: &Tensor, t: f64, rows: CfgBatch) -> Result<Self::Cached>;
+    /// `x_t` does not match the labels, or a tensor operation fails.
+    fn encode(&self, x_t: &Tensor, t: f64, batch: CfgBatch) -> Result<Self::Cached>;
 
-    /// Runs the cheap half, for the rows wanted.
+    /// Runs the decoder.
     ///
-    /// What was kept for [`CfgBatch::CondUncond`] serves [`CfgBatch::Cond`] too, by its first half.
+    /// The output cached for [`CfgBatch::CondUncond`] also serves [`CfgBatch::Cond`], with its first half.
     ///
     /// # Shapes
     ///
-    /// `x_t`: (B, ...) in f32 -> velocities, (B, ...) for [`CfgBatch::Cond`], (2B, ...) for [`CfgBatch::CondUncond`]
+    /// `x_t`: (B, ...) in f32 -> (B, ...) for [`CfgBatch::Cond`], (2B, ...) for [`CfgBatch::CondUncond`]
     ///
     /// # Errors
     ///
-    /// `kept` is for fewer rows than are wanted or for another batch, or a tensor operation fails.
-    fn decode(&self, x_t: &Tensor, kept: &Self::Cached, rows: CfgBatch) -> Result<Tensor>;
+    /// `cached` has fewer rows than `batch` needs or is of another `B`, or a tensor operation fails.
+    fn decode(&self, x_t: &Tensor, cached: &Self::Cached, batch: CfgBatch) -> Result<Tensor>;
 }
 
 impl<M: VelocityModel + ?Sized> VelocityModel for &M {
@@ -127,18 +126,18 @@ impl<M: VelocityModel + ?Sized> VelocityModel for &M {
 impl<M: ClassConditional + ?Sized> ClassConditional for &M {
     type State = M::State;
 
-    fn velocity_rows(
+    fn velocities(
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: CfgBatch,
+        batch: CfgBatch,
         state: &mut Self::State,
     ) -> Result<Tensor> {
-        (**self).velocity_rows(x_t, at, rows, state)
+        (**self).velocities(x_t, at, batch, state)
     }
 }
 
-/// Makes a [`VelocityModel`] without state of a function of `(x_t, t)`.
+/// A [`VelocityModel`] without state, made from a function of `(x_t, t)`.
 #[derive(Clone, Copy, Debug)]
 pub struct FromFn<F>(F);
 

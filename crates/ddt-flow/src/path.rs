@@ -1,6 +1,11 @@
-//! The path between noise and data, and what training learns on it.
+//! The path between noise and data, and what training draws and regresses on it.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::error::FlowError;
+use crate::noise::CounterNoise;
+use crate::time_grid::{check_timeshift, shift_time};
 
 /// The straight path from noise at `t = 0` to data at `t = 1`.
 ///
@@ -13,12 +18,12 @@ use candle_core::{Result, Tensor, bail};
 pub struct LinearPath;
 
 impl LinearPath {
-    /// Share of the data in `x_t`: `alpha_t = t`.
+    /// Weight of the data in `x_t`: `alpha_t = t`.
     pub fn alpha_t(self, t: f64) -> f64 {
         t
     }
 
-    /// Share of the noise in `x_t`: `sigma_t = 1 - t`.
+    /// Weight of the noise in `x_t`: `sigma_t = 1 - t`.
     pub fn sigma_t(self, t: f64) -> f64 {
         1.0 - t
     }
@@ -33,7 +38,7 @@ impl LinearPath {
         -1.0
     }
 
-    /// Mixes data and noise, each sample at its own time.
+    /// Noisy data, each sample at its own time.
     ///
     /// ```text
     /// x_t = t data + (1 - t) noise
@@ -56,7 +61,7 @@ impl LinearPath {
             bail!("expected data of shape (B, ...), got a scalar");
         };
         if t.dims() != [batch] {
-            bail!("expected one time a sample, t of shape ({batch}), got {:?}", t.dims());
+            bail!("expected one time per sample, t of shape ({batch}), got {:?}", t.dims());
         }
         let mut per_sample = vec![1; data.rank()];
         per_sample[0] = batch;
@@ -65,7 +70,7 @@ impl LinearPath {
         data.broadcast_mul(&alpha)? + noise.broadcast_mul(&sigma)?
     }
 
-    /// The velocity that training regresses on.
+    /// Velocity target of training.
     ///
     /// ```text
     /// v = d_alpha_t data + d_sigma_t noise = data - noise
@@ -84,7 +89,7 @@ impl LinearPath {
         data - noise
     }
 
-    /// The score, the gradient of `log p(x_t)`, that belongs to a velocity.
+    /// Score, the gradient of `log p(x_t)`, from a velocity.
     ///
     /// ```text
     /// s = (alpha/alpha' v - x_t) / (sigma^2 - (alpha/alpha') sigma' sigma) = (t v - x_t) / (1 - t)
@@ -105,11 +110,80 @@ impl LinearPath {
     }
 }
 
+/// Distribution of training times, serialised as `uniform` or `lognorm`.
+///
+/// DDT and the improved baselines train with [`LogitNormal`](Self::LogitNormal), the original ones with
+/// [`Uniform`](Self::Uniform).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimeSampling {
+    /// All times equally likely.
+    #[serde(rename = "uniform")]
+    Uniform,
+    /// Sigmoid of a standard normal number: mostly the middle, rarely the ends.
+    #[serde(rename = "lognorm")]
+    LogitNormal,
+}
+
+impl TimeSampling {
+    /// Time in [0, 1) of one training sample, a pure function of the address of `noise`.
+    ///
+    /// `timeshift` respaces it as [`shift_time`] does; the published training does not shift.
+    ///
+    /// # Errors
+    ///
+    /// [`FlowError::Invalid`] unless `timeshift` is finite and above 0.
+    pub fn draw(self, noise: &CounterNoise, timeshift: Option<f64>) -> std::result::Result<f64, FlowError> {
+        let timeshift = timeshift.unwrap_or(1.0);
+        check_timeshift(timeshift)?;
+        let t = match self {
+            TimeSampling::Uniform => noise.first_uniform(),
+            TimeSampling::LogitNormal => logit_normal_time(noise.first_normal()),
+        };
+        Ok(shift_time(t, timeshift))
+    }
+}
+
+/// Logit-normal time of a standard normal number, the same bits on every platform.
+///
+/// ```text
+/// t = sigmoid(n) = 1 / (1 + exp(-n))
+/// ```
+pub fn logit_normal_time(normal: f64) -> f64 {
+    1.0 / (1.0 + libm::exp(-normal))
+}
+
+/// Flow matching loss: mean squared difference of two velocities.
+///
+/// ```text
+/// loss = mean (v_predicted - v_target)^2
+/// ```
+///
+/// Eq. (5) of arXiv:2504.05741. Differentiable with respect to both arguments.
+///
+/// # Shapes
+///
+/// `predicted`, `target`: (B, ...) in any float type -> a scalar in f32, computed in f32.
+///
+/// # Errors
+///
+/// The shapes differ, or there are no elements.
+pub fn flow_matching_loss(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
+    if predicted.dims() != target.dims() || predicted.elem_count() == 0 {
+        bail!(
+            "expected predicted and target velocities of one non-empty shape, got {:?} and {:?}",
+            predicted.dims(),
+            target.dims()
+        );
+    }
+    (predicted.to_dtype(DType::F32)? - target.to_dtype(DType::F32)?)?.sqr()?.mean_all()
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{Device, Var};
 
     use super::*;
+    use crate::noise::Purpose;
 
     fn tensor(values: &[f32]) -> Tensor {
         Tensor::from_slice(values, (2, values.len() / 2), &Device::Cpu).unwrap()
@@ -172,5 +246,72 @@ mod tests {
         assert!(LinearPath.interpolate(&data, &other, &t).is_err());
         let scalar = Tensor::new(1f32, &Device::Cpu).unwrap();
         assert!(LinearPath.interpolate(&scalar, &scalar, &t).is_err());
+    }
+
+    fn draws(sampling: TimeSampling, timeshift: Option<f64>) -> Vec<f64> {
+        let draw = |sample| sampling.draw(&CounterNoise::new(3, Purpose::TrainTime, 0, sample), timeshift);
+        (0..20_000).map(|sample| draw(sample).unwrap()).collect()
+    }
+
+    /// Checks the fractions of the times below 1/4, 1/2 and 3/4.
+    #[track_caller]
+    fn check(sampling: TimeSampling, timeshift: Option<f64>, expected: [f64; 3]) {
+        let times = draws(sampling, timeshift);
+        assert!(times.iter().all(|t| (0.0..1.0).contains(t)));
+        for (bound, want) in [0.25, 0.5, 0.75].into_iter().zip(expected) {
+            let got = times.iter().filter(|&&t| t < bound).count() as f64 / times.len() as f64;
+            assert!((got - want).abs() < 0.012, "{sampling:?}: fraction {got} below {bound}, not {want}");
+        }
+    }
+
+    #[test]
+    fn times_follow_their_distributions() {
+        check(TimeSampling::Uniform, None, [0.25, 0.5, 0.75]);
+        // Normal distribution function at -ln 3, 0 and ln 3.
+        check(TimeSampling::LogitNormal, None, [0.136, 0.5, 0.864]);
+        // u / (u + 2 (1 - u)) < b where u < 2b / (1 + b).
+        check(TimeSampling::Uniform, Some(2.0), [0.4, 2.0 / 3.0, 6.0 / 7.0]);
+    }
+
+    #[test]
+    fn sigmoid_values() {
+        assert_eq!(logit_normal_time(0.0), 0.5);
+        assert!((logit_normal_time(3f64.ln()) - 0.75).abs() < 1e-15);
+        assert_eq!((logit_normal_time(-1e9), logit_normal_time(1e9)), (0.0, 1.0));
+    }
+
+    #[test]
+    fn bad_shift_is_an_error_and_names_are_the_published_ones() {
+        let noise = CounterNoise::new(0, Purpose::TrainTime, 0, 0);
+        let err = TimeSampling::Uniform.draw(&noise, Some(0.0));
+        assert!(matches!(err, Err(FlowError::Invalid { what: "timeshift", .. })));
+        assert_eq!(serde_json::to_string(&TimeSampling::LogitNormal).unwrap(), "\"lognorm\"");
+    }
+
+    #[test]
+    fn loss_is_the_mean_square_and_its_gradient_is_right() {
+        let predicted = Var::new(&[[1f32, 2.0], [3.0, 5.0]], &Device::Cpu).unwrap();
+        let target = Tensor::new(&[[0f32, 2.0], [5.0, 1.0]], &Device::Cpu).unwrap();
+        let loss = flow_matching_loss(&predicted, &target).unwrap();
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), (1.0 + 0.0 + 4.0 + 16.0) / 4.0);
+        let grads = loss.backward().unwrap();
+        let grad = grads.get(&predicted).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(grad, [[0.5, 0.0], [-1.0, 2.0]]);
+    }
+
+    #[test]
+    fn loss_of_half_precision_is_computed_in_f32() {
+        let predicted = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap();
+        let loss = flow_matching_loss(&predicted, &predicted.zeros_like().unwrap()).unwrap();
+        assert_eq!((loss.dtype(), loss.to_scalar::<f32>().unwrap()), (DType::F32, 2.5));
+    }
+
+    #[test]
+    fn loss_of_different_shapes_is_an_error() {
+        let row = Tensor::zeros((1, 2), DType::F32, &Device::Cpu).unwrap();
+        let flat = Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
+        assert!(flow_matching_loss(&row, &flat).is_err());
+        let empty = Tensor::zeros((0, 2), DType::F32, &Device::Cpu).unwrap();
+        assert!(flow_matching_loss(&empty, &empty).is_err());
     }
 }

@@ -1,17 +1,17 @@
-//! Tokens of one grid, resampled to another.
+//! Resampling a grid of tokens.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// Resamples tokens that lie on a grid to a grid of another size, bilinearly.
+/// Bilinear resampling of a grid of tokens to another size.
 ///
 /// ```text
 /// y(i) = (1 - w) x(floor(p)) + w x(floor(p) + 1),   p = max(0, (i + 1/2) from / to - 1/2),  w = p - floor(p)
 /// ```
 ///
-/// along rows and columns, with the last token repeated beyond the edge: the targets of representation
-/// alignment, where they come on another grid than the network's tokens.
+/// along rows and columns, with the last token repeated beyond the edge. Brings the targets of representation
+/// alignment onto the network's grid of tokens.
 /// No antialiasing; corners are not aligned. Differentiable in `features`.
-/// Computed in f32; the result has the dtype of `features`. Equal grids give the features unchanged.
+/// Computed in f32; the result has the dtype of `features`. Equal grids return the features unchanged.
 ///
 /// # Shapes
 ///
@@ -20,7 +20,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 ///
 /// # Errors
 ///
-/// The tokens are not those of `from`, or there is nothing to interpolate between.
+/// The number of tokens is not that of `from`, or a dimension is empty.
 ///
 /// # Example
 ///
@@ -57,15 +57,15 @@ pub fn resample_tokens(features: &Tensor, from: (usize, usize), to: (usize, usiz
     xs.reshape((b, to.0 * to.1, c))?.to_dtype(features.dtype())
 }
 
-/// What each of `from` tokens gives to each of `to`: `(to, from)`.
+/// Weight of each of `from` tokens in each of `to`: `(to, from)`.
 fn weights(from: usize, to: usize, device: &Device) -> Result<Tensor> {
     let mut weights = vec![0f32; to * from];
     for (i, row) in weights.chunks_exact_mut(from).enumerate() {
         let position = ((i as f64 + 0.5) * from as f64 / to as f64 - 0.5).max(0.0);
         let first = (position as usize).min(from - 1);
-        let share = position - first as f64;
-        row[first] += (1.0 - share) as f32;
-        row[(first + 1).min(from - 1)] += share as f32;
+        let weight = position - first as f64;
+        row[first] += (1.0 - weight) as f32;
+        row[(first + 1).min(from - 1)] += weight as f32;
     }
     Tensor::from_vec(weights, (to, from), device)
 }
@@ -81,18 +81,18 @@ mod tests {
     }
 
     #[test]
-    fn doubling_a_square_agrees_with_values_worked_out_by_hand() {
+    fn doubling_a_square_gives_the_values_worked_out_by_hand() {
         let xs = Tensor::new(&[[[0f32], [4.0], [8.0], [16.0]]], &Device::Cpu).unwrap();
         let ys = resample_tokens(&xs, (2, 2), (4, 4)).unwrap();
         assert_eq!(ys.dims(), [1, 16, 1]);
-        // Shares of the second row and column: 0, 1/4, 3/4, 1.
+        // Weights of the second row and column: 0, 1/4, 3/4, 1.
         let want =
             [[0.0, 1.0, 3.0, 4.0], [2.0, 3.25, 5.75, 7.0], [6.0, 7.75, 11.25, 13.0], [8.0, 10.0, 14.0, 16.0]];
         assert_eq!(values(&ys), want.concat());
     }
 
     #[test]
-    fn shrinking_takes_no_average_beyond_two_neighbours() {
+    fn downsampling_averages_only_two_neighbours() {
         let xs = Tensor::new(&[[[0f32], [1.0], [10.0], [100.0], [1000.0]]], &Device::Cpu).unwrap();
         // Positions 0.75 and 3.25 of the five.
         assert_eq!(values(&resample_tokens(&xs, (5, 1), (2, 1)).unwrap()), [0.75, 325.0]);

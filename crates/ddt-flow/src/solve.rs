@@ -10,14 +10,14 @@ use crate::model::{Evaluation, VelocityModel};
 use crate::solver::{History, Solver};
 use crate::time_grid::{Step, TimeGrid};
 
-/// What is known when a step is done.
+/// Report of a completed step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport<'a> {
-    /// The step that was taken.
+    /// The completed step.
     pub step: Step,
     /// Number of steps of the whole run.
     pub num_steps: usize,
-    /// How often the velocity was evaluated in this step.
+    /// Number of velocity evaluations in this step.
     pub evaluations: usize,
     /// The latents at `step.t_next`, (B, ...) in f32 and finite.
     pub latents: &'a Tensor,
@@ -25,11 +25,11 @@ pub struct StepReport<'a> {
 
 /// Integrates `dx/dt = v(x, t)` from `noise` at `t = 0` to latents at `t = 1`.
 ///
-/// `state` is what the model keeps between steps; pass a fresh default for each run.
-/// `on_step` runs after each step, for progress or previews, and stops the run by `ControlFlow::Break`;
-/// breaking after the last step stops nothing, the latents are returned.
+/// `state` holds the model's cached values; pass a fresh default for each run.
+/// `on_step` runs after each step, for progress or previews, and stops the run with `ControlFlow::Break`;
+/// a break after the last step still returns the latents.
 ///
-/// No gradients flow through the result: each step's computation graph is dropped when it is done.
+/// No gradients flow through the result: each step drops its computation graph.
 ///
 /// # Shapes
 ///
@@ -37,7 +37,7 @@ pub struct StepReport<'a> {
 ///
 /// # Errors
 ///
-/// [`FlowError::ShapeMismatch`] if `noise` has no samples or no elements;
+/// [`FlowError::Invalid`] if `noise` has no samples or no elements;
 /// [`FlowError::NonFinite`] as soon as a sample is not finite;
 /// [`FlowError::Cancelled`] if `on_step` breaks before the last step;
 /// [`FlowError::Candle`] if the model fails, or returns a velocity of another shape than its input.
@@ -50,11 +50,8 @@ pub fn solve<M: VelocityModel + ?Sized>(
     on_step: &mut dyn FnMut(&StepReport<'_>) -> ControlFlow<()>,
 ) -> Result<Tensor> {
     if noise.rank() == 0 || noise.elem_count() == 0 {
-        return Err(FlowError::ShapeMismatch {
-            what: "noise",
-            expected: "shape (B, ...) without empty dimensions".to_owned(),
-            got: noise.dims().to_vec(),
-        });
+        let expected = "of shape (B, ...) without empty dimensions";
+        return Err(FlowError::invalid("noise", expected, noise.dims()));
     }
     let num_steps = grid.num_steps();
     let evaluations = Cell::new(0);
@@ -64,7 +61,7 @@ pub fn solve<M: VelocityModel + ?Sized>(
         if v.dims() != x.dims() {
             bail!("expected velocities of shape {:?} at step {}, got {:?}", x.dims(), at.step, v.dims());
         }
-        // Detached: trainable weights would otherwise keep every step's graph alive.
+        // Trainable weights would otherwise keep every step's graph alive.
         Ok(v.to_dtype(DType::F32)?.detach())
     };
 
@@ -97,7 +94,7 @@ mod tests {
 
     use super::*;
     use crate::model::FromFn;
-    use crate::solver::{Euler, solver_by_name};
+    use crate::solver::{EULER, solver_by_name};
 
     fn go_on(_: &StepReport<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -115,7 +112,7 @@ mod tests {
     fn reports_every_step_once_and_ends_where_euler_ends() {
         let model = FromFn::new(|x_t, _| Ok(x_t.clone()));
         let mut seen = Vec::new();
-        let latents = solve(&model, &Euler, &grid(4), &noise(), &mut (), &mut |report| {
+        let latents = solve(&model, &EULER, &grid(4), &noise(), &mut (), &mut |report| {
             seen.push((report.step.index, report.step.t_next, report.num_steps));
             ControlFlow::Continue(())
         });
@@ -150,7 +147,7 @@ mod tests {
     fn cancelling_is_a_typed_error() {
         let model = FromFn::new(|x_t, _| Ok(x_t.clone()));
         let stop_at = |last: usize| {
-            solve(&model, &Euler, &grid(4), &noise(), &mut (), &mut |report| {
+            solve(&model, &EULER, &grid(4), &noise(), &mut (), &mut |report| {
                 if report.step.index == last { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
         };
@@ -163,7 +160,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let spoiled = Tensor::new(&[[0f32, 0.0], [0.0, 0.0], [0.0, bad]], &Device::Cpu).unwrap();
             let model = FromFn::new(|x_t, t| if t < 0.5 { x_t.zeros_like() } else { Ok(spoiled.clone()) });
-            let err = solve(&model, &Euler, &grid(4), &noise(), &mut (), &mut go_on).unwrap_err();
+            let err = solve(&model, &EULER, &grid(4), &noise(), &mut (), &mut go_on).unwrap_err();
             assert!(matches!(err, FlowError::NonFinite { step: 2, t: 0.5, sample: 2 }), "{err}");
         }
     }
@@ -172,14 +169,14 @@ mod tests {
     fn huge_but_finite_latents_pass() {
         let model = FromFn::new(|x_t, _| x_t.zeros_like());
         let huge = (noise().ones_like().unwrap() * f64::from(f32::MAX)).unwrap();
-        assert!(solve(&model, &Euler, &grid(1), &huge, &mut (), &mut go_on).is_ok());
+        assert!(solve(&model, &EULER, &grid(1), &huge, &mut (), &mut go_on).is_ok());
     }
 
     #[test]
     fn half_precision_in_gives_f32_out() {
         let model = FromFn::new(|x_t, _| x_t.to_dtype(DType::BF16));
         let half = noise().to_dtype(DType::BF16).unwrap();
-        let latents = solve(&model, &Euler, &grid(2), &half, &mut (), &mut go_on).unwrap();
+        let latents = solve(&model, &EULER, &grid(2), &half, &mut (), &mut go_on).unwrap();
         assert_eq!(latents.dtype(), DType::F32);
     }
 
@@ -187,19 +184,19 @@ mod tests {
     fn no_graph_is_kept() {
         let weight = Var::new(2f32, &Device::Cpu).unwrap();
         let model = FromFn::new(|x_t, _| x_t.broadcast_mul(&weight));
-        let latents = solve(&model, &Euler, &grid(3), &noise(), &mut (), &mut go_on).unwrap();
+        let latents = solve(&model, &EULER, &grid(3), &noise(), &mut (), &mut go_on).unwrap();
         assert!(!latents.track_op());
     }
 
     #[test]
     fn misshapen_input_and_velocity_are_errors() {
         let model = FromFn::new(|x_t, _| x_t.narrow(0, 0, 1));
-        let err = solve(&model, &Euler, &grid(2), &noise(), &mut (), &mut go_on).unwrap_err();
+        let err = solve(&model, &EULER, &grid(2), &noise(), &mut (), &mut go_on).unwrap_err();
         assert!(err.to_string().contains("[3, 2]") && err.to_string().contains("[1, 2]"), "{err}");
         for shape in [&[][..], &[0, 2], &[2, 0]] {
             let empty = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-            let err = solve(&model, &Euler, &grid(2), &empty, &mut (), &mut go_on).unwrap_err();
-            assert!(matches!(err, FlowError::ShapeMismatch { what: "noise", .. }), "{err}");
+            let err = solve(&model, &EULER, &grid(2), &empty, &mut (), &mut go_on).unwrap_err();
+            assert!(matches!(err, FlowError::Invalid { what: "noise", .. }), "{err}");
         }
     }
 }

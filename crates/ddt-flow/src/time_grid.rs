@@ -1,4 +1,4 @@
-//! The times a solver steps through.
+//! Time grids: the steps of a sampling run.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::model::Evaluation;
 /// The published results use 250 steps, a last step of 0.04 and a timeshift of 1.
 /// A timeshift above 1 spends more steps near noise (Fig. 4 of arXiv:2504.05741), one below 1 near data.
 ///
-/// A grid is its three parameters: they alone are serialised, and reading them back validates them.
+/// Serialised as its three parameters, which are validated when read back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Parameters", into = "Parameters")]
 pub struct TimeGrid {
@@ -36,7 +36,7 @@ pub struct Step {
     pub t_next: f64,
 }
 
-/// What a grid is written as.
+/// Serialised form of a grid.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Parameters {
@@ -49,25 +49,26 @@ impl TimeGrid {
     /// More steps than any sampler needs, few enough to hold in memory.
     pub const MAX_STEPS: usize = 1 << 20;
 
-    /// Builds the grid of `num_steps` steps.
+    /// Grid of `num_steps` steps.
     ///
-    /// `last_step` is the length of the final step before shifting; it defaults to `1 / num_steps`,
-    /// and is 1 whatever is asked for when there is only one step.
+    /// `last_step` is the length of the final step before shifting; it defaults to `1 / num_steps`, and is
+    /// always 1 for a single step.
     ///
     /// # Errors
     ///
-    /// [`FlowError::NumSteps`] unless `num_steps` is in 1..=[`MAX_STEPS`](Self::MAX_STEPS);
-    /// [`FlowError::LastStep`] unless `last_step` is finite and in (0, 1];
-    /// [`FlowError::Timeshift`] unless `timeshift` is finite and above 0;
-    /// [`FlowError::EmptyStep`] if two of the times are equal in f64, as with a last step of 1 and several steps.
+    /// [`FlowError::Invalid`] unless `num_steps` is in 1..=[`MAX_STEPS`](Self::MAX_STEPS), `last_step` is in
+    /// (0, 1] and `timeshift` is finite and above 0; also if two times are equal in f64, as with a last step of
+    /// 1 and several steps.
     pub fn new(num_steps: usize, last_step: Option<f64>, timeshift: f64) -> Result<Self> {
         if !(1..=Self::MAX_STEPS).contains(&num_steps) {
-            return Err(FlowError::NumSteps { got: num_steps });
+            let expected = format!("in 1..={}", Self::MAX_STEPS);
+            return Err(FlowError::invalid("number of steps", expected, num_steps));
         }
         if let Some(got) = last_step
             && !(got > 0.0 && got <= 1.0)
         {
-            return Err(FlowError::LastStep { got });
+            let expected = "finite and in (0, 1] (leave it out for 1 / number of steps)";
+            return Err(FlowError::invalid("last step", expected, got));
         }
         check_timeshift(timeshift)?;
 
@@ -80,7 +81,10 @@ impl TimeGrid {
         times.push(1.0);
 
         if let Some(step) = times.windows(2).position(|pair| pair[0] >= pair[1]) {
-            return Err(FlowError::EmptyStep { step, t: times[step], num_steps });
+            let expected =
+                "strictly increasing (use a last step inside (0, 1) and a timeshift nearer 1)".to_owned();
+            let got = format!("step {step} of {num_steps} that starts and ends at t = {}", times[step]);
+            return Err(FlowError::Invalid { what: "times", expected, got });
         }
         Ok(Self { times, last_step, timeshift })
     }
@@ -100,7 +104,7 @@ impl TimeGrid {
         self.last_step
     }
 
-    /// How strongly the times are shifted; 1 is not at all.
+    /// Time shift; 1 is none.
     pub fn timeshift(&self) -> f64 {
         self.timeshift
     }
@@ -128,7 +132,7 @@ impl Step {
         self.at(self.t)
     }
 
-    /// An evaluation at `t`, which belongs to this step: between its ends, both included.
+    /// An evaluation of this step at `t`, between its ends, both included.
     pub fn at(self, t: f64) -> Evaluation {
         Evaluation { step: self.index, step_t: self.t, t }
     }
@@ -139,7 +143,7 @@ impl Step {
     }
 }
 
-/// Respaces a time in [0, 1], keeping both ends.
+/// Shifted time; 0 and 1 stay.
 ///
 /// ```text
 /// t / (t + (1 - t) timeshift)
@@ -150,9 +154,12 @@ pub fn shift_time(t: f64, timeshift: f64) -> f64 {
     t / (t + (1.0 - t) * timeshift)
 }
 
-/// Says whether a time shift is usable.
+/// Refuses a time shift that is not finite and above 0.
 pub(crate) fn check_timeshift(got: f64) -> Result<()> {
-    if got.is_finite() && got > 0.0 { Ok(()) } else { Err(FlowError::Timeshift { got }) }
+    if !(got.is_finite() && got > 0.0) {
+        return Err(FlowError::invalid("timeshift", "finite and above 0 (1 means no shift)", got));
+    }
+    Ok(())
 }
 
 impl TryFrom<Parameters> for TimeGrid {
@@ -219,18 +226,23 @@ mod tests {
 
     #[test]
     fn bad_parameters_are_errors() {
-        let new = TimeGrid::new;
-        assert!(matches!(new(0, None, 1.0), Err(FlowError::NumSteps { got: 0 })));
-        assert!(matches!(new(usize::MAX, None, 1.0), Err(FlowError::NumSteps { .. })));
+        let check =
+            |num_steps, last_step, timeshift, culprit| match TimeGrid::new(num_steps, last_step, timeshift) {
+                Err(FlowError::Invalid { what, .. }) => assert_eq!(what, culprit),
+                other => panic!("{other:?}"),
+            };
+        check(0, None, 1.0, "number of steps");
+        check(usize::MAX, None, 1.0, "number of steps");
         for last_step in [0.0, -0.1, 1.1, f64::NAN, f64::INFINITY] {
-            assert!(matches!(new(4, Some(last_step), 1.0), Err(FlowError::LastStep { .. })));
-            assert!(matches!(new(1, Some(last_step), 1.0), Err(FlowError::LastStep { .. })));
+            check(4, Some(last_step), 1.0, "last step");
+            check(1, Some(last_step), 1.0, "last step");
         }
         for timeshift in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(matches!(new(4, None, timeshift), Err(FlowError::Timeshift { .. })));
+            check(4, None, timeshift, "timeshift");
         }
-        assert!(matches!(new(4, Some(1.0), 1.0), Err(FlowError::EmptyStep { step: 0, .. })));
-        assert!(matches!(new(4, Some(1e-300), 1.0), Err(FlowError::EmptyStep { step: 3, .. })));
+        check(4, Some(1.0), 1.0, "times");
+        check(4, Some(1e-300), 1.0, "times");
+        assert!(TimeGrid::new(4, Some(1.0), 1.0).unwrap_err().to_string().contains("step 0 of 4"));
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl<'a> Whole<'a> {
 impl ClassConditional for Whole<'_> {
     type State = NetworkCalls;
 
-    fn velocity_rows(
+    fn velocities(
         &self,
         x_t: &Tensor,
         at: Evaluation,

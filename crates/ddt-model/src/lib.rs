@@ -14,7 +14,7 @@
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
-//! use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
+//! use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 //! use ddt_model::{Ddt, DdtConfig, SampleOptions, sample};
 //!
 //! // Free sizes; `DdtConfig::preset("ddt-xl2-22en6de")` has the paper's.
@@ -31,7 +31,7 @@
 //! let noise = noise_batch(0, &[0, 1], (4, 8, 8), &Device::Cpu)?;
 //! let options = SampleOptions {
 //!     grid: TimeGrid::new(5, None, 1.0)?,
-//!     solver: &Euler,
+//!     solver: &EULER,
 //!     guidance: Guidance::new(2.0, (0.3, 1.0))?,
 //!     plan: None,
 //! };

@@ -94,12 +94,12 @@ pub fn sample_autoguided(
     match bind(network, labels, options, &Guidance::none(), noise)? {
         Bound::Halves(model) => {
             let mut state = Default::default();
-            let latents = run(Autoguided { model, weaker }, noise, options, &mut state, on_step)?;
+            let latents = run(Autoguided { model, guiding: weaker }, noise, options, &mut state, on_step)?;
             Ok(Sampled { latents, calls: state.0.calls() })
         }
         Bound::Whole(model) => {
             let mut state = Default::default();
-            let latents = run(Autoguided { model, weaker }, noise, options, &mut state, on_step)?;
+            let latents = run(Autoguided { model, guiding: weaker }, noise, options, &mut state, on_step)?;
             Ok(Sampled { latents, calls: state.0 })
         }
     }

@@ -92,7 +92,7 @@ impl<K> Default for SharedState<K> {
 impl<M: Decoupled> ClassConditional for Shared<M> {
     type State = SharedState<M::Cached>;
 
-    fn velocity_rows(
+    fn velocities(
         &self,
         x_t: &Tensor,
         at: Evaluation,

@@ -4,7 +4,7 @@ use std::{fmt, time::Instant};
 
 use anyhow::Result;
 use ddt_adapters::Autoencoder;
-use ddt_flow::{Euler, Guidance, Solver, TimeGrid, solver_by_name};
+use ddt_flow::{EULER, Guidance, Solver, TimeGrid, solver_by_name};
 use ddt_model::SampleOptions;
 use ddt_sharing::{Planner, SharingPlan, Similarity};
 use serde::{Deserialize, Serialize};
@@ -90,7 +90,7 @@ impl<'a> Bench<'a> {
                 let plan = self.plan(drawing)?;
                 let Drawing { steps, guidance, from, .. } = *drawing;
                 let grid = TimeGrid::new(steps, Some(LAST_STEP), 1.0)?;
-                self.draw(grid, &Euler, Guidance::new(guidance, (from, 1.0))?, plan.as_ref())?
+                self.draw(grid, &EULER, Guidance::new(guidance, (from, 1.0))?, plan.as_ref())?
             }
             Setting::Stepped(Stepping { steps, solver, timeshift }) => {
                 // Few steps are even ones: a last step of the published length would be far shorter than the others.

@@ -44,7 +44,7 @@ impl SelfConditions {
 impl ClassConditional for Recorded<'_> {
     type State = SelfConditions;
 
-    fn velocity_rows(
+    fn velocities(
         &self,
         x_t: &Tensor,
         at: Evaluation,
@@ -119,7 +119,7 @@ pub fn measure(job: &Job, network: &Ddt, items: &[Item], cancel: &Cancel) -> Res
 mod tests {
     use candle_core::{Device, Shape};
     use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
-    use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
+    use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
     use ddt_model::{DdtConfig, SeededInit, sample};
 
     use super::*;
@@ -172,7 +172,7 @@ mod tests {
     fn options() -> SampleOptions<'static> {
         SampleOptions {
             grid: TimeGrid::new(STEPS, Some(0.04), 1.0).unwrap(),
-            solver: &Euler,
+            solver: &EULER,
             // Some steps are guided and some are not.
             guidance: Guidance::new(3.0, (0.3, 1.0)).unwrap(),
             plan: None,

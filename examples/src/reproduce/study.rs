@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device};
-use ddt_flow::{Euler, Guidance, NoiseSource, TimeGrid};
+use ddt_flow::{EULER, Guidance, NoiseSource, TimeGrid};
 use ddt_model::{DdtFile, SampleOptions};
 use serde::{Deserialize, Serialize};
 
@@ -111,7 +111,7 @@ impl<'a> Study<'a> {
         };
         let items = spread(self.args.samples, sizes.num_classes, 0);
         let look = |guidance| {
-            let options = SampleOptions { grid: self.grid.clone(), solver: &Euler, guidance, plan: None };
+            let options = SampleOptions { grid: self.grid.clone(), solver: &EULER, guidance, plan: None };
             metric.drawn(painter, &items, &options)
         };
         let shapes = network.config().parameter_shapes()?;

@@ -7,7 +7,7 @@ use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, to_rgb8};
 use ddt_files::Checkpoint;
-use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
+use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_model::{LatentInfo, SampleOptions, VelocityNetwork, sample};
 use ddt_train::{FlowMatching, Trainer};
 
@@ -73,7 +73,7 @@ pub fn draw(
     let shape = (network.config().sizes.in_channels, info.height, info.width);
     let options = SampleOptions {
         grid: TimeGrid::new(STEPS, None, 1.0)?,
-        solver: &Euler,
+        solver: &EULER,
         guidance: Guidance::new(settings.watch.guidance, (0.0, 1.0))?,
         plan: None,
     };

@@ -59,7 +59,7 @@ fn what_cannot_be_compared_is_an_error() {
     let noise = noise_batch(0, &[0], (1, 2, 2), &Device::Cpu).unwrap();
     let all = settings(&["nonesuch"], &[1.0], &[4]);
     let refused = sweep(&all, &noise, |solver, grid| run(&noise, solver, grid));
-    assert!(matches!(refused, Err(FlowError::UnknownSolver { .. })));
+    assert!(matches!(refused, Err(FlowError::Invalid { what: "solver", .. })));
     let other = noise_batch(0, &[0, 1], (1, 2, 2), &Device::Cpu).unwrap();
     let all = settings(&["euler"], &[1.0], &[4]);
     assert!(sweep(&all, &other, |solver, grid| run(&noise, solver, grid)).is_err());

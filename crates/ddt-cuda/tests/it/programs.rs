@@ -9,7 +9,7 @@ use ddt_cuda::{
     Batch, EulerOptions, Executor, Precision, Programs, Reference, Run, StepKind, by_formula, execute,
     from_map,
 };
-use ddt_flow::{Euler, Guidance, TimeGrid, noise_batch};
+use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_model::{Ddt, DdtConfig, NetworkConfig, SampleOptions, sample};
 use ddt_sharing::SharingPlan;
 
@@ -49,7 +49,7 @@ fn both(cfg: &DdtConfig, precision: Precision, options: &EulerOptions<'_>) -> (T
     let ours = execute(&mut reference, cfg, &run, &mut |_| ControlFlow::Continue(())).unwrap();
 
     let EulerOptions { grid, guidance, plan } = options.clone();
-    let options = SampleOptions { grid, solver: &Euler, guidance, plan };
+    let options = SampleOptions { grid, solver: &EULER, guidance, plan };
     let network = network(cfg, &weights);
     let theirs = sample(&network, &noise, &labels, &options, &mut |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(ours.calls, theirs.calls);

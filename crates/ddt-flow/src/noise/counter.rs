@@ -1,11 +1,11 @@
-//! Randomness as a pure function of where it is used.
+//! Counter-based random numbers: a pure function of seed, purpose, step and sample.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What random numbers are for; uses never share them.
+/// Purpose of random numbers; different purposes never share numbers.
 ///
-/// The number is part of what is generated: it stays with its use for ever, and new uses get new numbers.
+/// The discriminant is part of the address: it never changes, and new purposes get new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u64)]
 pub enum Purpose {
@@ -41,23 +41,23 @@ pub enum Purpose {
 /// ChaCha8, key = seed | step | purpose | "ddt-flow" (little-endian), stream = sample
 /// ```
 ///
-/// Every method starts at the beginning of the same stream, so one address is for one draw:
-/// what [`normal`](Self::normal) and [`uniform`](Self::uniform) return at one address is related.
-/// All results are the same bits on every platform.
+/// Every method starts at the beginning of the same stream, so use each address for one draw only: the
+/// results of [`normal`](Self::normal) and [`uniform`](Self::uniform) at one address are related.
+/// All results have the same bits on every platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CounterNoise {
     /// Seed of the whole run.
     pub seed: u64,
-    /// What the numbers are for.
+    /// Purpose of the numbers.
     pub purpose: Purpose,
-    /// Step, epoch or whatever counts time for this purpose.
+    /// Step, epoch or other counter of time.
     pub step: u64,
-    /// Number of the sample, independent of batches.
+    /// Index of the sample, independent of batches.
     pub sample: u64,
 }
 
 impl CounterNoise {
-    /// Addresses one draw.
+    /// Address of one draw.
     pub fn new(seed: u64, purpose: Purpose, step: u64, sample: u64) -> Self {
         Self { seed, purpose, step, sample }
     }
@@ -73,7 +73,7 @@ impl CounterNoise {
         out
     }
 
-    /// Like [`normal`](Self::normal), into memory that is already there.
+    /// [`normal`](Self::normal) into a given slice.
     pub fn fill_normal(&self, out: &mut [f32]) {
         let mut stream = self.stream();
         for pair in out.chunks_mut(2) {
@@ -90,22 +90,22 @@ impl CounterNoise {
         (0..n).map(|_| unit(&mut stream)).collect()
     }
 
-    /// The first of [`uniform`](Self::uniform)'s numbers.
+    /// The first number of [`uniform`](Self::uniform).
     pub fn first_uniform(&self) -> f64 {
         unit(&mut self.stream())
     }
 
-    /// The first of [`normal`](Self::normal)'s numbers, not rounded to f32.
+    /// The first number of [`normal`](Self::normal), not rounded to f32.
     pub fn first_normal(&self) -> f64 {
         normal_pair(&mut self.stream()).0
     }
 
-    /// An integer in `0..bound`, all equally likely; `None` if there is none.
+    /// A uniform integer in `0..bound`; `None` if `bound` is 0.
     pub fn below(&self, bound: u64) -> Option<u64> {
         (bound > 0).then(|| below(&mut self.stream(), bound))
     }
 
-    /// Puts `items` in a random order, all orders equally likely (Fisher-Yates).
+    /// Shuffles `items`, all orders equally likely (Fisher-Yates).
     pub fn shuffle<T>(&self, items: &mut [T]) {
         let mut stream = self.stream();
         for last in (1..items.len()).rev() {
@@ -151,7 +151,7 @@ fn normal_pair(stream: &mut ChaCha8Rng) -> (f64, f64) {
 
 /// An integer in `0..bound`, for `bound > 0`.
 fn below(stream: &mut ChaCha8Rng, bound: u64) -> u64 {
-    // Draws from the incomplete last run of `bound` are thrown away: they would favour small results.
+    // Draws from the incomplete last run of `bound` would favour small results.
     let spill = (u64::MAX % bound + 1) % bound;
     loop {
         let draw = stream.next_u64();
@@ -171,7 +171,7 @@ mod tests {
         CounterNoise::new(1, Purpose::TrainNoise, 0, sample)
     }
 
-    /// Computed apart from this code. Any change here changes every image ever drawn from a seed.
+    /// Computed by independent code. A change here changes every image ever generated from a seed.
     #[test]
     fn golden_values() {
         let address = CounterNoise::new(7, Purpose::SampleNoise, 3, 11);

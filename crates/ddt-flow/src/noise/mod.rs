@@ -1,4 +1,4 @@
-//! Noise as a value: the same numbers for a sample whatever batch, thread or machine draws them.
+//! Sampling noise: the same numbers for a sample in any batch, on any thread and machine.
 
 mod counter;
 mod torch;
@@ -12,7 +12,7 @@ pub use torch::{TorchGenerator, torch_randn};
 
 use crate::error::{FlowError, Result};
 
-/// Where the noise that sampling starts from comes from.
+/// Generator of the noise that sampling starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NoiseSource {
@@ -24,7 +24,7 @@ pub enum NoiseSource {
 }
 
 impl NoiseSource {
-    /// Standard normal noise for the samples with these numbers, each independent of the others listed.
+    /// Standard normal noise for numbered samples, each independent of the rest of the batch.
     ///
     /// # Shapes
     ///
@@ -32,7 +32,7 @@ impl NoiseSource {
     ///
     /// # Errors
     ///
-    /// [`FlowError::ShapeMismatch`] if there are no samples, no elements or too many of them;
+    /// [`FlowError::Invalid`] if there are no samples, no elements or too many of them;
     /// [`FlowError::Candle`] if the copy to `device` fails.
     pub fn batch(
         self,
@@ -42,22 +42,19 @@ impl NoiseSource {
         device: &Device,
     ) -> Result<Tensor> {
         let (channels, height, width) = shape;
-        let misshapen = |expected: &str| FlowError::ShapeMismatch {
-            what: "noise",
-            expected: expected.to_owned(),
-            got: vec![samples.len(), channels, height, width],
-        };
+        let misshapen =
+            |expected| FlowError::invalid("noise", expected, [samples.len(), channels, height, width]);
         let per_sample = channels.checked_mul(height).and_then(|it| it.checked_mul(width));
         let total = per_sample.and_then(|it| it.checked_mul(samples.len()));
         let (Some(per_sample), Some(total)) = (per_sample, total) else {
-            return Err(misshapen("a shape (B, C, H, W) that fits in memory"));
+            return Err(misshapen("of a shape (B, C, H, W) that fits in memory"));
         };
         if total == 0 {
-            return Err(misshapen("shape (B, C, H, W) without empty dimensions"));
+            return Err(misshapen("of shape (B, C, H, W) without empty dimensions"));
         }
         let mut values: Vec<f32> = Vec::new();
         if values.try_reserve_exact(total).is_err() {
-            return Err(misshapen("a shape (B, C, H, W) that fits in memory"));
+            return Err(misshapen("of a shape (B, C, H, W) that fits in memory"));
         }
         values.resize(total, 0.0);
         values.par_chunks_exact_mut(per_sample).zip(samples).for_each(|(out, &sample)| match self {
@@ -68,7 +65,7 @@ impl NoiseSource {
     }
 }
 
-/// [`NoiseSource::Counter`]'s noise to start sampling from.
+/// Noise of [`NoiseSource::Counter`].
 ///
 /// # Shapes
 ///
@@ -125,7 +122,7 @@ mod tests {
         ];
         for (samples, shape) in cases {
             let err = noise_batch(0, samples, shape, &Device::Cpu).unwrap_err();
-            assert!(matches!(err, FlowError::ShapeMismatch { what: "noise", .. }), "{err}");
+            assert!(matches!(err, FlowError::Invalid { what: "noise", .. }), "{err}");
         }
     }
 }

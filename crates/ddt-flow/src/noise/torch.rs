@@ -1,36 +1,34 @@
-//! The normal numbers of a PyTorch CPU generator.
+//! Normal numbers of a PyTorch CPU generator.
 
 use candle_core::{Device, Result, Shape, Tensor, bail};
 use rand_mt::Mt;
 
-/// PyTorch fills this many numbers and more by blocks, fewer one by one.
+/// PyTorch fills at least this many numbers by blocks, and fewer one by one.
 const BLOCK: usize = 16;
 
-/// PyTorch's CPU generator, as far as `torch.randn` in f32 uses it.
-///
-/// Several draws in a row give what the same draws give there, in the same order.
+/// PyTorch's CPU generator for `torch.randn` in f32; a sequence of draws matches the same sequence there.
 ///
 /// ```text
 /// n >= 16: u = (r & 0xFFFFFF) / 2^24 for each element; then in every block of 16, for j < 8,
 ///          rho = sqrt(-2 ln(1 - u_j)), theta = 2 pi u_{j+8}, out_j = rho cos(theta), out_{j+8} = rho sin(theta);
 ///          if 16 does not divide n, the last 16 elements are drawn again. All in f32.
-/// n < 16:  u = ((r_1 << 32 | r_2) & (2^53 - 1)) / 2^53, two a pair; rho = sqrt(-2 ln(1 - u_2)),
-///          rho cos(2 pi u_1), then rho sin(2 pi u_1), which is kept for the next such number. In f64.
+/// n < 16:  u = ((r_1 << 32 | r_2) & (2^53 - 1)) / 2^53, two per pair; rho = sqrt(-2 ln(1 - u_2)),
+///          rho cos(2 pi u_1), then rho sin(2 pi u_1), which is cached for the next such number. In f64.
 /// ```
 #[derive(Clone, Debug)]
 pub struct TorchGenerator {
     mt: Mt,
-    // The second number of a pair, when only the first was needed so far.
-    kept: Option<f64>,
+    // The second number of a pair whose first is used up.
+    cached: Option<f64>,
 }
 
 impl TorchGenerator {
-    /// `torch.Generator().manual_seed(seed)`; only the low 32 bits of the seed count, as there.
+    /// `torch.Generator().manual_seed(seed)`, which uses only the low 32 bits of the seed.
     pub fn new(seed: u64) -> Self {
-        Self { mt: Mt::new(seed as u32), kept: None }
+        Self { mt: Mt::new(seed as u32), cached: None }
     }
 
-    /// The next `n` numbers, as `torch.randn(n)` draws them.
+    /// The next `n` numbers of `torch.randn(n)`.
     ///
     /// Unlike a stream, drawing 20 and then 12 is not drawing 32.
     pub fn randn(&mut self, n: usize) -> Vec<f32> {
@@ -39,7 +37,7 @@ impl TorchGenerator {
         out
     }
 
-    /// Like [`randn`](Self::randn), into memory that is already there.
+    /// [`randn`](Self::randn) into a given slice.
     pub fn fill(&mut self, out: &mut [f32]) {
         if out.len() < BLOCK {
             out.fill_with(|| self.single() as f32);
@@ -63,13 +61,13 @@ impl TorchGenerator {
 
     /// One normal number of a short draw.
     fn single(&mut self) -> f64 {
-        if let Some(kept) = self.kept.take() {
-            return kept;
+        if let Some(cached) = self.cached.take() {
+            return cached;
         }
         let theta = std::f64::consts::TAU * self.uniform_f64();
         let rho = (-2.0 * libm::log1p(-self.uniform_f64())).sqrt();
         let (sin, cos) = libm::sincos(theta);
-        self.kept = Some(rho * sin);
+        self.cached = Some(rho * sin);
         rho * cos
     }
 
@@ -91,7 +89,7 @@ fn to_normal(block: &mut [f32; BLOCK]) {
     }
 }
 
-/// What `torch.randn(shape, generator=torch.Generator().manual_seed(seed))` gives on a CPU, in f32.
+/// `torch.randn(shape, generator=torch.Generator().manual_seed(seed))` on a CPU, in f32.
 ///
 /// Equal up to the last bits of sine, cosine and logarithm, which differ between PyTorch's own builds.
 ///
@@ -202,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_in_a_row_go_on_where_the_last_ended() {
+    fn draws_continue_where_the_last_ended() {
         let mut generator = TorchGenerator::new(41);
         let whole = TorchGenerator::new(41).randn(15);
         let mut parts = generator.randn(3);

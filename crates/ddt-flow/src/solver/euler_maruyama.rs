@@ -1,27 +1,26 @@
-//! The stochastic sampler: Euler-Maruyama with a last step that adds no noise.
+//! Stochastic sampling: the Euler-Maruyama method, with a last step that adds no noise.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::{History, Solver};
-use crate::model::Evaluation;
+use super::base::{History, Solver, Velocity};
 use crate::noise::{CounterNoise, Purpose};
 use crate::path::LinearPath;
 use crate::time_grid::Step;
 
-/// Euler-Maruyama on the stochastic equation that has the flow's marginals. Weak order 1, one evaluation a
-/// step.
+/// Euler-Maruyama method for the stochastic differential equation with the flow's marginals. Weak order 1, one
+/// evaluation per step.
 ///
 /// ```text
 /// x <- x + (v + w s / 2) dt + sqrt(w dt) n,    n ~ N(0, I)
 /// w  = scale sigma_t,   s = (t v - x) / (1 - t)          the score of the linear path
 /// ```
 ///
-/// The last step adds no noise; see [`LastStep`]. With guidance, `v` is the guided velocity, and so is the
-/// score made of it.
+/// The last step adds no noise; see [`LastStep`]. With guidance, `v` is the guided velocity and `s` follows
+/// from it.
 ///
-/// The noise of a sample is a function of the latents it started from and of the step
-/// ([`History::sample_keys`]): two samples with the same start are the same image, whatever their batch.
+/// The noise of a sample depends only on its initial latents and the step ([`History::sample_keys`]): two
+/// samples with the same start give the same image, whatever their batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EulerMaruyama {
     scale: f64,
@@ -29,22 +28,22 @@ pub struct EulerMaruyama {
     name: &'static str,
 }
 
-/// How the last step goes, which adds no noise.
+/// Update of the last step, which adds no noise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastStep {
-    /// `x + v dt`, as the flow.
+    /// `x + v dt`, as in the flow.
     Flow,
     /// `x + (v + w s / 2) dt`, the mean of the stochastic step.
     Mean,
 }
 
 impl EulerMaruyama {
-    /// As DDT's published code: `w = sigma_t`, the last step as the flow.
+    /// DDT's published setting: `w = sigma_t`, last step [`Flow`](LastStep::Flow).
     pub const fn ddt() -> Self {
         Self { scale: 1.0, last: LastStep::Flow, name: "euler-maruyama" }
     }
 
-    /// As REPA's published code: `w = 2 sigma_t`, the last step is the mean; SiT's "Mean" is this last step.
+    /// REPA's published setting: `w = 2 sigma_t`, last step [`Mean`](LastStep::Mean), SiT's "Mean".
     pub const fn repa() -> Self {
         Self { scale: 2.0, last: LastStep::Mean, name: "euler-maruyama-repa" }
     }
@@ -54,12 +53,12 @@ impl EulerMaruyama {
         self.scale
     }
 
-    /// How the last step goes.
+    /// Update of the last step.
     pub fn last_step(&self) -> LastStep {
         self.last
     }
 
-    /// The update for a given velocity and given noise, which the last step does not use.
+    /// Update for a given velocity and noise; the last step ignores the noise.
     ///
     /// # Shapes
     ///
@@ -88,19 +87,13 @@ impl Solver for EulerMaruyama {
         1
     }
 
-    fn step(
-        &self,
-        velocity: &mut dyn FnMut(&Tensor, Evaluation) -> Result<Tensor>,
-        x: &Tensor,
-        step: Step,
-        history: &mut History,
-    ) -> Result<Tensor> {
+    fn step(&self, velocity: Velocity<'_>, x: &Tensor, step: Step, history: &mut History) -> Result<Tensor> {
         let noise = normal_like(x, history.sample_keys(x)?, step.index)?;
         self.advance(x, &velocity(x, step.start())?, &noise, step)
     }
 }
 
-/// Standard normal noise of the shape and type of `x`, each row from its own key.
+/// Standard normal noise of the shape and type of `x`, each sample from its own key.
 fn normal_like(x: &Tensor, keys: &[u64], step: usize) -> Result<Tensor> {
     let per_sample = x.elem_count().checked_div(keys.len()).unwrap_or(0);
     let mut values = vec![0f32; per_sample * keys.len()];
@@ -115,6 +108,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
+    use crate::model::Evaluation;
     use crate::noise::noise_batch;
     use crate::time_grid::TimeGrid;
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use candle_core::{DType, Device, Tensor};
-use ddt_flow::{Euler, Guidance, TimeGrid};
+use ddt_flow::{EULER, Guidance, TimeGrid};
 use ddt_model::{
     Ddt, DdtFile, Description, Family, ModelError, NetworkConfig, Projection, SampleOptions, TokenMixer,
     VelocityNetwork, sample, sample_autoguided,
@@ -30,7 +30,7 @@ pub(crate) fn families() -> Vec<(&'static str, NetworkConfig)> {
 }
 
 fn options<'a>(guidance: Guidance, plan: Option<&'a SharingPlan>) -> SampleOptions<'a> {
-    SampleOptions { grid: TimeGrid::new(4, None, 1.0).unwrap(), solver: &Euler, guidance, plan }
+    SampleOptions { grid: TimeGrid::new(4, None, 1.0).unwrap(), solver: &EULER, guidance, plan }
 }
 
 fn go_on(_: &ddt_flow::StepReport<'_>) -> ControlFlow<()> {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use ddt_flow::{
-    AdamsBashforth, Euler, Evaluation, FlowError, Guidance, History, SOLVER_NAMES, TimeGrid, solver_by_name,
+    AdamsBashforth, EULER, Evaluation, FlowError, Guidance, History, SOLVER_NAMES, TimeGrid, solver_by_name,
 };
 use ddt_model::{Ddt, ModelError, SampleOptions, sample};
 use ddt_sharing::{SharingPlan, StepGrid};
@@ -100,7 +100,7 @@ fn what_does_not_fit_is_refused() {
     let (network, _) = perturbed(&sizes());
     let options = |plan| SampleOptions {
         grid: TimeGrid::new(4, None, 1.0).unwrap(),
-        solver: &Euler,
+        solver: &EULER,
         guidance: Guidance::new(2.0, (0.3, 1.0)).unwrap(),
         plan,
     };

@@ -1,9 +1,13 @@
-//! Every solver has the order it claims, on problems whose solutions are known.
+//! Every solver has the order it claims, and evaluates the velocity inside the current step.
 
-use candle_core::{Device, Tensor};
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
+
+use std::ops::ControlFlow;
+
+use candle_core::{Device, Result, Tensor};
 use ddt_flow::{
-    AdamsBashforth, Dopri5, Dpm2, EulerMaruyama, Evaluation, History, SOLVER_NAMES, Solver, Step, TimeGrid,
-    solver_by_name,
+    AdamsBashforth, CfgBatch, ClassConditional, Dopri5, Dpm2, EulerMaruyama, Evaluation, Guidance, Guided,
+    History, SOLVER_NAMES, Solver, Step, TimeGrid, noise_batch, solve, solver_by_name,
 };
 
 /// `dx/dt = r x cos(r t + 1)`, `x = exp(sin(r t + 1))`.
@@ -11,7 +15,7 @@ fn solution_at(rate: f64, t: f64) -> f64 {
     (rate * t + 1.0).sin().exp()
 }
 
-fn velocity_at(rate: f64, x: &Tensor, t: f64) -> candle_core::Result<Tensor> {
+fn velocity_at(rate: f64, x: &Tensor, t: f64) -> Result<Tensor> {
     x * (rate * (rate * t + 1.0).cos())
 }
 
@@ -19,7 +23,7 @@ fn solution(t: f64) -> f64 {
     solution_at(2.0, t)
 }
 
-fn velocity(x: &Tensor, at: Evaluation) -> candle_core::Result<Tensor> {
+fn velocity(x: &Tensor, at: Evaluation) -> Result<Tensor> {
     velocity_at(2.0, x, at.t)
 }
 
@@ -31,7 +35,7 @@ fn number(x: &Tensor) -> f64 {
     x.to_vec1::<f64>().unwrap()[0]
 }
 
-/// How a run begins and ends.
+/// Start and end of a run.
 #[derive(Clone, Copy)]
 struct Run {
     /// Skip the first steps and give their exact velocities instead.
@@ -80,7 +84,7 @@ fn final_variance(solver: EulerMaruyama, num_steps: usize) -> f64 {
 }
 
 #[test]
-fn of_every_solver() {
+fn every_solver_has_its_order() {
     let whole = Run { exact_start: false, until: 1.0 };
     for &name in SOLVER_NAMES {
         let solver = solver_by_name(name).unwrap();
@@ -97,7 +101,7 @@ fn of_every_solver() {
                 let [coarse, fine] = errors(Run { exact_start: true, ..whole });
                 check(name, coarse, fine, solver.order() as f64);
             }
-            // Up to t = 1 a logarithm stands beside the square.
+            // Up to t = 1 the error has a logarithmic factor.
             "dpm2" => {
                 let [coarse, fine] = errors(Run { until: 0.9, ..whole });
                 check(name, coarse, fine, 2.0);
@@ -122,7 +126,7 @@ fn of_every_solver() {
 }
 
 #[test]
-fn of_the_published_adams_is_two_however_many_velocities_it_uses() {
+fn the_published_adams_has_order_two_with_any_number_of_velocities() {
     let [second, fourth] = [2, 4].map(|order| {
         error(&AdamsBashforth::new(order).unwrap(), 100, Run { exact_start: false, until: 1.0 })
     });
@@ -172,4 +176,70 @@ fn dpm_starts_as_euler_does() {
         number(&solver.step(&mut velocity, &one(2.0), step, &mut History::default()).unwrap())
     };
     assert!((from(&Dpm2) - from(&AdamsBashforth::new(1).unwrap())).abs() < 1e-14);
+}
+
+/// Velocity `cos(3 t) - x_t` with the class and `-x_t` without; records its evaluations.
+struct Recorder;
+
+impl ClassConditional for Recorder {
+    type State = Vec<(Evaluation, CfgBatch)>;
+
+    fn velocities(
+        &self,
+        x_t: &Tensor,
+        at: Evaluation,
+        batch: CfgBatch,
+        asked: &mut Self::State,
+    ) -> Result<Tensor> {
+        asked.push((at, batch));
+        let class = x_t.affine(-1.0, (3.0 * at.t).cos())?;
+        match batch {
+            CfgBatch::Cond => Ok(class),
+            CfgBatch::CondUncond => Tensor::cat(&[class, x_t.neg()?], 0),
+        }
+    }
+}
+
+#[test]
+fn evaluations_are_inside_their_step_and_guided_as_it_is() {
+    let grid = TimeGrid::new(7, Some(0.04), 1.3).unwrap();
+    let guided = Guided { model: Recorder, guidance: Guidance::new(2.0, (0.3, 0.8)).unwrap() };
+    let noise = noise_batch(0, &[0, 1, 2], (2, 4, 4), &Device::Cpu).unwrap();
+    for name in SOLVER_NAMES {
+        let solver = solver_by_name(name).unwrap();
+        let (mut asked, mut reported) = (Vec::new(), 0);
+        let latents = solve(&guided, solver.as_ref(), &grid, &noise, &mut asked, &mut |report| {
+            assert!(report.evaluations > 0);
+            reported += report.evaluations;
+            ControlFlow::Continue(())
+        });
+        assert_eq!(latents.unwrap().dims(), noise.dims(), "{name}");
+        assert_eq!(reported, asked.len(), "{name}");
+        assert!(asked.windows(2).all(|pair| pair[0].0.step <= pair[1].0.step), "{name}");
+        for (at, batch) in asked {
+            let step = grid.step(at.step).unwrap();
+            assert_eq!(at.step_t, step.t, "{name}");
+            assert!((step.t..=step.t_next).contains(&at.t), "{name} {at:?}");
+            assert_eq!(batch == CfgBatch::CondUncond, guided.guidance.is_guided(step.t), "{name} {at:?}");
+        }
+    }
+}
+
+#[test]
+fn evaluations_are_as_many_as_the_method_needs() {
+    let grid = TimeGrid::new(5, None, 1.0).unwrap();
+    let noise = noise_batch(0, &[0], (1, 2, 2), &Device::Cpu).unwrap();
+    let calls = |name: &str| {
+        let (mut asked, guided) = (Vec::new(), Guided { model: Recorder, guidance: Guidance::none() });
+        let solver = solver_by_name(name).unwrap();
+        let go_on = &mut |_: &ddt_flow::StepReport<'_>| ControlFlow::Continue(());
+        solve(&guided, solver.as_ref(), &grid, &noise, &mut asked, go_on).unwrap();
+        asked.len()
+    };
+    for name in ["euler", "adams4", "dpm2", "euler-maruyama", "euler-maruyama-repa"] {
+        assert_eq!(calls(name), 5, "{name}");
+    }
+    assert_eq!(calls("heun"), 10);
+    assert!(calls("dopri5:1e-7") > calls("dopri5:0.5"));
+    assert_eq!(calls("dopri5:0.9"), 5 * 7);
 }
