@@ -15,7 +15,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Result, Tensor};
 use ddt_kernels::{
     InstructionSet, PackedBlockWeights, PackedLinear, PackedSwiGlu, RopeTable, attention, gate_residual,
-    layer_norm_modulate, packed_block, gemm_peak_flops, rms_norm_modulate, swiglu,
+    gemm_peak_flops, layer_norm_modulate, packed_block, rms_norm_modulate, swiglu,
 };
 
 /// Rows, tokens, hidden size, heads, MLP.

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, TinyDecoder};
-use ddt_files::Checkpoint;
 use ddt_cuda::{CudaKlDecoder, DECODER_BYTES};
+use ddt_files::Checkpoint;
 
 use crate::assets;
 use crate::gpu::Place;

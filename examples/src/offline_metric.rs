@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use candle_core::{D, Tensor};
 use ddt_adapters::{Autoencoder, to_rgb8};
 use ddt_data::Rgb8;
+use ddt_files::npz::{ArrayData, write_npz};
 use ddt_metrics::{Features, Moments, Statistics, frechet_distance};
 use ddt_model::{SampleOptions, VelocityNetwork, sample};
-use ddt_files::npz::{ArrayData, write_npz};
 use serde::{Deserialize, Serialize};
 
 use crate::{

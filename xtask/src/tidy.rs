@@ -24,15 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ddt-adapters", &["ddt-files"]),
     (
         "ddt-cuda",
-        &[
-            "ddt-adapters",
-            "ddt-blocks",
-            "ddt-files",
-            "ddt-flow",
-            "ddt-kernels",
-            "ddt-model",
-            "ddt-sharing",
-        ],
+        &["ddt-adapters", "ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-model", "ddt-sharing"],
     ),
     ("ddt-train", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-model"]),
 ];

@@ -1,6 +1,6 @@
 //! Which kinds of steps a run is made of.
 
-use ddt_flow::{Guidance, CfgBatch, TimeGrid};
+use ddt_flow::{CfgBatch, Guidance, TimeGrid};
 use ddt_model::step_grid;
 use ddt_sharing::{PlanError, SharingPlan};
 

@@ -113,7 +113,8 @@ impl WeightTable {
         let modulation = |i: usize| format!("blocks.{i}.adaLN_modulation.0");
         let x_embed = list.linear("x_embedder.proj", d, cfg.patch_dim());
         let s_embed = list.linear("s_embedder.proj", d, cfg.patch_dim());
-        let time = [list.linear("t_embedder.mlp.0", d, TIMESTEP_FREQUENCIES), list.linear("t_embedder.mlp.2", d, d)];
+        let time =
+            [list.linear("t_embedder.mlp.0", d, TIMESTEP_FREQUENCIES), list.linear("t_embedder.mlp.2", d, d)];
         let labels =
             list.push(vec!["y_embedder.embedding_table.weight".to_owned()], vec![cfg.num_classes + 1, d]);
         let fused: Vec<_> = encoder_blocks.clone().map(modulation).collect();

@@ -1,7 +1,7 @@
 //! A network bound to the labels of one batch.
 
 use candle_core::{Device, Result, Tensor};
-use ddt_flow::{ClassConditional, Decoupled, Evaluation, CfgBatch};
+use ddt_flow::{CfgBatch, ClassConditional, Decoupled, Evaluation};
 
 use crate::{
     ddt::Ddt, error::ModelError, network::VelocityNetwork, shared::NetworkCalls,

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::Tensor;
-use ddt_flow::{ClassConditional, Guidance, Guided, Solver, StepReport, TimeGrid, Autoguided, solve};
+use ddt_flow::{Autoguided, ClassConditional, Guidance, Guided, Solver, StepReport, TimeGrid, solve};
 use ddt_sharing::SharingPlan;
 
 use crate::{

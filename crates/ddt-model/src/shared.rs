@@ -1,7 +1,7 @@
 //! Keeping one self-condition for several steps.
 
 use candle_core::{Result, Tensor, bail};
-use ddt_flow::{ClassConditional, Decoupled, Evaluation, Guidance, CfgBatch, TimeGrid};
+use ddt_flow::{CfgBatch, ClassConditional, Decoupled, Evaluation, Guidance, TimeGrid};
 use ddt_sharing::{PlanError, SharingPlan, StepGrid};
 
 /// What to encode at each step of one run: a plan, with guidance looked ahead.

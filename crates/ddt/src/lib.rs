@@ -20,14 +20,14 @@
 pub use ddt_adapters as adapters;
 pub use ddt_analysis as analysis;
 pub use ddt_blocks as blocks;
-pub use ddt_files as files;
 pub use ddt_cuda as cuda;
 pub use ddt_data as data;
+pub use ddt_files as files;
+pub use ddt_files::npz;
 pub use ddt_flow as flow;
 pub use ddt_kernels as kernels;
 pub use ddt_metrics as metrics;
 pub use ddt_model as model;
-pub use ddt_files::npz;
 pub use ddt_sharing as sharing;
 pub use ddt_train as train;
 

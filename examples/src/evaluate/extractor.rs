@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::inception::FoldedInception;
 use ddt_adapters::{DinoV2, DinoV2Config, Inception};
-use ddt_files::Checkpoint;
 use ddt_cuda::CudaInception;
+use ddt_files::Checkpoint;
 use ddt_metrics::INCEPTION_2015;
 
 use super::cli::ExtractorChoice;

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use ddt_metrics::Statistics;
 use ddt_files::npz::NpzFile;
+use ddt_metrics::Statistics;
 
 use super::images::Images;
 

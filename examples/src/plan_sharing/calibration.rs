@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
-use ddt_flow::{ClassConditional, Decoupled, Evaluation, FlowError, Guided, CfgBatch, StepReport, solve};
+use ddt_flow::{CfgBatch, ClassConditional, Decoupled, Evaluation, FlowError, Guided, StepReport, solve};
 use ddt_model::{Ddt, Labelled, ModelError, SampleOptions};
 use ddt_sharing::{Similarity, SimilarityAccumulator};
 

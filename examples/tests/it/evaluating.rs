@@ -8,8 +8,8 @@ use ddt_examples::evaluate::cli::Args;
 use ddt_examples::evaluate::extractor::{Extracted, Extractor, Rows};
 use ddt_examples::evaluate::images::Chunk;
 use ddt_examples::evaluate::{Job, run, table};
-use ddt_metrics::{Report, Warning, explain};
 use ddt_files::npz::{ArrayData, write_npz};
+use ddt_metrics::{Report, Warning, explain};
 
 /// Sees the mean of each channel; its spatial features and its class are the first bytes.
 struct Means;

@@ -34,8 +34,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-
-
 pub use archive::{ArchiveJob, Claim, ImageArchive, Next, Shard};
 pub use array::NpyArray;
 pub use error::NpzError;

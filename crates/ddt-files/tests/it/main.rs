@@ -4,7 +4,7 @@
 
 mod fixture;
 mod hostile;
+mod npz;
 mod safetensors_files;
 mod torch_builder;
 mod torch_files;
-mod npz;
