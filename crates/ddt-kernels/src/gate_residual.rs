@@ -1,13 +1,12 @@
 //! A gated branch added to the residual stream.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor};
+use pulp::Simd;
 
-use crate::check::{check_alike, dims_bld, modulation_of};
-use crate::cpu::Rows;
-use crate::cpu::element::by_dtype;
-use crate::cpu::gate_residual::{Plan, backward, forward};
-use crate::cpu::storage::{self, with_slices};
-use crate::modulation::Columns;
+use crate::cpu::element::Element;
+use crate::cpu::lanes::update;
+use crate::modulation::{Modulation, RowGradient, RowInputs, RowOp};
+use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
 
 const NAME: &str = "gate_residual";
 
@@ -30,54 +29,84 @@ const NAME: &str = "gate_residual";
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn gate_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
-    check_alike(NAME, &[("x", x), ("gate", gate), ("y", y)])?;
-    if y.dims() != x.dims() {
-        bail!("{NAME}: expected y of shape {:?}, that of x, got {:?}", x.shape(), y.shape());
-    }
-    let modulation = modulation_of(NAME, ("gate", gate), (b, l), d)?;
-    let columns = Columns::all(d);
-    let op = GateResidual(Plan { width: d, columns, modulation, rows: Rows::new(b, l) });
-    x.contiguous()?.apply_op3(&gate.contiguous()?, &y.contiguous()?, op)
+    check_shape(NAME, "y", y, x.dims())?;
+    let modulation = Modulation::new(NAME, "gate", gate, (b, l), d)?;
+    apply(GateResidual { width: d, modulation }, x.shape(), [x, gate, y])
 }
 
-struct GateResidual(Plan);
+struct GateResidual {
+    width: usize,
+    modulation: Modulation,
+}
 
-impl CustomOp3 for GateResidual {
-    fn name(&self) -> &'static str {
-        NAME
+impl<T: Element> FusedOp<T, 3> for GateResidual {
+    const NAME: &'static str = NAME;
+    const INPUTS: [&'static str; 3] = ["x", "gate", "y"];
+
+    fn forward(&self, [x, gate, y]: [&[T]; 3]) -> Vec<T> {
+        forward(self.modulation, self.width, [x, y], gate)
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        y: &CpuStorage,
-        y_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        by_dtype!(NAME, storage::dtype(x), T => {
-            let x = storage::slice::<T>(x, x_layout)?;
-            let gate = storage::slice(gate, gate_layout)?;
-            let y = storage::slice(y, y_layout)?;
-            Ok((storage::from_vec(forward(&self.0, x, gate, y)), x_layout.shape().clone()))
-        })
+    fn backward(&self, [_, gate, y]: [&[T]; 3], grad: &[T], _: [bool; 3]) -> [Gradient<T>; 3] {
+        let mut partials = self.modulation.partials();
+        let grad_y = backward(self.modulation, self.width, [y, grad], gate, &mut partials);
+        [Gradient::Same, Gradient::Of(self.modulation.gradient(partials)), Gradient::Of(grad_y)]
     }
+}
 
-    fn bwd(
+/// `x + gate * y`, where `modulation` names the columns of `gate`.
+pub(crate) fn forward<T: Element>(
+    modulation: Modulation,
+    width: usize,
+    [x, y]: [&[T]; 2],
+    gate: &[T],
+) -> Vec<T> {
+    RowInputs { inputs: [x, y], width, values: gate, modulation }.map(&Row)
+}
+
+/// The gradient of `y`; adds that of the gate to `partials`, as [`RowInputs::gradients`] does.
+pub(crate) fn backward<T: Element>(
+    modulation: Modulation,
+    width: usize,
+    [y, grad]: [&[T]; 2],
+    gate: &[T],
+    partials: &mut [f32],
+) -> Vec<T> {
+    RowInputs { inputs: [y, grad], width, values: gate, modulation }.gradients(&Row, 0, partials).0
+}
+
+struct Row;
+
+impl RowOp<2> for Row {
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, [x, y]: [&[f32]; 2], gate: &[f32], out: &mut [f32]) {
+        update(
+            simd,
+            [out],
+            [x, gate, y],
+            #[inline(always)]
+            |_, [x, gate, y]| [simd.mul_add_e_f32s(gate, y, x)],
+        );
+    }
+}
+
+impl RowGradient<2> for Row {
+    #[inline(always)]
+    fn row<S: Simd>(
         &self,
-        x: &Tensor,
-        gate: &Tensor,
-        y: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        by_dtype!(NAME, x.dtype(), T => {
-            let (grad_gate, grad_y) = with_slices!(T; gate, y, grad => backward(&self.0, gate, y, grad));
-            let grad_gate = Tensor::from_vec(grad_gate, gate.shape(), x.device())?;
-            let grad_y = Tensor::from_vec(grad_y, y.shape(), x.device())?;
-            Ok((Some(grad), Some(grad_gate), Some(grad_y)))
-        })
+        simd: S,
+        [y, grad]: [&[f32]; 2],
+        gate: &[f32],
+        out: &mut [f32],
+        grad_gate: &mut [f32],
+        _grad_weight: &mut [f32],
+    ) {
+        update(
+            simd,
+            [out, grad_gate],
+            [gate, y, grad],
+            #[inline(always)]
+            |[_, sum], [gate, y, grad]| [simd.mul_f32s(grad, gate), simd.mul_add_e_f32s(grad, y, sum)],
+        );
     }
 }

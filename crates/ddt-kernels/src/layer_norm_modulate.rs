@@ -1,13 +1,12 @@
 //! LayerNorm followed by shift and scale.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
+use pulp::Simd;
 
-use crate::check::{check_alike, dims_bld, modulation_of};
-use crate::cpu::Rows;
-use crate::cpu::element::by_dtype;
-use crate::cpu::layer_norm_modulate::{Inputs, backward, forward};
-use crate::cpu::storage::{self, with_slices};
-use crate::modulation::Modulation;
+use crate::cpu::element::Element;
+use crate::cpu::lanes::{fold, update};
+use crate::modulation::{Modulation, RowGradient, RowInputs, RowOp};
+use crate::op::{FusedOp, Gradient, apply, dims_bld};
 
 const NAME: &str = "layer_norm_modulate";
 
@@ -31,61 +30,136 @@ const NAME: &str = "layer_norm_modulate";
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn layer_norm_modulate(x: &Tensor, shift_scale: &Tensor, eps: f64) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
-    check_alike(NAME, &[("x", x), ("shift_scale", shift_scale)])?;
-    let modulation = modulation_of(NAME, ("shift_scale", shift_scale), (b, l), 2 * d)?;
-    let op = LayerNormModulate { modulation, rows: Rows::new(b, l), width: d, eps: eps as f32 };
-    x.contiguous()?.apply_op2(&shift_scale.contiguous()?, op)
+    let modulation = Modulation::new(NAME, "shift_scale", shift_scale, (b, l), 2 * d)?;
+    apply(LayerNormModulate { width: d, modulation, eps: eps as f32 }, x.shape(), [x, shift_scale])
 }
 
 struct LayerNormModulate {
-    modulation: Modulation,
-    rows: Rows,
     width: usize,
+    modulation: Modulation,
     eps: f32,
 }
 
 impl LayerNormModulate {
-    fn inputs<'a, T>(&self, x: &'a [T], shift_scale: &'a [T]) -> Inputs<'a, T> {
-        let Self { modulation, ref rows, width, eps } = *self;
-        Inputs { x, shift_scale, width, modulation, rows: rows.clone(), eps }
+    fn rows<'a, T, const N: usize>(&self, inputs: [&'a [T]; N], values: &'a [T]) -> RowInputs<'a, T, N> {
+        RowInputs { inputs, width: self.width, values, modulation: self.modulation }
     }
 }
 
-impl CustomOp2 for LayerNormModulate {
-    fn name(&self) -> &'static str {
-        NAME
+impl<T: Element> FusedOp<T, 2> for LayerNormModulate {
+    const NAME: &'static str = NAME;
+    const INPUTS: [&'static str; 2] = ["x", "shift_scale"];
+
+    fn forward(&self, [x, shift_scale]: [&[T]; 2]) -> Vec<T> {
+        self.rows([x], shift_scale).map(self)
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        shift_scale: &CpuStorage,
-        shift_scale_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        by_dtype!(NAME, storage::dtype(x), T => {
-            let x = storage::slice::<T>(x, x_layout)?;
-            let shift_scale = storage::slice(shift_scale, shift_scale_layout)?;
-            Ok((storage::from_vec(forward(&self.inputs(x, shift_scale))), x_layout.shape().clone()))
-        })
+    fn backward(&self, [x, shift_scale]: [&[T]; 2], grad: &[T], _: [bool; 2]) -> [Gradient<T>; 2] {
+        let mut partials = self.modulation.partials();
+        let (grad_x, _) = self.rows([x, grad], shift_scale).gradients(self, 0, &mut partials);
+        [Gradient::Of(grad_x), Gradient::Of(self.modulation.gradient(partials))]
     }
+}
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        shift_scale: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        by_dtype!(NAME, x.dtype(), T => {
-            let (grad_x, grad_shift_scale) = with_slices!(T; x, shift_scale, grad => {
-                backward(&self.inputs(x, shift_scale), grad)
-            });
-            Ok((
-                Some(Tensor::from_vec(grad_x, x.shape(), x.device())?),
-                Some(Tensor::from_vec(grad_shift_scale, shift_scale.shape(), x.device())?),
-            ))
-        })
+impl RowOp<1> for LayerNormModulate {
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, [x]: [&[f32]; 1], shift_scale: &[f32], out: &mut [f32]) {
+        let (shift, scale) = shift_scale.split_at(x.len());
+        let one = simd.splat_f32s(1.0);
+        let (mean, rstd) = moments(simd, x, self.eps);
+        let (mean, rstd) = (simd.splat_f32s(mean), simd.splat_f32s(rstd));
+        update(
+            simd,
+            [out],
+            [x, shift, scale],
+            #[inline(always)]
+            |_, [x, shift, scale]| {
+                let normed = simd.mul_f32s(simd.sub_f32s(x, mean), rstd);
+                [simd.mul_add_e_f32s(normed, simd.add_f32s(one, scale), shift)]
+            },
+        );
     }
+}
+
+impl RowGradient<2> for LayerNormModulate {
+    // With h = (x - mean) rstd and g = grad (1 + scale):
+    // grad_shift = grad, grad_scale = grad h, grad_x = rstd (g - mean(g) - h mean(g h)).
+    #[inline(always)]
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        [x, grad]: [&[f32]; 2],
+        shift_scale: &[f32],
+        out: &mut [f32],
+        grad_shift_scale: &mut [f32],
+        _grad_weight: &mut [f32],
+    ) {
+        let width = x.len();
+        let scale = &shift_scale[width..];
+        let (grad_shift, grad_scale) = grad_shift_scale.split_at_mut(width);
+        let one = simd.splat_f32s(1.0);
+        let (mean, rstd) = moments(simd, x, self.eps);
+        let (mean, rstd) = (simd.splat_f32s(mean), simd.splat_f32s(rstd));
+        let [sum, dot] = fold(
+            simd,
+            [x, grad, scale],
+            #[inline(always)]
+            |[sum, dot], [x, grad, scale]| {
+                let g = simd.mul_f32s(grad, simd.add_f32s(one, scale));
+                let h = simd.mul_f32s(simd.sub_f32s(x, mean), rstd);
+                [simd.add_f32s(sum, g), simd.mul_add_e_f32s(g, h, dot)]
+            },
+        );
+        let mean_g = simd.splat_f32s(sum / width as f32);
+        let pull = simd.splat_f32s(-dot / width as f32);
+        update(
+            simd,
+            [out, grad_shift, grad_scale],
+            [x, grad, scale],
+            #[inline(always)]
+            |[_, grad_shift, grad_scale], [x, grad, scale]| {
+                let g = simd.mul_f32s(grad, simd.add_f32s(one, scale));
+                let h = simd.mul_f32s(simd.sub_f32s(x, mean), rstd);
+                let grad_h = simd.mul_add_e_f32s(h, pull, simd.sub_f32s(g, mean_g));
+                [
+                    simd.mul_f32s(rstd, grad_h),
+                    simd.add_f32s(grad, grad_shift),
+                    simd.mul_add_e_f32s(grad, h, grad_scale),
+                ]
+            },
+        );
+    }
+}
+
+/// The mean, and `1 / sqrt(variance + eps)` from a second pass: a one-pass variance cancels.
+#[inline(always)]
+fn moments<S: Simd>(simd: S, x: &[f32], eps: f32) -> (f32, f32) {
+    let count = x.len() as f32;
+    let [sum] = fold(
+        simd,
+        [x],
+        #[inline(always)]
+        |[sum], [x]| [simd.add_f32s(sum, x)],
+    );
+    let mean = sum / count;
+    let squares = squared_distance(simd, x, mean);
+    (mean, 1.0 / (squares / count + eps).sqrt())
+}
+
+/// `sum((x - mean)^2)`.
+#[inline(always)]
+fn squared_distance<S: Simd>(simd: S, x: &[f32], mean: f32) -> f32 {
+    let centre = simd.splat_f32s(mean);
+    let whole = x.len() - x.len() % S::F32_LANES;
+    let [squares] = fold(
+        simd,
+        [&x[..whole]],
+        #[inline(always)]
+        |[squares], [x]| {
+            let distance = simd.sub_f32s(x, centre);
+            [simd.mul_add_e_f32s(distance, distance, squares)]
+        },
+    );
+    // The zeros that pad a partial lane group are not at the mean, so the last few are added singly.
+    x[whole..].iter().fold(squares, |squares, x| squares + (x - mean) * (x - mean))
 }

@@ -45,10 +45,8 @@
 //! ```
 #![deny(unsafe_code)]
 
-mod add_silu;
+mod activation;
 mod attention;
-mod ceiling;
-mod check;
 mod cpu;
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
 pub mod cuda;
@@ -56,22 +54,20 @@ mod freed_memory;
 mod gate_residual;
 mod instruction_set;
 mod layer_norm_modulate;
-mod ledger;
 mod linear;
 mod modulation;
 mod neighbours;
+mod op;
 mod packed_block;
 mod packed_linear;
 mod packed_swiglu;
 mod rms_norm_modulate;
 mod rope;
-mod silu;
-mod swiglu;
 mod transformer_block;
 
-pub use add_silu::add_silu;
+pub use activation::{add_silu, silu, swiglu};
 pub use attention::attention;
-pub use ceiling::gemm_peak_flops;
+pub use cpu::gemm::gemm_peak_flops;
 pub use freed_memory::retain_freed_memory;
 pub use gate_residual::gate_residual;
 pub use instruction_set::InstructionSet;
@@ -83,6 +79,4 @@ pub use packed_linear::PackedLinear;
 pub use packed_swiglu::PackedSwiGlu;
 pub use rms_norm_modulate::rms_norm_modulate;
 pub use rope::RopeTable;
-pub use silu::silu;
-pub use swiglu::swiglu;
 pub use transformer_block::{BlockWeights, transformer_block};

@@ -1,10 +1,11 @@
 //! A linear layer.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
-use crate::check::check_alike;
-use crate::cpu::linear::{Sizes, backward_bias, backward_weight, backward_x, forward};
-use crate::cpu::storage::{self, with_slices};
+use crate::cpu::gemm::{ASource, Matrix, PackedB, matmul, matmul_add};
+use crate::cpu::rows::sum_rows;
+use crate::op::{FusedOp, Gradient, apply_f32, check_shape, with_last};
 
 const NAME: &str = "linear";
 
@@ -14,7 +15,7 @@ const NAME: &str = "linear";
 /// y = x weight^T + bias
 /// ```
 ///
-/// Differentiable in all tensors; f32 on the CPU alone.
+/// Differentiable in all tensors; f32 on the CPU only.
 ///
 /// # Shapes
 ///
@@ -24,121 +25,98 @@ const NAME: &str = "linear";
 ///
 /// If a shape is another, or if a tensor is not f32 on the CPU.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (sizes, shape) = sizes(x, weight)?;
-    check_alike(NAME, &[("x", x), ("weight", weight)])?;
-    if x.dtype() != DType::F32 || !x.device().is_cpu() {
-        bail!("{NAME}: expected x in f32 on the CPU, got {:?} on {:?}", x.dtype(), x.device().location());
-    }
-    let op = Linear { sizes, shape };
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    let Some(bias) = bias else { return x.apply_op2(&weight, op) };
-    check_alike(NAME, &[("x", &x), ("bias", bias)])?;
-    if bias.dims() != [sizes.outputs] {
-        bail!("{NAME}: expected bias of shape ({}), got {:?}", sizes.outputs, bias.shape());
-    }
-    x.apply_op3(&weight, &bias.contiguous()?, op)
-}
-
-/// Sizes, and the shape of the result.
-fn sizes(x: &Tensor, weight: &Tensor) -> Result<(Sizes, Shape)> {
     let Ok((outputs, inputs)) = weight.dims2() else {
         bail!("{NAME}: expected weight of shape (N, K), got {:?}", weight.shape());
     };
-    match x.dims().split_last() {
-        Some((&last, leading)) if last == inputs => {
-            let shape: Vec<usize> = leading.iter().copied().chain([outputs]).collect();
-            Ok((Sizes { rows: leading.iter().product(), inputs, outputs }, Shape::from(shape)))
+    let Some((&last, leading)) = x.dims().split_last().filter(|(last, _)| **last == inputs) else {
+        bail!("{NAME}: expected x of shape (.., {inputs}), got {:?}", x.shape());
+    };
+    let shape = Shape::from(with_last(x.dims(), outputs));
+    let op = Linear { rows: leading.iter().product(), inputs: last, outputs };
+    match bias {
+        None => apply_f32(op, shape, [x, weight]),
+        Some(bias) => {
+            check_shape(NAME, "bias", bias, &[outputs])?;
+            apply_f32(op, shape, [x, weight, bias])
         }
-        _ => bail!("{NAME}: expected x of shape (.., {inputs}), got {:?}", x.shape()),
     }
 }
 
-struct Linear {
-    sizes: Sizes,
-    shape: Shape,
+/// Sizes of a layer and its input, and the layer's passes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Linear {
+    pub(crate) rows: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+}
+
+impl FusedOp<f32, 2> for Linear {
+    const NAME: &'static str = NAME;
+    const INPUTS: [&'static str; 2] = ["x", "weight"];
+
+    fn forward(&self, [x, weight]: [&[f32]; 2]) -> Vec<f32> {
+        self.product(x, weight, None)
+    }
+
+    fn backward(&self, [x, weight]: [&[f32]; 2], grad: &[f32], wanted: [bool; 2]) -> [Gradient<f32>; 2] {
+        let grad_x = || Gradient::Of(self.grad_x(weight, grad));
+        [if wanted[0] { grad_x() } else { Gradient::Unwanted }, Gradient::Of(self.grad_weight(x, grad))]
+    }
+}
+
+impl FusedOp<f32, 3> for Linear {
+    const NAME: &'static str = NAME;
+    const INPUTS: [&'static str; 3] = ["x", "weight", "bias"];
+
+    fn forward(&self, [x, weight, bias]: [&[f32]; 3]) -> Vec<f32> {
+        self.product(x, weight, Some(bias))
+    }
+
+    fn backward(&self, [x, weight, _]: [&[f32]; 3], grad: &[f32], wanted: [bool; 3]) -> [Gradient<f32>; 3] {
+        let [a, b] = self.backward([x, weight], grad, [wanted[0], wanted[1]]);
+        [a, b, Gradient::Of(self.grad_bias(grad))]
+    }
 }
 
 impl Linear {
-    fn forward(
-        &self,
-        (x, x_layout): (&CpuStorage, &Layout),
-        (weight, weight_layout): (&CpuStorage, &Layout),
-        bias: Option<(&CpuStorage, &Layout)>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = storage::slice(x, x_layout)?;
-        let weight = storage::slice(weight, weight_layout)?;
-        let bias = bias.map(|(bias, layout)| storage::slice(bias, layout)).transpose()?;
-        Ok((storage::from_vec(forward(self.sizes, x, weight, bias)), self.shape.clone()))
+    /// `x weight^T + bias`, (rows, outputs).
+    pub(crate) fn product(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let Self { rows, inputs, outputs } = self;
+        let weight = PackedB::temporary(Matrix::transposed(weight, inputs, outputs));
+        matmul(ASource::rows(x, rows, inputs), &weight, bias)
     }
 
-    /// Gradients of `x`, where anything depends on it, and of `weight`.
-    fn backward(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
-        let tracked = x.track_op();
-        let (grad_x, grad_weight) = with_slices!(f32; x, weight, grad => (
-            tracked.then(|| backward_x(self.sizes, weight, grad)),
-            backward_weight(self.sizes, x, grad),
-        ));
-        let grad_x = grad_x.map(|it| Tensor::from_vec(it, x.shape(), x.device())).transpose()?;
-        Ok((grad_x, Tensor::from_vec(grad_weight, weight.shape(), x.device())?))
-    }
-}
-
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        NAME
+    /// The gradient of `x`, `grad weight`.
+    pub(crate) fn grad_x(self, weight: &[f32], grad: &[f32]) -> Vec<f32> {
+        let Self { rows, inputs, outputs } = self;
+        let weight = PackedB::temporary(Matrix::new(weight, outputs, inputs));
+        matmul(ASource::rows(grad, rows, outputs), &weight, None)
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), None)
+    /// Adds the gradient of `x` to `sum`.
+    pub(crate) fn add_grad_x(self, weight: &[f32], grad: &[f32], sum: &mut [f32]) {
+        let Self { rows, inputs, outputs } = self;
+        let weight = PackedB::temporary(Matrix::new(weight, outputs, inputs));
+        matmul_add(ASource::rows(grad, rows, outputs), &weight, sum);
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (grad_x, grad_weight) = self.backward(x, weight, &grad.contiguous()?)?;
-        Ok((grad_x, Some(grad_weight)))
-    }
-}
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        NAME
+    /// The gradient of `weight`, `grad^T x`.
+    pub(crate) fn grad_weight(self, x: &[f32], grad: &[f32]) -> Vec<f32> {
+        let Self { rows, inputs, outputs } = self;
+        let x = PackedB::temporary(Matrix::new(x, rows, inputs));
+        matmul(ASource::Matrix(Matrix::transposed(grad, outputs, rows)), &x, None)
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.forward((x, x_layout), (weight, weight_layout), Some((bias, bias_layout)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let (grad_x, grad_weight) = self.backward(x, weight, &grad)?;
-        let grad_bias = with_slices!(f32; grad => backward_bias(self.sizes, grad));
-        let grad_bias = Tensor::from_vec(grad_bias, bias.shape(), x.device())?;
-        Ok((grad_x, Some(grad_weight), Some(grad_bias)))
+    /// The gradient of `bias`: the sums of the columns of `grad`.
+    pub(crate) fn grad_bias(self, grad: &[f32]) -> Vec<f32> {
+        /// Rows of one partial sum.
+        const TASK_ROWS: usize = 128;
+        let width = self.outputs;
+        if width == 0 {
+            return Vec::new();
+        }
+        let partial: Vec<Vec<f32>> =
+            grad.par_chunks(TASK_ROWS * width).map(|rows| sum_rows(rows, width)).collect();
+        sum_rows(&partial.concat(), width)
     }
 }

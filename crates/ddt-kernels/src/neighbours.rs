@@ -1,10 +1,10 @@
-//! Each place of a grid with the eight around it: what makes a convolution a linear layer.
+//! The 3 x 3 surroundings of each place of a grid, which turn a convolution into a linear layer.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
 
-use crate::cpu::element::by_dtype;
-use crate::cpu::neighbours::{Grid, backward, forward};
-use crate::cpu::storage::{self, with_slices};
+use crate::cpu::element::Element;
+use crate::op::{FusedOp, Gradient, apply};
 
 const NAME: &str = "neighbours";
 
@@ -25,36 +25,67 @@ const NAME: &str = "neighbours";
 ///
 /// Another number of axes, or a dtype that is not f32, bf16 or f16.
 pub fn neighbours(x: &Tensor) -> Result<Tensor> {
-    if x.dims().len() != 4 {
+    let Ok((b, rows, columns, d)) = x.dims4() else {
         bail!("{NAME}: expected x of shape (B, R, C, D), got {:?}", x.dims());
-    }
-    x.contiguous()?.apply_op1(Neighbours)
+    };
+    apply(Neighbours { rows, columns, d }, (b, rows, columns, 9 * d), [x])
 }
 
-struct Neighbours;
+/// Sizes of an image.
+#[derive(Debug, Clone, Copy)]
+struct Neighbours {
+    rows: usize,
+    columns: usize,
+    d: usize,
+}
 
-impl CustomOp1 for Neighbours {
-    fn name(&self) -> &'static str {
-        NAME
+impl<T: Element> FusedOp<T, 1> for Neighbours {
+    const NAME: &'static str = NAME;
+    const INPUTS: [&'static str; 1] = ["x"];
+
+    fn forward(&self, [x]: [&[T]; 1]) -> Vec<T> {
+        let Self { columns, d, .. } = *self;
+        let mut out = vec![T::zero(); 9 * x.len()];
+        out.par_chunks_mut((columns * 9 * d).max(1)).enumerate().for_each(|(row, out)| {
+            for (column, out) in out.chunks_mut(9 * d).enumerate() {
+                for (tap, out) in out.chunks_mut(d).enumerate() {
+                    if let Some(place) = self.place(row, column, tap) {
+                        out.copy_from_slice(&x[place * d..][..d]);
+                    }
+                }
+            }
+        });
+        out
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (b, rows, columns, d) = layout.shape().dims4()?;
-        let grid = Grid { rows, columns, d };
-        by_dtype!(NAME, storage::dtype(x), T => {
-            let x = storage::slice::<T>(x, layout)?;
-            Ok((storage::from_vec(forward(x, grid)), (b, rows, columns, 9 * d).into()))
-        })
+    fn backward(&self, _: [&[T]; 1], grad: &[T], _: [bool; 1]) -> [Gradient<T>; 1] {
+        let Self { columns, d, .. } = *self;
+        let mut out = vec![T::zero(); grad.len() / 9];
+        out.par_chunks_mut((columns * d).max(1)).enumerate().for_each(|(row, out)| {
+            let (mut sum, mut wide) = (vec![0f32; d], vec![0f32; d]);
+            for (column, out) in out.chunks_mut(d).enumerate() {
+                sum.fill(0.0);
+                for tap in 0..9 {
+                    // The neighbour at tap 8 - t sees this place at its tap t.
+                    if let Some(place) = self.place(row, column, 8 - tap) {
+                        T::widen(&grad[(place * 9 + tap) * d..][..d], &mut wide);
+                        sum.iter_mut().zip(&wide).for_each(|(sum, x)| *sum += x);
+                    }
+                }
+                T::narrow(&sum, out);
+            }
+        });
+        [Gradient::Of(out)]
     }
+}
 
-    fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, rows, columns, d) = x.dims4()?;
-        let grid = Grid { rows, columns, d };
-        let grad = grad.contiguous()?;
-        by_dtype!(NAME, x.dtype(), T => {
-            let grad_x = with_slices!(T; grad => backward(grad, grid));
-            Ok(Some(Tensor::from_vec(grad_x, x.shape(), x.device())?))
-        })
+impl Neighbours {
+    /// The neighbour at `tap`, counted row by row through the 3 x 3 window, over the whole batch; `None` outside.
+    fn place(self, row: usize, column: usize, tap: usize) -> Option<usize> {
+        let (image, r) = (row / self.rows, row % self.rows);
+        let (r, c) = ((r + tap / 3).checked_sub(1)?, (column + tap % 3).checked_sub(1)?);
+        let inside = r < self.rows && c < self.columns;
+        inside.then_some((image * self.rows + r) * self.columns + c)
     }
 }
 

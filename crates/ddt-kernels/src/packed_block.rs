@@ -1,14 +1,20 @@
-//! A whole transformer block that is not trained.
+//! A whole transformer block with packed weights.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
+use pulp::Simd;
 
-use crate::check::{check_alike, dims_bld, modulation_of};
-use crate::cpu::attention::Sizes;
-use crate::cpu::packed_block::{Inputs, forward};
-use crate::cpu::storage::{self, with_slices};
+use crate::attention::{self, Sizes};
+use crate::cpu::buffers::Scratch;
+use crate::cpu::element::Element;
+use crate::cpu::gemm::{
+    ASource, BiasActivation, Destination, Epilogue, Place, TileRow, collect, gemm, prefetch_row, widened,
+};
+use crate::cpu::lanes::update;
 use crate::modulation::Modulation;
-use crate::packed_linear::{Factors, PackedLinear};
-use crate::packed_swiglu::PackedSwiGlu;
+use crate::op::{check_alike, check_shape, dims_bld, with_slices};
+use crate::packed_linear::{Packable, PackedLinear, for_packable};
+use crate::packed_swiglu::{PackedSwiGlu, SwiGluGate};
+use crate::rms_norm_modulate as norm;
 use crate::rope::RopeTable;
 
 const NAME: &str = "packed_block";
@@ -21,28 +27,28 @@ const NAME: &str = "packed_block";
 /// `w2`: F to D.
 #[derive(Debug, Clone)]
 pub struct PackedBlockWeights {
-    /// Of the norm before the attention.
+    /// The norm before the attention.
     pub norm1: Tensor,
     /// To queries, keys and values.
     pub qkv: PackedLinear,
-    /// Of the queries' norm.
+    /// The queries' norm.
     pub q_norm: Tensor,
-    /// Of the keys' norm.
+    /// The keys' norm.
     pub k_norm: Tensor,
     /// From the merged heads.
     pub proj: PackedLinear,
-    /// Of the norm before the MLP.
+    /// The norm before the MLP.
     pub norm2: Tensor,
     /// To the MLP's hidden size.
     pub gate: PackedSwiGlu,
-    /// From it.
+    /// From the MLP's hidden size.
     pub w2: PackedLinear,
 }
 
-/// The block of [`transformer_block`](fn@crate::transformer_block), for weights that are packed.
+/// The block of [`transformer_block`](fn@crate::transformer_block) with packed weights.
 ///
-/// What lies between its products stays in buffers that are kept from one call to the next; gates and sums
-/// with the residual stream happen as products leave the registers, and are rounded once.
+/// Intermediate results stay in pooled buffers. Gates and residual sums are epilogues of the GEMMs, so that each is
+/// rounded once.
 /// Not differentiable.
 ///
 /// # Shapes
@@ -69,15 +75,7 @@ pub fn packed_block(
     if x.track_op() || modulation.track_op() {
         bail!("{NAME}: expected x and modulation that depend on no variable");
     }
-    let (head_dim, f) = (rope.head_dim(), gate.sizes().1);
-    if num_heads.checked_mul(head_dim) != Some(d) || !head_dim.is_multiple_of(4) || rope.num_tokens() != l {
-        bail!(
-            "{NAME}: expected {num_heads} heads of a size that is a multiple of 4 and {l} tokens for x of {:?}, \
-             got a rope table of head size {head_dim} and {} tokens",
-            x.shape(),
-            rope.num_tokens()
-        );
-    }
+    let sizes = Sizes::of_block(NAME, x, rope, num_heads)?;
     let width = modulation.dims().last().copied().unwrap_or(0);
     if first.checked_add(6 * d).is_none_or(|last| last > width) {
         bail!(
@@ -85,12 +83,11 @@ pub fn packed_block(
             modulation.shape()
         );
     }
-    let kind = modulation_of(NAME, ("modulation", modulation), (b, l), width)?;
-    for ((name, weight), len) in named.iter().zip([d, head_dim, head_dim, d]) {
-        if weight.dims() != [len] {
-            bail!("{NAME}: expected {name} of shape ({len}), got {:?}", weight.shape());
-        }
+    let columns = Modulation::new(NAME, "modulation", modulation, (b, l), width)?.columns(first, 6 * d);
+    for ((name, weight), len) in named.iter().zip([d, sizes.head_dim, sizes.head_dim, d]) {
+        check_shape(NAME, name, weight, &[len])?;
     }
+    let f = gate.sizes().1;
     let layers = [
         ("qkv", qkv.sizes(), (d, 3 * d), qkv.dtype()),
         ("proj", proj.sizes(), (d, d), proj.dtype()),
@@ -106,67 +103,102 @@ pub fn packed_block(
     if qkv.bias().is_some() {
         bail!("{NAME}: expected qkv without a bias");
     }
-    let sizes = Sizes { batch: b, tokens: l, heads: num_heads, head_dim };
-    let op = Block { weights, kind, first, width, rope, sizes, eps: eps as f32 };
-    let (x, modulation) = (x.contiguous()?, modulation.contiguous()?);
-    #[expect(clippy::disallowed_methods, reason = "neither depends on a variable, which is checked above")]
-    x.apply_op2_no_bwd(&modulation, &op)
+    let block = Block { weights, columns, rope, sizes, eps: eps as f32 };
+    for_packable!(NAME, x.dtype(), Block::run(&block, x, modulation))
 }
 
 struct Block<'a> {
     weights: &'a PackedBlockWeights,
-    kind: Modulation,
-    first: usize,
-    width: usize,
+    /// Shift, scale and gate of the attention, then of the MLP.
+    columns: Modulation,
     rope: &'a RopeTable,
     sizes: Sizes,
     eps: f32,
 }
 
-impl CustomOp2 for Block<'_> {
-    fn name(&self) -> &'static str {
-        NAME
+impl Block<'_> {
+    fn run<T: Packable>(&self, x: &Tensor, modulation: &Tensor) -> Result<Tensor> {
+        let PackedBlockWeights { norm1, qkv, q_norm, k_norm, proj, norm2, gate, w2 } = self.weights;
+        let (shape, x, modulation) = (x.shape(), x.contiguous()?, modulation.contiguous()?);
+        let (d, f) = gate.sizes();
+        let rows = self.columns.count();
+        let (mut narrow, mut middle) = (Scratch::take(rows * d), Scratch::take(rows * d));
+        let mut wide = Scratch::take(rows * f.max(3 * d));
+        let out = with_slices!(T; x, modulation, norm1, q_norm, k_norm, norm2 => {
+            self.norm(x, norm1, modulation, 0, &mut narrow);
+            let heads = &mut wide[..rows * 3 * d];
+            let b = qkv.packed().get::<T>()?;
+            gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(heads, 3 * d), &BiasActivation::<T>::bias(None, 3 * d));
+            let inputs = attention::Inputs::new(heads, [q_norm, k_norm], self.rope.rotations(), self.sizes, self.eps);
+            attention::forward_into(&inputs, &mut narrow);
+            let gated = self.gate(x, modulation, 2, proj.bias());
+            let b = proj.packed().get::<T>()?;
+            gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(&mut middle, d), &gated);
+
+            self.norm(&middle, norm2, modulation, 3, &mut narrow);
+            let hidden = &mut wide[..rows * f];
+            let b = gate.packed().get::<T>()?;
+            gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(hidden, f), &SwiGluGate);
+            let gated = self.gate(&middle, modulation, 5, w2.bias());
+            let b = w2.packed().get::<T>()?;
+            collect(rows * d, |out| {
+                gemm(ASource::rows(hidden, rows, f), b, &Destination::new(out, d), &gated);
+            })
+        });
+        Tensor::from_vec(out, shape, &Device::Cpu)
     }
 
-    fn cpu_fwd(
+    /// Writes the normed `x`, shifted and scaled by parts `part` and `part + 1` of the modulation, to `out`.
+    fn norm<T: Packable>(&self, x: &[T], weight: &[T], modulation: &[T], part: usize, out: &mut [T]) {
+        let d = weight.len();
+        let columns = self.columns.columns(part * d, 2 * d);
+        norm::Inputs { x, weight, shift_scale: modulation, modulation: columns, eps: self.eps }
+            .forward_into(out);
+    }
+
+    /// The epilogue that gates by part `part` of the modulation.
+    fn gate<'a, T>(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        modulation: &CpuStorage,
-        modulation_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let PackedBlockWeights { norm1, qkv, q_norm, k_norm, proj, norm2, gate, w2 } = self.weights;
-        macro_rules! run {
-            ($t:ty, $factors:path) => {
-                match (qkv.factors(), proj.factors(), gate.factors(), w2.factors()) {
-                    ($factors(qkv), $factors(proj_weight), $factors(gate), $factors(w2_weight)) => {
-                        let x = storage::slice::<$t>(x, x_layout)?;
-                        let modulation = storage::slice::<$t>(modulation, modulation_layout)?;
-                        let out = with_slices!($t; norm1, q_norm, k_norm, norm2 => forward(&Inputs {
-                            x,
-                            modulation,
-                            columns: (self.width, self.first),
-                            kind: self.kind,
-                            norms: [norm1, norm2],
-                            qk_norms: (q_norm, k_norm),
-                            qkv,
-                            proj: (proj_weight, proj.bias()),
-                            gate,
-                            w2: (w2_weight, w2.bias()),
-                            hidden: self.weights.gate.sizes(),
-                            turns: self.rope.turns(),
-                            sizes: self.sizes,
-                            eps: self.eps,
-                        }));
-                        Ok((storage::from_vec(out), x_layout.shape().clone()))
-                    }
-                    _ => bail!("{NAME}: expected all weights in one dtype"),
-                }
-            };
+        x: &'a [T],
+        modulation: &'a [T],
+        part: usize,
+        bias: Option<&'a [f32]>,
+    ) -> GatedResidual<'a, T> {
+        let d = self.weights.gate.sizes().0;
+        GatedResidual { x, gate: modulation, columns: self.columns.columns(part * d, d), bias }
+    }
+}
+
+/// `x + gate * (sums + bias)`.
+struct GatedResidual<'a, T> {
+    x: &'a [T],
+    gate: &'a [T],
+    /// Those of the gate.
+    columns: Modulation,
+    bias: Option<&'a [f32]>,
+}
+
+impl<T: Element> Epilogue for GatedResidual<'_, T> {
+    #[inline(always)]
+    fn prefetch(&self, place: &Place) {
+        let width = self.columns.width();
+        for row in place.rows.clone() {
+            prefetch_row(self.x, row * width + place.col);
+            prefetch_row(self.gate, self.columns.at(self.columns.source(row)) + place.col);
         }
-        match qkv.factors() {
-            Factors::F32(_) => run!(f32, Factors::F32),
-            Factors::Bf16(_) => run!(half::bf16, Factors::Bf16),
-        }
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(&self, simd: S, row: usize, col: usize, cols: usize, sums: &mut TileRow) {
+        let bias = self.bias.map_or([0.0; _], |bias| widened(bias, col, cols));
+        let gate = widened(self.gate, self.columns.at(self.columns.source(row)) + col, cols);
+        let x = widened(self.x, row * self.columns.width() + col, cols);
+        update(
+            simd,
+            [sums],
+            [&gate, &x, &bias],
+            #[inline(always)]
+            |[y], [gate, x, bias]| [simd.mul_add_e_f32s(gate, simd.add_f32s(y, bias), x)],
+        );
     }
 }

@@ -1,93 +1,105 @@
-//! A linear layer whose weights lie as products read them.
+//! A linear layer with packed weights.
 
 use std::fmt;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use half::bf16;
 
-use crate::cpu::gemm::{Left, Packed, Right, product};
-use crate::cpu::storage::{self, with_slices};
+use crate::cpu::element::Element;
+use crate::cpu::fma::Operand;
+use crate::cpu::gemm::{ASource, Matrix, PackedB, matmul};
+use crate::op::{check_alike, check_shape, with_last, with_slices};
 
 const NAME: &str = "packed_linear";
 
-/// A linear layer that is not trained: its weights are kept in the order in which products read them.
+/// A linear layer that is not trained: its weights are stored in the order in which a GEMM reads them.
 ///
 /// ```text
 /// y = x weight^T + bias
 /// ```
 ///
-/// Packing costs about what a product with a few dozen rows does, and [`linear`](fn@crate::linear) packs at
-/// every call. Sums are f32; in bf16 a result is rounded once, after the bias.
-/// The packed weights take the memory of the originals, which need not be kept. Cloning is cheap.
+/// Packing costs about as much as a GEMM of a few dozen rows, and [`linear`](fn@crate::linear) packs at every call.
+/// Sums are f32; in bf16 a result is rounded once, after the bias.
+/// The packed weights take as much memory as the originals, which can be dropped. Cloning is cheap.
 #[derive(Clone)]
 pub struct PackedLinear {
     weights: Arc<Weights>,
 }
 
 struct Weights {
-    packed: Factors,
+    packed: PackedWeights,
     bias: Option<Vec<f32>>,
     inputs: usize,
     outputs: usize,
 }
 
-/// A packed factor of either type.
+/// Packed weights of either type.
 #[derive(Clone)]
-pub(crate) enum Factors {
-    F32(Packed<f32>),
-    Bf16(Packed<bf16>),
+pub(crate) enum PackedWeights {
+    F32(PackedB<f32>),
+    Bf16(PackedB<bf16>),
 }
 
-impl Factors {
+/// An element type of packed weights: f32 or bf16.
+pub(crate) trait Packable: Operand + Element {
+    fn weights(packed: PackedB<Self>) -> PackedWeights;
+
+    fn of(weights: &PackedWeights) -> Option<&PackedB<Self>>;
+}
+
+macro_rules! packable {
+    ($t:ty, $variant:ident) => {
+        impl Packable for $t {
+            fn weights(packed: PackedB<Self>) -> PackedWeights {
+                PackedWeights::$variant(packed)
+            }
+
+            fn of(weights: &PackedWeights) -> Option<&PackedB<Self>> {
+                match weights {
+                    PackedWeights::$variant(packed) => Some(packed),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+packable!(f32, F32);
+packable!(bf16, Bf16);
+
+impl PackedWeights {
     pub(crate) fn dtype(&self) -> DType {
         match self {
             Self::F32(_) => DType::F32,
             Self::Bf16(_) => DType::BF16,
         }
     }
-}
 
-impl Factors {
-    fn joins(&self, next: &Self) -> bool {
-        match (self, next) {
-            (Self::F32(it), Self::F32(next)) => it.joins(next),
-            (Self::Bf16(it), Self::Bf16(next)) => it.joins(next),
-            _ => false,
-        }
-    }
-
-    /// The factors of `layers` side by side; those that nothing else holds go as they are copied.
-    fn joined(layers: Vec<PackedLinear>) -> Option<Self> {
-        let factors = |it: PackedLinear| match Arc::try_unwrap(it.weights) {
-            Ok(weights) => weights.packed,
-            Err(shared) => shared.packed.clone(),
-        };
-        let (mut f32s, mut bf16s) = (Vec::new(), Vec::new());
-        for it in layers.into_iter().map(factors) {
-            match it {
-                Self::F32(it) => f32s.push(it),
-                Self::Bf16(it) => bf16s.push(it),
-            }
-        }
-        match (f32s.is_empty(), bf16s.is_empty()) {
-            (false, true) => Packed::joined(f32s).map(Self::F32),
-            (true, false) => Packed::joined(bf16s).map(Self::Bf16),
-            _ => None,
+    /// The weights in type `T`.
+    pub(crate) fn get<T: Packable>(&self) -> Result<&PackedB<T>> {
+        match T::of(self) {
+            Some(packed) => Ok(packed),
+            None => bail!("expected packed weights in {:?}, got {:?}", T::DTYPE, self.dtype()),
         }
     }
 }
 
-impl From<Packed<f32>> for Factors {
-    fn from(packed: Packed<f32>) -> Self {
-        Self::F32(packed)
-    }
+/// Calls `$f`, a function of an element type, with the element type of `$dtype`.
+macro_rules! for_packable {
+    ($op:expr, $dtype:expr, $($f:ident)::+ ( $($arg:expr),* )) => {
+        match $dtype {
+            candle_core::DType::F32 => $($f)::+::<f32>($($arg),*),
+            candle_core::DType::BF16 => $($f)::+::<half::bf16>($($arg),*),
+            other => candle_core::bail!("{}: expected weights in f32 or bf16, got {other:?}", $op),
+        }
+    };
 }
+pub(crate) use for_packable;
 
-impl From<Packed<bf16>> for Factors {
-    fn from(packed: Packed<bf16>) -> Self {
-        Self::Bf16(packed)
-    }
+/// Number of rows, (..), of a tensor (.., K).
+pub(crate) fn num_rows(x: &Tensor) -> usize {
+    x.dims().iter().rev().skip(1).product()
 }
 
 /// Fails unless `x` is (.., `inputs`) in `dtype`, on the CPU.
@@ -102,24 +114,6 @@ pub(crate) fn check_input(op: &str, x: &Tensor, inputs: usize, dtype: DType) -> 
     Ok(())
 }
 
-/// Runs `$body` with the type `$t` standing for the element type of `$dtype`, one that can be packed.
-macro_rules! of_dtype {
-    ($op:expr, $dtype:expr, $t:ident => $body:expr) => {
-        match $dtype {
-            candle_core::DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            candle_core::DType::BF16 => {
-                type $t = half::bf16;
-                $body
-            }
-            other => candle_core::bail!("{}: expected weights in f32 or bf16, got {other:?}", $op),
-        }
-    };
-}
-pub(crate) use of_dtype;
-
 impl PackedLinear {
     /// Packs `weight`, (N, K), with `bias`, (N), both f32 or both bf16.
     ///
@@ -133,19 +127,11 @@ impl PackedLinear {
         if !weight.device().is_cpu() {
             bail!("{NAME}: expected weight on the CPU, got {:?}", weight.device().location());
         }
-        if let Some(bias) = bias
-            && (bias.dims() != [outputs] || bias.dtype() != weight.dtype())
-        {
-            let (dtype, got) = (weight.dtype(), bias.dtype());
-            bail!(
-                "{NAME}: expected bias of shape ({outputs}) in {dtype:?}, got {:?} in {got:?}",
-                bias.shape()
-            );
+        if let Some(bias) = bias {
+            check_alike(NAME, &[("weight", weight), ("bias", bias)])?;
+            check_shape(NAME, "bias", bias, &[outputs])?;
         }
-        let weight = weight.contiguous()?;
-        let packed = of_dtype!(NAME, weight.dtype(), T => {
-            with_slices!(T; weight => Packed::kept(Right::columns(weight, inputs, outputs)).into())
-        });
+        let packed = for_packable!(NAME, weight.dtype(), pack(weight))?;
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1()).transpose()?;
         Ok(Self { weights: Arc::new(Weights { packed, bias, inputs, outputs }) })
     }
@@ -164,11 +150,10 @@ impl PackedLinear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { inputs, outputs, .. } = *self.weights;
         check_input(NAME, x, inputs, self.dtype())?;
+        let shape = with_last(x.dims(), outputs);
         if !x.track_op() {
-            return x.contiguous()?.apply_op1(self.clone());
+            return for_packable!(NAME, self.dtype(), Self::multiply(self, x))?.reshape(shape);
         }
-        let leading = x.dims().len() - 1;
-        let shape: Vec<usize> = x.dims().iter().take(leading).copied().chain([outputs]).collect();
         let y = x.reshape(((), inputs))?.matmul(&self.weight()?.t()?)?;
         let y = match &self.weights.bias {
             Some(bias) => y.broadcast_add(&Tensor::new(bias.as_slice(), x.device())?.to_dtype(x.dtype())?)?,
@@ -177,41 +162,54 @@ impl PackedLinear {
         y.reshape(shape)
     }
 
-    /// Layers of one input as one layer whose outputs are theirs, in order, and these layers again, as parts of
-    /// it: one product for all instead of one each, in the same memory.
+    fn multiply<T: Packable>(&self, x: &Tensor) -> Result<Tensor> {
+        let Weights { ref packed, inputs, outputs, .. } = *self.weights;
+        let (x, rows) = (x.contiguous()?, num_rows(x));
+        let out = with_slices!(T; x => {
+            matmul(ASource::rows(x, rows, inputs), packed.get::<T>()?, self.bias())
+        });
+        Tensor::from_vec(out, (rows, outputs), &Device::Cpu)
+    }
+
+    /// Joins `layers` of one input into one layer whose outputs are theirs, in order, and returns it with these layers
+    /// as parts of it, in the same memory: one GEMM then computes all of them.
     ///
     /// # Errors
     ///
-    /// The layers as they were, where they do not fit: of different inputs or dtypes, with and without bias, or
-    /// of widths that leave gaps between packed columns.
+    /// The layers, unchanged, where they do not fit: with different inputs or dtypes, with and without bias, or with
+    /// widths that leave gaps between packed columns.
     pub fn joined(layers: Vec<Self>) -> std::result::Result<(Self, Vec<Self>), Vec<Self>> {
-        let fits = |first: &Self, it: &Self| {
-            first.weights.packed.joins(&it.weights.packed) && it.bias().is_some() == first.bias().is_some()
-        };
-        let Some(first) = layers.first() else { return Err(layers) };
-        if !layers.iter().all(|it| fits(first, it)) {
-            return Err(layers);
+        match layers.first().map(Self::dtype) {
+            Some(DType::F32) => Self::join::<f32>(layers),
+            Some(_) => Self::join::<bf16>(layers),
+            None => Err(layers),
         }
+    }
+
+    fn join<T: Packable>(layers: Vec<Self>) -> std::result::Result<(Self, Vec<Self>), Vec<Self>> {
+        let packed = |it: &Self| it.weights.packed.get::<T>().ok().cloned();
+        let fits = |first: &Self, it: &Self| match (packed(first), packed(it)) {
+            (Some(a), Some(b)) => a.joins(&b) && it.bias().is_some() == first.bias().is_some(),
+            _ => false,
+        };
+        let Some(first) = layers.first().filter(|first| layers.iter().all(|it| fits(first, it))) else {
+            return Err(layers);
+        };
         let (inputs, has_bias) = (first.weights.inputs, first.bias().is_some());
         let widths: Vec<usize> = layers.iter().map(|it| it.weights.outputs).collect();
         let biases = layers.iter().filter_map(Self::bias).flatten().copied();
         let bias = has_bias.then(|| biases.collect::<Vec<f32>>());
-        let Some(packed) = Factors::joined(layers) else { return Err(Vec::new()) };
-        let of = |packed, first: usize, outputs: usize| {
+        // Each layer is dropped here, so that its memory can go as soon as it is copied.
+        let operands = layers.into_iter().filter_map(|it| packed(&it)).collect();
+        let Some(joined) = PackedB::joined(operands) else { return Err(Vec::new()) };
+        let part = |first: usize, outputs: usize| {
+            let packed = T::weights(joined.part(first, outputs));
             let bias = bias.as_ref().map(|it| it[first..first + outputs].to_vec());
             Self { weights: Arc::new(Weights { packed, bias, inputs, outputs }) }
         };
-        let mut first = 0;
-        let mut part = |width: usize| {
-            let packed = match &packed {
-                Factors::F32(it) => Factors::F32(it.part(first, width)),
-                Factors::Bf16(it) => Factors::Bf16(it.part(first, width)),
-            };
-            first += width;
-            of(packed, first - width, width)
-        };
-        let parts = widths.iter().map(|width| part(*width)).collect();
-        Ok((of(packed, 0, widths.iter().sum()), parts))
+        let starts = widths.iter().scan(0, |next, width| Some(std::mem::replace(next, *next + width)));
+        let parts = starts.zip(&widths).map(|(first, width)| part(first, *width)).collect();
+        Ok((part(0, widths.iter().sum()), parts))
     }
 
     /// The dtype of the weights.
@@ -219,7 +217,7 @@ impl PackedLinear {
         self.weights.packed.dtype()
     }
 
-    pub(crate) fn factors(&self) -> &Factors {
+    pub(crate) fn packed(&self) -> &PackedWeights {
         &self.weights.packed
     }
 
@@ -232,19 +230,23 @@ impl PackedLinear {
         (self.weights.inputs, self.weights.outputs)
     }
 
-    /// The weights as they were, (N, K): a copy.
+    /// A copy of the weights as they were packed, (N, K).
     ///
     /// # Errors
     ///
     /// If the tensor cannot be made.
     pub fn weight(&self) -> Result<Tensor> {
         let Weights { ref packed, inputs, outputs, .. } = *self.weights;
-        let device = &candle_core::Device::Cpu;
         match packed {
-            Factors::F32(packed) => Tensor::from_vec(packed.unpacked(), (outputs, inputs), device),
-            Factors::Bf16(packed) => Tensor::from_vec(packed.unpacked(), (outputs, inputs), device),
+            PackedWeights::F32(it) => Tensor::from_vec(it.unpacked(), (outputs, inputs), &Device::Cpu),
+            PackedWeights::Bf16(it) => Tensor::from_vec(it.unpacked(), (outputs, inputs), &Device::Cpu),
         }
     }
+}
+
+fn pack<T: Packable>(weight: &Tensor) -> Result<PackedWeights> {
+    let ((outputs, inputs), weight) = (weight.dims2()?, weight.contiguous()?);
+    Ok(T::weights(with_slices!(T; weight => PackedB::new(Matrix::transposed(weight, inputs, outputs)))))
 }
 
 impl fmt::Debug for PackedLinear {
@@ -256,30 +258,5 @@ impl fmt::Debug for PackedLinear {
             .field("bias", &bias.is_some())
             .field("dtype", &self.dtype())
             .finish()
-    }
-}
-
-impl CustomOp1 for PackedLinear {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Weights { ref packed, ref bias, inputs, outputs } = *self.weights;
-        let leading = layout.dims().len() - 1;
-        let leading = || layout.dims().iter().take(leading).copied();
-        let (rows, shape) = (leading().product(), leading().chain([outputs]).collect::<Vec<_>>());
-        let bias = bias.as_deref();
-        let out = match packed {
-            Factors::F32(packed) => {
-                let x = storage::slice(x, layout)?;
-                storage::from_vec(product(Left::rows(x, rows, inputs), packed, bias))
-            }
-            Factors::Bf16(packed) => {
-                let x = storage::slice(x, layout)?;
-                storage::from_vec(product(Left::rows(x, rows, inputs), packed, bias))
-            }
-        };
-        Ok((out, Shape::from(shape)))
     }
 }

@@ -1,14 +1,17 @@
-//! The first half of a gated MLP, its weights as products read them.
+//! The first half of a gated MLP with packed weights.
 
 use std::fmt;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use pulp::Simd;
 
-use crate::cpu::gemm::{Left, Packed, Right, SwiGlu, collect, run};
-use crate::cpu::storage::{self, with_slices};
-use crate::packed_linear::{Factors, check_input, of_dtype};
-use crate::swiglu::swiglu;
+use crate::activation::swiglu;
+use crate::cpu::exp::silu;
+use crate::cpu::gemm::{ASource, Destination, Epilogue, Matrix, PackedB, TileRow, collect, gemm};
+use crate::cpu::lanes::update;
+use crate::op::{check_alike, check_shape, with_last, with_slices};
+use crate::packed_linear::{Packable, PackedWeights, check_input, for_packable, num_rows};
 
 const NAME: &str = "packed_swiglu";
 
@@ -18,8 +21,8 @@ const NAME: &str = "packed_swiglu";
 /// y = silu(x w1^T) * (x w3^T)
 /// ```
 ///
-/// One product computes both, and gates its tiles before they leave the registers' vicinity: neither factor is
-/// written to memory. Sums are f32; in bf16 the result is rounded once.
+/// One GEMM computes both and applies the gate to its tiles, so neither product is written to memory.
+/// Sums are f32; in bf16 the result is rounded once.
 /// Cloning is cheap.
 #[derive(Clone)]
 pub struct PackedSwiGlu {
@@ -27,7 +30,7 @@ pub struct PackedSwiGlu {
 }
 
 struct Weights {
-    packed: Factors,
+    packed: PackedWeights,
     inputs: usize,
     outputs: usize,
 }
@@ -42,19 +45,12 @@ impl PackedSwiGlu {
         let Ok((outputs, inputs)) = w1.dims2() else {
             bail!("{NAME}: expected w1 of shape (F, D), got {:?}", w1.shape());
         };
-        if w3.dims() != w1.dims() || w3.dtype() != w1.dtype() {
-            let (want, got) = (w1.dtype(), w3.dtype());
-            bail!("{NAME}: expected w3 of {:?} in {want:?}, got {:?} in {got:?}", w1.shape(), w3.shape());
-        }
-        if !w1.device().is_cpu() || !w3.device().is_cpu() {
+        check_alike(NAME, &[("w1", w1), ("w3", w3)])?;
+        check_shape(NAME, "w3", w3, w1.dims())?;
+        if !w1.device().is_cpu() {
             bail!("{NAME}: expected weights on the CPU, got {:?}", w1.device().location());
         }
-        let (w1, w3) = (w1.contiguous()?, w3.contiguous()?);
-        let packed = of_dtype!(NAME, w1.dtype(), T => {
-            with_slices!(T; w1, w3 => {
-                Packed::pair(Right::columns(w1, inputs, outputs), Right::columns(w3, inputs, outputs)).into()
-            })
-        });
+        let packed = for_packable!(NAME, w1.dtype(), pack(w1, w3))?;
         Ok(Self { weights: Arc::new(Weights { packed, inputs, outputs }) })
     }
 
@@ -72,13 +68,23 @@ impl PackedSwiGlu {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { inputs, outputs, .. } = *self.weights;
         check_input(NAME, x, inputs, self.dtype())?;
-        if !x.track_op() {
-            return x.contiguous()?.apply_op1(self.clone());
-        }
         let shape = with_last(x.dims(), outputs);
+        if !x.track_op() {
+            return for_packable!(NAME, self.dtype(), Self::multiply(self, x))?.reshape(shape);
+        }
         let rows = x.reshape(((), inputs))?;
         let [a, b] = self.weights()?.map(|weight| rows.matmul(&weight.t()?));
         swiglu(&a?, &b?)?.reshape(shape)
+    }
+
+    fn multiply<T: Packable>(&self, x: &Tensor) -> Result<Tensor> {
+        let Weights { ref packed, inputs, outputs } = *self.weights;
+        let (x, rows) = (x.contiguous()?, num_rows(x));
+        let b = packed.get::<T>()?;
+        let out = with_slices!(T; x => collect(rows * outputs, |out| {
+            gemm(ASource::rows(x, rows, inputs), b, &Destination::new(out, outputs), &SwiGluGate);
+        }));
+        Tensor::from_vec(out, (rows, outputs), &Device::Cpu)
     }
 
     /// The dtype of the weights.
@@ -86,26 +92,25 @@ impl PackedSwiGlu {
         self.weights.packed.dtype()
     }
 
-    /// `w1` and `w3` as they were: copies.
+    /// Copies of `w1` and `w3` as they were packed.
     ///
     /// # Errors
     ///
     /// If a tensor cannot be made.
     pub fn weights(&self) -> Result<[Tensor; 2]> {
         let Weights { ref packed, inputs, outputs } = *self.weights;
-        let tensors = |[w1, w3]: [Result<Tensor>; 2]| Ok([w1?, w3?]);
-        let shape = (outputs, inputs);
-        match packed {
-            Factors::F32(it) => {
-                tensors(it.unpaired(outputs).map(|it| Tensor::from_vec(it, shape, &Device::Cpu)))
+        let [w1, w3] = match packed {
+            PackedWeights::F32(it) => {
+                it.unpaired(outputs).map(|it| Tensor::from_vec(it, (outputs, inputs), &Device::Cpu))
             }
-            Factors::Bf16(it) => {
-                tensors(it.unpaired(outputs).map(|it| Tensor::from_vec(it, shape, &Device::Cpu)))
+            PackedWeights::Bf16(it) => {
+                it.unpaired(outputs).map(|it| Tensor::from_vec(it, (outputs, inputs), &Device::Cpu))
             }
-        }
+        };
+        Ok([w1?, w3?])
     }
 
-    pub(crate) fn factors(&self) -> &Factors {
+    pub(crate) fn packed(&self) -> &PackedWeights {
         &self.weights.packed
     }
 
@@ -115,9 +120,30 @@ impl PackedSwiGlu {
     }
 }
 
-/// `dims` with another last one.
-fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
-    dims.iter().take(dims.len() - 1).copied().chain([last]).collect()
+fn pack<T: Packable>(w1: &Tensor, w3: &Tensor) -> Result<PackedWeights> {
+    let ((outputs, inputs), w1, w3) = (w1.dims2()?, w1.contiguous()?, w3.contiguous()?);
+    Ok(T::weights(with_slices!(T; w1, w3 => {
+        PackedB::pair(Matrix::transposed(w1, inputs, outputs), Matrix::transposed(w3, inputs, outputs))
+    })))
+}
+
+/// `silu(a) * b`, where B is the pair of the weights of `a` and `b`.
+pub(crate) struct SwiGluGate;
+
+impl Epilogue for SwiGluGate {
+    const PAIRED: bool = true;
+
+    #[inline(always)]
+    fn finish<S: Simd>(&self, simd: S, _row: usize, _col: usize, _cols: usize, sums: &mut TileRow) {
+        let (a, b) = sums.split_at_mut(S::F32_LANES);
+        update(
+            simd,
+            [a],
+            [&b[..S::F32_LANES]],
+            #[inline(always)]
+            |[a], [b]| [simd.mul_f32s(silu(simd, a), b)],
+        );
+    }
 }
 
 impl fmt::Debug for PackedSwiGlu {
@@ -125,32 +151,5 @@ impl fmt::Debug for PackedSwiGlu {
         let Weights { inputs, outputs, .. } = *self.weights;
         let mut debug = f.debug_struct("PackedSwiGlu");
         debug.field("inputs", &inputs).field("outputs", &outputs).field("dtype", &self.dtype()).finish()
-    }
-}
-
-impl CustomOp1 for PackedSwiGlu {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let Weights { ref packed, inputs, outputs } = *self.weights;
-        let shape = with_last(layout.dims(), outputs);
-        let rows = layout.shape().elem_count() / inputs.max(1);
-        let out = match packed {
-            Factors::F32(packed) => {
-                let left = Left::rows(storage::slice(x, layout)?, rows, inputs);
-                storage::from_vec(collect(rows * outputs, |out| {
-                    run(left, packed, &SwiGlu::<f32>::new(out, outputs))
-                }))
-            }
-            Factors::Bf16(packed) => {
-                let left = Left::rows(storage::slice(x, layout)?, rows, inputs);
-                storage::from_vec(collect(rows * outputs, |out| {
-                    run(left, packed, &SwiGlu::<half::bf16>::new(out, outputs));
-                }))
-            }
-        };
-        Ok((out, Shape::from(shape)))
     }
 }

@@ -1,13 +1,13 @@
 //! RMSNorm followed by shift and scale.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor};
+use pulp::Simd;
 
-use crate::check::{check_alike, dims_bld, modulation_of};
-use crate::cpu::Rows;
-use crate::cpu::element::by_dtype;
-use crate::cpu::rms_norm_modulate::{Inputs, backward, forward};
-use crate::cpu::storage::{self, with_slices};
-use crate::modulation::{Columns, Modulation};
+use crate::cpu::element::Element;
+use crate::cpu::lanes::{fold, update};
+use crate::cpu::rows::sum_rows;
+use crate::modulation::{Modulation, RowGradient, RowInputs, RowOp};
+use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
 
 const NAME: &str = "rms_norm_modulate";
 
@@ -31,70 +31,154 @@ const NAME: &str = "rms_norm_modulate";
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn rms_norm_modulate(x: &Tensor, weight: &Tensor, shift_scale: &Tensor, eps: f64) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
-    check_alike(NAME, &[("x", x), ("weight", weight), ("shift_scale", shift_scale)])?;
-    if weight.dims() != [d] {
-        bail!("{NAME}: expected weight of shape ({d}), got {:?}", weight.shape());
-    }
-    let modulation = modulation_of(NAME, ("shift_scale", shift_scale), (b, l), 2 * d)?;
-    let op = RmsNormModulate { modulation, rows: Rows::new(b, l), eps: eps as f32 };
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &shift_scale.contiguous()?, op)
+    check_shape(NAME, "weight", weight, &[d])?;
+    let modulation = Modulation::new(NAME, "shift_scale", shift_scale, (b, l), 2 * d)?;
+    apply(RmsNormModulate { modulation, eps: eps as f32 }, x.shape(), [x, weight, shift_scale])
 }
 
 struct RmsNormModulate {
     modulation: Modulation,
-    rows: Rows,
     eps: f32,
 }
 
-impl RmsNormModulate {
-    fn inputs<'a, T>(&self, x: &'a [T], weight: &'a [T], shift_scale: &'a [T]) -> Inputs<'a, T> {
-        let Self { modulation, ref rows, eps } = *self;
-        let columns = Columns::all(2 * weight.len());
-        Inputs { x, weight, shift_scale, columns, modulation, rows: rows.clone(), eps }
+impl<T: Element> FusedOp<T, 3> for RmsNormModulate {
+    const NAME: &'static str = NAME;
+    const INPUTS: [&'static str; 3] = ["x", "weight", "shift_scale"];
+
+    fn forward(&self, [x, weight, shift_scale]: [&[T]; 3]) -> Vec<T> {
+        let (modulation, eps) = (self.modulation, self.eps);
+        Inputs { x, weight, shift_scale, modulation, eps }.forward()
+    }
+
+    fn backward(&self, [x, weight, shift_scale]: [&[T]; 3], grad: &[T], _: [bool; 3]) -> [Gradient<T>; 3] {
+        let (modulation, eps) = (self.modulation, self.eps);
+        let mut partials = modulation.partials();
+        let inputs = Inputs { x, weight, shift_scale, modulation, eps };
+        let (grad_x, grad_weight) = inputs.backward(grad, &mut partials);
+        [Gradient::Of(grad_x), Gradient::Of(grad_weight), Gradient::Of(modulation.gradient(partials))]
     }
 }
 
-impl CustomOp3 for RmsNormModulate {
-    fn name(&self) -> &'static str {
-        NAME
+/// What both passes read: `x` (B, L, D), `weight` (D) and the columns that `modulation` names of `shift_scale`.
+pub(crate) struct Inputs<'a, T> {
+    pub(crate) x: &'a [T],
+    pub(crate) weight: &'a [T],
+    pub(crate) shift_scale: &'a [T],
+    pub(crate) modulation: Modulation,
+    pub(crate) eps: f32,
+}
+
+impl<T: Element> Inputs<'_, T> {
+    pub(crate) fn forward(&self) -> Vec<T> {
+        let mut scratch = T::scratch(self.weight.len());
+        let op = Row { weight: T::view(self.weight, &mut scratch), eps: self.eps };
+        self.rows([self.x]).map(&op)
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        shift_scale: &CpuStorage,
-        shift_scale_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        by_dtype!(NAME, storage::dtype(x), T => {
-            let x = storage::slice::<T>(x, x_layout)?;
-            let weight = storage::slice(weight, weight_layout)?;
-            let shift_scale = storage::slice(shift_scale, shift_scale_layout)?;
-            let out = forward(&self.inputs(x, weight, shift_scale));
-            Ok((storage::from_vec(out), x_layout.shape().clone()))
-        })
+    /// [`forward`](Self::forward) over a buffer.
+    pub(crate) fn forward_into(&self, out: &mut [T]) {
+        let mut scratch = T::scratch(self.weight.len());
+        let op = Row { weight: T::view(self.weight, &mut scratch), eps: self.eps };
+        self.rows([self.x]).map_into(&op, out);
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        shift_scale: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        by_dtype!(NAME, x.dtype(), T => {
-            let grads = with_slices!(T; x, weight, shift_scale, grad => {
-                backward(&self.inputs(x, weight, shift_scale), grad)
-            });
-            Ok((
-                Some(Tensor::from_vec(grads.x, x.shape(), x.device())?),
-                Some(Tensor::from_vec(grads.weight, weight.shape(), x.device())?),
-                Some(Tensor::from_vec(grads.shift_scale, shift_scale.shape(), x.device())?),
-            ))
-        })
+    /// Gradients of `x` and `weight`; adds that of the modulation to `partials`, as [`RowInputs::gradients`] does.
+    pub(crate) fn backward(&self, grad: &[T], partials: &mut [f32]) -> (Vec<T>, Vec<T>) {
+        let width = self.weight.len();
+        let mut scratch = T::scratch(width);
+        let op = Row { weight: T::view(self.weight, &mut scratch), eps: self.eps };
+        let (grad_x, grad_weight) = self.rows([self.x, grad]).gradients(&op, width, partials);
+        (grad_x, sum_rows(&grad_weight, width))
     }
+
+    fn rows<'a, const N: usize>(&'a self, inputs: [&'a [T]; N]) -> RowInputs<'a, T, N> {
+        let (width, modulation) = (self.weight.len(), self.modulation);
+        RowInputs { inputs, width, values: self.shift_scale, modulation }
+    }
+}
+
+struct Row<'a> {
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl RowOp<1> for Row<'_> {
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, [x]: [&[f32]; 1], shift_scale: &[f32], out: &mut [f32]) {
+        let (shift, scale) = shift_scale.split_at(x.len());
+        let one = simd.splat_f32s(1.0);
+        let rstd = simd.splat_f32s(inverse_rms(simd, x, self.eps));
+        update(
+            simd,
+            [out],
+            [x, self.weight, shift, scale],
+            #[inline(always)]
+            |_, [x, weight, shift, scale]| {
+                let normed = simd.mul_f32s(simd.mul_f32s(x, rstd), weight);
+                [simd.mul_add_e_f32s(normed, simd.add_f32s(one, scale), shift)]
+            },
+        );
+    }
+}
+
+impl RowGradient<2> for Row<'_> {
+    // With h = x rstd, n = h w and g = grad (1 + scale):
+    // grad_shift = grad, grad_scale = grad n, grad_w = g h, grad_x = rstd (g w - h mean(g w h)).
+    #[inline(always)]
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        [x, grad]: [&[f32]; 2],
+        shift_scale: &[f32],
+        out: &mut [f32],
+        grad_shift_scale: &mut [f32],
+        grad_weight: &mut [f32],
+    ) {
+        let (weight, width) = (self.weight, x.len());
+        let scale = &shift_scale[width..];
+        let (grad_shift, grad_scale) = grad_shift_scale.split_at_mut(width);
+        let one = simd.splat_f32s(1.0);
+        let [squares, dot] = fold(
+            simd,
+            [x, grad, weight, scale],
+            #[inline(always)]
+            |[squares, dot], [x, grad, weight, scale]| {
+                let gw = simd.mul_f32s(simd.mul_f32s(grad, simd.add_f32s(one, scale)), weight);
+                [simd.mul_add_e_f32s(x, x, squares), simd.mul_add_e_f32s(gw, x, dot)]
+            },
+        );
+        let inverse = 1.0 / width as f32;
+        let rstd = 1.0 / (squares * inverse + self.eps).sqrt();
+        let pull = simd.splat_f32s(-rstd * rstd * dot * inverse);
+        let rstd = simd.splat_f32s(rstd);
+        update(
+            simd,
+            [out, grad_weight, grad_shift, grad_scale],
+            [x, grad, weight, scale],
+            #[inline(always)]
+            |[_, grad_weight, grad_shift, grad_scale], [x, grad, weight, scale]| {
+                let g = simd.mul_f32s(grad, simd.add_f32s(one, scale));
+                let h = simd.mul_f32s(x, rstd);
+                let grad_h = simd.mul_add_e_f32s(x, pull, simd.mul_f32s(g, weight));
+                [
+                    simd.mul_f32s(rstd, grad_h),
+                    simd.mul_add_e_f32s(g, h, grad_weight),
+                    simd.add_f32s(grad, grad_shift),
+                    simd.mul_add_e_f32s(grad, simd.mul_f32s(h, weight), grad_scale),
+                ]
+            },
+        );
+    }
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`.
+#[inline(always)]
+pub(crate) fn inverse_rms<S: Simd>(simd: S, x: &[f32], eps: f32) -> f32 {
+    let [squares] = fold(
+        simd,
+        [x],
+        #[inline(always)]
+        |[squares], [x]| [simd.mul_add_e_f32s(x, x, squares)],
+    );
+    1.0 / (squares / x.len() as f32 + eps).sqrt()
 }

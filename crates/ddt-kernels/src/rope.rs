@@ -7,8 +7,8 @@ use pulp::c32;
 
 /// Cosines and sines of the rotary position angles of every token.
 ///
-/// Pair `m` of a head, its elements `2m` and `2m + 1`, is one complex number; at token `l` it is turned by
-/// the angle whose cosine and sine stand in row `l`, column `m`.
+/// Pair `m` of a head, its elements `2m` and `2m + 1`, is one complex number; at token `l` it is rotated by
+/// the angle whose cosine and sine are in row `l`, column `m`.
 /// Cloning is cheap.
 ///
 /// # Shapes
@@ -18,8 +18,8 @@ use pulp::c32;
 pub struct RopeTable {
     cos: Tensor,
     sin: Tensor,
-    /// `cos + i sin`, L rows of K/2, for the CPU.
-    turns: Arc<[c32]>,
+    /// `cos + i sin`, for the CPU.
+    rotations: Arc<[c32]>,
     num_tokens: usize,
     head_dim: usize,
 }
@@ -45,8 +45,8 @@ impl RopeTable {
         let (num_tokens, pairs) = cos.dims2()?;
         let real = cos.flatten_all()?.to_vec1::<f32>()?;
         let imaginary = sin.flatten_all()?.to_vec1::<f32>()?;
-        let turns = real.into_iter().zip(imaginary).map(|(re, im)| c32 { re, im }).collect();
-        Ok(Self { cos, sin, turns, num_tokens, head_dim: 2 * pairs })
+        let rotations = real.into_iter().zip(imaginary).map(|(re, im)| c32 { re, im }).collect();
+        Ok(Self { cos, sin, rotations, num_tokens, head_dim: 2 * pairs })
     }
 
     /// The cosines, (L, K/2).
@@ -69,9 +69,9 @@ impl RopeTable {
         self.head_dim
     }
 
-    /// The turns of all tokens, L rows of K/2.
-    pub(crate) fn turns(&self) -> &[c32] {
-        &self.turns
+    /// `cos + i sin` of all tokens, L rows of K/2.
+    pub(crate) fn rotations(&self) -> &[c32] {
+        &self.rotations
     }
 }
 

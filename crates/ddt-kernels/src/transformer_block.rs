@@ -1,15 +1,17 @@
-//! A whole transformer block.
+//! A whole transformer block as one differentiable operation.
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
-use crate::check::{check_alike, dims_bld, modulation_of};
-use crate::cpu::attention::Sizes;
-use crate::cpu::block::{Inputs, Saved, WEIGHTS, Weights, backward, forward};
-use crate::cpu::storage::{self, with_slices};
-use crate::ledger::Ledger;
+use crate::activation::{swiglu_backward, swiglu_forward};
+use crate::attention::{self, Sizes};
+use crate::gate_residual as gate;
+use crate::linear::Linear;
 use crate::modulation::Modulation;
+use crate::op::{FusedOp, Gradient, apply_f32, check_shape, dims_bld};
+use crate::rms_norm_modulate as norm;
 use crate::rope::RopeTable;
 
 const NAME: &str = "transformer_block";
@@ -22,19 +24,19 @@ const NAME: &str = "transformer_block";
 /// `w1`, `w3`: (F, D); `w2`: (D, F).
 #[derive(Debug, Clone, Copy)]
 pub struct BlockWeights<'a> {
-    /// Of the norm before the attention.
+    /// The norm before the attention.
     pub norm1: &'a Tensor,
     /// To queries, keys and values.
     pub qkv: &'a Tensor,
-    /// Of the queries' norm.
+    /// The queries' norm.
     pub q_norm: &'a Tensor,
-    /// Of the keys' norm.
+    /// The keys' norm.
     pub k_norm: &'a Tensor,
     /// From the merged heads.
     pub proj_weight: &'a Tensor,
     /// From the merged heads.
     pub proj_bias: &'a Tensor,
-    /// Of the norm before the MLP.
+    /// The norm before the MLP.
     pub norm2: &'a Tensor,
     /// To the activated half of the MLP.
     pub w1: &'a Tensor,
@@ -52,11 +54,11 @@ pub struct BlockWeights<'a> {
 /// x += gate2 * mlp (rms(x) (1 + scale2) + shift2)
 /// ```
 ///
-/// The attention is that of [`attention`](fn@crate::attention) between two products; `mlp(y)` is
+/// The attention is that of [`attention`](fn@crate::attention) between two linear layers; `mlp(y)` is
 /// `w2 (silu(w1 y) * w3 y)`.
-/// The same as the single operations in a row, without a sum of gradients between each two of them, which
-/// candle makes of zeros, on one thread.
-/// Differentiable in `x`, `modulation` and all weights; f32 on the CPU alone.
+/// The same as the single operations in a row, but without candle's sum of gradients between each two of them, which
+/// starts from zeros and runs on one thread.
+/// Differentiable in `x`, `modulation` and all weights; f32 on the CPU only.
 ///
 /// # Shapes
 ///
@@ -75,130 +77,189 @@ pub fn transformer_block(
     eps: f64,
 ) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
-    let named = weights.named();
-    check_alike(NAME, &[&[("x", x), ("modulation", modulation)][..], &named].concat())?;
-    if x.dtype() != DType::F32 || !x.device().is_cpu() {
-        bail!("{NAME}: expected x in f32 on the CPU, got {:?} on {:?}", x.dtype(), x.device().location());
+    let columns = Modulation::new(NAME, "modulation", modulation, (b, l), 6 * d)?;
+    let sizes = Sizes::of_block(NAME, x, rope, num_heads)?;
+    let (k, f) = (sizes.head_dim, weights.w1.dim(0).unwrap_or(0));
+    let BlockWeights { norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3 } = *weights;
+    let inputs = [x, modulation, norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3];
+    let shapes: [&[usize]; 10] =
+        [&[d], &[3 * d, d], &[k], &[k], &[d, d], &[d], &[d], &[f, d], &[d, f], &[f, d]];
+    for ((name, weight), shape) in INPUTS.iter().zip(inputs).skip(2).zip(shapes) {
+        check_shape(NAME, name, weight, shape)?;
     }
-    let kind = modulation_of(NAME, ("modulation", modulation), (b, l), 6 * d)?;
-    let head_dim = rope.head_dim();
-    if num_heads.checked_mul(head_dim) != Some(d) || !head_dim.is_multiple_of(4) || rope.num_tokens() != l {
-        bail!(
-            "{NAME}: expected {num_heads} heads of a size that is a multiple of 4 and {l} tokens for x of {:?}, \
-             got a rope table of head size {head_dim} and {} tokens",
-            x.shape(),
-            rope.num_tokens()
-        );
-    }
-    let f = weights.w1.dim(0).unwrap_or(0);
-    let shapes: [&[usize]; WEIGHTS] =
-        [&[d], &[3 * d, d], &[head_dim], &[head_dim], &[d, d], &[d], &[d], &[f, d], &[d, f], &[f, d]];
-    for ((name, weight), shape) in named.iter().zip(shapes) {
-        if weight.dims() != shape {
-            bail!("{NAME}: expected {name} of shape {shape:?}, got {:?}", weight.shape());
-        }
-    }
-    let pair = |i: usize| Ok([named[2 * i].1.contiguous()?, named[2 * i + 1].1.contiguous()?]);
-    let weights = (0..WEIGHTS / 2).map(pair).collect::<Result<Vec<_>>>()?;
-    let ledger = Ledger::default();
-    let token = ledger.token(&weights)?;
-    let sizes = Sizes { batch: b, tokens: l, heads: num_heads, head_dim };
-    let (rope, saved) = (rope.clone(), Mutex::new(None));
-    let op = Block { weights, kind, rope, sizes, eps: eps as f32, ledger, saved };
-    x.contiguous()?.apply_op3(&modulation.contiguous()?, &token, op)
+    let (rope, activations) = (rope.clone(), Mutex::default());
+    apply_f32(Block { columns, rope, sizes, d, f, eps: eps as f32, activations }, x.shape(), inputs)
 }
 
-impl<'a> BlockWeights<'a> {
-    /// In the order of the CPU's gradients.
-    fn named(&self) -> [(&'static str, &'a Tensor); WEIGHTS] {
-        let Self { norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3 } = *self;
-        [
-            ("norm1", norm1),
-            ("qkv", qkv),
-            ("q_norm", q_norm),
-            ("k_norm", k_norm),
-            ("proj_weight", proj_weight),
-            ("proj_bias", proj_bias),
-            ("norm2", norm2),
-            ("w1", w1),
-            ("w2", w2),
-            ("w3", w3),
-        ]
-    }
-}
+/// All inputs, in the order of the operation.
+const INPUTS: [&str; 12] = [
+    "x",
+    "modulation",
+    "norm1",
+    "qkv",
+    "q_norm",
+    "k_norm",
+    "proj_weight",
+    "proj_bias",
+    "norm2",
+    "w1",
+    "w2",
+    "w3",
+];
 
 struct Block {
-    /// In pairs, in the order of the CPU's gradients.
-    weights: Vec<[Tensor; 2]>,
-    kind: Modulation,
+    /// Of the modulation: shift, scale and gate of the attention, then of the MLP.
+    columns: Modulation,
     rope: RopeTable,
     sizes: Sizes,
+    /// D and F.
+    d: usize,
+    f: usize,
     eps: f32,
-    ledger: Ledger,
-    /// Of the forward pass, until the backward pass takes it.
-    saved: Mutex<Option<Saved>>,
+    /// Those of the forward pass, until a backward pass takes them.
+    activations: Mutex<Option<Activations>>,
+}
+
+/// The results of the forward pass that the backward pass needs.
+struct Activations {
+    /// Input of the attention.
+    attn_in: Vec<f32>,
+    qkv: Vec<f32>,
+    heads: Vec<f32>,
+    /// Result of the attention, before its gate.
+    attn_out: Vec<f32>,
+    /// The residual stream between the halves.
+    middle: Vec<f32>,
+    /// Input of the MLP.
+    mlp_in: Vec<f32>,
+    a: Vec<f32>,
+    b: Vec<f32>,
+    gated: Vec<f32>,
+    /// Result of the MLP, before its gate.
+    mlp_out: Vec<f32>,
+}
+
+impl FusedOp<f32, 12> for Block {
+    const NAME: &'static str = NAME;
+    const INPUTS: [&'static str; 12] = INPUTS;
+
+    fn forward(&self, inputs: [&[f32]; 12]) -> Vec<f32> {
+        let (out, activations) = self.run(inputs);
+        *self.activations.lock().unwrap_or_else(PoisonError::into_inner) = Some(activations);
+        out
+    }
+
+    fn backward(&self, inputs: [&[f32]; 12], grad: &[f32], _: [bool; 12]) -> [Gradient<f32>; 12] {
+        let activations = self.activations.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A second backward pass finds none.
+        let activations = activations.unwrap_or_else(|| self.run(inputs).1);
+        self.gradients(inputs, activations, grad).map(Gradient::Of)
+    }
 }
 
 impl Block {
-    /// Runs `f` with this block's inputs.
-    fn with_inputs<R>(&self, x: &[f32], modulation: &[f32], f: impl FnOnce(&Inputs<'_>) -> R) -> Result<R> {
-        let [[norm1, qkv], [q_norm, k_norm], [proj_weight, proj_bias], [norm2, w1], [w2, w3]] =
-            &self.weights[..]
-        else {
-            bail!("{NAME}: expected {WEIGHTS} weights");
-        };
-        with_slices!(f32; norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3 => {
-            let weights =
-                Weights { norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3 };
-            let Self { kind, ref rope, sizes, eps, .. } = *self;
-            Ok(f(&Inputs { x, modulation, kind, weights, turns: rope.turns(), sizes, eps }))
-        })
+    fn run(&self, inputs: [&[f32]; 12]) -> (Vec<f32>, Activations) {
+        let [x, modulation, norm1, qkv_weight, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3] =
+            inputs;
+        let (d, f) = (self.d, self.f);
+
+        let attn_in = self.norm(x, norm1, modulation, 0).forward();
+        let qkv = self.linear(d, 3 * d).product(&attn_in, qkv_weight, None);
+        let heads = attention::forward(&self.attention(&qkv, q_norm, k_norm));
+        let attn_out = self.linear(d, d).product(&heads, proj_weight, Some(proj_bias));
+        let middle = gate::forward(self.part(2, 1), d, [x, &attn_out], modulation);
+
+        let mlp_in = self.norm(&middle, norm2, modulation, 3).forward();
+        let a = self.linear(d, f).product(&mlp_in, w1, None);
+        let b = self.linear(d, f).product(&mlp_in, w3, None);
+        let gated = swiglu_forward([&a, &b]);
+        let mlp_out = self.linear(f, d).product(&gated, w2, None);
+        let out = gate::forward(self.part(5, 1), d, [&middle, &mlp_out], modulation);
+        (out, Activations { attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out })
+    }
+
+    /// The gradients of all inputs. Activations are dropped as soon as they are used.
+    fn gradients(&self, inputs: [&[f32]; 12], activations: Activations, grad: &[f32]) -> [Vec<f32>; 12] {
+        let [x, modulation, norm1, qkv_weight, q_norm, k_norm, proj_weight, _, norm2, w1, w2, w3] = inputs;
+        let Activations { attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out } = activations;
+        let (d, f) = (self.d, self.f);
+        let mut partials = self.columns.partials();
+
+        let grad_out = gate::backward(self.part(5, 1), d, [&mlp_out, grad], modulation, &mut partials);
+        drop(mlp_out);
+        let grad_w2 = self.linear(f, d).grad_weight(&gated, &grad_out);
+        drop(gated);
+        let grad_gated = self.linear(f, d).grad_x(w2, &grad_out);
+        let [grad_a, grad_b] = swiglu_backward([&a, &b], &grad_gated);
+        drop((a, b, grad_gated));
+        let grad_w1 = self.linear(d, f).grad_weight(&mlp_in, &grad_a);
+        let grad_w3 = self.linear(d, f).grad_weight(&mlp_in, &grad_b);
+        let mut grad_in = self.linear(d, f).grad_x(w1, &grad_a);
+        self.linear(d, f).add_grad_x(w3, &grad_b, &mut grad_in);
+        drop((mlp_in, grad_a, grad_b));
+        let norm = self.norm(&middle, norm2, modulation, 3);
+        let (mut grad_middle, grad_norm2) = norm.backward(&grad_in, &mut partials);
+        add(&mut grad_middle, grad);
+
+        let grad_out =
+            gate::backward(self.part(2, 1), d, [&attn_out, &grad_middle], modulation, &mut partials);
+        drop(attn_out);
+        let grad_proj_bias = self.linear(d, d).grad_bias(&grad_out);
+        let grad_proj_weight = self.linear(d, d).grad_weight(&heads, &grad_out);
+        drop(heads);
+        let grad_heads = self.linear(d, d).grad_x(proj_weight, &grad_out);
+        let attention = self.attention(&qkv, q_norm, k_norm);
+        let [grad_qkv, grad_q_norm, grad_k_norm] = attention::backward(&attention, &grad_heads);
+        drop((qkv, grad_heads));
+        let grad_qkv_weight = self.linear(d, 3 * d).grad_weight(&attn_in, &grad_qkv);
+        drop(attn_in);
+        let grad_in = self.linear(d, 3 * d).grad_x(qkv_weight, &grad_qkv);
+        let norm = self.norm(x, norm1, modulation, 0);
+        let (mut grad_x, grad_norm1) = norm.backward(&grad_in, &mut partials);
+        add(&mut grad_x, &grad_middle);
+
+        [
+            grad_x,
+            self.columns.gradient(partials),
+            grad_norm1,
+            grad_qkv_weight,
+            grad_q_norm,
+            grad_k_norm,
+            grad_proj_weight,
+            grad_proj_bias,
+            grad_norm2,
+            grad_w1,
+            grad_w2,
+            grad_w3,
+        ]
+    }
+
+    /// Parts `part..part + count` of the modulation's six.
+    fn part(&self, part: usize, count: usize) -> Modulation {
+        self.columns.columns(part * self.d, count * self.d)
+    }
+
+    fn norm<'a>(
+        &self,
+        x: &'a [f32],
+        weight: &'a [f32],
+        shift_scale: &'a [f32],
+        part: usize,
+    ) -> norm::Inputs<'a, f32> {
+        norm::Inputs { x, weight, shift_scale, modulation: self.part(part, 2), eps: self.eps }
+    }
+
+    fn attention<'a>(&'a self, qkv: &'a [f32], q_norm: &[f32], k_norm: &[f32]) -> attention::Inputs<'a, f32> {
+        attention::Inputs::new(qkv, [q_norm, k_norm], self.rope.rotations(), self.sizes, self.eps)
+    }
+
+    fn linear(&self, inputs: usize, outputs: usize) -> Linear {
+        Linear { rows: self.sizes.batch * self.sizes.tokens, inputs, outputs }
     }
 }
 
-impl CustomOp3 for Block {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        modulation: &CpuStorage,
-        modulation_layout: &Layout,
-        _token: &CpuStorage,
-        _token_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = storage::slice(x, x_layout)?;
-        let modulation = storage::slice(modulation, modulation_layout)?;
-        let (out, saved) = self.with_inputs(x, modulation, forward)?;
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
-        Ok((storage::from_vec(out), x_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        modulation: &Tensor,
-        token: &Tensor,
-        _res: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let grads = with_slices!(f32; x, modulation, grad => {
-            self.with_inputs(x, modulation, |inputs| {
-                // A second backward pass finds nothing saved.
-                let saved = saved.unwrap_or_else(|| forward(inputs).1);
-                backward(inputs, saved, grad)
-            })?
-        });
-        self.ledger.leave(grads.weights);
-        Ok((
-            Some(Tensor::from_vec(grads.x, x.shape(), x.device())?),
-            Some(Tensor::from_vec(grads.modulation, modulation.shape(), x.device())?),
-            Some(token.zeros_like()?),
-        ))
-    }
+fn add(sum: &mut [f32], more: &[f32]) {
+    const TASK: usize = 16 * 1024;
+    let pairs = sum.par_chunks_mut(TASK).zip(more.par_chunks(TASK));
+    pairs.for_each(|(sum, more)| sum.iter_mut().zip(more).for_each(|(sum, x)| *sum += x));
 }

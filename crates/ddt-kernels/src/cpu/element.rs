@@ -1,15 +1,17 @@
 //! Element types: rows are computed in f32, and half-precision rows pass through an f32 scratch row.
 
+use std::ops::Range;
+
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::gemm::Factor;
+use super::fma::Operand;
 
 /// A type that the operations take and return.
 pub(crate) trait Element: WithDType {
-    /// What products of this type multiply.
-    type Factor: Factor + Element;
+    /// The type in which GEMMs of this type multiply.
+    type Operand: Operand + Element;
 
     /// Whether a sum loses nothing by resting in this type.
     const HOLDS_SUMS: bool;
@@ -40,7 +42,7 @@ pub(crate) trait Element: WithDType {
 }
 
 impl Element for f32 {
-    type Factor = Self;
+    type Operand = Self;
 
     const HOLDS_SUMS: bool = true;
 
@@ -84,9 +86,9 @@ impl Element for f32 {
 }
 
 macro_rules! half_precision {
-    ($t:ty, $factor:ty, $widen:expr, $narrow:expr) => {
+    ($t:ty, $operand:ty, $widen:expr, $narrow:expr) => {
         impl Element for $t {
-            type Factor = $factor;
+            type Operand = $operand;
             const HOLDS_SUMS: bool = false;
 
             #[inline(always)]
@@ -166,27 +168,48 @@ fn narrow_f16(xs: &[f32], out: &mut [f16]) {
     out.convert_from_f32_slice(xs);
 }
 
-/// Runs `$body` with the type `$t` standing for the element type of `$dtype`.
-macro_rules! by_dtype {
-    ($op:expr, $dtype:expr, $t:ident => $body:expr) => {
-        match $dtype {
-            candle_core::DType::F32 => {
-                type $t = f32;
-                $body
-            }
-            candle_core::DType::BF16 => {
-                type $t = half::bf16;
-                $body
-            }
-            candle_core::DType::F16 => {
-                type $t = half::f16;
-                $body
-            }
-            other => candle_core::bail!("{}: expected f32, bf16 or f16, got {other:?}", $op),
-        }
-    };
+/// `range` of each of `xs` as f32: itself, or converted into its scratch.
+#[inline(always)]
+pub(crate) fn views<'a, T: Element, const N: usize>(
+    xs: [&'a [T]; N],
+    range: Range<usize>,
+    scratch: &'a mut [Vec<f32>; N],
+) -> [&'a [f32]; N] {
+    let mut views: [&[f32]; N] = [&[]; N];
+    for ((view, xs), scratch) in views.iter_mut().zip(xs).zip(scratch) {
+        *view = T::view(&xs[range.clone()], scratch);
+    }
+    views
 }
-pub(crate) use by_dtype;
+
+/// Where to compute `range` of each of `outs` as f32: itself, or its scratch; [`commit`] completes it.
+#[inline(always)]
+pub(crate) fn views_mut<'a, T: Element, const M: usize>(
+    outs: &'a mut [&mut [T]; M],
+    range: Range<usize>,
+    scratch: &'a mut [Vec<f32>; M],
+) -> [&'a mut [f32]; M] {
+    let mut views: [&mut [f32]; M] = std::array::from_fn(
+        #[inline(always)]
+        |_| &mut [] as &mut [f32],
+    );
+    for ((view, out), scratch) in views.iter_mut().zip(outs).zip(scratch) {
+        *view = T::view_mut(&mut out[range.clone()], scratch);
+    }
+    views
+}
+
+/// Rounds to `range` of each of `outs` what was computed in its scratch, if anything was.
+#[inline(always)]
+pub(crate) fn commit<T: Element, const M: usize>(
+    outs: &mut [&mut [T]; M],
+    range: Range<usize>,
+    scratch: &[Vec<f32>; M],
+) {
+    for (out, scratch) in outs.iter_mut().zip(scratch) {
+        T::commit(&mut out[range.clone()], scratch);
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,8 @@
-//! The exponential and the logistic function in SIMD lanes.
+//! The exponential in SIMD lanes, and what is made of it: SiLU and the numerator of a softmax.
 
 use pulp::Simd;
+
+use super::lanes::update;
 
 /// `e^x`, within two units in the last place.
 ///
@@ -8,7 +10,7 @@ use pulp::Simd;
 /// six on `|r| <= ln 2 / 2` (relative error 3e-9 before rounding).
 /// Infinity above 88.73, gradual underflow below -87.34, zero below -104; NaN stays NaN.
 #[inline(always)]
-pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Beyond these the result is infinity or zero already. Comparing, instead of taking minimum and
     // maximum, lets NaN through.
     let high = simd.splat_f32s(89.0);
@@ -44,25 +46,76 @@ pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-pub(super) fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
     simd.div_f32s(one, simd.add_f32s(one, exp(simd, simd.neg_f32s(x))))
 }
 
 /// `x sigmoid(x)`; NaN at minus infinity, where the product is undefined.
 #[inline(always)]
-pub(super) fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
     simd.div_f32s(x, simd.add_f32s(one, exp(simd, simd.neg_f32s(x))))
 }
 
 /// The value and the derivative of [`silu`]: with `s = sigmoid(x)`, `x s` and `s (1 + x (1 - s))`.
 #[inline(always)]
-pub(super) fn silu_and_slope<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
+pub(crate) fn silu_and_slope<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     let one = simd.splat_f32s(1.0);
     let s = sigmoid(simd, x);
     let slope = simd.mul_add_e_f32s(x, simd.sub_f32s(one, s), one);
     (simd.mul_f32s(x, s), simd.mul_f32s(s, slope))
+}
+
+/// Replaces `row` by `exp(row - max(row))` and returns the sum.
+///
+/// A NaN anywhere, a maximum of plus infinity, or nothing but minus infinities make the sum NaN.
+#[inline(always)]
+pub(crate) fn exponentials<S: Simd>(simd: S, row: &mut [f32]) -> f32 {
+    let top = simd.splat_f32s(max(simd, row));
+    let (groups, _) = S::as_mut_simd_f32s(row);
+    let mut sums = [simd.splat_f32s(0.0); 2];
+    let mut pairs = groups.chunks_exact_mut(2);
+    for pair in &mut pairs {
+        for (sum, group) in sums.iter_mut().zip(pair) {
+            *group = exp(simd, simd.sub_f32s(*group, top));
+            *sum = simd.add_f32s(*sum, *group);
+        }
+    }
+    for group in pairs.into_remainder() {
+        *group = exp(simd, simd.sub_f32s(*group, top));
+        sums[0] = simd.add_f32s(sums[0], *group);
+    }
+    let tail = row.len() % S::F32_LANES;
+    let tail = row.len() - tail..;
+    let mut sum = simd.reduce_sum_f32s(simd.add_f32s(sums[0], sums[1]));
+    update(
+        simd,
+        [&mut row[tail.clone()]],
+        [],
+        #[inline(always)]
+        |[x], []| [exp(simd, simd.sub_f32s(x, top))],
+    );
+    row[tail].iter().for_each(|x| sum += x);
+    sum
+}
+
+#[inline(always)]
+fn max<S: Simd>(simd: S, row: &[f32]) -> f32 {
+    let (groups, tail) = S::as_simd_f32s(row);
+    let lowest = simd.splat_f32s(f32::NEG_INFINITY);
+    let mut tops = [lowest; 4];
+    let mut quads = groups.chunks_exact(4);
+    for quad in &mut quads {
+        for (top, group) in tops.iter_mut().zip(quad) {
+            *top = simd.max_f32s(*top, *group);
+        }
+    }
+    for group in quads.remainder() {
+        tops[0] = simd.max_f32s(tops[0], *group);
+    }
+    let top = simd.max_f32s(simd.max_f32s(tops[0], tops[1]), simd.max_f32s(tops[2], tops[3]));
+    tail.iter().fold(simd.reduce_max_f32s(top), |top, x| top.max(*x))
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@
 
 use pulp::Simd;
 
-/// Replaces `outs[i][j]` by what `f` makes of it and of `ins[..][j]`; all slices have one length.
+/// Replaces `outs[..][j]` by `f(outs[..][j], ins[..][j])`; all slices have one length.
 ///
 /// An `f` that ignores its first argument simply writes; the unused load disappears.
 #[inline(always)]
-pub(super) fn update<S: Simd, const M: usize, const N: usize>(
+pub(crate) fn update<S: Simd, const M: usize, const N: usize>(
     simd: S,
     outs: [&mut [f32]; M],
     ins: [&[f32]; N],
@@ -49,11 +49,11 @@ pub(super) fn update<S: Simd, const M: usize, const N: usize>(
     }
 }
 
-/// Sums over `j` what `f` adds to its accumulators for `ins[..][j]`.
+/// Folds `f` over `ins[..][j]`, from accumulators of zero.
 ///
 /// `f` must leave an accumulator unchanged where all its arguments are zero.
 #[inline(always)]
-pub(super) fn fold<S: Simd, const M: usize, const N: usize>(
+pub(crate) fn fold<S: Simd, const M: usize, const N: usize>(
     simd: S,
     ins: [&[f32]; N],
     f: impl Fn([S::f32s; M], [S::f32s; N]) -> [S::f32s; M],

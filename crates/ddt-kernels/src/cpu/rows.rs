@@ -7,11 +7,11 @@ use super::element::Element;
 /// Rows of one task, at most; fixed, so that partial sums do not depend on the machine.
 const TASK_ROWS: usize = 64;
 
-/// The rows of a (B, L, D) tensor, cut into tasks of at most [`TASK_ROWS`] rows or one row.
+/// The rows of a (B, L, D) tensor, cut into tasks of at most [`TASK_ROWS`] rows.
 ///
 /// A task holds whole images or a part of one image. The part of a task inside one image is a *piece*:
 /// sums over the rows of an image are kept per piece and added in order.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Rows {
     batch: usize,
     len: usize,
@@ -19,9 +19,9 @@ pub(crate) struct Rows {
 
 /// Rows and pieces of one task, as ranges over those of the whole tensor.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Task {
-    pub(super) rows: Range<usize>,
-    pub(super) pieces: Range<usize>,
+pub(crate) struct Task {
+    pub(crate) rows: Range<usize>,
+    pub(crate) pieces: Range<usize>,
 }
 
 impl Rows {
@@ -29,24 +29,24 @@ impl Rows {
         Self { batch, len }
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.batch * self.len
     }
 
     /// The image that `row` belongs to.
-    pub(super) fn image(&self, row: usize) -> usize {
+    pub(crate) fn image(&self, row: usize) -> usize {
         row / self.len
     }
 
-    pub(super) fn pieces_per_image(&self) -> usize {
+    fn pieces_per_image(&self) -> usize {
         self.len.div_ceil(TASK_ROWS)
     }
 
-    pub(super) fn pieces(&self) -> usize {
+    pub(crate) fn pieces(&self) -> usize {
         self.batch * self.pieces_per_image()
     }
 
-    pub(super) fn tasks(&self) -> Vec<Task> {
+    pub(crate) fn tasks(&self) -> Vec<Task> {
         let Self { batch, len } = *self;
         if len == 0 {
             return Vec::new();
@@ -70,7 +70,7 @@ impl Rows {
     }
 
     /// Adds the pieces of each image, (pieces, width), to (B, width).
-    pub(super) fn sum_pieces<T: Element>(&self, partial: Vec<f32>, width: usize) -> Vec<T> {
+    pub(crate) fn sum_pieces<T: Element>(&self, partial: Vec<f32>, width: usize) -> Vec<T> {
         let per_image = self.pieces_per_image();
         if per_image == 1 || width == 0 {
             return T::collect(partial);
@@ -87,21 +87,12 @@ impl Rows {
 }
 
 /// Adds rows of `width`, in order, to one.
-pub(super) fn sum_rows<T: Element>(partial: &[f32], width: usize) -> Vec<T> {
+pub(crate) fn sum_rows<T: Element>(partial: &[f32], width: usize) -> Vec<T> {
     let mut total = vec![0.0; width];
     if width > 0 {
         partial.chunks_exact(width).for_each(|row| add(&mut total, row));
     }
     T::collect(total)
-}
-
-/// Cuts `buf` into consecutive slices of `lens` elements.
-pub(super) fn cut<T>(mut buf: &mut [T], lens: impl Iterator<Item = usize>) -> impl Iterator<Item = &mut [T]> {
-    lens.map(move |len| {
-        let (head, tail) = std::mem::take(&mut buf).split_at_mut(len);
-        buf = tail;
-        head
-    })
 }
 
 fn add(total: &mut [f32], row: &[f32]) {

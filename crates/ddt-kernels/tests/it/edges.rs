@@ -23,7 +23,7 @@ fn wrong_shapes_are_refused() -> Result<()> {
     refused(rms_norm_modulate(&w, &w, &x, 0.0), "expected x of shape (B, L, D), got [4]");
     refused(
         rms_norm_modulate(&x, &zeros(&[5])?, &zeros(&[2, 1, 8])?, 0.0),
-        "expected weight of shape (4), got [5]",
+        "expected weight of shape [4], got [5]",
     );
     refused(
         rms_norm_modulate(&x, &w, &zeros(&[2, 2, 8])?, 0.0),
@@ -46,7 +46,7 @@ fn wrong_attention_arguments_are_refused() -> Result<()> {
     refused(attention(&qkv, &w, &w, &rope, 5, 0.0), "N = 5 heads, got width 48");
     refused(attention(&qkv, &w, &w, &rope, 8, 0.0), "a multiple of 4, got 2");
     refused(attention(&w, &w, &w, &rope, 2, 0.0), "expected qkv of shape (B, L, 3 N K)");
-    refused(attention(&qkv, &w, &zeros(&[4])?, &rope, 2, 0.0), "expected k_weight of shape (8), got [4]");
+    refused(attention(&qkv, &w, &zeros(&[4])?, &rope, 2, 0.0), "expected k_weight of shape [8], got [4]");
     refused(attention(&zeros(&[2, 5, 48])?, &w, &w, &rope, 2, 0.0), "rope table of 5 tokens and head size 8");
     Ok(())
 }

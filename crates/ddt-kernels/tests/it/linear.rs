@@ -98,7 +98,7 @@ fn wrong_arguments_are_refused() -> Result<()> {
     };
     let (x, weight) = (random(1, &[2, 4])?, random(2, &[5, 4])?);
     refused(linear(&x, &weight.t()?, None), "expected x of shape (.., 5), got [2, 4]");
-    refused(linear(&x, &weight, Some(&x)), "expected bias of shape (5), got [2, 4]");
+    refused(linear(&x, &weight, Some(&x)), "expected bias of shape [5], got [2, 4]");
     refused(linear(&x.to_dtype(DType::BF16)?, &weight.to_dtype(DType::BF16)?, None), "expected x in f32");
     let packed = PackedLinear::new(&weight, None)?;
     refused(packed.forward(&weight.t()?), "expected x of shape (.., 4), got [4, 5]");

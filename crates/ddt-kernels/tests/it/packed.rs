@@ -157,13 +157,16 @@ fn wrong_arguments_are_refused() -> Result<()> {
     refused(&good, usize::MAX, &rope, "expected modulation with columns");
     refused(&good, 0, &attention::rope(5, 8)?, "got a rope table of head size 8 and 5 tokens");
     refused(&with(10, random(1, &[8, 23])?), 0, &rope, "expected w2 from and to (24, 8)");
-    refused(&with(8, random(1, &[7])?), 0, &rope, "expected norm2 of shape (8)");
+    refused(&with(8, random(1, &[7])?), 0, &rope, "expected norm2 of shape [8]");
     refused(&with(0, Var::from_tensor(&good[0])?.as_tensor().clone()), 0, &rope, "depend on no variable");
     let mut mixed = good.clone();
     mixed[..2].clone_from_slice(&rounded(&good[..2], DType::BF16)?);
     refused(&mixed, 0, &rope, "expected norm1 in the dtype of x");
     assert!(
-        PackedSwiGlu::new(&good[9], &good[10]).unwrap_err().to_string().contains("expected w3 of [24, 8]")
+        PackedSwiGlu::new(&good[9], &good[10])
+            .unwrap_err()
+            .to_string()
+            .contains("expected w3 of shape [24, 8]")
     );
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! The part of a product that stays in registers.
-#![expect(unsafe_code, reason = "reads factors through pointers, without a bounds check for each element")]
+//! The tile of a GEMM: up to 14 rows by one panel, summed in registers.
+#![expect(unsafe_code, reason = "reads operands through pointers, without a bounds check for each element")]
 
 use pulp::Simd;
 
-use super::unit::{Factor, Unit};
+use crate::cpu::fma::{Fma, Operand};
 
 /// Rows of the tallest tile: 28 of 32 registers hold sums, two a row.
 pub(crate) const MAX_ROWS: usize = 14;
@@ -22,48 +22,52 @@ pub(crate) const fn columns<S: Simd>() -> usize {
     2 * S::F32_LANES
 }
 
-/// Rows of the next tile where `left` remain: the tallest that its sums leave registers for.
+/// Rows of the next tile where `remaining` are left: the tallest whose sums fit into the registers.
 #[inline(always)]
-pub(crate) fn next_rows<S: Simd>(left: usize) -> usize {
+pub(crate) fn next_rows<S: Simd>(remaining: usize) -> usize {
     let max = if S::REGISTER_COUNT >= 32 { MAX_ROWS } else { 6 };
-    [14, 8, 6, 4, 2, 1].into_iter().find(|&rows| rows <= max && rows <= left).unwrap_or(0)
+    [14, 8, 6, 4, 2, 1].into_iter().find(|&rows| rows <= max && rows <= remaining).unwrap_or(0)
 }
 
-/// Writes `rows` rows, one of those that [`next_rows`] gives, of the product to `out`.
-///
-/// `a` is the first element of the left factor's first row, whose rows lie `a_row` elements apart and whose
-/// steps `a_step`; `b` is a packed panel.
+/// Rows of A in memory: `row` elements apart, their steps of depth `step` elements apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip<T> {
+    pub(crate) at: *const T,
+    pub(crate) row: usize,
+    pub(crate) step: usize,
+}
+
+/// Writes the product of `rows` rows of A, a number that [`next_rows`] gives, and a panel of packed B to `out`.
 ///
 /// # Safety
 ///
 /// `rows` rows of `steps` steps must be readable from `a`, and `steps` steps of a panel from `b`.
 #[inline(always)]
-pub(crate) unsafe fn tile<U: Unit>(
-    unit: U,
+pub(crate) unsafe fn tile<F: Fma>(
+    fma: F,
     rows: usize,
     steps: usize,
-    a: *const U::Elem,
-    (a_row, a_step): (usize, usize),
-    b: *const U::Elem,
+    a: Strip<F::Elem>,
+    b: *const F::Elem,
     out: &mut Tile,
 ) {
     // SAFETY: the caller's promise, passed on.
     unsafe {
         match rows {
-            14 => fixed::<U, 14>(unit, steps, a, (a_row, a_step), b, out),
-            8 => fixed::<U, 8>(unit, steps, a, (a_row, a_step), b, out),
-            6 => fixed::<U, 6>(unit, steps, a, (a_row, a_step), b, out),
-            4 => fixed::<U, 4>(unit, steps, a, (a_row, a_step), b, out),
-            2 => fixed::<U, 2>(unit, steps, a, (a_row, a_step), b, out),
-            _ => fixed::<U, 1>(unit, steps, a, (a_row, a_step), b, out),
+            14 => fixed::<F, 14>(fma, steps, a, b, out),
+            8 => fixed::<F, 8>(fma, steps, a, b, out),
+            6 => fixed::<F, 6>(fma, steps, a, b, out),
+            4 => fixed::<F, 4>(fma, steps, a, b, out),
+            2 => fixed::<F, 2>(fma, steps, a, b, out),
+            _ => fixed::<F, 1>(fma, steps, a, b, out),
         }
     }
 }
 
-/// Steps between asking for memory and using it.
+/// Steps between the prefetch of memory and its use.
 const AHEAD: usize = 16;
 
-/// Asks for the cache line at `at`, which need not exist.
+/// Prefetches the cache line at `at`, which need not exist.
 #[inline(always)]
 pub(super) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
@@ -85,19 +89,19 @@ const GROUP: usize = 3;
 ///
 /// As there.
 #[inline(always)]
-unsafe fn fixed<U: Unit, const ROWS: usize>(
-    unit: U,
+unsafe fn fixed<F: Fma, const ROWS: usize>(
+    fma: F,
     steps: usize,
-    a: *const U::Elem,
-    (a_row, a_step): (usize, usize),
-    b: *const U::Elem,
+    a: Strip<F::Elem>,
+    b: *const F::Elem,
     out: &mut Tile,
 ) {
-    let simd = unit.simd();
-    let lanes = <U::Simd as Simd>::F32_LANES;
+    let simd = fma.simd();
+    let lanes = <F::Simd as Simd>::F32_LANES;
     let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
-    // Past the last step these leave the factors, so they must not claim to be inside.
-    let (mut a, mut b) = (a, b);
+    let Strip { at: mut a, row: a_row, step: a_step } = a;
+    // Past the last step these leave the operands, so they must not claim to be inside.
+    let mut b = b;
     let (ahead, further) = (GROUP * a_row, 2 * GROUP * a_row);
     for _ in 0..steps {
         let groups = [
@@ -107,28 +111,28 @@ unsafe fn fixed<U: Unit, const ROWS: usize>(
             a.wrapping_add(further + ahead),
             a.wrapping_add(2 * further),
         ];
-        prefetch(b.wrapping_add(AHEAD * 2 * lanes * U::Elem::DEPTHS));
-        prefetch(b.wrapping_add((2 * AHEAD + 1) * lanes * U::Elem::DEPTHS));
+        prefetch(b.wrapping_add(AHEAD * 2 * lanes * F::Elem::DEPTHS));
+        prefetch(b.wrapping_add((2 * AHEAD + 1) * lanes * F::Elem::DEPTHS));
         prefetch(a.wrapping_add(AHEAD * a_step));
         // SAFETY: the caller promises `steps` steps of ROWS rows and of a panel.
         unsafe {
-            let right = [unit.load(b), unit.load(b.wrapping_add(lanes * U::Elem::DEPTHS))];
+            let columns = [fma.load(b), fma.load(b.wrapping_add(lanes * F::Elem::DEPTHS))];
             // A loop over rows is not always unrolled, and then the sums leave their registers.
             macro_rules! rows {
                 ($($i:literal)*) => {$(
                     if $i < ROWS {
-                        let left = unit.splat(groups[$i / GROUP].wrapping_add(($i % GROUP) * a_row));
+                        let a = fma.splat(groups[$i / GROUP].wrapping_add(($i % GROUP) * a_row));
                         sums[$i] =
-                            [unit.mul_add(left, right[0], sums[$i][0]), unit.mul_add(left, right[1], sums[$i][1])];
+                            [fma.mul_add(a, columns[0], sums[$i][0]), fma.mul_add(a, columns[1], sums[$i][1])];
                     }
                 )*};
             }
             rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
         }
         a = a.wrapping_add(a_step);
-        b = b.wrapping_add(2 * lanes * U::Elem::DEPTHS);
+        b = b.wrapping_add(2 * lanes * F::Elem::DEPTHS);
     }
-    let (groups, _) = U::Simd::as_mut_simd_f32s(&mut out[..2 * ROWS * lanes]);
+    let (groups, _) = F::Simd::as_mut_simd_f32s(&mut out[..2 * ROWS * lanes]);
     macro_rules! rows {
         ($($i:literal)*) => {$(
             if $i < ROWS {

@@ -1,4 +1,4 @@
-//! The arithmetic of one step of depth.
+//! The multiply-add of a GEMM's inner loop: one f32, or a pair of bf16 summed in f32, a step of depth.
 #![expect(
     unsafe_code,
     reason = "loads through pointers, without a bounds check for each; one instruction of its own"
@@ -9,15 +9,15 @@ use half::bf16;
 use pulp::x86::V4;
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::cpu::scratch::Pooled;
+use crate::cpu::buffers::Pooled;
 #[cfg(target_arch = "x86_64")]
 use crate::instruction_set::has_bf16;
 
-/// What multiplies and adds: an element type and an instruction set.
-pub(crate) trait Unit: Copy {
+/// Multiplies and adds elements of one type with one instruction set.
+pub(crate) trait Fma: Copy {
     type Simd: Simd;
-    type Elem: Factor;
-    /// A lane group of steps of the right factor, or one step of the left in every lane.
+    type Elem: Operand;
+    /// A lane group of steps of B, or one step of A in every lane.
     type Lanes: Copy;
 
     fn simd(self) -> Self::Simd;
@@ -36,58 +36,58 @@ pub(crate) trait Unit: Copy {
     /// A step's elements must be readable.
     unsafe fn splat(self, at: *const Self::Elem) -> Self::Lanes;
 
-    /// `sum + left right`, summed over the depths of the step.
+    /// `sum + a b`, summed over the depths of the step.
     fn mul_add(
         self,
-        left: Self::Lanes,
-        right: Self::Lanes,
+        a: Self::Lanes,
+        b: Self::Lanes,
         sum: <Self::Simd as Simd>::f32s,
     ) -> <Self::Simd as Simd>::f32s;
 }
 
-/// An element type of factors.
-pub(crate) trait Factor: Pooled {
-    /// Neighbouring depths that make one step, of every unit for this type.
+/// An element type of A and B.
+pub(crate) trait Operand: Pooled {
+    /// Neighbouring depths that make one step.
     const DEPTHS: usize;
 
-    /// Runs `op` with the best unit of `arch`.
-    fn dispatch<Op: WithUnit<Self>>(arch: Arch, op: Op);
+    /// Runs `op` with the best multiply-add of `arch`.
+    fn dispatch<Op: WithFma<Self>>(arch: Arch, op: Op);
 }
 
-/// What runs with any unit for `T`. Implementations must be marked `#[inline(always)]`, as must all that they
-/// call in loops: what is not inlined into the instruction set calls every instruction as a function.
-pub(crate) trait WithUnit<T> {
-    fn with_unit<U: Unit<Elem = T>>(self, unit: U);
+/// Code that runs with any multiply-add of `T`. Implementations must be marked `#[inline(always)]`, as must all
+/// that they call in loops: code that is not inlined into the instruction set calls every instruction as a function.
+pub(crate) trait WithFma<T> {
+    fn with_fma<F: Fma<Elem = T>>(self, fma: F);
 }
 
-impl Factor for f32 {
+impl Operand for f32 {
     const DEPTHS: usize = 1;
 
-    fn dispatch<Op: WithUnit<Self>>(arch: Arch, op: Op) {
+    fn dispatch<Op: WithFma<Self>>(arch: Arch, op: Op) {
         struct Run<Op>(Op);
-        impl<Op: WithUnit<f32>> WithSimd for Run<Op> {
+        impl<Op: WithFma<f32>> WithSimd for Run<Op> {
             type Output = ();
 
             #[inline(always)]
             fn with_simd<S: Simd>(self, simd: S) {
-                self.0.with_unit(Single(simd));
+                self.0.with_fma(Single(simd));
             }
         }
         arch.dispatch(Run(op));
     }
 }
 
-impl Factor for bf16 {
+impl Operand for bf16 {
     const DEPTHS: usize = 2;
 
-    fn dispatch<Op: WithUnit<Self>>(arch: Arch, op: Op) {
+    fn dispatch<Op: WithFma<Self>>(arch: Arch, op: Op) {
         struct Run<Op>(Op);
-        impl<Op: WithUnit<bf16>> WithSimd for Run<Op> {
+        impl<Op: WithFma<bf16>> WithSimd for Run<Op> {
             type Output = ();
 
             #[inline(always)]
             fn with_simd<S: Simd>(self, simd: S) {
-                self.0.with_unit(WidenedPair(simd));
+                self.0.with_fma(WidenedPair(simd));
             }
         }
         #[cfg(target_arch = "x86_64")]
@@ -104,20 +104,20 @@ impl Factor for bf16 {
 #[target_feature(
     enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
 )]
-fn native<Op: WithUnit<bf16>>(unit: NativePair, op: Op) {
-    op.with_unit(unit);
+fn native<Op: WithFma<bf16>>(fma: NativePair, op: Op) {
+    op.with_fma(fma);
 }
 
-/// A value of no alignment: reading it is one instruction even where `read_unaligned` checks its arguments.
+/// An unaligned value: reading it is one instruction even where `read_unaligned` checks its arguments.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
 struct Unaligned<T>(T);
 
 /// One f32 a step.
 #[derive(Clone, Copy)]
-pub(crate) struct Single<S>(pub(crate) S);
+struct Single<S>(S);
 
-impl<S: Simd> Unit for Single<S> {
+impl<S: Simd> Fma for Single<S> {
     type Simd = S;
     type Elem = f32;
     type Lanes = S::f32s;
@@ -140,14 +140,14 @@ impl<S: Simd> Unit for Single<S> {
     }
 
     #[inline(always)]
-    fn mul_add(self, left: S::f32s, right: S::f32s, sum: S::f32s) -> S::f32s {
-        self.0.mul_add_e_f32s(left, right, sum)
+    fn mul_add(self, a: S::f32s, b: S::f32s, sum: S::f32s) -> S::f32s {
+        self.0.mul_add_e_f32s(a, b, sum)
     }
 }
 
 /// A pair of bf16 a step, widened to f32: for any instruction set.
 #[derive(Clone, Copy)]
-pub(crate) struct WidenedPair<S>(pub(crate) S);
+struct WidenedPair<S>(S);
 
 impl<S: Simd> WidenedPair<S> {
     /// The first and the second of each pair, exactly.
@@ -163,7 +163,7 @@ impl<S: Simd> WidenedPair<S> {
     }
 }
 
-impl<S: Simd> Unit for WidenedPair<S> {
+impl<S: Simd> Fma for WidenedPair<S> {
     type Simd = S;
     type Elem = bf16;
     type Lanes = S::u32s;
@@ -186,9 +186,9 @@ impl<S: Simd> Unit for WidenedPair<S> {
     }
 
     #[inline(always)]
-    fn mul_add(self, left: S::u32s, right: S::u32s, sum: S::f32s) -> S::f32s {
-        let ([left0, left1], [right0, right1]) = (self.widen(left), self.widen(right));
-        self.0.mul_add_e_f32s(left1, right1, self.0.mul_add_e_f32s(left0, right0, sum))
+    fn mul_add(self, a: S::u32s, b: S::u32s, sum: S::f32s) -> S::f32s {
+        let ([a0, a1], [b0, b1]) = (self.widen(a), self.widen(b));
+        self.0.mul_add_e_f32s(a1, b1, self.0.mul_add_e_f32s(a0, b0, sum))
     }
 }
 
@@ -197,10 +197,10 @@ impl<S: Simd> Unit for WidenedPair<S> {
 /// It rounds each sum of two products once more, to even, and takes numbers below the normal range for zero.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(crate) struct NativePair(V4);
+struct NativePair(V4);
 
 #[cfg(target_arch = "x86_64")]
-impl Unit for NativePair {
+impl Fma for NativePair {
     type Simd = V4;
     type Elem = bf16;
     type Lanes = <V4 as Simd>::u32s;
@@ -223,16 +223,16 @@ impl Unit for NativePair {
     }
 
     #[inline(always)]
-    fn mul_add(self, left: Self::Lanes, right: Self::Lanes, sum: <V4 as Simd>::f32s) -> <V4 as Simd>::f32s {
-        // SAFETY: all of these are 64 bytes of which every pattern is valid, and only `native` makes this unit
-        // run, which is called where there is the instruction.
+    fn mul_add(self, a: Self::Lanes, b: Self::Lanes, sum: <V4 as Simd>::f32s) -> <V4 as Simd>::f32s {
+        // SAFETY: all of these are 64 bytes of which every pattern is valid, and only `native` runs this,
+        // which is called where the instruction exists.
         unsafe {
-            let [left, right] = [left, right].map(
+            let [a, b] = [a, b].map(
                 #[inline(always)]
                 |it| std::mem::transmute::<Self::Lanes, std::arch::x86_64::__m512bh>(it),
             );
             let sum = std::mem::transmute::<<V4 as Simd>::f32s, std::arch::x86_64::__m512>(sum);
-            std::mem::transmute(std::arch::x86_64::_mm512_dpbf16_ps(sum, left, right))
+            std::mem::transmute(std::arch::x86_64::_mm512_dpbf16_ps(sum, a, b))
         }
     }
 }

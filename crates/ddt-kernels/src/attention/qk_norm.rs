@@ -1,17 +1,17 @@
-//! One query or key row of one head: RMSNorm with weight, then the rotary turn, and back.
+//! Query-key norm: RMSNorm with a weight of one head's row, then the rotary positions, and back.
 
 use pulp::{Simd, bytemuck, c32};
 
-use super::lanes::{fold, update};
-use super::rms_norm_modulate::inverse_rms;
+use crate::cpu::lanes::{fold, update};
+use crate::rms_norm_modulate::inverse_rms;
 
-/// `out = turn(x / sqrt(mean(x^2) + eps) * weight)`.
+/// `out = rotate(x / sqrt(mean(x^2) + eps) * weight)`.
 #[inline(always)]
-pub(super) fn norm_turn<S: Simd>(
+pub(super) fn norm_rotate<S: Simd>(
     simd: S,
     x: &[f32],
     weight: &[f32],
-    turns: &[c32],
+    rotations: &[c32],
     eps: f32,
     out: &mut [f32],
 ) {
@@ -23,35 +23,35 @@ pub(super) fn norm_turn<S: Simd>(
         #[inline(always)]
         |_, [x, weight]| [simd.mul_f32s(simd.mul_f32s(x, rstd), weight)],
     );
-    turn(
+    rotate(
         simd,
         out,
-        turns,
+        rotations,
         #[inline(always)]
-        |turn, pair| simd.mul_c32s(turn, pair),
+        |rotation, pair| simd.mul_c32s(rotation, pair),
     );
 }
 
-/// From the gradient of [`norm_turn`]'s result to that of `x`, which replaces it.
+/// From the gradient of [`norm_rotate`]'s result to that of `x`, which replaces it.
 ///
-/// With h = x rstd and g the gradient turned back: the gradient of `weight` grows by g h, and that of `x`
+/// With h = x rstd and g the gradient rotated back: the gradient of `weight` grows by g h, and that of `x`
 /// is rstd (g weight - h mean(g weight h)).
 #[inline(always)]
-pub(super) fn norm_turn_backward<S: Simd>(
+pub(super) fn norm_rotate_backward<S: Simd>(
     simd: S,
     x: &[f32],
     weight: &[f32],
-    turns: &[c32],
+    rotations: &[c32],
     eps: f32,
     grad: &mut [f32],
     grad_weight: &mut [f32],
 ) {
-    turn(
+    rotate(
         simd,
         grad,
-        turns,
+        rotations,
         #[inline(always)]
-        |turn, pair| simd.conj_mul_c32s(turn, pair),
+        |rotation, pair| simd.conj_mul_c32s(rotation, pair),
     );
     let [squares, dot] = fold(
         simd,
@@ -78,29 +78,29 @@ pub(super) fn norm_turn_backward<S: Simd>(
     );
 }
 
-/// Replaces every pair of neighbours in `row`, as one complex number, by `f(turn, pair)`.
+/// Replaces every pair of neighbours in `row`, as one complex number, by `f(rotation, pair)`.
 #[inline(always)]
-fn turn<S: Simd>(simd: S, row: &mut [f32], turns: &[c32], f: impl Fn(S::c32s, S::c32s) -> S::c32s) {
+fn rotate<S: Simd>(simd: S, row: &mut [f32], rotations: &[c32], f: impl Fn(S::c32s, S::c32s) -> S::c32s) {
     let pairs: &mut [c32] = bytemuck::cast_slice_mut(row);
     let (pairs, last_pairs) = S::as_mut_simd_c32s(pairs);
-    let (turns, last_turns) = S::as_simd_c32s(turns);
-    for (pair, turn) in pairs.iter_mut().zip(turns) {
-        *pair = f(*turn, *pair);
+    let (rotations, last_rotations) = S::as_simd_c32s(rotations);
+    for (pair, rotation) in pairs.iter_mut().zip(rotations) {
+        *pair = f(*rotation, *pair);
     }
     if !last_pairs.is_empty() {
         let pair = simd.partial_load_c32s(&*last_pairs);
-        simd.partial_store_c32s(last_pairs, f(simd.partial_load_c32s(last_turns), pair));
+        simd.partial_store_c32s(last_pairs, f(simd.partial_load_c32s(last_rotations), pair));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::instruction_sets;
     use super::*;
+    use crate::cpu::instruction_sets;
 
     struct ThereAndBack<'a> {
         x: &'a [f32],
-        turns: &'a [c32],
+        rotations: &'a [c32],
         grad: &'a mut [f32],
     }
 
@@ -111,31 +111,33 @@ mod tests {
         fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
             let ones = vec![1.0; self.x.len()];
             let (mut out, mut grad_weight) = (ones.clone(), vec![0.0; self.x.len()]);
-            norm_turn(simd, self.x, &ones, self.turns, 0.0, &mut out);
-            norm_turn_backward(simd, self.x, &ones, self.turns, 0.0, self.grad, &mut grad_weight);
+            norm_rotate(simd, self.x, &ones, self.rotations, 0.0, &mut out);
+            norm_rotate_backward(simd, self.x, &ones, self.rotations, 0.0, self.grad, &mut grad_weight);
             (out, grad_weight)
         }
     }
 
     #[test]
-    fn a_gradient_that_is_the_result_comes_back_unturned() {
+    fn a_gradient_that_is_the_result_comes_back_unrotated() {
         for arch in instruction_sets() {
             for k in [4, 8, 12, 24, 32, 72] {
                 let x: Vec<f32> = (0..k).map(|i| (i as f32 * 0.7).sin() + 0.1).collect();
-                let turns: Vec<c32> =
+                let rotations: Vec<c32> =
                     (0..k / 2).map(|m| c32::new((m as f32).cos(), (m as f32).sin())).collect();
                 let rms = (x.iter().map(|x| x * x).sum::<f32>() / k as f32).sqrt();
                 let normed: Vec<f32> = x.iter().map(|x| x / rms).collect();
-                let pairs =
-                    normed.chunks_exact(2).zip(&turns).map(|(pair, turn)| turn * c32::new(pair[0], pair[1]));
-                let turned: Vec<f32> = pairs.flat_map(|pair| [pair.re, pair.im]).collect();
+                let pairs = normed
+                    .chunks_exact(2)
+                    .zip(&rotations)
+                    .map(|(pair, rotation)| rotation * c32::new(pair[0], pair[1]));
+                let rotated: Vec<f32> = pairs.flat_map(|pair| [pair.re, pair.im]).collect();
 
-                let mut grad = turned.clone();
+                let mut grad = rotated.clone();
                 let (out, grad_weight) =
-                    arch.dispatch(ThereAndBack { x: &x, turns: &turns, grad: &mut grad });
+                    arch.dispatch(ThereAndBack { x: &x, rotations: &rotations, grad: &mut grad });
                 let near =
                     |got: &[f32], want: &[f32]| got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5);
-                assert!(near(&out, &turned), "K = {k}: {out:?}");
+                assert!(near(&out, &rotated), "K = {k}: {out:?}");
                 // Along itself the normed row cannot move, and its weight moves it by its square.
                 assert!(near(&grad, &vec![0.0; k]), "K = {k}: {grad:?}");
                 let squares: Vec<f32> = normed.iter().map(|x| x * x).collect();

@@ -1,24 +1,25 @@
 //! Products of small f32 matrices inside one task.
 //!
-//! The right factor and the result are row-major and padded to whole [`PAD`]-wide columns, so that no lane
-//! group is partial; the left factor is read one element at a time and may have any strides.
-//! Against a general matrix product this saves packing and a call, which for 16 tokens are most of the time.
+//! B and C are stored by rows, padded to whole [`PAD`]-wide columns, so that no lane group is partial; A is read one
+//! element at a time and may have any strides.
+//! Compared with a [GEMM](crate::cpu::gemm) this saves packing and a call, most of the time for 16 tokens.
 #![expect(unsafe_code, reason = "bounds are checked once for each product, not once for each element")]
 
 use pulp::Simd;
 
-/// Row lengths of right factors and results are multiples of this many elements.
+use crate::cpu::gemm::Matrix;
+
+/// Row lengths of B and C are multiples of this many elements.
 pub(super) const PAD: usize = 16;
 
-/// Length of the inner sums that run at once: a panel of the right factor this deep stays in cache.
+/// Depths that are summed together: a panel of B this deep stays in cache.
 const DEPTH: usize = 256;
 
-/// A matrix whose element (i, j) is `data[i * row + j * col]`.
+/// Rows, `row` elements apart.
 #[derive(Clone, Copy)]
-pub(super) struct Strided<'a> {
-    pub(super) data: &'a [f32],
+pub(super) struct Rows<D> {
+    pub(super) data: D,
     pub(super) row: usize,
-    pub(super) col: usize,
 }
 
 /// `n` rounded up to a multiple of [`PAD`].
@@ -26,33 +27,34 @@ pub(super) fn padded(n: usize) -> usize {
     n.next_multiple_of(PAD)
 }
 
-/// `c = a b`, or `c += a b` if `accumulate`, where `a` is `m x k`, `b` is `k x n` and `c` is `m x n`.
+/// `C = A B`, or `C += A B` if `accumulate`, in `n` columns, a multiple of [`PAD`].
 ///
-/// `b` and `c` come with the length of their rows; `n` is a multiple of [`PAD`].
-/// A matrix that does not fit its slice makes the function panic.
+/// Panics if a matrix does not fit its slice.
 #[inline(always)]
 pub(super) fn matmul<S: Simd>(
     simd: S,
-    (m, n, k): (usize, usize, usize),
-    a: Strided<'_>,
-    (b, b_row): (&[f32], usize),
-    (c, c_row): (&mut [f32], usize),
+    a: Matrix<'_, f32>,
+    b: Rows<&[f32]>,
+    c: Rows<&mut [f32]>,
+    n: usize,
     accumulate: bool,
 ) {
+    let (m, k) = (a.rows, a.cols);
     if m == 0 || n == 0 || k == 0 {
         return;
     }
     assert!(n.is_multiple_of(PAD) && PAD.is_multiple_of(S::F32_LANES));
     assert!((m - 1) * a.row + (k - 1) * a.col < a.data.len());
-    assert!((k - 1) * b_row + n <= b.len());
-    assert!((m - 1) * c_row + n <= c.len());
+    assert!((k - 1) * b.row + n <= b.data.len());
+    assert!((m - 1) * c.row + n <= c.data.len());
+    let (c, c_row) = (c.data, c.row);
     for first in (0..k).step_by(DEPTH) {
         let product = Product {
             a: &a.data[first * a.col..],
             a_row: a.row,
             a_col: a.col,
-            b: &b[first * b_row..],
-            b_row,
+            b: &b.data[first * b.row..],
+            b_row: b.row,
             c_row,
             rows: m,
             depth: DEPTH.min(k - first),
@@ -136,14 +138,14 @@ impl Product<'_> {
             let mut b = self.b.as_ptr().add(col);
             let c = c.as_mut_ptr().add(row * self.c_row + col);
             for _ in 0..self.depth {
-                let mut right = [simd.splat_f32s(0.0); COLS];
-                for (j, right) in right.iter_mut().enumerate() {
-                    *right = b.add(j * S::F32_LANES).cast::<S::f32s>().read_unaligned();
+                let mut columns = [simd.splat_f32s(0.0); COLS];
+                for (j, columns) in columns.iter_mut().enumerate() {
+                    *columns = b.add(j * S::F32_LANES).cast::<S::f32s>().read_unaligned();
                 }
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    let left = simd.splat_f32s(*a.add(i * self.a_row));
-                    for (sum, right) in sums.iter_mut().zip(right) {
-                        *sum = simd.mul_add_e_f32s(left, right, *sum);
+                    let element = simd.splat_f32s(*a.add(i * self.a_row));
+                    for (sum, column) in sums.iter_mut().zip(columns) {
+                        *sum = simd.mul_add_e_f32s(element, column, *sum);
                     }
                 }
                 // Past the last depth these may leave the slices, so they must not claim to be inside.
@@ -166,10 +168,10 @@ mod tests {
     use super::*;
 
     struct Run<'a> {
-        sizes: (usize, usize, usize),
-        a: Strided<'a>,
-        b: (&'a [f32], usize),
-        c: (&'a mut [f32], usize),
+        a: Matrix<'a, f32>,
+        b: Rows<&'a [f32]>,
+        c: Rows<&'a mut [f32]>,
+        n: usize,
         accumulate: bool,
     }
 
@@ -178,13 +180,13 @@ mod tests {
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) {
-            matmul(simd, self.sizes, self.a, self.b, self.c, self.accumulate);
+            matmul(simd, self.a, self.b, self.c, self.n, self.accumulate);
         }
     }
 
     #[test]
     fn agrees_with_the_definition() {
-        super::super::instruction_sets().into_iter().for_each(check);
+        crate::cpu::instruction_sets().into_iter().for_each(check);
     }
 
     fn check(arch: pulp::Arch) {
@@ -194,14 +196,11 @@ mod tests {
                     let a: Vec<f32> = (0..m * k).map(|i| (i % 7) as f32 - 3.0).collect();
                     let b: Vec<f32> = (0..k * (n + 16)).map(|i| (i % 5) as f32 - 2.0).collect();
                     let mut c = vec![1.0; m * n];
-                    let (row, col) = if transposed { (1, m) } else { (k, 1) };
-                    arch.dispatch(Run {
-                        sizes: (m, n, k),
-                        a: Strided { data: &a, row, col },
-                        b: (&b, n + 16),
-                        c: (&mut c, n),
-                        accumulate,
-                    });
+                    let matrix = if transposed { Matrix::transposed } else { Matrix::new }(&a, m, k);
+                    let (row, col) = (matrix.row, matrix.col);
+                    let (b_rows, c_rows) =
+                        (Rows { data: &b[..], row: n + 16 }, Rows { data: &mut c[..], row: n });
+                    arch.dispatch(Run { a: matrix, b: b_rows, c: c_rows, n, accumulate });
                     for i in 0..m {
                         for j in 0..n {
                             let sum: f32 = (0..k).map(|p| a[i * row + p * col] * b[p * (n + 16) + j]).sum();

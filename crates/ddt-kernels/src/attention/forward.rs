@@ -1,20 +1,23 @@
 //! Forward pass: per strip of query rows, logits, their exponentials, and the weighted sum of values.
 //!
-//! Both products are tiles of [`gemm`](crate::cpu::gemm) in the element's own arithmetic: a head's keys and
-//! values are packed as right factors, and a strip as tall as a tile goes through both while it is in cache.
-#![expect(unsafe_code, reason = "reads factors through pointers; heads write interleaved rows of one result")]
+//! Both products are [tiles of a GEMM](crate::cpu::gemm::tile) in the element's own arithmetic: a head's keys and
+//! values are packed as B, and a strip as tall as a tile goes through both products while it is in cache.
+#![expect(
+    unsafe_code,
+    reason = "reads operands through pointers; heads write interleaved rows of one result"
+)]
 
 use pulp::Simd;
 use rayon::prelude::*;
 
-use super::{Inputs, Part, Sizes, take};
+use super::{Inputs, Part, Sizes};
+use crate::cpu::buffers::{Scratch, take};
 use crate::cpu::element::Element;
-use crate::cpu::gemm::tile::{EMPTY, MAX_COLS, MAX_ROWS, columns, next_rows, tile};
-use crate::cpu::gemm::unit::{Factor, Unit, WithUnit};
+use crate::cpu::exp::exponentials;
+use crate::cpu::fma::{Fma, Operand, WithFma};
+use crate::cpu::gemm::tile::{EMPTY, MAX_COLS, MAX_ROWS, Strip, columns, next_rows, tile};
 use crate::cpu::gemm::{Destination, collect};
 use crate::cpu::lanes::update;
-use crate::cpu::scratch;
-use crate::cpu::softmax::exponentials;
 use crate::instruction_set::arch;
 
 /// The result, (B, L, N K).
@@ -34,14 +37,9 @@ pub(crate) fn forward_into<T: Element>(inputs: &Inputs<'_, T>, out: &mut [T]) {
 fn run<T: Element>(inputs: &Inputs<'_, T>, out: &Destination<'_, T>) {
     let sizes = inputs.sizes;
     (0..sizes.tasks()).into_par_iter().for_each_init(
-        || {
-            (
-                scratch::Scratch::take(wide_len(&sizes)),
-                scratch::Scratch::take(factors_len::<T::Factor>(&sizes)),
-            )
-        },
-        |(wide, factors), task| {
-            T::Factor::dispatch(arch(), Head { inputs, task, wide, factors, out });
+        || (Scratch::take(wide_len(&sizes)), Scratch::take(operands_len::<T::Operand>(&sizes))),
+        |(wide, operands), task| {
+            T::Operand::dispatch(arch(), Head { inputs, task, wide, operands, out });
         },
     );
 }
@@ -52,8 +50,8 @@ fn token_row(sizes: &Sizes) -> usize {
     sizes.tokens.next_multiple_of(MAX_COLS) + 16
 }
 
-/// Elements of a factor of `width` columns, packed for any instruction set.
-fn packed_len<F: Factor>(depth: usize, width: usize) -> usize {
+/// Elements of an operand of `width` columns, packed for any instruction set.
+fn packed_len<F: Operand>(depth: usize, width: usize) -> usize {
     depth.next_multiple_of(F::DEPTHS) * width.next_multiple_of(MAX_COLS)
 }
 
@@ -63,7 +61,7 @@ fn wide_len(sizes: &Sizes) -> usize {
 }
 
 /// Keys, values, strips of queries and of probabilities, and a step of raw values.
-fn factors_len<F: Factor>(sizes: &Sizes) -> usize {
+fn operands_len<F: Operand>(sizes: &Sizes) -> usize {
     let Sizes { tokens, head_dim, .. } = *sizes;
     packed_len::<F>(head_dim, tokens)
         + packed_len::<F>(tokens, head_dim)
@@ -71,37 +69,37 @@ fn factors_len<F: Factor>(sizes: &Sizes) -> usize {
         + F::DEPTHS * sizes.row()
 }
 
-/// One head of one image. Buffers come with leftovers; what is read of them is written before.
+/// One head of one image. Buffers hold leftovers, so everything that is read is written first.
 struct Head<'a, T: Element> {
     inputs: &'a Inputs<'a, T>,
     task: usize,
     wide: &'a mut [f32],
-    factors: &'a mut [T::Factor],
+    operands: &'a mut [T::Operand],
     out: &'a Destination<'a, T>,
 }
 
-impl<T: Element> WithUnit<T::Factor> for Head<'_, T> {
+impl<T: Element> WithFma<T::Operand> for Head<'_, T> {
     #[inline(always)]
-    fn with_unit<U: Unit<Elem = T::Factor>>(self, unit: U) {
-        let Self { inputs, task, mut wide, mut factors, out } = self;
-        let (simd, stride, depths) = (unit.simd(), columns::<U::Simd>(), T::Factor::DEPTHS);
+    fn with_fma<F: Fma<Elem = T::Operand>>(self, fma: F) {
+        let Self { inputs, task, mut wide, mut operands, out } = self;
+        let (simd, stride, depths) = (fma.simd(), columns::<F::Simd>(), T::Operand::DEPTHS);
         let sizes = &inputs.sizes;
         let Sizes { tokens, heads, head_dim, .. } = *sizes;
         let (row, token_row) = (sizes.row(), token_row(sizes));
         let raw = take(&mut wide, row);
         let normed = &mut take(&mut wide, row)[..head_dim];
         let logits = take(&mut wide, MAX_ROWS * token_row);
-        let keys = take(&mut factors, packed_len::<T::Factor>(head_dim, tokens));
-        let values = take(&mut factors, packed_len::<T::Factor>(tokens, head_dim));
-        let queries = take(&mut factors, MAX_ROWS * row);
-        let probabilities = take(&mut factors, MAX_ROWS * token_row);
+        let keys = take(&mut operands, packed_len::<T::Operand>(head_dim, tokens));
+        let values = take(&mut operands, packed_len::<T::Operand>(tokens, head_dim));
+        let queries = take(&mut operands, MAX_ROWS * row);
+        let probabilities = take(&mut operands, MAX_ROWS * token_row);
 
         let (key_steps, value_steps) = (head_dim / depths, tokens.div_ceil(depths));
         let (key_panel, value_panel) = (key_steps * stride * depths, value_steps * stride * depths);
         for token in 0..tokens {
             // `queries` holds no query yet.
             inputs.key(simd, task, token, raw, normed);
-            T::Factor::narrow(normed, &mut queries[..head_dim]);
+            T::Operand::narrow(normed, &mut queries[..head_dim]);
             let column = &mut keys[token / stride * key_panel + token % stride * depths..];
             for (to, from) in column.chunks_mut(stride * depths).zip(queries[..head_dim].chunks_exact(depths))
             {
@@ -109,15 +107,15 @@ impl<T: Element> WithUnit<T::Factor> for Head<'_, T> {
             }
         }
         // Steps of tokens; probabilities past the last token are zero, which only a number keeps zero.
-        let rows = take(&mut factors, T::Factor::DEPTHS * row);
+        let rows = take(&mut operands, T::Operand::DEPTHS * row);
         for step in 0..value_steps {
             for (part, values) in rows.chunks_exact_mut(row).enumerate() {
                 let token = step * depths + part;
                 if token < tokens {
                     T::widen(inputs.row(task, token, Part::Value), normed);
-                    T::Factor::narrow(normed, &mut values[..head_dim]);
+                    T::Operand::narrow(normed, &mut values[..head_dim]);
                 } else {
-                    values.fill(T::Factor::default());
+                    values.fill(T::Operand::default());
                 }
             }
             for panel in 0..head_dim.div_ceil(stride) {
@@ -135,16 +133,16 @@ impl<T: Element> WithUnit<T::Factor> for Head<'_, T> {
         let mut sums = EMPTY;
         let mut first = 0;
         while first < tokens {
-            let height = next_rows::<U::Simd>(tokens - first);
+            let height = next_rows::<F::Simd>(tokens - first);
             for (i, query) in queries.chunks_exact_mut(row).take(height).enumerate() {
                 inputs.query(simd, task, first + i, raw, normed);
-                T::Factor::narrow(normed, &mut query[..head_dim]);
+                T::Operand::narrow(normed, &mut query[..head_dim]);
             }
             for (panel, keys) in keys.chunks_exact(key_panel).take(tokens.div_ceil(stride)).enumerate() {
-                let strides = (row, depths);
-                // SAFETY: `height` rows of `row` elements, of which `key_steps` steps are a head's size, lie in
-                // `queries`, and `keys` is a panel of as many steps.
-                unsafe { tile(unit, height, key_steps, queries.as_ptr(), strides, keys.as_ptr(), &mut sums) };
+                let a = Strip { at: queries.as_ptr(), row, step: depths };
+                // SAFETY: `queries` has `height` rows of `row` elements, at least `key_steps` steps, and `keys` is a
+                // panel of as many.
+                unsafe { tile(fma, height, key_steps, a, keys.as_ptr(), &mut sums) };
                 for (sums, logits) in
                     sums.chunks_exact(stride).zip(logits.chunks_exact_mut(token_row)).take(height)
                 {
@@ -157,24 +155,14 @@ impl<T: Element> WithUnit<T::Factor> for Head<'_, T> {
                 *inverse = 1.0 / exponentials(simd, &mut logits[..tokens]);
                 logits[tokens..value_steps * depths].fill(0.0);
             }
-            let probabilities = T::Factor::rounded(&logits[..height * token_row], probabilities);
+            let probabilities = T::Operand::rounded(&logits[..height * token_row], probabilities);
             for (panel, values) in
                 values.chunks_exact(value_panel).take(head_dim.div_ceil(stride)).enumerate()
             {
-                let strides = (token_row, depths);
-                // SAFETY: `height` rows of `token_row` elements, of which `value_steps` steps are all tokens, lie in
-                // `probabilities`, and `values` is a panel of as many steps.
-                unsafe {
-                    tile(
-                        unit,
-                        height,
-                        value_steps,
-                        probabilities.as_ptr(),
-                        strides,
-                        values.as_ptr(),
-                        &mut sums,
-                    );
-                }
+                let a = Strip { at: probabilities.as_ptr(), row: token_row, step: depths };
+                // SAFETY: `probabilities` has `height` rows of `token_row` elements, at least `value_steps` steps, and
+                // `values` is a panel of as many.
+                unsafe { tile(fma, height, value_steps, a, values.as_ptr(), &mut sums) };
                 let cols = stride.min(head_dim - panel * stride);
                 for (i, inverse) in inverses.into_iter().enumerate().take(height) {
                     let inverse = simd.splat_f32s(inverse);

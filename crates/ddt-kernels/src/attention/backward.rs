@@ -4,25 +4,19 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{BLOCK_ROWS, Inputs, Part, Sizes, take, transpose};
+use super::qk_norm::norm_rotate_backward;
+use super::small_matmul::{PAD, Rows, matmul};
+use super::{BLOCK_ROWS, Inputs, Part, Sizes, transpose};
+use crate::cpu::buffers::{Scatter, take, zeros};
 use crate::cpu::dispatch;
 use crate::cpu::element::Element;
-use crate::cpu::fresh::zeros;
-use crate::cpu::head::norm_turn_backward;
+use crate::cpu::exp::exponentials;
+use crate::cpu::gemm::Matrix;
 use crate::cpu::lanes::{fold, update};
-use crate::cpu::matmul::{PAD, Strided, matmul};
 use crate::cpu::rows::sum_rows;
-use crate::cpu::scatter::Scatter;
-use crate::cpu::softmax::exponentials;
 
 /// Gradients of `qkv`, `q_weight` and `k_weight`.
-pub(crate) struct Gradients<T> {
-    pub(crate) qkv: Vec<T>,
-    pub(crate) q_weight: Vec<T>,
-    pub(crate) k_weight: Vec<T>,
-}
-
-pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> Gradients<T> {
+pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> [Vec<T>; 3] {
     let sizes = inputs.sizes;
     let width = 2 * sizes.head_dim;
     let mut grad_qkv = zeros(inputs.qkv.len());
@@ -35,17 +29,17 @@ pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> Gradie
             dispatch(Head { inputs, grad, task, scratch, grad_weights, grad_qkv: &rows });
         },
     );
-    let mut grad_weights: Vec<f32> = sum_rows(&grad_weights, width);
-    let k_weight = grad_weights.split_off(sizes.head_dim);
-    // The scaled weight is what the tasks differentiated by.
-    grad_weights.iter_mut().for_each(|grad| *grad *= sizes.logit_scale());
-    Gradients { qkv: grad_qkv, q_weight: T::collect(grad_weights), k_weight: T::collect(k_weight) }
+    let mut grad_q_weight: Vec<f32> = sum_rows(&grad_weights, width);
+    let grad_k_weight = grad_q_weight.split_off(sizes.head_dim);
+    // The tasks differentiate by the scaled weight.
+    grad_q_weight.iter_mut().for_each(|grad| *grad *= sizes.logit_scale());
+    [grad_qkv, T::collect(grad_q_weight), T::collect(grad_k_weight)]
 }
 
-/// Where one head is worked on. Columns of padding hold leftovers that nothing depends on.
+/// Working memory of one head. Columns of padding hold leftovers that nothing depends on.
 struct Scratch<'a> {
     raw: &'a mut [f32],
-    /// Queries, keys and gradients of the result, L rows; values lie in `grad_values` until transposed.
+    /// Queries, keys and gradients of the result, L rows; values are in `grad_values` until transposed.
     queries: &'a mut [f32],
     keys: &'a mut [f32],
     grads: &'a mut [f32],
@@ -100,7 +94,7 @@ impl<T: Element> WithSimd for Head<'_, T> {
 
     // With P the probabilities, S the logits, G the gradient of P V:
     // grad_V = P^T G, grad_P = G V^T, grad_S = P (grad_P - rowsum(P grad_P)), grad_Q = grad_S K,
-    // grad_K = grad_S^T Q; then back through turn and norm.
+    // grad_K = grad_S^T Q; then back through rotation and norm.
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { inputs, grad, task, scratch, grad_weights, grad_qkv } = self;
@@ -124,10 +118,18 @@ impl<T: Element> WithSimd for Head<'_, T> {
             let block = BLOCK_ROWS.min(l - first);
             let queries = &queries[first * row..][..block * row];
             let grads = &grads[first * row..][..block * row];
-            let by_row = |data| Strided { data, row, col: 1 };
-            let size = (block, columns, k);
-            matmul(simd, size, by_row(queries), (keys_t, token_row), (probabilities, token_row), false);
-            matmul(simd, size, by_row(grads), (values_t, token_row), (grad_logits, token_row), false);
+            let a = |data| Matrix { data, rows: block, cols: k, row, col: 1 };
+            let logits = Rows { data: &mut *probabilities, row: token_row };
+            matmul(simd, a(queries), Rows { data: keys_t, row: token_row }, logits, columns, false);
+            let grad_probabilities = Rows { data: &mut *grad_logits, row: token_row };
+            matmul(
+                simd,
+                a(grads),
+                Rows { data: values_t, row: token_row },
+                grad_probabilities,
+                columns,
+                false,
+            );
             let pairs =
                 probabilities.chunks_exact_mut(token_row).zip(grad_logits.chunks_exact_mut(token_row));
             for (probabilities, grad_logits) in pairs.take(block) {
@@ -135,19 +137,20 @@ impl<T: Element> WithSimd for Head<'_, T> {
             }
 
             let accumulate = first > 0;
-            let transposed = |data| Strided { data, row: 1, col: token_row };
-            let size = (l, row, block);
-            matmul(simd, size, transposed(probabilities), (grads, row), (grad_values, row), accumulate);
-            matmul(simd, size, transposed(grad_logits), (queries, row), (grad_keys, row), accumulate);
-            let left = Strided { data: grad_logits, row: token_row, col: 1 };
-            matmul(simd, (block, row, l), left, (keys, row), (grad_queries, row), false);
+            let transposed = |data| Matrix { data, rows: l, cols: block, row: 1, col: token_row };
+            let (a, b) = (transposed(probabilities), Rows { data: grads, row });
+            matmul(simd, a, b, Rows { data: &mut *grad_values, row }, row, accumulate);
+            let (a, b) = (transposed(grad_logits), Rows { data: queries, row });
+            matmul(simd, a, b, Rows { data: &mut *grad_keys, row }, row, accumulate);
+            let a = Matrix { data: grad_logits, rows: block, cols: l, row: token_row, col: 1 };
+            matmul(simd, a, Rows { data: keys, row }, Rows { data: &mut *grad_queries, row }, row, false);
 
             for (i, grad) in grad_queries.chunks_exact_mut(row).take(block).enumerate() {
                 let token = first + i;
                 let x = T::view(inputs.row(task, token, Part::Query), raw);
                 let grad = &mut grad[..k];
-                let turns = inputs.turn(token);
-                norm_turn_backward(simd, x, &inputs.q_weight, turns, inputs.eps, grad, grad_q_weight);
+                let rotations = inputs.rotations(token);
+                norm_rotate_backward(simd, x, &inputs.q_weight, rotations, inputs.eps, grad, grad_q_weight);
                 // SAFETY: each (task, token, part) has its own K elements, and each task runs once.
                 T::narrow(grad, unsafe { grad_qkv.range_mut(sizes.qkv_at(task, token, Part::Query), k) });
             }
@@ -155,11 +158,11 @@ impl<T: Element> WithSimd for Head<'_, T> {
         for token in 0..l {
             let x = T::view(inputs.row(task, token, Part::Key), raw);
             let grad = &mut grad_keys[token * row..][..k];
-            norm_turn_backward(
+            norm_rotate_backward(
                 simd,
                 x,
                 &inputs.k_weight,
-                inputs.turn(token),
+                inputs.rotations(token),
                 inputs.eps,
                 grad,
                 grad_k_weight,

@@ -1,0 +1,367 @@
+//! The bridge between fused operations and candle: checks, slices, forward and backward passes.
+//!
+//! An operation implements [`FusedOp`] on slices and calls [`apply`]; candle's custom operations, their storages and
+//! layouts appear only here.
+
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor,
+    WithDType, bail,
+};
+use half::{bf16, f16};
+
+use crate::cpu::element::Element;
+
+/// A differentiable operation of `N` tensors with elements `T`.
+pub(crate) trait FusedOp<T, const N: usize>: Send + Sync + 'static {
+    /// The operation's and its inputs' names, for messages.
+    const NAME: &'static str;
+    const INPUTS: [&'static str; N];
+
+    /// The elements of the result.
+    fn forward(&self, inputs: [&[T]; N]) -> Vec<T>;
+
+    /// The gradients of the inputs, from that of the result. Those that are not `wanted` are ignored.
+    fn backward(&self, inputs: [&[T]; N], grad: &[T], wanted: [bool; N]) -> [Gradient<T>; N];
+}
+
+/// The gradient of one input.
+pub(crate) enum Gradient<T> {
+    /// Its elements.
+    Of(Vec<T>),
+    /// That of the result.
+    Same,
+    /// Not computed, because it is not wanted.
+    Unwanted,
+}
+
+/// Applies an operation that is written for every float type.
+pub(crate) fn apply<O, const N: usize>(op: O, shape: impl Into<Shape>, inputs: [&Tensor; N]) -> Result<Tensor>
+where
+    O: FusedOp<f32, N> + FusedOp<bf16, N> + FusedOp<f16, N>,
+{
+    match inputs[0].dtype() {
+        DType::BF16 => Bridge::<O, bf16, N>::apply(op, shape.into(), inputs),
+        DType::F16 => Bridge::<O, f16, N>::apply(op, shape.into(), inputs),
+        _ => Bridge::<O, f32, N>::apply(op, shape.into(), inputs),
+    }
+}
+
+/// Applies an operation that is written for f32 on the CPU only.
+pub(crate) fn apply_f32<O, const N: usize>(
+    op: O,
+    shape: impl Into<Shape>,
+    inputs: [&Tensor; N],
+) -> Result<Tensor>
+where
+    O: FusedOp<f32, N>,
+{
+    let (dtype, device) = (inputs[0].dtype(), inputs[0].device());
+    if dtype != DType::F32 || !device.is_cpu() {
+        let (name, input) = (O::NAME, O::INPUTS[0]);
+        bail!("{name}: expected {input} in f32 on the CPU, got {dtype:?} on {:?}", device.location());
+    }
+    Bridge::<O, f32, N>::apply(op, shape.into(), inputs)
+}
+
+/// An operation as candle sees it.
+///
+/// candle's custom operations have at most three inputs. An operation with more keeps all but two of them itself and
+/// gets a *token* as the third: one element, made by [`Rest`] from the inputs that it keeps. candle differentiates
+/// the token after the operation, and `Rest` then hands out the gradients that the operation left for it.
+struct Bridge<O, T, const N: usize> {
+    op: O,
+    shape: Shape,
+    rest: Vec<Tensor>,
+    rest_grads: RestGradients,
+    element: PhantomData<fn() -> T>,
+}
+
+/// The gradients of the inputs that an operation keeps.
+type RestGradients = Arc<Mutex<Vec<Option<Tensor>>>>;
+
+impl<O: FusedOp<T, N>, T: Element, const N: usize> Bridge<O, T, N> {
+    fn apply(op: O, shape: Shape, inputs: [&Tensor; N]) -> Result<Tensor> {
+        check_alike(O::NAME, &O::INPUTS.into_iter().zip(inputs).collect::<Vec<_>>())?;
+        let inputs = inputs.iter().map(|it| it.contiguous()).collect::<Result<Vec<_>>>()?;
+        let (rest, rest_grads) = (Vec::new(), RestGradients::default());
+        let mut bridge = Self { op, shape, rest, rest_grads, element: PhantomData };
+        match &inputs[..] {
+            [] => bail!("{}: expected inputs, got none", O::NAME),
+            [a] => a.apply_op1(bridge),
+            [a, b] => a.apply_op2(b, bridge),
+            [a, b, c] => a.apply_op3(b, c, bridge),
+            [a, b, rest @ ..] => {
+                bridge.rest = rest.to_vec();
+                let token = Rest::token(rest, &bridge.rest_grads)?;
+                a.apply_op3(b, &token, bridge)
+            }
+        }
+    }
+
+    fn forward(&self, direct: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
+        let rest: Vec<_> = self.rest.iter().map(|it| it.storage_and_layout()).collect();
+        let direct = direct.iter().take(N - rest.len()).map(|(storage, layout)| slice(storage, layout));
+        let rest = rest.iter().map(|(storage, layout)| tensor_slice(storage, layout));
+        let out = self.op.forward(array(direct.chain(rest).collect::<Result<Vec<_>>>()?)?);
+        Ok((T::to_cpu_storage_owned(out), self.shape.clone()))
+    }
+
+    /// The gradients of candle's inputs: `direct`, the last of which is the token if there are more.
+    fn backward(&self, direct: &[&Tensor], grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let grad = grad.contiguous()?;
+        let inputs = direct.iter().copied().take(N - self.rest.len()).chain(&self.rest).collect();
+        let inputs: [&Tensor; N] = array(inputs)?;
+        let grads = {
+            let grad = grad.storage_and_layout();
+            let grad = tensor_slice(&grad.0, grad.1)?;
+            let slices: Vec<_> = inputs.iter().map(|it| it.storage_and_layout()).collect();
+            let slices = slices.iter().map(|(storage, layout)| tensor_slice(storage, layout));
+            let slices = array(slices.collect::<Result<Vec<_>>>()?)?;
+            self.op.backward(slices, grad, inputs.map(|it| it.track_op()))
+        };
+        let tensor = |(it, input): (Gradient<T>, &Tensor)| match it {
+            _ if !input.track_op() => Ok(None),
+            Gradient::Of(values) => Tensor::from_vec(values, input.shape(), input.device()).map(Some),
+            Gradient::Same => Ok(Some(grad.clone())),
+            Gradient::Unwanted => Ok(None),
+        };
+        let mut grads = grads.into_iter().zip(inputs).map(tensor).collect::<Result<Vec<_>>>()?;
+        if !self.rest.is_empty() {
+            let rest = grads.split_off(N - self.rest.len());
+            *self.rest_grads.lock().unwrap_or_else(PoisonError::into_inner) = rest;
+            grads.push(direct.last().map(|token| token.zeros_like()).transpose()?);
+        }
+        Ok(grads)
+    }
+}
+
+impl<O: FusedOp<T, N>, T: Element, const N: usize> CustomOp1 for Bridge<O, T, N> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(&self, a: &CpuStorage, a_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(&[(a, a_layout)])
+    }
+
+    fn bwd(&self, a: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let [a] = array(self.backward(&[a], grad)?)?;
+        Ok(a)
+    }
+}
+
+impl<O: FusedOp<T, N>, T: Element, const N: usize> CustomOp2 for Bridge<O, T, N> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward(&[(a, a_layout), (b, b_layout)])
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [a, b] = array(self.backward(&[a, b], grad)?)?;
+        Ok((a, b))
+    }
+}
+
+impl<O: FusedOp<T, N>, T: Element, const N: usize> CustomOp3 for Bridge<O, T, N> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+        c: &CpuStorage,
+        c_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward(&[(a, a_layout), (b, b_layout), (c, c_layout)])
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [a, b, c] = array(self.backward(&[a, b, c], grad)?)?;
+        Ok((a, b, c))
+    }
+}
+
+/// One element that depends on two of the inputs that an operation keeps, and on the token of those before.
+struct Rest {
+    grads: RestGradients,
+    /// The first of the two.
+    first: usize,
+}
+
+impl Rest {
+    /// A token that depends on all of `inputs`.
+    fn token(inputs: &[Tensor], grads: &RestGradients) -> Result<Tensor> {
+        let mut token = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
+        for (pair, inputs) in inputs.chunks(2).enumerate() {
+            let op = Self { grads: grads.clone(), first: 2 * pair };
+            token = match inputs {
+                [a, b] => a.apply_op3(b, &token, op)?,
+                [a] => a.apply_op2(&token, op)?,
+                _ => token,
+            };
+        }
+        Ok(token)
+    }
+
+    fn take(&self, offset: usize) -> Option<Tensor> {
+        let mut grads = self.grads.lock().unwrap_or_else(PoisonError::into_inner);
+        grads.get_mut(self.first + offset).and_then(Option::take)
+    }
+
+    fn value() -> (CpuStorage, Shape) {
+        (CpuStorage::F32(vec![0.0]), Shape::from(1))
+    }
+}
+
+impl CustomOp2 for Rest {
+    fn name(&self) -> &'static str {
+        "rest"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(Self::value())
+    }
+
+    fn bwd(
+        &self,
+        _a: &Tensor,
+        _token: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((self.take(0), Some(grad.clone())))
+    }
+}
+
+impl CustomOp3 for Rest {
+    fn name(&self) -> &'static str {
+        "rest"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok(Self::value())
+    }
+
+    fn bwd(
+        &self,
+        _a: &Tensor,
+        _b: &Tensor,
+        _token: &Tensor,
+        _res: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        // The token has no value; its gradient only leads candle to the token before.
+        Ok((self.take(0), self.take(1), Some(grad.clone())))
+    }
+}
+
+/// Fails unless all tensors have a supported dtype, the first one's, and its device.
+pub(crate) fn check_alike(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
+    let Some(((first_name, first), others)) = tensors.split_first() else { return Ok(()) };
+    if !matches!(first.dtype(), DType::F32 | DType::BF16 | DType::F16) {
+        bail!("{op}: expected {first_name} in f32, bf16 or f16, got {:?}", first.dtype());
+    }
+    for (name, tensor) in others {
+        if tensor.dtype() != first.dtype() {
+            let (want, got) = (first.dtype(), tensor.dtype());
+            bail!("{op}: expected {name} in the dtype of {first_name}, {want:?}, got {got:?}");
+        }
+        if !tensor.device().same_device(first.device()) {
+            let (want, got) = (first.device().location(), tensor.device().location());
+            bail!("{op}: expected {name} on the device of {first_name}, {want:?}, got {got:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The shape of `x` as (B, L, D).
+pub(crate) fn dims_bld(op: &str, x: &Tensor) -> Result<(usize, usize, usize)> {
+    match x.dims3() {
+        Ok(dims) => Ok(dims),
+        Err(_) => bail!("{op}: expected x of shape (B, L, D), got {:?}", x.shape()),
+    }
+}
+
+/// Fails unless `tensor` has this shape.
+pub(crate) fn check_shape(op: &str, name: &str, tensor: &Tensor, shape: &[usize]) -> Result<()> {
+    if tensor.dims() != shape {
+        bail!("{op}: expected {name} of shape {shape:?}, got {:?}", tensor.dims());
+    }
+    Ok(())
+}
+
+/// `dims` with another last one.
+pub(crate) fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
+    dims.iter().take(dims.len().saturating_sub(1)).copied().chain([last]).collect()
+}
+
+/// The elements of a contiguous CPU storage.
+fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    let elements = T::cpu_storage_as_slice(storage)?;
+    match layout.contiguous_offsets().and_then(|(start, end)| elements.get(start..end)) {
+        Some(elements) => Ok(elements),
+        None => bail!("expected a contiguous tensor, got layout {layout:?}"),
+    }
+}
+
+/// The elements of a contiguous tensor on the CPU.
+pub(crate) fn tensor_slice<'a, T: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<&'a [T]> {
+    match storage {
+        Storage::Cpu(storage) => slice(storage, layout),
+        other => bail!("expected a CPU tensor, got one on {:?}", other.device()),
+    }
+}
+
+fn array<I, const N: usize>(items: Vec<I>) -> Result<[I; N]> {
+    let len = items.len();
+    items.try_into().map_err(|_| candle_core::Error::Msg(format!("expected {N} inputs, got {len}")))
+}
+
+/// Runs `$body` with each named tensor replaced by its elements, of type `$t`.
+macro_rules! with_slices {
+    ($t:ty; $($name:ident),+ => $body:expr) => {{
+        $(
+            let $name = $name.storage_and_layout();
+            let $name = $crate::op::tensor_slice::<$t>(&$name.0, $name.1)?;
+        )+
+        $body
+    }};
+}
+pub(crate) use with_slices;
