@@ -139,7 +139,7 @@ fn block(table: &Table, sizes: Sizes, dtype: DType) -> Result<()> {
     for (what, m) in [("an image", 1), ("a token", tokens)] {
         let modulation = values(&[rows, m, 6 * d], dtype)?;
         table.product(&format!("{name} block, modulation {what}"), dtype, operations, || {
-            packed_block(&x, (&modulation, 0), &weights, &rope, heads, 1e-6)
+            packed_block(&x, &modulation, &weights, &rope, heads, 1e-6)
         });
     }
     Ok(())

@@ -3,7 +3,8 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use ddt_kernels::{
-    BlockWeights, PackedBlockWeights, RopeTable, gate_residual, packed_block, transformer_block,
+    BlockWeights, ModulationSource, PackedBlockWeights, RopeTable, gate_residual, packed_block,
+    transformer_block,
 };
 
 use crate::{
@@ -59,7 +60,8 @@ impl Block {
         if let (Some((whole, first)), Some(weights)) = (&modulation.whole, &self.packed)
             && !(xs.track_op() || whole.track_op())
         {
-            return packed_block(xs, (whole, *first), weights, rope, heads, RmsNorm::EPS);
+            let whole = ModulationSource::from(whole).from_column(*first);
+            return packed_block(xs, whole, weights, rope, heads, RmsNorm::EPS);
         }
         if let (Some((whole, 0)), Some(weights), true) = (&modulation.whole, self.weights(), fuses(xs)) {
             return transformer_block(xs, whole, &weights, rope, heads, RmsNorm::EPS);

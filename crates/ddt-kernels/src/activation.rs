@@ -7,7 +7,8 @@ use crate::cpu::element::Element;
 use crate::cpu::exp::{silu as silu_lanes, silu_and_slope};
 use crate::cpu::lanes::update;
 use crate::cpu::pointwise::{Pointwise, Silu, SiluGradient, map};
-use crate::modulation::{Modulation, RowGradient, RowInputs, RowOp};
+use crate::modulated_rows::{RowGradient, RowInputs, RowOp};
+use crate::modulation::Modulation;
 use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
 
 /// The sigmoid linear unit.
@@ -127,7 +128,7 @@ impl Pointwise<3, 2> for Gate {
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn add_silu(x: &Tensor, t: &Tensor) -> Result<Tensor> {
     let (b, l, d) = dims_bld("add_silu", x)?;
-    let modulation = Modulation::new("add_silu", "t", t, (b, l), d)?;
+    let modulation = Modulation::new("add_silu", "t", &t.into(), (b, l), d)?;
     apply(AddSilu { width: d, modulation }, x.shape(), [x, t])
 }
 
@@ -138,7 +139,7 @@ struct AddSilu {
 
 impl AddSilu {
     fn rows<'a, T, const N: usize>(&self, inputs: [&'a [T]; N], values: &'a [T]) -> RowInputs<'a, T, N> {
-        RowInputs { inputs, width: self.width, values, modulation: self.modulation }
+        RowInputs { inputs, width: self.width, values: values.into(), modulation: self.modulation }
     }
 }
 

@@ -5,7 +5,8 @@ use pulp::Simd;
 
 use crate::cpu::element::Element;
 use crate::cpu::lanes::update;
-use crate::modulation::{Modulation, RowGradient, RowInputs, RowOp};
+use crate::modulated_rows::{RowGradient, RowInputs, RowOp, map_sum};
+use crate::modulation::{Modulation, ModulationSource};
 use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
 
 const NAME: &str = "gate_residual";
@@ -17,7 +18,7 @@ const NAME: &str = "gate_residual";
 /// ```
 ///
 /// The end of both halves of every block of arXiv:2504.05741.
-/// Differentiable in all three tensors.
+/// Differentiable in all three tensors, unless `gate` is a weighted sum.
 /// Computed in f32; the result has the dtype of `x`.
 ///
 /// # Shapes
@@ -27,11 +28,18 @@ const NAME: &str = "gate_residual";
 /// # Errors
 ///
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
-pub fn gate_residual(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
+pub fn gate_residual<'a>(x: &Tensor, gate: impl Into<ModulationSource<'a>>, y: &Tensor) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
     check_shape(NAME, "y", y, x.dims())?;
-    let modulation = Modulation::new(NAME, "gate", gate, (b, l), d)?;
-    apply(GateResidual { width: d, modulation }, x.shape(), [x, gate, y])
+    let source = gate.into();
+    let modulation = Modulation::new(NAME, "gate", &source, (b, l), d)?;
+    match source.single(&modulation)? {
+        Some(gate) => {
+            let op = GateResidual { width: d, modulation: modulation.alone() };
+            apply(op, x.shape(), [x, &gate, y])
+        }
+        None => map_sum(NAME, &Row, &[("x", x), ("y", y)], [x, y], &source, modulation),
+    }
 }
 
 struct GateResidual {
@@ -61,7 +69,7 @@ pub(crate) fn forward<T: Element>(
     [x, y]: [&[T]; 2],
     gate: &[T],
 ) -> Vec<T> {
-    RowInputs { inputs: [x, y], width, values: gate, modulation }.map(&Row)
+    RowInputs { inputs: [x, y], width, values: gate.into(), modulation }.map(&Row)
 }
 
 /// The gradient of `y`; adds that of the gate to `partials`, as [`RowInputs::gradients`] does.
@@ -72,7 +80,7 @@ pub(crate) fn backward<T: Element>(
     gate: &[T],
     partials: &mut [f32],
 ) -> Vec<T> {
-    RowInputs { inputs: [y, grad], width, values: gate, modulation }.gradients(&Row, 0, partials).0
+    RowInputs { inputs: [y, grad], width, values: gate.into(), modulation }.gradients(&Row, 0, partials).0
 }
 
 struct Row;

@@ -5,7 +5,8 @@ use pulp::Simd;
 
 use crate::cpu::element::Element;
 use crate::cpu::lanes::{fold, update};
-use crate::modulation::{Modulation, RowGradient, RowInputs, RowOp};
+use crate::modulated_rows::{RowGradient, RowInputs, RowOp, map_sum};
+use crate::modulation::{Modulation, ModulationSource};
 use crate::op::{FusedOp, Gradient, apply, dims_bld};
 
 const NAME: &str = "layer_norm_modulate";
@@ -17,7 +18,7 @@ const NAME: &str = "layer_norm_modulate";
 /// ```
 ///
 /// The final layer of arXiv:2504.05741; mean and (biased) variance are over the last axis.
-/// Differentiable in both tensors.
+/// Differentiable in both tensors, unless `shift_scale` is a weighted sum.
 /// Computed in f32; the result has the dtype of `x`.
 ///
 /// # Shapes
@@ -28,10 +29,24 @@ const NAME: &str = "layer_norm_modulate";
 /// # Errors
 ///
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
-pub fn layer_norm_modulate(x: &Tensor, shift_scale: &Tensor, eps: f64) -> Result<Tensor> {
+pub fn layer_norm_modulate<'a>(
+    x: &Tensor,
+    shift_scale: impl Into<ModulationSource<'a>>,
+    eps: f64,
+) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
-    let modulation = Modulation::new(NAME, "shift_scale", shift_scale, (b, l), 2 * d)?;
-    apply(LayerNormModulate { width: d, modulation, eps: eps as f32 }, x.shape(), [x, shift_scale])
+    let (source, eps) = (shift_scale.into(), eps as f32);
+    let modulation = Modulation::new(NAME, "shift_scale", &source, (b, l), 2 * d)?;
+    match source.single(&modulation)? {
+        Some(shift_scale) => {
+            let op = LayerNormModulate { width: d, modulation: modulation.alone(), eps };
+            apply(op, x.shape(), [x, &shift_scale])
+        }
+        None => {
+            let op = LayerNormModulate { width: d, modulation, eps };
+            map_sum(NAME, &op, &[("x", x)], [x], &source, modulation)
+        }
+    }
 }
 
 struct LayerNormModulate {
@@ -42,7 +57,7 @@ struct LayerNormModulate {
 
 impl LayerNormModulate {
     fn rows<'a, T, const N: usize>(&self, inputs: [&'a [T]; N], values: &'a [T]) -> RowInputs<'a, T, N> {
-        RowInputs { inputs, width: self.width, values, modulation: self.modulation }
+        RowInputs { inputs, width: self.width, values: values.into(), modulation: self.modulation }
     }
 }
 

@@ -10,6 +10,7 @@
 //! - [`linear`]: the product of a linear layer, f32 on the CPU alone; [`PackedLinear`]: one that is not
 //!   trained, f32 or bf16; [`PackedSwiGlu`]: two of these and the gate between them;
 //! - [`packed_block`]: a whole block of such layers;
+//! - [`ModulationSource`]: a modulation that is a weighted sum of tensors, computed where it is read;
 //! - [`InstructionSet`]: which instructions all of this may use; [`gemm_peak_flops`]: how fast they could be;
 //!   [`retain_freed_memory`]: for programs that want every step as fast as the second;
 //! - [`neighbours`]: what makes a 3 x 3 convolution a linear layer;
@@ -55,6 +56,7 @@ mod gate_residual;
 mod instruction_set;
 mod layer_norm_modulate;
 mod linear;
+mod modulated_rows;
 mod modulation;
 mod neighbours;
 mod op;
@@ -73,6 +75,7 @@ pub use gate_residual::gate_residual;
 pub use instruction_set::InstructionSet;
 pub use layer_norm_modulate::layer_norm_modulate;
 pub use linear::linear;
+pub use modulation::ModulationSource;
 pub use neighbours::neighbours;
 pub use packed_block::{PackedBlockWeights, packed_block};
 pub use packed_linear::PackedLinear;

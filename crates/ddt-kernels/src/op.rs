@@ -111,17 +111,12 @@ impl<O: FusedOp<T, N>, T: Element, const N: usize> Bridge<O, T, N> {
 
     /// The gradients of candle's inputs: `direct`, the last of which is the token if there are more.
     fn backward(&self, direct: &[&Tensor], grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let grad = grad.contiguous()?;
         let inputs = direct.iter().copied().take(N - self.rest.len()).chain(&self.rest).collect();
         let inputs: [&Tensor; N] = array(inputs)?;
-        let grads = {
-            let grad = grad.storage_and_layout();
-            let grad = tensor_slice(&grad.0, grad.1)?;
-            let slices: Vec<_> = inputs.iter().map(|it| it.storage_and_layout()).collect();
-            let slices = slices.iter().map(|(storage, layout)| tensor_slice(storage, layout));
-            let slices = array(slices.collect::<Result<Vec<_>>>()?)?;
-            self.op.backward(slices, grad, inputs.map(|it| it.track_op()))
-        };
+        let wanted = inputs.map(|it| it.track_op());
+        let grads = with_slices([grad], |[grad]| {
+            with_slices(inputs, |inputs| self.op.backward(inputs, grad, wanted))
+        })??;
         let tensor = |(it, input): (Gradient<T>, &Tensor)| match it {
             _ if !input.track_op() => Ok(None),
             Gradient::Of(values) => Tensor::from_vec(values, input.shape(), input.device()).map(Some),
@@ -342,26 +337,25 @@ fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&
 }
 
 /// The elements of a contiguous tensor on the CPU.
-pub(crate) fn tensor_slice<'a, T: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<&'a [T]> {
+fn tensor_slice<'a, T: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<&'a [T]> {
     match storage {
         Storage::Cpu(storage) => slice(storage, layout),
         other => bail!("expected a CPU tensor, got one on {:?}", other.device()),
     }
 }
 
+/// Calls `f` with the elements of tensors on the CPU; copies those that are not contiguous.
+pub(crate) fn with_slices<T: WithDType, R, const N: usize>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[T]; N]) -> R,
+) -> Result<R> {
+    let tensors = tensors.iter().map(|it| it.contiguous()).collect::<Result<Vec<_>>>()?;
+    let storages: Vec<_> = tensors.iter().map(|it| it.storage_and_layout()).collect();
+    let slices = storages.iter().map(|(storage, layout)| tensor_slice(storage, layout));
+    Ok(f(array(slices.collect::<Result<Vec<_>>>()?)?))
+}
+
 fn array<I, const N: usize>(items: Vec<I>) -> Result<[I; N]> {
     let len = items.len();
     items.try_into().map_err(|_| candle_core::Error::Msg(format!("expected {N} inputs, got {len}")))
 }
-
-/// Runs `$body` with each named tensor replaced by its elements, of type `$t`.
-macro_rules! with_slices {
-    ($t:ty; $($name:ident),+ => $body:expr) => {{
-        $(
-            let $name = $name.storage_and_layout();
-            let $name = $crate::op::tensor_slice::<$t>(&$name.0, $name.1)?;
-        )+
-        $body
-    }};
-}
-pub(crate) use with_slices;

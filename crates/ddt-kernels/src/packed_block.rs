@@ -10,7 +10,7 @@ use crate::cpu::gemm::{
     ASource, BiasActivation, Destination, Epilogue, Place, TileRow, collect, gemm, prefetch_row, widened,
 };
 use crate::cpu::lanes::update;
-use crate::modulation::Modulation;
+use crate::modulation::{Modulation, ModulationSource, Values};
 use crate::op::{check_alike, check_shape, dims_bld, with_slices};
 use crate::packed_linear::{Packable, PackedLinear, for_packable};
 use crate::packed_swiglu::{PackedSwiGlu, SwiGluGate};
@@ -53,16 +53,17 @@ pub struct PackedBlockWeights {
 ///
 /// # Shapes
 ///
-/// `x`: (B, L, D), in the weights' dtype; `modulation`: (B, 1, W) or (B, L, W), of which the block takes the
-/// 6 D columns from `first` on; `rope`: L tokens of head size K; `num_heads`: N = D / K; result: (B, L, D).
+/// `x`: (B, L, D), in the weights' dtype; `modulation`: (B, 1, 6 D) or (B, L, 6 D), or
+/// [such columns](ModulationSource::from_column) of wider rows; `rope`: L tokens of head size K; `num_heads`: N = D / K;
+/// result: (B, L, D).
 ///
 /// # Errors
 ///
 /// If a shape or a dtype is another, if a tensor is not on the CPU, or if `x` or `modulation` depends on a
 /// variable.
-pub fn packed_block(
+pub fn packed_block<'a>(
     x: &Tensor,
-    (modulation, first): (&Tensor, usize),
+    modulation: impl Into<ModulationSource<'a>>,
     weights: &PackedBlockWeights,
     rope: &RopeTable,
     num_heads: usize,
@@ -71,19 +72,14 @@ pub fn packed_block(
     let (b, l, d) = dims_bld(NAME, x)?;
     let PackedBlockWeights { norm1, qkv, q_norm, k_norm, proj, norm2, gate, w2 } = weights;
     let named = [("norm1", norm1), ("q_norm", q_norm), ("k_norm", k_norm), ("norm2", norm2)];
-    check_alike(NAME, &[&[("x", x), ("modulation", modulation)][..], &named].concat())?;
-    if x.track_op() || modulation.track_op() {
+    let source = modulation.into();
+    let terms = source.tensors().map(|it| ("modulation", it));
+    check_alike(NAME, &[&[("x", x)][..], &terms, &named].concat())?;
+    if x.track_op() || source.tensors().iter().any(|it| it.track_op()) {
         bail!("{NAME}: expected x and modulation that depend on no variable");
     }
     let sizes = Sizes::of_block(NAME, x, rope, num_heads)?;
-    let width = modulation.dims().last().copied().unwrap_or(0);
-    if first.checked_add(6 * d).is_none_or(|last| last > width) {
-        bail!(
-            "{NAME}: expected modulation with columns {first} to {first} + 6 x {d}, got {:?}",
-            modulation.shape()
-        );
-    }
-    let columns = Modulation::new(NAME, "modulation", modulation, (b, l), width)?.columns(first, 6 * d);
+    let columns = Modulation::new(NAME, "modulation", &source, (b, l), 6 * d)?;
     for ((name, weight), len) in named.iter().zip([d, sizes.head_dim, sizes.head_dim, d]) {
         check_shape(NAME, name, weight, &[len])?;
     }
@@ -104,7 +100,7 @@ pub fn packed_block(
         bail!("{NAME}: expected qkv without a bias");
     }
     let block = Block { weights, columns, rope, sizes, eps: eps as f32 };
-    for_packable!(NAME, x.dtype(), Block::run(&block, x, modulation))
+    for_packable!(NAME, x.dtype(), Block::run(&block, x, &source))
 }
 
 struct Block<'a> {
@@ -117,62 +113,76 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    fn run<T: Packable>(&self, x: &Tensor, modulation: &Tensor) -> Result<Tensor> {
-        let PackedBlockWeights { norm1, qkv, q_norm, k_norm, proj, norm2, gate, w2 } = self.weights;
-        let (shape, x, modulation) = (x.shape(), x.contiguous()?, modulation.contiguous()?);
+    fn run<T: Packable>(&self, x: &Tensor, source: &ModulationSource<'_>) -> Result<Tensor> {
+        let PackedBlockWeights { norm1, q_norm, k_norm, norm2, .. } = self.weights;
+        let [m0, m1, m2] = source.tensors();
+        let out = with_slices([x, norm1, q_norm, k_norm, norm2, m0, m1, m2], |inputs| {
+            let [x, norm1, q_norm, k_norm, norm2, m0, m1, m2] = inputs;
+            self.forward::<T>(x, [norm1, norm2], [q_norm, k_norm], source.values([m0, m1, m2]))
+        })??;
+        Tensor::from_vec(out, x.shape(), &Device::Cpu)
+    }
+
+    fn forward<T: Packable>(
+        &self,
+        x: &[T],
+        [norm1, norm2]: [&[T]; 2],
+        qk_norms: [&[T]; 2],
+        modulation: Values<'_, T>,
+    ) -> Result<Vec<T>> {
+        let PackedBlockWeights { qkv, proj, gate, w2, .. } = self.weights;
         let (d, f) = gate.sizes();
         let rows = self.columns.count();
         let (mut narrow, mut middle) = (Scratch::take(rows * d), Scratch::take(rows * d));
         let mut wide = Scratch::take(rows * f.max(3 * d));
-        let out = with_slices!(T; x, modulation, norm1, q_norm, k_norm, norm2 => {
-            self.norm(x, norm1, modulation, 0, &mut narrow);
-            let heads = &mut wide[..rows * 3 * d];
-            let b = qkv.packed().get::<T>()?;
-            gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(heads, 3 * d), &BiasActivation::<T>::bias(None, 3 * d));
-            let inputs = attention::Inputs::new(heads, [q_norm, k_norm], self.rope.rotations(), self.sizes, self.eps);
-            attention::forward_into(&inputs, &mut narrow);
-            let gated = self.gate(x, modulation, 2, proj.bias());
-            let b = proj.packed().get::<T>()?;
-            gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(&mut middle, d), &gated);
 
-            self.norm(&middle, norm2, modulation, 3, &mut narrow);
-            let hidden = &mut wide[..rows * f];
-            let b = gate.packed().get::<T>()?;
-            gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(hidden, f), &SwiGluGate);
-            let gated = self.gate(&middle, modulation, 5, w2.bias());
-            let b = w2.packed().get::<T>()?;
-            collect(rows * d, |out| {
-                gemm(ASource::rows(hidden, rows, f), b, &Destination::new(out, d), &gated);
-            })
-        });
-        Tensor::from_vec(out, shape, &Device::Cpu)
+        self.norm(x, norm1, modulation, 0, &mut narrow);
+        let (b, bias) = (qkv.packed().get()?, BiasActivation::<T>::bias(None, 3 * d));
+        let heads = &mut wide[..rows * 3 * d];
+        gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(heads, 3 * d), &bias);
+        let attention = attention::Inputs::new(heads, qk_norms, self.rope.rotations(), self.sizes, self.eps);
+        attention::forward_into(&attention, &mut narrow);
+        let (b, gated) = (proj.packed().get()?, self.gated(x, modulation, 2, proj.bias()));
+        gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(&mut middle, d), &gated);
+
+        self.norm(&middle, norm2, modulation, 3, &mut narrow);
+        let (b, hidden) = (gate.packed().get()?, &mut wide[..rows * f]);
+        gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(hidden, f), &SwiGluGate);
+        let (b, gated) = (w2.packed().get()?, self.gated(&middle, modulation, 5, w2.bias()));
+        let a = ASource::rows(hidden, rows, f);
+        Ok(collect(rows * d, |out| gemm(a, b, &Destination::new(out, d), &gated)))
     }
 
     /// Writes the normed `x`, shifted and scaled by parts `part` and `part + 1` of the modulation, to `out`.
-    fn norm<T: Packable>(&self, x: &[T], weight: &[T], modulation: &[T], part: usize, out: &mut [T]) {
-        let d = weight.len();
-        let columns = self.columns.columns(part * d, 2 * d);
-        norm::Inputs { x, weight, shift_scale: modulation, modulation: columns, eps: self.eps }
-            .forward_into(out);
+    fn norm<T: Packable>(
+        &self,
+        x: &[T],
+        weight: &[T],
+        shift_scale: Values<'_, T>,
+        part: usize,
+        out: &mut [T],
+    ) {
+        let modulation = self.columns.columns(part * weight.len(), 2 * weight.len());
+        norm::Inputs { x, weight, shift_scale, modulation, eps: self.eps }.forward_into(out);
     }
 
     /// The epilogue that gates by part `part` of the modulation.
-    fn gate<'a, T>(
+    fn gated<'a, T>(
         &self,
         x: &'a [T],
-        modulation: &'a [T],
+        gate: Values<'a, T>,
         part: usize,
         bias: Option<&'a [f32]>,
     ) -> GatedResidual<'a, T> {
         let d = self.weights.gate.sizes().0;
-        GatedResidual { x, gate: modulation, columns: self.columns.columns(part * d, d), bias }
+        GatedResidual { x, gate, columns: self.columns.columns(part * d, d), bias }
     }
 }
 
 /// `x + gate * (sums + bias)`.
 struct GatedResidual<'a, T> {
     x: &'a [T],
-    gate: &'a [T],
+    gate: Values<'a, T>,
     /// Those of the gate.
     columns: Modulation,
     bias: Option<&'a [f32]>,
@@ -184,14 +194,14 @@ impl<T: Element> Epilogue for GatedResidual<'_, T> {
         let width = self.columns.width();
         for row in place.rows.clone() {
             prefetch_row(self.x, row * width + place.col);
-            prefetch_row(self.gate, self.columns.at(self.columns.source(row)) + place.col);
+            self.gate.prefetch(self.columns.at(self.columns.source(row)) + place.col);
         }
     }
 
     #[inline(always)]
     fn finish<S: Simd>(&self, simd: S, row: usize, col: usize, cols: usize, sums: &mut TileRow) {
         let bias = self.bias.map_or([0.0; _], |bias| widened(bias, col, cols));
-        let gate = widened(self.gate, self.columns.at(self.columns.source(row)) + col, cols);
+        let gate = self.gate.tile_row(simd, self.columns.at(self.columns.source(row)) + col, cols);
         let x = widened(self.x, row * self.columns.width() + col, cols);
         update(
             simd,

@@ -164,10 +164,8 @@ impl PackedLinear {
 
     fn multiply<T: Packable>(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { ref packed, inputs, outputs, .. } = *self.weights;
-        let (x, rows) = (x.contiguous()?, num_rows(x));
-        let out = with_slices!(T; x => {
-            matmul(ASource::rows(x, rows, inputs), packed.get::<T>()?, self.bias())
-        });
+        let (b, rows) = (packed.get::<T>()?, num_rows(x));
+        let out = with_slices([x], |[x]| matmul(ASource::rows(x, rows, inputs), b, self.bias()))?;
         Tensor::from_vec(out, (rows, outputs), &Device::Cpu)
     }
 
@@ -245,8 +243,8 @@ impl PackedLinear {
 }
 
 fn pack<T: Packable>(weight: &Tensor) -> Result<PackedWeights> {
-    let ((outputs, inputs), weight) = (weight.dims2()?, weight.contiguous()?);
-    Ok(T::weights(with_slices!(T; weight => PackedB::new(Matrix::transposed(weight, inputs, outputs)))))
+    let (outputs, inputs) = weight.dims2()?;
+    with_slices([weight], |[it]| T::weights(PackedB::new(Matrix::transposed(it, inputs, outputs))))
 }
 
 impl fmt::Debug for PackedLinear {

@@ -79,11 +79,12 @@ impl PackedSwiGlu {
 
     fn multiply<T: Packable>(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { ref packed, inputs, outputs } = *self.weights;
-        let (x, rows) = (x.contiguous()?, num_rows(x));
-        let b = packed.get::<T>()?;
-        let out = with_slices!(T; x => collect(rows * outputs, |out| {
-            gemm(ASource::rows(x, rows, inputs), b, &Destination::new(out, outputs), &SwiGluGate);
-        }));
+        let (b, rows) = (packed.get::<T>()?, num_rows(x));
+        let out = with_slices([x], |[x]| {
+            collect(rows * outputs, |out| {
+                gemm(ASource::rows(x, rows, inputs), b, &Destination::new(out, outputs), &SwiGluGate);
+            })
+        })?;
         Tensor::from_vec(out, (rows, outputs), &Device::Cpu)
     }
 
@@ -121,10 +122,11 @@ impl PackedSwiGlu {
 }
 
 fn pack<T: Packable>(w1: &Tensor, w3: &Tensor) -> Result<PackedWeights> {
-    let ((outputs, inputs), w1, w3) = (w1.dims2()?, w1.contiguous()?, w3.contiguous()?);
-    Ok(T::weights(with_slices!(T; w1, w3 => {
-        PackedB::pair(Matrix::transposed(w1, inputs, outputs), Matrix::transposed(w3, inputs, outputs))
-    })))
+    let (outputs, inputs) = w1.dims2()?;
+    with_slices([w1, w3], |weights| {
+        let [w1, w3] = weights.map(|it| Matrix::transposed(it, inputs, outputs));
+        T::weights(PackedB::pair(w1, w3))
+    })
 }
 
 /// `silu(a) * b`, where B is the pair of the weights of `a` and `b`.

@@ -1,12 +1,13 @@
 //! RMSNorm followed by shift and scale.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use pulp::Simd;
 
 use crate::cpu::element::Element;
 use crate::cpu::lanes::{fold, update};
 use crate::cpu::rows::sum_rows;
-use crate::modulation::{Modulation, RowGradient, RowInputs, RowOp};
+use crate::modulated_rows::{RowGradient, RowInputs, RowOp, map_sum};
+use crate::modulation::{Modulation, ModulationSource, Values};
 use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
 
 const NAME: &str = "rms_norm_modulate";
@@ -18,7 +19,7 @@ const NAME: &str = "rms_norm_modulate";
 /// ```
 ///
 /// The normalisation and adaLN modulation of every block of arXiv:2504.05741; means are over the last axis.
-/// Differentiable in all three tensors.
+/// Differentiable in all three tensors, unless `shift_scale` is a weighted sum.
 /// Computed in f32; the result has the dtype of `x`.
 ///
 /// # Shapes
@@ -29,11 +30,22 @@ const NAME: &str = "rms_norm_modulate";
 /// # Errors
 ///
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
-pub fn rms_norm_modulate(x: &Tensor, weight: &Tensor, shift_scale: &Tensor, eps: f64) -> Result<Tensor> {
+pub fn rms_norm_modulate<'a>(
+    x: &Tensor,
+    weight: &Tensor,
+    shift_scale: impl Into<ModulationSource<'a>>,
+    eps: f64,
+) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
     check_shape(NAME, "weight", weight, &[d])?;
-    let modulation = Modulation::new(NAME, "shift_scale", shift_scale, (b, l), 2 * d)?;
-    apply(RmsNormModulate { modulation, eps: eps as f32 }, x.shape(), [x, weight, shift_scale])
+    let (source, eps) = (shift_scale.into(), eps as f32);
+    let modulation = Modulation::new(NAME, "shift_scale", &source, (b, l), 2 * d)?;
+    if let Some(shift_scale) = source.single(&modulation)? {
+        let op = RmsNormModulate { modulation: modulation.alone(), eps };
+        return apply(op, x.shape(), [x, weight, &shift_scale]);
+    }
+    let wide = weight.to_dtype(DType::F32)?.to_vec1()?;
+    map_sum(NAME, &Row { weight: &wide, eps }, &[("x", x), ("weight", weight)], [x], &source, modulation)
 }
 
 struct RmsNormModulate {
@@ -46,16 +58,19 @@ impl<T: Element> FusedOp<T, 3> for RmsNormModulate {
     const INPUTS: [&'static str; 3] = ["x", "weight", "shift_scale"];
 
     fn forward(&self, [x, weight, shift_scale]: [&[T]; 3]) -> Vec<T> {
-        let (modulation, eps) = (self.modulation, self.eps);
-        Inputs { x, weight, shift_scale, modulation, eps }.forward()
+        self.inputs(x, weight, shift_scale).forward()
     }
 
     fn backward(&self, [x, weight, shift_scale]: [&[T]; 3], grad: &[T], _: [bool; 3]) -> [Gradient<T>; 3] {
-        let (modulation, eps) = (self.modulation, self.eps);
-        let mut partials = modulation.partials();
-        let inputs = Inputs { x, weight, shift_scale, modulation, eps };
-        let (grad_x, grad_weight) = inputs.backward(grad, &mut partials);
-        [Gradient::Of(grad_x), Gradient::Of(grad_weight), Gradient::Of(modulation.gradient(partials))]
+        let mut partials = self.modulation.partials();
+        let (grad_x, grad_weight) = self.inputs(x, weight, shift_scale).backward(grad, &mut partials);
+        [Gradient::Of(grad_x), Gradient::Of(grad_weight), Gradient::Of(self.modulation.gradient(partials))]
+    }
+}
+
+impl RmsNormModulate {
+    fn inputs<'a, T>(&self, x: &'a [T], weight: &'a [T], shift_scale: &'a [T]) -> Inputs<'a, T> {
+        Inputs { x, weight, shift_scale: shift_scale.into(), modulation: self.modulation, eps: self.eps }
     }
 }
 
@@ -63,7 +78,7 @@ impl<T: Element> FusedOp<T, 3> for RmsNormModulate {
 pub(crate) struct Inputs<'a, T> {
     pub(crate) x: &'a [T],
     pub(crate) weight: &'a [T],
-    pub(crate) shift_scale: &'a [T],
+    pub(crate) shift_scale: Values<'a, T>,
     pub(crate) modulation: Modulation,
     pub(crate) eps: f32,
 }

@@ -77,7 +77,7 @@ pub fn transformer_block(
     eps: f64,
 ) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
-    let columns = Modulation::new(NAME, "modulation", modulation, (b, l), 6 * d)?;
+    let columns = Modulation::new(NAME, "modulation", &modulation.into(), (b, l), 6 * d)?;
     let sizes = Sizes::of_block(NAME, x, rope, num_heads)?;
     let (k, f) = (sizes.head_dim, weights.w1.dim(0).unwrap_or(0));
     let BlockWeights { norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3 } = *weights;
@@ -246,7 +246,13 @@ impl Block {
         shift_scale: &'a [f32],
         part: usize,
     ) -> norm::Inputs<'a, f32> {
-        norm::Inputs { x, weight, shift_scale, modulation: self.part(part, 2), eps: self.eps }
+        norm::Inputs {
+            x,
+            weight,
+            shift_scale: shift_scale.into(),
+            modulation: self.part(part, 2),
+            eps: self.eps,
+        }
     }
 
     fn attention<'a>(&'a self, qkv: &'a [f32], q_norm: &[f32], k_norm: &[f32]) -> attention::Inputs<'a, f32> {

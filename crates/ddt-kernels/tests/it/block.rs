@@ -4,8 +4,7 @@ use candle_core::{D, DType, Result, Tensor, Var};
 use ddt_kernels::{BlockWeights, RopeTable, transformer_block};
 
 use crate::attention;
-use crate::modulated::modulate;
-use crate::support::{check_in, plain_rms_norm, plain_silu, random, run};
+use crate::support::{check_in, plain_modulate, plain_rms_norm, plain_silu, random, run};
 
 pub(crate) const EPS: f64 = 1e-6;
 
@@ -59,11 +58,11 @@ pub(crate) fn plain(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> 
     let d = x[0].dim(D::Minus1)?;
     let product = |x: &Tensor, weight: &Tensor| x.broadcast_matmul(&weight.t()?.contiguous()?);
     let part = |first, count| x[1].narrow(D::Minus1, first * d, count * d);
-    let y = modulate(&plain_rms_norm(&x[0], &x[2], EPS)?, &part(0, 2)?)?;
+    let y = plain_modulate(&plain_rms_norm(&x[0], &x[2], EPS)?, &part(0, 2)?)?;
     let heads = attention::plain(&product(&y, &x[3])?, &x[4], &x[5], rope, n)?;
     let y = product(&heads, &x[6])?.broadcast_add(&x[7])?;
     let middle = (&x[0] + y.broadcast_mul(&part(2, 1)?)?)?;
-    let y = modulate(&plain_rms_norm(&middle, &x[8], EPS)?, &part(3, 2)?)?;
+    let y = plain_modulate(&plain_rms_norm(&middle, &x[8], EPS)?, &part(3, 2)?)?;
     let y = product(&(plain_silu(&product(&y, &x[9])?)? * product(&y, &x[11])?)?, &x[10])?;
     &middle + y.broadcast_mul(&part(5, 1)?)?
 }

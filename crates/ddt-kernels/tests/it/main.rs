@@ -7,5 +7,6 @@ mod edges;
 mod linear;
 mod modulated;
 mod packed;
+mod sums;
 mod support;
 mod threads;

@@ -1,7 +1,9 @@
 //! Layers and blocks whose weights are packed.
 
 use candle_core::{DType, Result, Tensor, Var};
-use ddt_kernels::{PackedBlockWeights, PackedLinear, PackedSwiGlu, RopeTable, packed_block};
+use ddt_kernels::{
+    ModulationSource, PackedBlockWeights, PackedLinear, PackedSwiGlu, RopeTable, packed_block,
+};
 
 use crate::attention;
 use crate::block::{EPS, inputs, plain};
@@ -15,7 +17,7 @@ fn rounded(tensors: &[Tensor], dtype: DType) -> Result<Vec<Tensor>> {
 }
 
 /// Weights from tensors in the order of `block::inputs`.
-fn packed(x: &[Tensor]) -> Result<PackedBlockWeights> {
+pub(crate) fn packed(x: &[Tensor]) -> Result<PackedBlockWeights> {
     Ok(PackedBlockWeights {
         norm1: x[2].clone(),
         qkv: PackedLinear::new(&x[3], None)?,
@@ -36,13 +38,14 @@ fn blocks_match_for_rows_of_modulation_per_image_and_per_token() -> Result<()> {
             for rows in [1, l] {
                 let x = rounded(&inputs((b, l), (n, k), f, rows)?, dtype)?;
                 let want = plain(&rounded(&x, DType::F64)?, &rope, n)?;
-                let got = packed_block(&x[0], (&x[1], 0), &packed(&x)?, &rope, n, EPS)?;
+                let got = packed_block(&x[0], &x[1], &packed(&x)?, &rope, n, EPS)?;
                 let found = error(&got, &want)?;
                 assert!(found < tolerance, "{dtype:?}, {rows} rows: error {found:e}");
                 // The same columns among others.
                 let other = random(50, &[b, rows, 3 * d])?.to_dtype(dtype)?;
                 let wide = Tensor::cat(&[&other, &x[1], &other], 2)?;
-                let again = packed_block(&x[0], (&wide, 3 * d), &packed(&x)?, &rope, n, EPS)?;
+                let columns = ModulationSource::from(&wide).from_column(3 * d);
+                let again = packed_block(&x[0], columns, &packed(&x)?, &rope, n, EPS)?;
                 assert_eq!(error(&again, &got)?, 0.0);
             }
         }
@@ -60,13 +63,13 @@ fn bits_of_a_block_do_not_depend_on_threads_or_on_what_ran_before() -> Result<()
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
             let out = pool
                 .map_err(candle_core::Error::wrap)?
-                .install(|| packed_block(&x[0], (&x[1], 0), &weights, &rope, 2, EPS))?;
+                .install(|| packed_block(&x[0], &x[1], &weights, &rope, 2, EPS))?;
             out.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
         };
         let one = bits(1)?;
         // Buffers come back with what others left in them.
         let poison = (&x[0] * f64::NAN)?;
-        packed_block(&poison, (&x[1], 0), &weights, &rope, 2, EPS)?;
+        packed_block(&poison, &x[1], &weights, &rope, 2, EPS)?;
         assert!(one == bits(2)? && one == bits(5)? && one == bits(1)?);
     }
     Ok(())
@@ -137,7 +140,10 @@ fn wrong_arguments_are_refused() -> Result<()> {
     let rope = attention::rope(4, 8)?;
     let good = inputs((1, 4), (1, 8), 24, 1)?;
     let refused = |x: &[Tensor], first: usize, rope: &RopeTable, part: &str| {
-        let run = |x: &[Tensor]| packed_block(&x[0], (&x[1], first), &packed(x)?, rope, 1, EPS);
+        let run = |x: &[Tensor]| {
+            let columns = ModulationSource::from(&x[1]).from_column(first);
+            packed_block(&x[0], columns, &packed(x)?, rope, 1, EPS)
+        };
         let message = run(x).map_or_else(|error| error.to_string(), |_| "no error".to_owned());
         assert!(message.contains(part), "expected {part:?} in {message:?}");
     };
@@ -153,8 +159,8 @@ fn wrong_arguments_are_refused() -> Result<()> {
         &rope,
         "expected modulation of shape (1, 1, 48) or (1, 4, 48)",
     );
-    refused(&good, 1, &rope, "expected modulation with columns 1 to 1 + 6 x 8");
-    refused(&good, usize::MAX, &rope, "expected modulation with columns");
+    refused(&good, 1, &rope, "expected modulation with 48 columns from column 1 on, got [1, 1, 48]");
+    refused(&good, usize::MAX, &rope, "expected modulation with 48 columns");
     refused(&good, 0, &attention::rope(5, 8)?, "got a rope table of head size 8 and 5 tokens");
     refused(&with(10, random(1, &[8, 23])?), 0, &rope, "expected w2 from and to (24, 8)");
     refused(&with(8, random(1, &[7])?), 0, &rope, "expected norm2 of shape [8]");

@@ -82,3 +82,14 @@ pub(crate) fn plain_rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Te
     let rms = (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
     x.broadcast_div(&rms)?.broadcast_mul(weight)
 }
+
+pub(crate) fn plain_modulate(normed: &Tensor, shift_scale: &Tensor) -> Result<Tensor> {
+    let parts = shift_scale.chunk(2, D::Minus1)?;
+    normed.broadcast_mul(&(&parts[1] + 1.0)?)?.broadcast_add(&parts[0])
+}
+
+pub(crate) fn plain_layer_norm(x: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    centred.broadcast_div(&deviation)
+}
