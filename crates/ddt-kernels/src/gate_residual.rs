@@ -118,3 +118,36 @@ impl RowGradient<2> for Row {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{EMPTY, ROWS, check, random, refused, run, zeros};
+
+    #[test]
+    fn gate_residual_matches() -> Result<()> {
+        for (b, l, d) in ROWS {
+            for rows in [1, l] {
+                let inputs = [random(1, &[b, l, d])?, random(2, &[b, rows, d])?, random(3, &[b, l, d])?];
+                check(
+                    &inputs,
+                    |x| gate_residual(&x[0], &x[1], &x[2]),
+                    |x| &x[0] + x[1].broadcast_mul(&x[2])?,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_and_empty_tensors_are_fine() -> Result<()> {
+        let x = zeros(&[2, 3, 4])?;
+        refused(gate_residual(&x, &zeros(&[1, 1, 4])?, &x), "expected gate of shape (2, 1, 4) or (2, 3, 4)");
+        refused(gate_residual(&x, &zeros(&[2, 1, 4])?, &zeros(&[2, 3, 5])?), "expected y of shape [2, 3, 4]");
+        for (b, l, d) in EMPTY {
+            let inputs = [zeros(&[b, l, d])?, zeros(&[b, 1, d])?, zeros(&[b, l, d])?];
+            run(&inputs, |x| gate_residual(&x[0], &x[1], &x[2]))?;
+        }
+        Ok(())
+    }
+}

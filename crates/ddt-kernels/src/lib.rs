@@ -65,6 +65,8 @@ mod packed_linear;
 mod packed_swiglu;
 mod rms_norm_modulate;
 mod rope;
+#[cfg(test)]
+mod testing;
 mod transformer_block;
 
 pub use activation::{add_silu, silu, swiglu};

@@ -120,3 +120,71 @@ impl Linear {
         sum_rows(&partial.concat(), width)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::testing::{check_in, error, plain_linear, random, refused, run};
+
+    const F32: [(DType, f64); 1] = [(DType::F32, 1e-5)];
+
+    #[test]
+    fn matches_for_all_kinds_of_sizes() -> Result<()> {
+        for (b, l, inputs, outputs) in [
+            (1, 1, 1, 1),
+            (2, 16, 24, 40),
+            (1, 3, 700, 5),
+            (3, 50, 33, 64),
+            (1, 15, 64, 130),
+            (3, 900, 48, 70),
+        ] {
+            let tensors =
+                [random(1, &[b, l, inputs])?, random(2, &[outputs, inputs])?, random(3, &[outputs])?];
+            check_in(&F32, &tensors[..2], |x| linear(&x[0], &x[1], None), |x| plain_linear(&x[0], &x[1]))?;
+            check_in(
+                &F32,
+                &tensors,
+                |x| linear(&x[0], &x[1], Some(&x[2])),
+                |x| plain_linear(&x[0], &x[1])?.broadcast_add(&x[2]),
+            )?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn any_number_of_leading_axes_and_any_strides_do() -> Result<()> {
+        let inputs = [random(1, &[4, 6])?, random(2, &[4, 3])?];
+        let (out, grads) = run(&inputs, |x| linear(&x[0].t()?, &x[1].t()?, None))?;
+        assert_eq!(out.dims(), [6, 3]);
+        let (want, want_grads) = run(&inputs, |x| x[0].t()?.matmul(&x[1]))?;
+        assert!(error(&out, &want)? < 1e-6);
+        for (grad, want) in grads.iter().zip(&want_grads) {
+            assert!(error(grad, want)? < 1e-6);
+        }
+        let vector = linear(&random(1, &[4])?, &random(2, &[3, 4])?, None)?;
+        assert_eq!(vector.dims(), [3]);
+        let empty = linear(&Tensor::zeros((0, 4), DType::F32, out.device())?, &random(2, &[3, 4])?, None)?;
+        assert_eq!(empty.dims(), [0, 3]);
+        Ok(())
+    }
+
+    #[test]
+    fn an_input_that_nothing_depends_on_gets_no_gradient() -> Result<()> {
+        let x = random(1, &[2, 4])?;
+        let weight = candle_core::Var::from_tensor(&random(2, &[3, 4])?)?;
+        let grads = linear(&x, weight.as_tensor(), None)?.sum_all()?.backward()?;
+        assert!(grads.get(&x).is_none() && grads.get(&weight).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() -> Result<()> {
+        let (x, weight) = (random(1, &[2, 4])?, random(2, &[5, 4])?);
+        refused(linear(&x, &weight.t()?, None), "expected x of shape (.., 5), got [2, 4]");
+        refused(linear(&x, &weight, Some(&x)), "expected bias of shape [5], got [2, 4]");
+        refused(linear(&x.to_dtype(DType::BF16)?, &weight.to_dtype(DType::BF16)?, None), "expected x in f32");
+        Ok(())
+    }
+}

@@ -212,3 +212,100 @@ impl<T: Element> Epilogue for GatedResidual<'_, T> {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Var};
+
+    use super::*;
+    use crate::testing::{
+        EPS, bits, block_inputs, error, on_threads, packed_weights, plain_block, random, refused, rope,
+    };
+
+    /// Rounding of f32 sums; of bf16 between the products of a block.
+    const DTYPES: [(DType, f64); 2] = [(DType::F32, 2e-5), (DType::BF16, 1.5e-2)];
+
+    fn rounded(tensors: &[Tensor], dtype: DType) -> Result<Vec<Tensor>> {
+        tensors.iter().map(|x| x.to_dtype(dtype)).collect()
+    }
+
+    #[test]
+    fn blocks_match_for_rows_of_modulation_per_image_and_per_token() -> Result<()> {
+        for (dtype, tolerance) in DTYPES {
+            for ((b, l), (n, k), f) in [((2, 16), (2, 16), 85), ((1, 70), (1, 8), 20), ((3, 1), (2, 4), 6)] {
+                let (rope, d) = (rope(l, k)?, n * k);
+                for rows in [1, l] {
+                    let x = rounded(&block_inputs([b, l], [n, k], f, rows)?, dtype)?;
+                    let want = plain_block(&rounded(&x, DType::F64)?, &rope, n)?;
+                    let got = packed_block(&x[0], &x[1], &packed_weights(&x)?, &rope, n, EPS)?;
+                    let found = error(&got, &want)?;
+                    assert!(found < tolerance, "{dtype:?}, {rows} rows: error {found:e}");
+                    // The same columns among others.
+                    let other = random(50, &[b, rows, 3 * d])?.to_dtype(dtype)?;
+                    let wide = Tensor::cat(&[&other, &x[1], &other], 2)?;
+                    let columns = ModulationSource::from(&wide).from_column(3 * d);
+                    let again = packed_block(&x[0], columns, &packed_weights(&x)?, &rope, n, EPS)?;
+                    assert_eq!(error(&again, &got)?, 0.0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn bits_of_a_block_do_not_depend_on_threads_or_on_what_ran_before() -> Result<()> {
+        let rope = rope(70, 8)?;
+        for dtype in [DType::F32, DType::BF16] {
+            let x = rounded(&block_inputs([3, 70], [2, 8], 45, 1)?, dtype)?;
+            let weights = packed_weights(&x)?;
+            let on =
+                |threads| bits(&on_threads(threads, || packed_block(&x[0], &x[1], &weights, &rope, 2, EPS))?);
+            let one = on(1)?;
+            // Buffers come back with what others left in them.
+            let poison = (&x[0] * f64::NAN)?;
+            packed_block(&poison, &x[1], &weights, &rope, 2, EPS)?;
+            assert!(one == on(2)? && one == on(5)? && one == on(1)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() -> Result<()> {
+        let table = rope(4, 8)?;
+        let good = block_inputs([1, 4], [1, 8], 24, 1)?;
+        let refused = |x: &[Tensor], first: usize, rope: &RopeTable, part: &str| {
+            let run = |x: &[Tensor]| {
+                let columns = ModulationSource::from(&x[1]).from_column(first);
+                packed_block(&x[0], columns, &packed_weights(x)?, rope, 1, EPS)
+            };
+            refused(run(x), part);
+        };
+        let with = |at: usize, tensor: Tensor| {
+            let mut bad = good.clone();
+            bad[at] = tensor;
+            bad
+        };
+        refused(&with(0, random(1, &[4, 8])?), 0, &table, "expected x of shape (B, L, D)");
+        refused(
+            &with(1, random(1, &[1, 2, 48])?),
+            0,
+            &table,
+            "expected modulation of shape (1, 1, 48) or (1, 4, 48)",
+        );
+        refused(&good, 1, &table, "expected modulation with 48 columns from column 1 on, got [1, 1, 48]");
+        refused(&good, usize::MAX, &table, "expected modulation with 48 columns");
+        refused(&good, 0, &rope(5, 8)?, "got a rope table of head size 8 and 5 tokens");
+        refused(&with(10, random(1, &[8, 23])?), 0, &table, "expected w2 from and to (24, 8)");
+        refused(&with(8, random(1, &[7])?), 0, &table, "expected norm2 of shape [8]");
+        refused(
+            &with(0, Var::from_tensor(&good[0])?.as_tensor().clone()),
+            0,
+            &table,
+            "depend on no variable",
+        );
+        let mut mixed = good.clone();
+        mixed[..2].clone_from_slice(&rounded(&good[..2], DType::BF16)?);
+        refused(&mixed, 0, &table, "expected norm1 in the dtype of x");
+        Ok(())
+    }
+}

@@ -258,3 +258,85 @@ impl fmt::Debug for PackedLinear {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check_in, error, plain_linear, random, refused};
+
+    #[test]
+    fn packed_layers_match_in_f32_and_bf16_and_give_their_weights_back() -> Result<()> {
+        // bf16 is allowed the rounding of one result, half a unit in the last place of 8 bits.
+        for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 4e-3)] {
+            for (rows, inputs, outputs) in [(1, 1, 1), (3, 33, 70), (20, 600, 32), (0, 4, 3)] {
+                let new = |seed, shape: &[usize]| random(seed, shape)?.to_dtype(dtype);
+                let (x, weight) = (new(1, &[1, rows, inputs])?, new(2, &[outputs, inputs])?);
+                let bias = new(3, &[outputs])?;
+                let packed = PackedLinear::new(&weight, Some(&bias))?;
+                let got = packed.forward(&x)?;
+                assert_eq!((got.dtype(), got.dims()), (dtype, &[1, rows, outputs][..]));
+                let exact = |x: &Tensor| x.to_dtype(DType::F64);
+                if rows > 0 {
+                    let want = plain_linear(&exact(&x)?, &exact(&weight)?)?.broadcast_add(&exact(&bias)?)?;
+                    let found = error(&got, &want)?;
+                    assert!(found < tolerance, "{dtype:?}: error {found:e}");
+                }
+                let back = (exact(&packed.weight()?)? - exact(&weight)?)?.abs()?.max_all()?;
+                assert_eq!(back.to_scalar::<f64>()?, 0.0);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_packed_layer_passes_the_gradient_of_its_input_on() -> Result<()> {
+        let (weight, bias) = (random(2, &[5, 4])?, random(3, &[5])?);
+        let packed = PackedLinear::new(&weight, Some(&bias))?;
+        check_in(
+            &[(DType::F32, 1e-5)],
+            &[random(1, &[2, 3, 4])?],
+            |x| packed.forward(&x[0]),
+            |x| {
+                plain_linear(&x[0], &weight.to_dtype(DType::F64)?)?.broadcast_add(&bias.to_dtype(DType::F64)?)
+            },
+        )
+    }
+
+    #[test]
+    fn joined_layers_are_one_and_stay_what_they_were() -> Result<()> {
+        for dtype in [DType::F32, DType::BF16] {
+            let new = |seed, shape: &[usize]| random(seed, shape)?.to_dtype(dtype);
+            let layer = |seed, outputs| {
+                PackedLinear::new(&new(seed, &[outputs, 24])?, Some(&new(seed + 9, &[outputs])?))
+            };
+            let layers = vec![layer(1, 64)?, layer(2, 32)?, layer(3, 96)?];
+            let x = new(5, &[3, 24])?;
+            let want = layers.iter().map(|it| it.forward(&x)).collect::<Result<Vec<_>>>()?;
+            let (all, parts) = PackedLinear::joined(layers).unwrap();
+            assert_eq!(error(&all.forward(&x)?, &Tensor::cat(&want, 1)?)?, 0.0);
+            for (part, want) in parts.iter().zip(&want) {
+                assert_eq!(error(&part.forward(&x)?, want)?, 0.0);
+                assert_eq!(part.weight()?.dims(), [want.dim(1)?, 24]);
+            }
+            // A width that leaves a gap, another number of inputs, a bias too few: the layers come back.
+            let bare = PackedLinear::new(&new(1, &[64, 24])?, None)?;
+            let narrow = PackedLinear::new(&new(1, &[64, 23])?, Some(&new(2, &[64])?))?;
+            for odd in [layer(4, 33)?, narrow, bare] {
+                assert_eq!(PackedLinear::joined(vec![layer(1, 64)?, odd]).unwrap_err().len(), 2);
+            }
+            assert!(PackedLinear::joined(Vec::new()).is_err());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() -> Result<()> {
+        let (x, weight) = (random(1, &[2, 4])?, random(2, &[5, 4])?);
+        let packed = PackedLinear::new(&weight, None)?;
+        refused(packed.forward(&weight.t()?), "expected x of shape (.., 4), got [4, 5]");
+        refused(packed.forward(&x.to_dtype(DType::BF16)?), "expected x in F32 on the CPU, got BF16");
+        assert!(PackedLinear::new(&weight.to_dtype(DType::F16)?, None).is_err());
+        assert!(PackedLinear::new(&weight, Some(&x)).is_err());
+        Ok(())
+    }
+}

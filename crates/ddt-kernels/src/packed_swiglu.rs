@@ -155,3 +155,50 @@ impl fmt::Debug for PackedSwiGlu {
         debug.field("inputs", &inputs).field("outputs", &outputs).field("dtype", &self.dtype()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check_in, error, plain_linear, plain_silu, random};
+
+    #[test]
+    fn a_gated_layer_matches_gives_its_weights_back_and_passes_gradients_on() -> Result<()> {
+        for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 4e-3)] {
+            for (rows, d, f) in [(1, 1, 1), (3, 33, 70), (20, 600, 32), (15, 8, 17), (0, 4, 3)] {
+                let new = |seed, shape: &[usize]| random(seed, shape)?.to_dtype(dtype);
+                let (x, w1, w3) = (new(1, &[1, rows, d])?, new(2, &[f, d])?, new(3, &[f, d])?);
+                let (w1, w3) = ((w1 * 0.3)?, (w3 * 0.3)?);
+                let gate = PackedSwiGlu::new(&w1, &w3)?;
+                let got = gate.forward(&x)?;
+                assert_eq!((got.dtype(), got.dims()), (dtype, &[1, rows, f][..]));
+                let exact = |x: &Tensor| x.to_dtype(DType::F64);
+                let product = |w: &Tensor| plain_linear(&exact(&x)?, &exact(w)?);
+                if rows > 0 {
+                    let found = error(&got, &(plain_silu(&product(&w1)?)? * product(&w3)?)?)?;
+                    assert!(found < tolerance, "{dtype:?} {rows} x {d} x {f}: error {found:e}");
+                }
+                for (back, weight) in gate.weights()?.iter().zip([&w1, &w3]) {
+                    assert_eq!(error(back, weight)?, 0.0);
+                }
+            }
+        }
+        let (w1, w3) = (random(2, &[5, 4])?, random(3, &[5, 4])?);
+        let gate = PackedSwiGlu::new(&w1, &w3)?;
+        check_in(
+            &[(DType::F32, 1e-5)],
+            &[random(1, &[2, 3, 4])?],
+            |x| gate.forward(&x[0]),
+            |x| {
+                let product = |w: &Tensor| plain_linear(&x[0], &w.to_dtype(x[0].dtype())?);
+                plain_silu(&product(&w1)?)? * product(&w3)?
+            },
+        )
+    }
+
+    #[test]
+    fn weights_of_different_shapes_are_refused() -> Result<()> {
+        let error = PackedSwiGlu::new(&random(1, &[24, 8])?, &random(2, &[8, 24])?).unwrap_err().to_string();
+        assert!(error.contains("expected w3 of shape [24, 8]"), "{error}");
+        Ok(())
+    }
+}

@@ -197,3 +197,69 @@ pub(crate) fn inverse_rms<S: Simd>(simd: S, x: &[f32], eps: f32) -> f32 {
     );
     1.0 / (squares / x.len() as f32 + eps).sqrt()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{
+        EMPTY, EPS, ROWS, bits, check, plain_modulate, plain_rms_norm, random, refused, run, zeros,
+    };
+
+    #[test]
+    fn rms_norm_modulate_matches() -> Result<()> {
+        for (b, l, d) in ROWS {
+            for rows in [1, l] {
+                let inputs = [random(1, &[b, l, d])?, random(2, &[d])?, random(3, &[b, rows, 2 * d])?];
+                check(
+                    &inputs,
+                    |x| rms_norm_modulate(&x[0], &x[1], &x[2], EPS),
+                    |x| plain_modulate(&plain_rms_norm(&x[0], &x[1])?, &x[2]),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn strided_inputs_give_the_same_values_and_gradients() -> Result<()> {
+        let (b, l, d) = (2, 5, 24);
+        let inputs = [random(1, &[l, b, d])?, random(2, &[2 * d])?, random(3, &[b, 2 * d, l])?];
+        let op = |x: &[Tensor], copy: bool| {
+            let tensors = [x[0].transpose(0, 1)?, x[1].narrow(0, 3, d)?, x[2].transpose(1, 2)?];
+            let tensors = if copy {
+                tensors.into_iter().map(|x| x.force_contiguous()).collect::<Result<Vec<_>>>()?
+            } else {
+                tensors.to_vec()
+            };
+            rms_norm_modulate(&tensors[0], &tensors[1], &tensors[2], EPS)
+        };
+        let (strided, strided_grads) = run(&inputs, |x| op(x, false))?;
+        let (copied, copied_grads) = run(&inputs, |x| op(x, true))?;
+        assert_eq!(bits(&strided)?, bits(&copied)?);
+        for (a, b) in strided_grads.iter().zip(&copied_grads) {
+            assert_eq!(bits(a)?, bits(b)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_and_empty_tensors_are_fine() -> Result<()> {
+        let (x, w) = (zeros(&[2, 3, 4])?, zeros(&[4])?);
+        refused(rms_norm_modulate(&w, &w, &x, 0.0), "expected x of shape (B, L, D), got [4]");
+        refused(
+            rms_norm_modulate(&x, &zeros(&[5])?, &zeros(&[2, 1, 8])?, 0.0),
+            "expected weight of shape [4], got [5]",
+        );
+        refused(
+            rms_norm_modulate(&x, &w, &zeros(&[2, 2, 8])?, 0.0),
+            "expected shift_scale of shape (2, 1, 8) or (2, 3, 8), got [2, 2, 8]",
+        );
+        for (b, l, d) in EMPTY {
+            let inputs = [zeros(&[b, l, d])?, zeros(&[d])?, zeros(&[b, 1, 2 * d])?];
+            let (out, grads) = run(&inputs, |x| rms_norm_modulate(&x[0], &x[1], &x[2], EPS))?;
+            assert_eq!(out.dims(), [b, l, d]);
+            assert_eq!(grads[1].sum_all()?.to_scalar::<f32>()?, 0.0);
+        }
+        Ok(())
+    }
+}

@@ -269,3 +269,99 @@ fn add(sum: &mut [f32], more: &[f32]) {
     let pairs = sum.par_chunks_mut(TASK).zip(more.par_chunks(TASK));
     pairs.for_each(|(sum, more)| sum.iter_mut().zip(more).for_each(|(sum, x)| *sum += x));
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Var};
+
+    use super::*;
+    use crate::testing::{EPS, bits, block_inputs, check_in, plain_block, random, refused, rope};
+
+    fn fused(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
+        let weights = BlockWeights {
+            norm1: &x[2],
+            qkv: &x[3],
+            q_norm: &x[4],
+            k_norm: &x[5],
+            proj_weight: &x[6],
+            proj_bias: &x[7],
+            norm2: &x[8],
+            w1: &x[9],
+            w2: &x[10],
+            w3: &x[11],
+        };
+        transformer_block(&x[0], &x[1], &weights, rope, n, EPS)
+    }
+
+    #[test]
+    fn matches_for_rows_of_modulation_per_image_and_per_token() -> Result<()> {
+        for ((b, l), (n, k), f) in [((2, 16), (2, 16), 85), ((1, 70), (1, 8), 21), ((3, 1), (2, 4), 5)] {
+            let rope = rope(l, k)?;
+            for rows in [1, l] {
+                let inputs = block_inputs([b, l], [n, k], f, rows)?;
+                check_in(
+                    &[(DType::F32, 2e-5)],
+                    &inputs,
+                    |x| fused(x, &rope, n),
+                    |x| plain_block(x, &rope, n),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn two_blocks_with_the_same_weights_add_their_gradients() -> Result<()> {
+        let (n, k, l) = (2, 8, 4);
+        let rope = rope(l, k)?;
+        let inputs = block_inputs([2, l], [n, k], 24, 1)?;
+        let twice = |x: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>| {
+            let mut again = x.to_vec();
+            again[0] = f(x)?;
+            f(&again)
+        };
+        check_in(
+            &[(DType::F32, 5e-5)],
+            &inputs,
+            |x| twice(x, &|x| fused(x, &rope, n)),
+            |x| twice(x, &|x| plain_block(x, &rope, n)),
+        )
+    }
+
+    #[test]
+    fn a_second_backward_pass_finds_the_same_gradients() -> Result<()> {
+        let rope = rope(4, 8)?;
+        let vars =
+            block_inputs([1, 4], [1, 8], 24, 4)?.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+        let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+        let loss = fused(&tensors, &rope, 1)?.sqr()?.sum_all()?;
+        let (first, second) = (loss.backward()?, loss.backward()?);
+        for var in &vars {
+            let gradient = |grads: &candle_core::backprop::GradStore| match grads.get(var) {
+                Some(grad) => bits(grad),
+                None => candle_core::bail!("a variable without a gradient"),
+            };
+            assert_eq!(gradient(&first)?, gradient(&second)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused() -> Result<()> {
+        let rope = rope(4, 8)?;
+        let good = block_inputs([1, 4], [1, 8], 24, 1)?;
+        let refused_with = |at: usize, with: Tensor, part: &str| {
+            let mut bad = good.clone();
+            bad[at] = with;
+            refused(fused(&bad, &rope, 1), part);
+        };
+        refused_with(0, random(1, &[4, 8])?, "expected x of shape (B, L, D)");
+        refused_with(0, random(1, &[1, 5, 8])?, "got a rope table of head size 8 and 4 tokens");
+        refused_with(1, random(1, &[1, 2, 48])?, "expected modulation of shape (1, 1, 48) or (1, 4, 48)");
+        refused_with(3, random(1, &[8, 24])?, "expected qkv of shape [24, 8], got [8, 24]");
+        refused_with(10, random(1, &[8, 23])?, "expected w2 of shape [8, 24]");
+        let half = good.iter().map(|x| x.to_dtype(DType::BF16)).collect::<Result<Vec<_>>>()?;
+        refused(fused(&half, &rope, 1), "expected x in f32 on the CPU");
+        Ok(())
+    }
+}

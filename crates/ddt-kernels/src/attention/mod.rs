@@ -13,6 +13,8 @@ mod backward;
 mod forward;
 mod qk_norm;
 mod small_matmul;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use backward::backward;
 pub(crate) use forward::{forward, forward_into};

@@ -1,51 +1,13 @@
-//! Attention with query-key norm and rotary positions.
+//! Tests of the attention.
 
-use candle_core::{D, DType, Device, Result, Tensor};
-use ddt_kernels::{RopeTable, attention};
+use candle_core::{DType, Device, Result, Tensor};
 
-use crate::support::{check_in, error, plain_rms_norm, random, run};
+use super::attention;
+use crate::RopeTable;
+use crate::testing::{EPS, check_in, error, plain_attention, random, refused, rope, run, zeros};
 
-const EPS: f64 = 1e-6;
-
-/// In bf16 the factors of both products are rounded, queries, keys and probabilities among them.
+/// In bf16 the operands of both products are rounded, queries, keys and probabilities among them.
 const DTYPES: [(DType, f64); 3] = [(DType::F32, 1e-5), (DType::BF16, 1e-2), (DType::F16, 5e-4)];
-
-pub(crate) fn rope(l: usize, k: usize) -> Result<RopeTable> {
-    let angles = random(7, &[l, k / 2])?;
-    RopeTable::new(angles.cos()?, angles.sin()?)
-}
-
-fn plain_turn(x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
-    let (b, l, n, k) = x.dims4()?;
-    let table = |table: &Tensor| table.to_dtype(x.dtype())?.reshape((1, l, 1, k / 2));
-    let (cos, sin) = (table(rope.cos())?, table(rope.sin())?);
-    let pairs = x.reshape((b, l, n, k / 2, 2))?;
-    let (re, im) = (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?);
-    let turned_re = (re.broadcast_mul(&cos)? - im.broadcast_mul(&sin)?)?;
-    let turned_im = (re.broadcast_mul(&sin)? + im.broadcast_mul(&cos)?)?;
-    Tensor::stack(&[turned_re, turned_im], 4)?.reshape((b, l, n, k))
-}
-
-pub(crate) fn plain(
-    qkv: &Tensor,
-    q_weight: &Tensor,
-    k_weight: &Tensor,
-    rope: &RopeTable,
-    n: usize,
-) -> Result<Tensor> {
-    let (b, l, width) = qkv.dims3()?;
-    let k = width / (3 * n);
-    let parts = qkv.reshape((b, l, 3, n, k))?;
-    let part = |i| parts.narrow(2, i, 1)?.squeeze(2);
-    let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous(); // (B, N, L, K)
-    let query = heads(&plain_turn(&plain_rms_norm(&part(0)?, q_weight, EPS)?, rope)?)?;
-    let key = heads(&plain_turn(&plain_rms_norm(&part(1)?, k_weight, EPS)?, rope)?)?;
-    let value = heads(&part(2)?)?;
-    let logits = (query.matmul(&key.t()?.contiguous()?)? / (k as f64).sqrt())?;
-    let logits = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    let probabilities = logits.broadcast_div(&logits.sum_keepdim(D::Minus1)?)?;
-    probabilities.matmul(&value)?.transpose(1, 2)?.reshape((b, l, n * k))
-}
 
 fn inputs(b: usize, l: usize, n: usize, k: usize) -> Result<[Tensor; 3]> {
     Ok([random(1, &[b, l, 3 * n * k])?, random(2, &[k])?, random(3, &[k])?])
@@ -69,7 +31,7 @@ fn matches_for_all_kinds_of_sizes() -> Result<()> {
             &DTYPES,
             &inputs(b, l, n, k)?,
             |x| attention(&x[0], &x[1], &x[2], &rope, n, EPS),
-            |x| plain(&x[0], &x[1], &x[2], &rope, n),
+            |x| plain_attention(&x[0], &x[1], &x[2], &rope, n),
         )?;
     }
     Ok(())
@@ -128,7 +90,7 @@ fn large_logits_stay_finite() -> Result<()> {
         assert!(tensor.sqr()?.sum_all()?.to_scalar::<f32>()?.is_finite());
     }
     let exact = large.iter().map(|x| x.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
-    let want = plain(&exact[0], &exact[1], &exact[2], &rope, n)?;
+    let want = plain_attention(&exact[0], &exact[1], &exact[2], &rope, n)?;
     // Logits near 1e7 are known to about 1 in f32: all but close ties choose the same key.
     assert!(error(&out, &want)? < 0.3);
     Ok(())
@@ -159,8 +121,27 @@ fn thousands_of_tokens_work() -> Result<()> {
     let [qkv, q_weight, k_weight] = inputs(1, l, 1, k)?;
     let rope = rope(l, k)?;
     let out = attention(&qkv, &q_weight, &k_weight, &rope, 1, EPS)?;
-    let want = plain(&qkv, &q_weight, &k_weight, &rope, 1)?;
+    let want = plain_attention(&qkv, &q_weight, &k_weight, &rope, 1)?;
     // Here the plain operations are in f32 too.
     assert!(error(&out, &want)? < 2e-5);
+    Ok(())
+}
+#[test]
+fn wrong_arguments_are_refused_and_empty_tensors_are_fine() -> Result<()> {
+    let rope = RopeTable::new(zeros(&[3, 4])?, zeros(&[3, 4])?)?;
+    let (qkv, w) = (zeros(&[2, 3, 48])?, zeros(&[8])?);
+    assert!(attention(&qkv, &w, &w, &rope, 2, 0.0).is_ok());
+    refused(attention(&qkv, &w, &w, &rope, 0, 0.0), "N = 0 heads");
+    refused(attention(&qkv, &w, &w, &rope, 5, 0.0), "N = 5 heads, got width 48");
+    refused(attention(&qkv, &w, &w, &rope, 8, 0.0), "a multiple of 4, got 2");
+    refused(attention(&w, &w, &w, &rope, 2, 0.0), "expected qkv of shape (B, L, 3 N K)");
+    refused(attention(&qkv, &w, &zeros(&[4])?, &rope, 2, 0.0), "expected k_weight of shape [8], got [4]");
+    refused(attention(&zeros(&[2, 5, 48])?, &w, &w, &rope, 2, 0.0), "rope table of 5 tokens and head size 8");
+    for (b, l) in [(0, 3), (2, 0)] {
+        let rope = RopeTable::new(zeros(&[l, 4])?, zeros(&[l, 4])?)?;
+        let inputs = [zeros(&[b, l, 48])?, zeros(&[8])?, zeros(&[8])?];
+        let (out, _) = run(&inputs, |x| attention(&x[0], &x[1], &x[2], &rope, 2, EPS))?;
+        assert_eq!(out.dims(), [b, l, 16]);
+    }
     Ok(())
 }

@@ -1,0 +1,237 @@
+//! For tests: random tensors, and every operation written in plain, differentiable candle operations.
+
+use candle_core::{D, DType, Device, Error, Result, Tensor, Var};
+
+use crate::packed_block::PackedBlockWeights;
+use crate::packed_linear::PackedLinear;
+use crate::packed_swiglu::PackedSwiGlu;
+use crate::rope::RopeTable;
+
+pub(crate) const EPS: f64 = 1e-6;
+
+/// Sizes (B, L, D) for operations on rows: tasks of several images, of one, and of a part of one. At least three columns:
+/// with fewer, normalising leaves next to no gradient but rounding.
+pub(crate) const ROWS: [(usize, usize, usize); 6] =
+    [(3, 16, 64), (2, 1, 24), (2, 130, 33), (5, 7, 3), (70, 3, 16), (1, 64, 257)];
+/// Sizes (B, L, D) of empty tensors.
+pub(crate) const EMPTY: [(usize, usize, usize); 4] = [(0, 3, 4), (2, 0, 4), (2, 3, 0), (0, 0, 0)];
+
+/// Numbers in about [-2, 2), the same for the same `seed` everywhere.
+pub(crate) fn random(seed: u64, shape: &[usize]) -> Result<Tensor> {
+    let count = shape.iter().product();
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678;
+    let values: Vec<f32> = (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 22) as f32 - 2.0
+        })
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// The result of `f` and its gradients for a fixed, uneven weighting of the result.
+pub(crate) fn run(
+    inputs: &[Tensor],
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<(Tensor, Vec<Tensor>)> {
+    let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let out = f(&tensors)?;
+    let weights = random(99, out.dims())?.to_dtype(DType::BF16)?.to_dtype(out.dtype())?;
+    let grads = (&out * weights)?.sum_all()?.backward()?;
+    let gradient = |x| grads.get(x).cloned().ok_or_else(|| Error::msg("an input without a gradient"));
+    let grads = tensors.iter().map(gradient).collect::<Result<Vec<_>>>()?;
+    Ok((out, grads))
+}
+
+/// Root mean square error of `got` relative to that of `want`.
+pub(crate) fn error(got: &Tensor, want: &Tensor) -> Result<f64> {
+    assert_eq!(got.dims(), want.dims());
+    let (got, want) = (got.to_dtype(DType::F64)?, want.to_dtype(DType::F64)?);
+    let rms = |x: &Tensor| x.sqr()?.mean_all()?.sqrt()?.to_scalar::<f64>();
+    Ok(rms(&(got - &want)?)? / rms(&want)?.max(1e-30))
+}
+
+/// Fails unless `fused`, in f32, bf16 and f16, gives what `plain` gives in f64 for the same inputs, and the same bits
+/// on any number of threads.
+///
+/// f32 is allowed its rounding over the longest sums here; the half types the rounding of one result, half
+/// a unit in the last place of 8 and 11 bits, because everything between is f32.
+pub(crate) fn check(
+    inputs: &[Tensor],
+    fused: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
+    plain: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    check_in(&[(DType::F32, 1e-5), (DType::BF16, 4e-3), (DType::F16, 5e-4)], inputs, fused, plain)
+}
+
+/// [`check`] with other dtypes and tolerances.
+pub(crate) fn check_in(
+    dtypes: &[(DType, f64)],
+    inputs: &[Tensor],
+    fused: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
+    plain: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
+    for &(dtype, tolerance) in dtypes {
+        let rounded = inputs.iter().map(|x| x.to_dtype(dtype)).collect::<Result<Vec<_>>>()?;
+        let exact = rounded.iter().map(|x| x.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
+        let (out, grads) = run(&rounded, &fused)?;
+        for threads in [1, 5] {
+            let (again, grads_again) = on_threads(threads, || run(&rounded, &fused))?;
+            assert!(bits(&again)? == bits(&out)?, "{dtype:?} on {threads} threads");
+            for (again, grad) in grads_again.iter().zip(&grads) {
+                assert!(bits(again)? == bits(grad)?, "{dtype:?} gradient on {threads} threads");
+            }
+        }
+        let (want, want_grads) = run(&exact, &plain)?;
+        assert_eq!(out.dtype(), dtype);
+        let found = error(&out, &want)?;
+        assert!(found < tolerance, "{dtype:?} result: error {found:e}");
+        for (i, (grad, want)) in grads.iter().zip(&want_grads).enumerate() {
+            assert_eq!(grad.dtype(), dtype);
+            let found = error(grad, want)?;
+            assert!(found < tolerance, "{dtype:?} gradient of input {i}: error {found:e}");
+        }
+    }
+    Ok(())
+}
+
+/// The result of `f` on a pool of so many threads.
+pub(crate) fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::wrap)?.install(f)
+}
+
+/// The bits of a tensor, widened to f32.
+pub(crate) fn bits(x: &Tensor) -> Result<Vec<u32>> {
+    let values = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.into_iter().map(f32::to_bits).collect())
+}
+
+/// Fails unless `result` is an error whose message contains `part`.
+pub(crate) fn refused(result: Result<Tensor>, part: &str) {
+    let message = result.map_or_else(|error| error.to_string(), |_| "no error".to_owned());
+    assert!(message.contains(part), "expected {part:?} in {message:?}");
+}
+
+pub(crate) fn zeros(shape: &[usize]) -> Result<Tensor> {
+    Tensor::full(0f32, shape, &Device::Cpu)
+}
+
+pub(crate) fn plain_silu(x: &Tensor) -> Result<Tensor> {
+    x / (x.neg()?.exp()? + 1.0)?
+}
+
+pub(crate) fn plain_rms_norm(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let rms = (x.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
+    x.broadcast_div(&rms)?.broadcast_mul(weight)
+}
+
+pub(crate) fn plain_modulate(normed: &Tensor, shift_scale: &Tensor) -> Result<Tensor> {
+    let parts = shift_scale.chunk(2, D::Minus1)?;
+    normed.broadcast_mul(&(&parts[1] + 1.0)?)?.broadcast_add(&parts[0])
+}
+
+pub(crate) fn plain_layer_norm(x: &Tensor) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
+    centred.broadcast_div(&deviation)
+}
+
+/// `x weight^T`.
+pub(crate) fn plain_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.broadcast_matmul(&weight.t()?.contiguous()?)
+}
+
+/// A table of random angles.
+pub(crate) fn rope(l: usize, k: usize) -> Result<RopeTable> {
+    let angles = random(7, &[l, k / 2])?;
+    RopeTable::new(angles.cos()?, angles.sin()?)
+}
+
+fn plain_rotate(x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
+    let (b, l, n, k) = x.dims4()?;
+    let table = |table: &Tensor| table.to_dtype(x.dtype())?.reshape((1, l, 1, k / 2));
+    let (cos, sin) = (table(rope.cos())?, table(rope.sin())?);
+    let pairs = x.reshape((b, l, n, k / 2, 2))?;
+    let (re, im) = (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?);
+    let rotated_re = (re.broadcast_mul(&cos)? - im.broadcast_mul(&sin)?)?;
+    let rotated_im = (re.broadcast_mul(&sin)? + im.broadcast_mul(&cos)?)?;
+    Tensor::stack(&[rotated_re, rotated_im], 4)?.reshape((b, l, n, k))
+}
+
+pub(crate) fn plain_attention(
+    qkv: &Tensor,
+    q_weight: &Tensor,
+    k_weight: &Tensor,
+    rope: &RopeTable,
+    n: usize,
+) -> Result<Tensor> {
+    let (b, l, width) = qkv.dims3()?;
+    let k = width / (3 * n);
+    let parts = qkv.reshape((b, l, 3, n, k))?;
+    let part = |i| parts.narrow(2, i, 1)?.squeeze(2);
+    let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous(); // (B, N, L, K)
+    let query = heads(&plain_rotate(&plain_rms_norm(&part(0)?, q_weight)?, rope)?)?;
+    let key = heads(&plain_rotate(&plain_rms_norm(&part(1)?, k_weight)?, rope)?)?;
+    let value = heads(&part(2)?)?;
+    let logits = (query.matmul(&key.t()?.contiguous()?)? / (k as f64).sqrt())?;
+    let logits = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let probabilities = logits.broadcast_div(&logits.sum_keepdim(D::Minus1)?)?;
+    probabilities.matmul(&value)?.transpose(1, 2)?.reshape((b, l, n * k))
+}
+
+/// Input, modulation (one row for `rows` tokens each), and weights in the order of [`BlockWeights`](crate::BlockWeights).
+pub(crate) fn block_inputs(
+    [b, l]: [usize; 2],
+    [n, k]: [usize; 2],
+    f: usize,
+    rows: usize,
+) -> Result<Vec<Tensor>> {
+    let d = n * k;
+    let shapes: [&[usize]; 12] = [
+        &[b, l, d],
+        &[b, rows, 6 * d],
+        &[d],
+        &[3 * d, d],
+        &[k],
+        &[k],
+        &[d, d],
+        &[d],
+        &[d],
+        &[f, d],
+        &[d, f],
+        &[f, d],
+    ];
+    // Products of about unit size, so that no half drowns the other.
+    let scaled = |(seed, shape): (usize, &&[usize])| {
+        let scale = if shape.len() == 2 { (shape[1] as f64).sqrt().recip() } else { 1.0 };
+        random(seed as u64, shape)? * scale
+    };
+    shapes.iter().enumerate().map(scaled).collect()
+}
+
+pub(crate) fn plain_block(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
+    let d = x[0].dim(D::Minus1)?;
+    let part = |first, count| x[1].narrow(D::Minus1, first * d, count * d);
+    let y = plain_modulate(&plain_rms_norm(&x[0], &x[2])?, &part(0, 2)?)?;
+    let heads = plain_attention(&plain_linear(&y, &x[3])?, &x[4], &x[5], rope, n)?;
+    let y = plain_linear(&heads, &x[6])?.broadcast_add(&x[7])?;
+    let middle = (&x[0] + y.broadcast_mul(&part(2, 1)?)?)?;
+    let y = plain_modulate(&plain_rms_norm(&middle, &x[8])?, &part(3, 2)?)?;
+    let y = plain_linear(&(plain_silu(&plain_linear(&y, &x[9])?)? * plain_linear(&y, &x[11])?)?, &x[10])?;
+    &middle + y.broadcast_mul(&part(5, 1)?)?
+}
+
+/// Packed weights of a block, from [`block_inputs`].
+pub(crate) fn packed_weights(x: &[Tensor]) -> Result<PackedBlockWeights> {
+    Ok(PackedBlockWeights {
+        norm1: x[2].clone(),
+        qkv: PackedLinear::new(&x[3], None)?,
+        q_norm: x[4].clone(),
+        k_norm: x[5].clone(),
+        proj: PackedLinear::new(&x[6], Some(&x[7]))?,
+        norm2: x[8].clone(),
+        gate: PackedSwiGlu::new(&x[9], &x[11])?,
+        w2: PackedLinear::new(&x[10], None)?,
+    })
+}
