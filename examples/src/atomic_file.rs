@@ -1,6 +1,7 @@
 //! Files that are either complete or absent, with messages for a command line.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -44,6 +45,24 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     check_writable(path)?;
     atomic_write(path, |file| file.write_all(bytes))
         .with_context(|| format!("cannot write {}; is the disk full?", path.display()))
+}
+
+/// Reads a file of at most `max_bytes`.
+///
+/// # Errors
+///
+/// If `path` is no plain file, cannot be read or is larger.
+pub fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    // Opening a pipe would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        bail!("{} is not a plain file", path.display());
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes {
+        bail!("{} is larger than {max_bytes} bytes", path.display());
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub fn run(args: &Args, share: Shard, hub: &HubOptions, cancel: &Cancel) -> Resu
     }
 
     let identity = job.weights.identify()?;
-    let plan = job.share.plan(&job.plan_for(&identity))?;
+    let plan = job.share.plan(&job.made_for(&identity)?, job.grid.num_steps())?;
     let protocol = Protocol::new(&job, &identity, plan.as_ref(), &classes);
     let (height, width) = job.weights.image_size();
     let archive_job = ArchiveJob {

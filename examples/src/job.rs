@@ -6,8 +6,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ddt_adapters::Autoencoder;
 use ddt_adapters::hub::HubOptions;
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
-use ddt_model::{Ddt, VelocityNetwork, step_grid};
-use ddt_sharing::{PlanFor, PlanGuidance, SharingPlan};
+use ddt_model::{Ddt, VelocityNetwork};
+use ddt_sharing::{MadeFor, SharingPlan};
 
 use crate::atomic_file;
 use crate::classes::ClassTable;
@@ -136,7 +136,7 @@ impl Job {
             out,
         };
         page::check_size(&job)?;
-        job.share.check_settings(&job.plan_for_model(String::new()))?;
+        job.share.check_settings(&job.settings()?)?;
         Ok(job)
     }
 
@@ -148,7 +148,7 @@ impl Job {
     /// memory.
     pub fn load(&self) -> Result<Model> {
         let identity = self.weights.identify()?;
-        let plan = self.share.plan(&self.plan_for(&identity))?;
+        let plan = self.share.plan(&self.made_for(&identity)?, self.grid.num_steps())?;
         self.read(identity, plan)
     }
 
@@ -172,18 +172,17 @@ impl Job {
     }
 
     /// The settings that a plan for this job must have been made for.
-    #[must_use]
-    pub fn plan_for(&self, identity: &Identity) -> PlanFor {
-        self.plan_for_model(identity.network.clone())
+    ///
+    /// # Errors
+    ///
+    /// None in practice: all settings have a JSON form.
+    pub fn made_for(&self, identity: &Identity) -> Result<MadeFor> {
+        Ok(self.settings()?.with_model(&identity.network))
     }
 
-    fn plan_for_model(&self, model: String) -> PlanFor {
-        PlanFor {
-            model,
-            grid: step_grid(&self.grid),
-            guidance: PlanGuidance { scale: self.guidance.scale(), interval: self.guidance.interval() },
-            solver: Some(self.solver.name().to_owned()),
-        }
+    fn settings(&self) -> Result<MadeFor> {
+        let settings = MadeFor::new("").with("grid", &self.grid)?.with("guidance", &self.guidance)?;
+        Ok(settings.with("solver", &self.solver.name())?)
     }
 }
 

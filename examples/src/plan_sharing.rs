@@ -62,11 +62,13 @@ pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     let model = job.load()?;
 
     say(&format!("measuring the similarity on {} images", calibration.len()));
+    let statistic = calibration::measure(&job, &model.network, &calibration, cancel)?;
     let measured = SimilarityFile {
-        made_for: job.plan_for(&model.identity),
+        made_for: job.made_for(&model.identity)?,
         seed: job.seed,
         images: calibration.len(),
-        similarity: calibration::measure(&job, &model.network, &calibration, cancel)?,
+        similarity: statistic.similarity()?,
+        inner_products: Some(statistic.inner_products()?),
     };
     let planner = Planner::new(&measured.similarity, measured.similarity.num_steps())?;
     let planned: Vec<Planned> =
@@ -171,9 +173,10 @@ impl Folder {
         planned: &[Planned],
         speed: &Speed,
     ) -> Result<()> {
-        measured.save(self.file("similarity.json"))?;
+        atomic_file::write(&self.file("similarity.json"), measured.to_json()?.as_bytes())?;
         for it in planned {
-            it.file(measured, speed)?.save(self.plan_file(it.target))?;
+            let json = it.file(measured, speed)?.to_json()?;
+            atomic_file::write(&self.plan_file(it.target), json.as_bytes())?;
         }
         let settings = serde_json::json!({
             "program": "plan_sharing", "made_for": measured.made_for, "seed": measured.seed,

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
-use ddt_sharing::{PlanFile, PlanFor, SharingPlan, budget_for_ratio};
+use ddt_sharing::{MadeFor, PlanFile, SharingPlan, budget_for_ratio};
+
+use crate::atomic_file;
 
 const EXPECTED: &str = "expected none, uniform:R (R a whole number from 1, such as uniform:5), \
                         ratio:X (X from 0 to below 1, such as ratio:0.8) or a plan file";
@@ -15,7 +17,7 @@ const EXPECTED: &str = "expected none, uniform:R (R a whole number from 1, such 
 pub enum SharingChoice {
     /// The encoder runs at every step.
     None,
-    /// It runs at every so manieth step.
+    /// It runs at every n-th step.
     Uniform {
         /// Steps from one run to the next.
         every: usize,
@@ -47,24 +49,23 @@ impl SharingChoice {
     /// # Errors
     ///
     /// A plan file that cannot be read, or was made for another step grid, guidance or solver.
-    pub fn check_settings(&self, wanted: &PlanFor) -> Result<()> {
+    pub fn check_settings(&self, wanted: &MadeFor) -> Result<()> {
         match self {
             Self::File(path) => {
                 let file = load(path)?;
-                let model = file.made_for.model.clone();
-                fits(path, &file, &PlanFor { model, ..wanted.clone() })
+                let wanted = wanted.clone().with_model(file.made_for.model());
+                fitting(path, &file, &wanted).map(drop)
             }
             Self::None | Self::Uniform { .. } | Self::Ratio { .. } => Ok(()),
         }
     }
 
-    /// The plan for a sampler with the settings `wanted`; `None` shares nothing.
+    /// The plan for a sampler with the settings `wanted` and so many steps; `None` shares nothing.
     ///
     /// # Errors
     ///
     /// A plan file that cannot be read, or was made for another network, step grid, guidance or solver.
-    pub fn plan(&self, wanted: &PlanFor) -> Result<Option<SharingPlan>> {
-        let num_steps = wanted.grid.num_steps;
+    pub fn plan(&self, wanted: &MadeFor, num_steps: usize) -> Result<Option<SharingPlan>> {
         let plan = match self {
             Self::None => return Ok(None),
             Self::Uniform { every } => SharingPlan::uniform(num_steps, *every).context("--share")?,
@@ -72,23 +73,23 @@ impl SharingChoice {
                 let num_recompute = budget_for_ratio(num_steps, *ratio);
                 SharingPlan::uniform_budget(num_steps, num_recompute).context("--share")?
             }
-            Self::File(path) => {
-                let file = load(path)?;
-                fits(path, &file, wanted)?;
-                return Ok(Some(file.plan));
-            }
+            Self::File(path) => fitting(path, &load(path)?, wanted)?,
         };
-        Ok(Some(plan.on_grid(wanted.grid)?))
+        Ok(Some(plan))
     }
 }
 
 fn load(path: &Path) -> Result<PlanFile> {
-    PlanFile::load(path).with_context(|| format!("--share {}: {EXPECTED}", path.display()))
+    let named = || format!("--share {}: {EXPECTED}", path.display());
+    let json = atomic_file::read(path, PlanFile::MAX_JSON_BYTES).with_context(named)?;
+    PlanFile::from_json(&json).with_context(named)
 }
 
-fn fits(path: &Path, file: &PlanFile, wanted: &PlanFor) -> Result<()> {
-    file.check(wanted)
-        .with_context(|| format!("--share: the plan {} does not fit these settings", path.display()))
+fn fitting(path: &Path, file: &PlanFile, wanted: &MadeFor) -> Result<SharingPlan> {
+    let plan = file
+        .plan_for(wanted)
+        .with_context(|| format!("--share: the plan {} does not fit these settings", path.display()))?;
+    Ok(plan.clone())
 }
 
 impl FromStr for SharingChoice {
@@ -124,17 +125,16 @@ impl fmt::Display for SharingChoice {
 
 #[cfg(test)]
 mod tests {
-    use ddt_sharing::{Objective, PlanGuidance, StepGrid};
+    use ddt_flow::{Guidance, TimeGrid};
+    use ddt_sharing::{Objective, Similarity, SimilarityFile, optimal_plan};
 
     use super::*;
 
-    fn wanted(num_steps: usize) -> PlanFor {
-        PlanFor {
-            model: "ddt sha256:00".to_owned(),
-            grid: StepGrid { num_steps, last_step: 0.04, timeshift: 1.0 },
-            guidance: PlanGuidance { scale: 2.0, interval: (0.3, 1.0) },
-            solver: Some("euler".to_owned()),
-        }
+    fn wanted(num_steps: usize) -> MadeFor {
+        let grid = TimeGrid::new(num_steps, Some(0.04), 1.0).unwrap();
+        let guidance = Guidance::new(2.0, (0.3, 1.0)).unwrap();
+        let wanted = MadeFor::new("ddt sha256:00").with("grid", &grid).unwrap();
+        wanted.with("guidance", &guidance).unwrap().with("solver", &"euler").unwrap()
     }
 
     fn choice(text: &str) -> SharingChoice {
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn plans_have_the_runs_asked_for() {
-        assert_eq!(choice("none").plan(&wanted(50)).unwrap(), None);
+        assert_eq!(choice("none").plan(&wanted(50), 50).unwrap(), None);
         for (text, num_steps, num_recompute) in [
             ("uniform:5", 50, 10),
             ("uniform:5", 51, 11),
@@ -166,9 +166,9 @@ mod tests {
             ("ratio:0.75", 10, 3),
             ("ratio:0.999", 10, 1),
         ] {
-            let plan = choice(text).plan(&wanted(num_steps)).unwrap().unwrap();
+            let plan = choice(text).plan(&wanted(num_steps), num_steps).unwrap().unwrap();
             assert_eq!(plan.num_recompute(), num_recompute, "{text} of {num_steps}");
-            plan.check_grid(&wanted(num_steps).grid).unwrap();
+            plan.check_num_steps(num_steps).unwrap();
         }
     }
 
@@ -176,24 +176,21 @@ mod tests {
     fn plan_files_are_checked() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plan.json");
-        let file = PlanFile {
-            made_for: wanted(10),
-            seed: 0,
-            images: 1,
-            objective: Objective::Uniform { every: 5 },
-            plan: SharingPlan::uniform(10, 5).unwrap(),
-            cost: 0.0,
-            mean_similarity: 1.0,
-            predicted_speedup: None,
-        };
-        file.save(&path).unwrap();
+        // The states change at step 5.
+        let alike = |it: usize| if (it / 10 < 5) == (it % 10 < 5) { 1.0 } else { 0.0 };
+        let similarity = Similarity::from_matrix((0..100).map(alike).collect(), 10).unwrap();
+        let best = optimal_plan(&similarity, 2).unwrap();
+        let measured =
+            SimilarityFile { made_for: wanted(10), seed: 0, images: 1, similarity, inner_products: None };
+        let file = PlanFile::new(&measured, Objective::Budget { num_recompute: 2 }, best);
+        std::fs::write(&path, file.to_json().unwrap()).unwrap();
         let choice = SharingChoice::File(path.clone());
-        assert_eq!(choice.plan(&wanted(10)).unwrap().unwrap().recompute_steps(), [0, 5]);
+        assert_eq!(choice.plan(&wanted(10), 10).unwrap().unwrap().recompute_steps(), [0, 5]);
 
-        let message = |wanted: &PlanFor| format!("{:#}", choice.plan(wanted).unwrap_err());
-        let other_model = PlanFor { model: "ddt sha256:11".to_owned(), ..wanted(10) };
+        let message = |wanted: &MadeFor| format!("{:#}", choice.plan(wanted, 10).unwrap_err());
+        let other_model = wanted(10).with_model("ddt sha256:11");
         assert!(message(&other_model).contains("sha256:11"), "{}", message(&other_model));
-        assert!(message(&wanted(11)).contains("11 steps"), "{}", message(&wanted(11)));
+        assert!(message(&wanted(11)).contains("num_steps 10, wanted 11"), "{}", message(&wanted(11)));
         choice.check_settings(&other_model).unwrap();
         assert!(choice.check_settings(&wanted(11)).is_err());
         std::fs::write(&path, "{").unwrap();

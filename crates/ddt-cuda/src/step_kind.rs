@@ -1,7 +1,6 @@
 //! Which kinds of steps a run is made of.
 
 use ddt_flow::{CfgBatch, Guidance, TimeGrid};
-use ddt_model::step_grid;
 use ddt_sharing::{PlanError, SharingPlan};
 
 /// What one step runs.
@@ -66,7 +65,7 @@ impl StepKind {
 /// [`RecomputeSchedule`](ddt_model::RecomputeSchedule) makes the CPU do.
 ///
 /// # Errors
-/// [`PlanError`] when the plan was made for another grid.
+/// [`PlanError`] when the plan has another number of steps.
 pub fn step_kinds(
     grid: &TimeGrid,
     guidance: &Guidance,
@@ -77,10 +76,7 @@ pub fn step_kinds(
         let kind = |&guided: &bool| if guided { StepKind::Guided } else { StepKind::Class };
         return Ok(guided.iter().map(kind).collect());
     };
-    match plan.grid() {
-        Some(_) => plan.check_grid(&step_grid(grid))?,
-        None => plan.clone().on_grid(step_grid(grid)).map(|_| ())?,
-    }
+    plan.check_num_steps(grid.num_steps())?;
     let kind = |step: usize| {
         let later = guided[step..plan.next_recompute(step)].contains(&true);
         match (plan.is_recompute(step), guided[step]) {

@@ -18,12 +18,12 @@ impl DdtConfig {
         let embed = l * patch * d;
         let timestep = 256.0 * d + d * d;
         let encoder = timestep + embed + self.num_encoder_blocks as f64 * (block + 6.0 * d * d);
-        let kept = embed + self.num_decoder_blocks as f64 * block + l * d * patch;
+        let cached = embed + self.num_decoder_blocks as f64 * block + l * d * patch;
         let modulations = l * d * d * (6 * self.num_decoder_blocks + 2) as f64;
         OperationCounts {
             encoder: 2.0 * encoder,
-            decoder: 2.0 * (kept + modulations),
-            decoder_kept: 2.0 * kept,
+            decoder: 2.0 * (cached + modulations),
+            decoder_cached: 2.0 * cached,
         }
     }
 }

@@ -54,7 +54,7 @@ pub use crate::{
     network_config::{Family, NetworkConfig, Projection, TokenMixer},
     sample::{OnStep, SampleOptions, Sampled, sample, sample_autoguided},
     seeded_init::SeededInit,
-    shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState, step_grid},
+    shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState},
     velocity_decoder::{DecoderModulations, VelocityDecoder},
 };
 

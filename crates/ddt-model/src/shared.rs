@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 use ddt_flow::{CfgBatch, ClassConditional, Decoupled, Evaluation, Guidance, TimeGrid};
-use ddt_sharing::{PlanError, SharingPlan, StepGrid};
+use ddt_sharing::{PlanError, SharingPlan};
 
 /// What to encode at each step of one run: a plan, with guidance looked ahead.
 ///
@@ -15,19 +15,16 @@ pub struct RecomputeSchedule {
 }
 
 impl RecomputeSchedule {
-    /// A plan that names no grid fits any with its number of steps.
+    /// The schedule of a plan on a grid.
     ///
     /// # Errors
-    /// [`PlanError`] when the plan was made for another step grid.
+    /// [`PlanError`] when the plan has another number of steps.
     pub fn new(
         plan: &SharingPlan,
         grid: &TimeGrid,
         guidance: &Guidance,
     ) -> std::result::Result<Self, PlanError> {
-        match plan.grid() {
-            Some(_) => plan.check_grid(&step_grid(grid))?,
-            None => plan.clone().on_grid(step_grid(grid)).map(|_| ())?,
-        }
+        plan.check_num_steps(grid.num_steps())?;
         let guided = |i: usize| guidance.is_guided(grid.times()[i]);
         let rows = (0..grid.num_steps()).map(|i| {
             let both = || (i..plan.next_recompute(i)).any(guided);
@@ -35,11 +32,6 @@ impl RecomputeSchedule {
         });
         Ok(Self { rows: rows.collect() })
     }
-}
-
-/// The planner's name for a step grid.
-pub fn step_grid(grid: &TimeGrid) -> StepGrid {
-    StepGrid { num_steps: grid.num_steps(), last_step: grid.last_step(), timeshift: grid.timeshift() }
 }
 
 /// A [`Decoupled`] network that obeys a schedule (Eq. 6); without one it encodes at every evaluation.

@@ -1,31 +1,32 @@
-//! Where a DDT sampler recomputes its self-condition.
+//! Sharing plans for DDT samplers: at which steps to recompute the self-condition.
 //!
-//! Neighbouring sampling steps have nearly equal self-conditions `z_t`, so a sampler may keep one for
-//! several steps and skip the condition encoder (arXiv:2504.05741, Sec. 3.4, eq. 6). This crate measures
-//! how alike the steps are and picks the steps worth recomputing. It knows numbers, not tensors.
-//!
-//! How the nouns meet:
+//! The self-condition `z_t` changes little between adjacent sampling steps, so a sampler may run the condition
+//! encoder at some steps only and reuse its output at the others (arXiv:2504.05741, Sec. 3.4, eq. 6), or
+//! forecast it from the last outputs. This crate measures how the steps differ and picks the steps to
+//! recompute. It works on numbers, not tensors.
 //!
 //! - [`SimilarityAccumulator`] takes the self-conditions of unshared sampling, one image at a time, and
-//!   gives a [`Similarity`]: the mean cosine between every two steps.
-//! - [`Planner`] turns a similarity into the cheapest [`SharingPlan`] of every budget in one run
-//!   (eqs. 7 and 8); [`optimal_plan`] is the same for one budget.
-//! - [`plan_with_mean_similarity`] and [`plan_with_worst_similarity`] find the budget from a bound.
-//! - [`predicted_speedup`] says what a plan saves, from a network's [`OperationCounts`].
-//! - A plan is only good for what it was measured on: a [`StepGrid`] and [`PlanFor`] say what that was,
-//!   and [`PlanFile`] and [`SimilarityFile`] keep it on disk beside the numbers.
+//!   computes their [`Similarity`] (mean cosines) and [`InnerProducts`].
+//! - Reuse: [`Planner`] turns a similarity into the cheapest [`SharingPlan`] of every budget (eqs. 7 and 8);
+//!   [`optimal_plan`] does so for one budget, [`plan_with_mean_similarity`] and [`plan_with_worst_similarity`]
+//!   find the budget from a bound.
+//! - Forecasts: [`ForecastPlanner`] and [`forecast_plan`] do the same for a [`ForecastOrder`] above 0, from the
+//!   errors that [`Forecasts`] computes from inner products; [`forecast_weights`] is the extrapolation itself.
+//! - [`predicted_speedup`] predicts the gain from a network's [`OperationCounts`].
+//! - A plan is only good for the settings it was measured with: [`MadeFor`] holds them, [`PlanFile`] and
+//!   [`SimilarityFile`] keep them beside the numbers.
 //!
-//! Planner formulas use `N` steps and `K` recomputes. Everything is computed in f64, and no result depends
-//! on the number of threads.
+//! Formulas use `N` steps and `K` recomputes. Everything is computed in f64, and no result depends on the
+//! number of threads.
 //!
 //! ```
-//! use ddt_sharing::{SharingPlan, Similarity, SimilarityAccumulator, optimal_plan, plan_cost};
+//! use ddt_sharing::{SharingPlan, SimilarityAccumulator, optimal_plan, plan_cost};
 //!
 //! // Four steps, one token of two channels: the state turns by a right angle between steps 2 and 3.
 //! let states = [vec![1.0_f32, 0.0], vec![1.0, 0.1], vec![1.0, 0.0], vec![0.0, 1.0]];
 //! let mut statistic = SimilarityAccumulator::new(4)?;
 //! statistic.add(&states, 2)?;
-//! let similarity: Similarity = statistic.finish()?;
+//! let similarity = statistic.similarity()?;
 //!
 //! let best = optimal_plan(&similarity, 2)?;
 //! assert_eq!(best.plan.recompute_steps(), [0, 3]);
@@ -35,28 +36,30 @@
 
 #![forbid(unsafe_code)]
 
-mod accumulator;
-mod document;
+mod cost;
 mod error;
-mod gram;
+mod files;
+mod forecast;
+mod made_for;
 mod optimal;
 mod plan;
-mod plan_file;
-mod plan_for;
-mod quality;
 mod similarity;
-mod similarity_file;
 mod speedup;
-mod step_grid;
+mod statistic;
 
-pub use accumulator::SimilarityAccumulator;
+pub use cost::PlanWithCost;
 pub use error::PlanError;
-pub use optimal::{PlanWithCost, Planner, optimal_plan, plan_cost};
-pub use plan::{MAX_STEPS, SharingPlan, budget_for_ratio};
-pub use plan_file::{Objective, PlanFile};
-pub use plan_for::{PlanFor, PlanGuidance};
-pub use quality::{mean_similarity, plan_with_mean_similarity, plan_with_worst_similarity, worst_similarity};
-pub use similarity::{MAX_SIMILARITY_STEPS, Similarity};
-pub use similarity_file::SimilarityFile;
+pub use files::{Objective, PlanFile, SimilarityFile};
+pub use forecast::{
+    ForecastPlanner, Forecasts, MAX_SEGMENT, forecast_plan, forecast_plan_with_mean_error,
+    forecast_plan_with_worst_error, forecast_weights,
+};
+pub use made_for::MadeFor;
+pub use optimal::{
+    Planner, mean_similarity, optimal_plan, plan_cost, plan_with_mean_similarity, plan_with_worst_similarity,
+    worst_similarity,
+};
+pub use plan::{ForecastOrder, MAX_STEPS, SharingPlan, budget_for_ratio};
+pub use similarity::{InnerProducts, MAX_SIMILARITY_STEPS, Similarity};
 pub use speedup::{OperationCounts, predicted_speedup, predicted_speedup_guided};
-pub use step_grid::StepGrid;
+pub use statistic::SimilarityAccumulator;

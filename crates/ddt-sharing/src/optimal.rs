@@ -1,6 +1,6 @@
-//! The statistic dynamic programme: the cheapest plan of exactly `K` recomputes.
+//! Plans for reuse: the paper's statistic dynamic programme, by budget or by a bound on the similarity.
 //!
-//! Eqs. (7) and (8) of arXiv:2504.05741. Using the state of step `a` at steps `a..b` costs `E(a, b)`:
+//! Eqs. (7) and (8) of arXiv:2504.05741. Reusing the state of step `a` at steps `a..b` costs `E(a, b)`:
 //!
 //! ```text
 //! E(a, b) = sum_{i=a}^{b-1} (1 - S_ia)
@@ -9,29 +9,14 @@
 //! ```
 //!
 //! and `C_K(N)` is the cost of the best plan. The minimum is taken over all `j`: shortcuts for matrices with
-//! special structure would be wrong for measured ones. Costs are added as integers (see [`FixedPoint`]), so
-//! that sums are the same in any order and a tie is a tie.
+//! special structure would be wrong for measured ones.
 
-use crate::plan::{check_budget, check_step_count};
-use crate::{PlanError, SharingPlan, Similarity};
+use crate::cost::{FixedPoint, PlanWithCost};
+use crate::error::PlanError;
+use crate::plan::{SharingPlan, check_budget};
+use crate::similarity::Similarity;
 
-/// A plan, and the sum of dissimilarities that it accepts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PlanWithCost {
-    /// The plan.
-    pub plan: SharingPlan,
-    /// Sum over all steps of the dissimilarity between the state used and the step's own (unitless).
-    pub cost: f64,
-}
-
-impl PlanWithCost {
-    /// Mean over all steps of the similarity between the state used and the step's own, `1 - cost / N`.
-    pub fn mean_similarity(&self) -> f64 {
-        1.0 - self.cost / self.plan.num_steps() as f64
-    }
-}
-
-/// The cheapest plans of all budgets up to a largest one, from one run of the programme.
+/// Cheapest plans of all budgets up to a largest one, from one run of the dynamic programme.
 ///
 /// `O(K N^2)` time and `O((K + N) N)` memory.
 #[derive(Debug, Clone)]
@@ -46,20 +31,20 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// Runs the programme for all budgets `1..=max_budget`.
+    /// Plans for all budgets `1..=max_budget`.
     ///
     /// # Errors
     ///
-    /// [`PlanError::Budget`] unless `1 <= max_budget <= N`.
+    /// [`PlanError::Invalid`] unless `1 <= max_budget <= N`.
     pub fn new(similarity: &Similarity, max_budget: usize) -> Result<Self, PlanError> {
         let num_steps = similarity.num_steps();
-        check_budget(max_budget, num_steps)?;
-        let unit = FixedPoint::for_steps(num_steps);
+        check_budget(max_budget, 1, num_steps)?;
+        let unit = unit_for(num_steps);
         let segment = segment_costs(similarity, unit);
         let width = num_steps + 1;
         let mut best = Vec::with_capacity(max_budget * width);
         best.extend_from_slice(&segment[..width]);
-        // What pulp adds here is wider vectors for a plain loop.
+        // pulp compiles the plain loop for wider vectors.
         pulp::Arch::new().dispatch(|| {
             for k in 2..=max_budget {
                 best.resize(k * width, i64::MAX);
@@ -70,7 +55,7 @@ impl Planner {
         Ok(Self { num_steps, max_budget, unit, segment, best })
     }
 
-    /// Largest budget that was planned for.
+    /// Largest budget planned for.
     pub fn max_budget(&self) -> usize {
         self.max_budget
     }
@@ -79,9 +64,9 @@ impl Planner {
     ///
     /// # Errors
     ///
-    /// [`PlanError::Budget`] unless `1 <= num_recompute <= max_budget`.
+    /// [`PlanError::Invalid`] unless `1 <= num_recompute <= max_budget`.
     pub fn cost(&self, num_recompute: usize) -> Result<f64, PlanError> {
-        check_budget(num_recompute, self.max_budget)?;
+        check_budget(num_recompute, 1, self.max_budget)?;
         Ok(self.unit.value(self.best_to(num_recompute, self.num_steps)))
     }
 
@@ -89,7 +74,7 @@ impl Planner {
     ///
     /// # Errors
     ///
-    /// [`PlanError::Budget`] unless `1 <= num_recompute <= max_budget`.
+    /// [`PlanError::Invalid`] unless `1 <= num_recompute <= max_budget`.
     pub fn plan(&self, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
         let cost = self.cost(num_recompute)?;
         let mut steps = vec![0; num_recompute];
@@ -109,56 +94,36 @@ impl Planner {
     }
 }
 
-/// Returns the plan of exactly `num_recompute` recomputes with the smallest total dissimilarity.
+/// Plan of exactly `num_recompute` recomputes with the smallest total dissimilarity.
 ///
 /// [`Planner`] gives the plans of many budgets for the price of the largest.
 ///
 /// # Errors
 ///
-/// [`PlanError::Budget`] unless `1 <= num_recompute <= N`.
+/// [`PlanError::Invalid`] unless `1 <= num_recompute <= N`.
 pub fn optimal_plan(similarity: &Similarity, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
     Planner::new(similarity, num_recompute)?.plan(num_recompute)
 }
 
-/// Returns the cost of any plan: the sum of `E(a, b)` over its segments.
+/// Cost of any plan: the sum of `E(a, b)` over its segments.
 ///
 /// # Errors
 ///
-/// [`PlanError::StepCount`] if the plan and the similarity have different numbers of steps.
+/// [`PlanError::Invalid`] if the plan and the similarity have different numbers of steps.
 pub fn plan_cost(similarity: &Similarity, plan: &SharingPlan) -> Result<f64, PlanError> {
-    check_step_count("the plan", similarity.num_steps(), plan.num_steps())?;
-    let unit = FixedPoint::for_steps(similarity.num_steps());
+    PlanError::check_steps("the plan", similarity.num_steps(), plan.num_steps())?;
+    let unit = unit_for(similarity.num_steps());
     let rows = plan.segments().filter_map(|(a, b)| similarity.row(a)?.get(a..b));
     Ok(unit.value(rows.flatten().map(|&it| unit.units(1.0 - it)).sum()))
 }
 
-/// Dissimilarities as whole numbers of a small power of two.
-///
-/// `1 - S` in f64 is a whole multiple of `2^-53` for every `S` in [-1, 1], so up to 256 steps nothing is
-/// rounded; beyond, the unit grows so that the largest cost, `2 N`, still fits.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct FixedPoint {
-    units_per_one: f64,
-}
-
-impl FixedPoint {
-    pub(crate) fn for_steps(num_steps: usize) -> Self {
-        // 2 N 2^bits <= 2^62.
-        let bits = (61 - num_steps.next_power_of_two().ilog2()).min(53);
-        Self { units_per_one: (1_u64 << bits) as f64 }
-    }
-
-    pub(crate) fn units(self, dissimilarity: f64) -> i64 {
-        (dissimilarity * self.units_per_one).round() as i64
-    }
-
-    pub(crate) fn value(self, units: i64) -> f64 {
-        units as f64 / self.units_per_one
-    }
+/// Unit of the cost of `num_steps` dissimilarities of at most 2. Up to 256 steps no dissimilarity is rounded.
+fn unit_for(num_steps: usize) -> FixedPoint {
+    FixedPoint::for_costs_up_to(2 * num_steps)
 }
 
 /// `E(a, b)` in units at `[a * (N + 1) + b]`; zero where `b <= a`.
-pub(crate) fn segment_costs(similarity: &Similarity, unit: FixedPoint) -> Vec<i64> {
+fn segment_costs(similarity: &Similarity, unit: FixedPoint) -> Vec<i64> {
     let width = similarity.num_steps() + 1;
     let mut segment = vec![0; similarity.num_steps() * width];
     let rows = similarity.values().chunks_exact(width - 1);
@@ -172,7 +137,7 @@ pub(crate) fn segment_costs(similarity: &Similarity, unit: FixedPoint) -> Vec<i6
     segment
 }
 
-/// Computes `C_k` into `next` (which starts out as large as can be) from `C_{k-1}`.
+/// `C_k` from `C_{k-1}` into `next`, which starts at the largest number.
 #[inline(always)]
 fn add_layer(best: &[i64], segment: &[i64], next: &mut [i64], k: usize) {
     let width = next.len();
@@ -182,6 +147,97 @@ fn add_layer(best: &[i64], segment: &[i64], next: &mut [i64], k: usize) {
             *next = (before + cost).min(*next);
         }
     }
+}
+
+/// Cheapest plan of the fewest recomputes whose [`mean_similarity`] is at least `at_least`.
+///
+/// ```text
+/// K = min { k : 1 - C_k(N) / N >= at_least }
+/// ```
+///
+/// # Errors
+///
+/// [`PlanError::Invalid`] unless `at_least` is in [-1, 1]. Any such bound can be met: recomputing at every
+/// step has similarity 1.
+pub fn plan_with_mean_similarity(similarity: &Similarity, at_least: f64) -> Result<PlanWithCost, PlanError> {
+    check_bound(at_least)?;
+    let num_steps = similarity.num_steps();
+    let planner = Planner::new(similarity, num_steps)?;
+    for num_recompute in 1..num_steps {
+        if 1.0 - planner.cost(num_recompute)? / num_steps as f64 >= at_least {
+            return planner.plan(num_recompute);
+        }
+    }
+    planner.plan(num_steps)
+}
+
+/// Cheapest plan of the fewest recomputes whose [`worst_similarity`] is at least `at_least`.
+///
+/// The state of step `j` may serve step `i > j` only if it is similar enough to every step up to `i`. Among
+/// the plans with the fewest recomputes the one of least cost is taken; ties go to the smallest `j`.
+///
+/// # Errors
+///
+/// [`PlanError::Invalid`] unless `at_least` is in [-1, 1].
+pub fn plan_with_worst_similarity(similarity: &Similarity, at_least: f64) -> Result<PlanWithCost, PlanError> {
+    check_bound(at_least)?;
+    let num_steps = similarity.num_steps();
+    let unit = unit_for(num_steps);
+    let segment = segment_costs(similarity, unit);
+
+    // best[i]: fewest recomputes that cover steps 0..i, least cost of that many, start of the last segment.
+    let mut best = vec![(usize::MAX, i64::MAX, 0); num_steps + 1];
+    best[0] = (0, 0, 0);
+    for (j, row) in similarity.values().chunks_exact(num_steps).enumerate() {
+        let (num_recompute, cost, _) = best[j];
+        for i in j + 1..=num_steps {
+            if row[i - 1] < at_least {
+                break;
+            }
+            let candidate = (num_recompute + 1, cost + segment[j * (num_steps + 1) + i], j);
+            best[i] = best[i].min(candidate);
+        }
+    }
+
+    let mut steps = Vec::new();
+    let mut end = num_steps;
+    while end > 0 {
+        end = best[end].2;
+        steps.push(end);
+    }
+    steps.reverse();
+    Ok(PlanWithCost { plan: SharingPlan::new(steps, num_steps)?, cost: unit.value(best[num_steps].1) })
+}
+
+/// Mean over all steps of the similarity between the state used and the step's own.
+///
+/// ```text
+/// 1 - cost / N
+/// ```
+///
+/// # Errors
+///
+/// [`PlanError::Invalid`] if the plan and the similarity have different numbers of steps.
+pub fn mean_similarity(similarity: &Similarity, plan: &SharingPlan) -> Result<f64, PlanError> {
+    Ok(1.0 - plan_cost(similarity, plan)? / plan.num_steps() as f64)
+}
+
+/// Least similarity, over all steps, between the state used and the step's own.
+///
+/// # Errors
+///
+/// [`PlanError::Invalid`] if the plan and the similarity have different numbers of steps.
+pub fn worst_similarity(similarity: &Similarity, plan: &SharingPlan) -> Result<f64, PlanError> {
+    PlanError::check_steps("the plan", similarity.num_steps(), plan.num_steps())?;
+    let rows = plan.segments().filter_map(|(a, b)| similarity.row(a)?.get(a..b));
+    Ok(rows.flatten().copied().fold(1.0, f64::min))
+}
+
+fn check_bound(bound: f64) -> Result<(), PlanError> {
+    if (-1.0..=1.0).contains(&bound) {
+        return Ok(());
+    }
+    Err(PlanError::invalid("a bound on the similarity", "in [-1, 1]", bound))
 }
 
 #[cfg(test)]
@@ -226,23 +282,73 @@ mod tests {
             let planner = Planner::new(&similarity, 1).unwrap();
             assert_eq!(planner.cost(1).unwrap(), 2.0 * (num_steps - 1) as f64);
         }
-        let most = FixedPoint::for_steps(crate::MAX_SIMILARITY_STEPS);
-        assert!(most.units(2.0).checked_mul(2 * crate::MAX_SIMILARITY_STEPS as i64 - 1).is_some());
     }
 
     #[test]
-    fn budgets_and_plans_are_checked() {
+    fn arguments_are_checked() {
+        let refused = |message: String, culprit: &str| assert!(message.contains(culprit), "{message}");
         let similarity = from_dissimilarity(4, |_, _| 0.5);
         for num_recompute in [0, 5, usize::MAX] {
-            assert!(matches!(
-                Planner::new(&similarity, num_recompute),
-                Err(PlanError::Budget { max: 4, .. })
-            ));
+            refused(Planner::new(&similarity, num_recompute).unwrap_err().to_string(), "in 1..=4");
         }
         let planner = Planner::new(&similarity, 2).unwrap();
-        assert!(matches!(planner.plan(3), Err(PlanError::Budget { num_recompute: 3, max: 2 })));
-        assert!(matches!(planner.cost(0), Err(PlanError::Budget { .. })));
+        refused(planner.plan(3).unwrap_err().to_string(), "in 1..=2, got 3");
+        refused(planner.cost(0).unwrap_err().to_string(), "in 1..=2, got 0");
+        for bound in [1.0001, -1.1, f64::NAN, f64::INFINITY] {
+            refused(plan_with_mean_similarity(&similarity, bound).unwrap_err().to_string(), "in [-1, 1]");
+            refused(plan_with_worst_similarity(&similarity, bound).unwrap_err().to_string(), "in [-1, 1]");
+        }
         let longer = SharingPlan::every_step(5).unwrap();
-        assert!(matches!(plan_cost(&similarity, &longer), Err(PlanError::StepCount { .. })));
+        for checked in [plan_cost, mean_similarity, worst_similarity] {
+            refused(checked(&similarity, &longer).unwrap_err().to_string(), "of 4 steps, got 5");
+        }
+    }
+
+    /// States that drift: similarity falls by a hundredth a step.
+    fn drifting(num_steps: usize) -> Similarity {
+        let at = |it: usize| 1.0 - 0.01 * (it / num_steps).abs_diff(it % num_steps) as f64;
+        Similarity::from_matrix((0..num_steps * num_steps).map(at).collect(), num_steps).unwrap()
+    }
+
+    #[test]
+    fn the_mean_bound_takes_the_fewest_recomputes() {
+        let similarity = drifting(24);
+        for at_least in [-1.0, 0.9, 0.96, 0.99, 1.0] {
+            let found = plan_with_mean_similarity(&similarity, at_least).unwrap();
+            let mean = mean_similarity(&similarity, &found.plan).unwrap();
+            assert_eq!(mean, found.mean_similarity());
+            assert!(mean >= at_least);
+            if found.plan.num_recompute() > 1 {
+                let fewer =
+                    Planner::new(&similarity, 24).unwrap().plan(found.plan.num_recompute() - 1).unwrap();
+                assert!(fewer.mean_similarity() < at_least);
+            }
+        }
+        assert_eq!(plan_with_mean_similarity(&similarity, 1.0).unwrap().plan.num_recompute(), 24);
+        assert_eq!(plan_with_mean_similarity(&similarity, -1.0).unwrap().plan.num_recompute(), 1);
+    }
+
+    #[test]
+    fn the_worst_bound_limits_the_reach_of_a_state() {
+        let similarity = drifting(24);
+        // A state may serve the 3 steps after its own: segments of 4.
+        let found = plan_with_worst_similarity(&similarity, 0.965).unwrap();
+        assert_eq!(found.plan, SharingPlan::uniform(24, 4).unwrap());
+        assert_eq!(found.cost, plan_cost(&similarity, &found.plan).unwrap());
+        assert!((worst_similarity(&similarity, &found.plan).unwrap() - 0.97).abs() < 1e-15);
+        assert_eq!(plan_with_worst_similarity(&similarity, 1.0).unwrap().plan.num_recompute(), 24);
+    }
+
+    #[test]
+    fn reaching_farthest_first_is_not_best() {
+        // Step 0 reaches 1 and 2, but step 2 reaches nothing more, whereas step 1 reaches the end.
+        let mut values = vec![0.0; 25];
+        for (i, j) in [(1, 0), (2, 0), (2, 1), (3, 1), (4, 1)] {
+            (values[i * 5 + j], values[j * 5 + i]) = (0.9, 0.9);
+        }
+        (0..5).for_each(|step| values[step * 6] = 1.0);
+        let similarity = Similarity::from_matrix(values, 5).unwrap();
+        let found = plan_with_worst_similarity(&similarity, 0.9).unwrap();
+        assert_eq!(found.plan.recompute_steps(), [0, 1]);
     }
 }

@@ -135,6 +135,7 @@ impl<'a> Bench<'a> {
                     None => {
                         let items = spread(CALIBRATION_IMAGES, self.job.weights.classes.len(), 0);
                         calibration::measure(self.job, &self.model.network, &items, self.cancel)?
+                            .similarity()?
                     }
                 };
                 let plan = Planner::new(&similarity, budget)?.plan(budget)?.plan;

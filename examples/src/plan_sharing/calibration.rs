@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use candle_core::{DType, Tensor};
 use ddt_flow::{CfgBatch, ClassConditional, Decoupled, Evaluation, FlowError, Guided, StepReport, solve};
 use ddt_model::{Ddt, Labelled, ModelError, SampleOptions};
-use ddt_sharing::{Similarity, SimilarityAccumulator};
+use ddt_sharing::SimilarityAccumulator;
 
 use crate::generate::{Interrupted, Item, noise};
 use crate::job::Job;
@@ -85,13 +85,13 @@ pub fn add_images(
     Ok(statistic.add(&state.states, state.channels)?)
 }
 
-/// Measures the similarity on some images of a job, one at a time, and shows progress.
+/// Measures the self-conditions on some images of a job, one at a time, and shows progress.
 ///
 /// # Errors
 ///
 /// [`Interrupted`] if `cancel` is requested; a network that gives what is no number; more steps than a
 /// similarity can have.
-pub fn measure(job: &Job, network: &Ddt, items: &[Item], cancel: &Cancel) -> Result<Similarity> {
+pub fn measure(job: &Job, network: &Ddt, items: &[Item], cancel: &Cancel) -> Result<SimilarityAccumulator> {
     let mut statistic = SimilarityAccumulator::new(job.grid.num_steps())?;
     let options =
         SampleOptions { grid: job.grid.clone(), solver: &*job.solver, guidance: job.guidance, plan: None };
@@ -112,7 +112,7 @@ pub fn measure(job: &Job, network: &Ddt, items: &[Item], cancel: &Cancel) -> Res
             other => other?,
         }
     }
-    Ok(statistic.finish()?)
+    Ok(statistic)
 }
 
 #[cfg(test)]
@@ -121,6 +121,7 @@ mod tests {
     use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
     use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
     use ddt_model::{DdtConfig, SeededInit, sample};
+    use ddt_sharing::Similarity;
 
     use super::*;
 
@@ -189,7 +190,7 @@ mod tests {
             let noise = noise_of(samples);
             add_images(&mut statistic, network, &noise, labels, &options(), &mut |_| CONTINUE).unwrap();
         }
-        statistic.finish().unwrap()
+        statistic.similarity().unwrap()
     }
 
     fn greatest_difference(a: &[f64], b: &[f64]) -> f64 {

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use anyhow::Result;
+use ddt_flow::{Guidance, TimeGrid};
 use ddt_sharing::{
-    Objective, OperationCounts, PlanFile, PlanFor, PlanWithCost, Planner, SharingPlan, SimilarityFile,
+    MadeFor, Objective, OperationCounts, PlanFile, PlanWithCost, Planner, SharingPlan, SimilarityFile,
     budget_for_ratio, plan_cost, plan_with_mean_similarity, plan_with_worst_similarity,
     predicted_speedup_guided,
 };
@@ -77,16 +78,9 @@ impl Planned {
             Target::Quality(at_least) => Objective::MeanSimilarity { at_least },
             Target::WorstQuality(at_least) => Objective::WorstSimilarity { at_least },
         };
-        Ok(PlanFile {
-            made_for: measured.made_for.clone(),
-            seed: measured.seed,
-            images: measured.images,
-            objective,
-            plan: optimal.plan.clone(),
-            cost: optimal.cost,
-            mean_similarity: optimal.mean_similarity(),
-            predicted_speedup: Some(speed.predict(&optimal.plan)?),
-        })
+        let mut file = PlanFile::new(measured, objective, optimal.clone());
+        file.predicted_speedup = Some(speed.predict(&optimal.plan)?);
+        Ok(file)
     }
 }
 
@@ -143,16 +137,17 @@ pub fn cost_plot(measured: &SimilarityFile, planner: &Planner) -> Result<String>
 
 /// The sampler in one line.
 #[must_use]
-pub fn settings_line(made_for: &PlanFor) -> String {
-    let PlanFor { grid, guidance, solver, .. } = made_for;
-    let (low, high) = guidance.interval;
-    let solver = solver.as_deref().unwrap_or("any solver");
-    format!("{} x {solver}, guidance {} in ({low}, {high})", grid.num_steps, guidance.scale)
+pub fn settings_line(made_for: &MadeFor) -> String {
+    let steps = made_for.setting("grid").map_or(0, |grid: TimeGrid| grid.num_steps());
+    let guidance = made_for.setting("guidance").unwrap_or(Guidance::none());
+    let (low, high) = guidance.interval();
+    let solver = made_for.setting("solver").unwrap_or("any solver".to_owned());
+    format!("{steps} x {solver}, guidance {} in ({low}, {high})", guidance.scale())
 }
 
 #[cfg(test)]
 mod tests {
-    use ddt_sharing::{PlanGuidance, Similarity, StepGrid};
+    use ddt_sharing::Similarity;
 
     use super::*;
 
@@ -160,16 +155,16 @@ mod tests {
     fn measured() -> SimilarityFile {
         let angles = [0.0, 0.05, 0.1, 0.2, 0.5, 1.0_f64];
         let values = angles.iter().flat_map(|a| angles.iter().map(move |b| (a - b).cos())).collect();
+        let grid = TimeGrid::new(6, Some(0.04), 1.0).unwrap();
+        let made_for = MadeFor::new("m").with("grid", &grid).unwrap();
+        let guidance = Guidance::new(2.0, (0.3, 1.0)).unwrap();
+        let made_for = made_for.with("guidance", &guidance).unwrap().with("solver", &"euler").unwrap();
         SimilarityFile {
-            made_for: PlanFor {
-                model: "m".to_owned(),
-                grid: StepGrid { num_steps: 6, last_step: 0.04, timeshift: 1.0 },
-                guidance: PlanGuidance { scale: 2.0, interval: (0.3, 1.0) },
-                solver: Some("euler".to_owned()),
-            },
+            made_for,
             seed: 1,
             images: 2,
             similarity: Similarity::from_matrix(values, 6).unwrap(),
+            inner_products: None,
         }
     }
 
@@ -203,14 +198,15 @@ mod tests {
 
     #[test]
     fn files_say_what_was_asked_and_what_it_saves() {
-        let operations = OperationCounts { encoder: 6.0, decoder: 4.0, decoder_kept: 3.0 };
+        let operations = OperationCounts { encoder: 6.0, decoder: 4.0, decoder_cached: 3.0 };
         let speed = Speed { operations, guided: vec![false, false, true, true, true, true] };
         for target in [Target::Ratio(0.5), Target::Quality(0.9), Target::WorstQuality(0.9)] {
             let it = planned(target);
             let file = it.file(&measured(), &speed).unwrap();
             file.validate().unwrap();
             assert!(file.predicted_speedup > Some(1.0));
-            assert_eq!((file.seed, file.images, &file.plan), (1, 2, &it.optimal.plan));
+            assert_eq!((file.seed, file.images), (1, 2));
+            assert_eq!(file.plan_for(&measured().made_for).unwrap(), &it.optimal.plan);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use ddt_flow::NoiseSource;
-use ddt_sharing::{PlanFor, PlanWithCost, SimilarityFile};
+use ddt_sharing::{MadeFor, PlanWithCost, SimilarityFile};
 use serde::Serialize;
 
 use super::comparison::Outcome;
@@ -19,7 +19,7 @@ use crate::sampler_args::Dtype;
 pub struct Report {
     program: &'static str,
     version: &'static str,
-    made_for: PlanFor,
+    made_for: MadeFor,
     dtype: Dtype,
     seed: u64,
     rng: NoiseSource,
@@ -86,7 +86,7 @@ impl Report {
     /// Those of [`Speed::predict`].
     pub fn new(
         job: &Job,
-        made_for: &PlanFor,
+        made_for: &MadeFor,
         (calibration, test): (&[Item], &[Item]),
         speed: Speed,
         planned: &[Planned],
@@ -241,7 +241,7 @@ pub fn check_size(job: &Job, items: &[Item], num_plans: usize) -> Result<()> {
 /// Images that were not drawn.
 pub fn image_page(
     job: &Job,
-    made_for: &PlanFor,
+    made_for: &MadeFor,
     items: &[Item],
     planned: &[Planned],
     compared: &Compared,
@@ -257,6 +257,6 @@ pub fn image_page(
         });
         images.extend_from_slice(&optimal.pictures);
     }
-    let footer = format!("{}, seed {}, {}", settings_line(made_for), job.seed, made_for.model);
+    let footer = format!("{}, seed {}, {}", settings_line(made_for), job.seed, made_for.model());
     Texts::new(job, items, rows, footer).grid(&images).draw()
 }

@@ -169,24 +169,23 @@ fn a_request_to_stop_writes_nothing() {
 
 #[test]
 fn a_plan_file_serves_the_settings_it_names() {
-    use ddt_sharing::{Objective, PlanFile, SharingPlan};
+    use ddt_sharing::{Objective, PlanFile, Similarity, SimilarityFile, optimal_plan};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plan.json");
     let line = ["--weights", "demo", "--class", "0", "--images", "1", "--steps", "5"];
     let planned = job(&line);
-    let file = PlanFile {
-        made_for: planned.plan_for(&planned.weights.identify().unwrap()),
+    let measured = SimilarityFile {
+        made_for: planned.made_for(&planned.weights.identify().unwrap()).unwrap(),
         seed: 0,
         images: 1,
-        objective: Objective::Budget { num_recompute: 2 },
-        plan: SharingPlan::new(vec![0, 3], 5).unwrap(),
-        cost: 0.0,
-        mean_similarity: 1.0,
-        predicted_speedup: None,
+        similarity: Similarity::from_matrix(vec![1.0; 25], 5).unwrap(),
+        inner_products: None,
     };
-    file.save(&path).unwrap();
+    let best = optimal_plan(&measured.similarity, 2).unwrap();
+    let file = PlanFile::new(&measured, Objective::Budget { num_recompute: 2 }, best);
+    std::fs::write(&path, file.to_json().unwrap()).unwrap();
     let shared = [&line[..], &["--share", path.to_str().unwrap()]].concat();
     assert!(run(folder.path(), &shared).unwrap().contains("encoder calls 2 of 5 steps"));
     let message = run(folder.path(), &[&shared[..], &["--guidance", "7"]].concat()).unwrap_err();
-    assert!(message.contains("guidance 7") && message.contains("plan.json"), "{message}");
+    assert!(message.contains("guidance.scale 4.0, wanted 7.0") && message.contains("plan.json"), "{message}");
 }

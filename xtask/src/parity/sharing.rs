@@ -42,7 +42,7 @@ pub(crate) fn sharing_states(fixture: &Fixture) -> Result<Vec<Comparison>> {
         let steps = (0..num_steps).map(|i| states.get(i)?.get(image)?.flatten_all()?.to_vec1::<f32>());
         accumulator.add(&steps.collect::<candle_core::Result<Vec<_>>>()?, channels)?;
     }
-    let similarity = accumulator.finish()?;
+    let similarity = accumulator.similarity()?;
     let want: Vec<f64> = fixture.tensor("out.similarity")?.flatten_all()?.to_vec1()?;
     let plan = Plan {
         budget: fixture.json("budget")?,

@@ -1,168 +1,169 @@
-//! Plan and similarity files: round trips, refusals, and bytes that nobody vouches for.
-
-use std::error::Error as _;
-use std::fs;
-use std::path::Path;
+//! Plan and similarity files: round trips, refusals and untrusted bytes.
 
 use ddt_sharing::{
-    Objective, PlanError, PlanFile, PlanFor, PlanGuidance, SharingPlan, Similarity, SimilarityFile, StepGrid,
-    optimal_plan,
+    ForecastOrder, InnerProducts, MadeFor, Objective, PlanError, PlanFile, PlanWithCost, SharingPlan,
+    Similarity, SimilarityFile, optimal_plan,
 };
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
-fn made_for() -> PlanFor {
-    PlanFor {
-        model: "ddt-xl-2-22en6de-r256".to_owned(),
-        grid: StepGrid { num_steps: 8, last_step: 0.04, timeshift: 1.0 },
-        guidance: PlanGuidance { scale: 2.0, interval: (0.3, 1.0) },
-        solver: Some("euler".to_owned()),
-    }
+fn made_for() -> MadeFor {
+    let grid = json!({"num_steps": 8, "last_step": 0.04, "timeshift": 1.0});
+    let made_for = MadeFor::new("ddt-xl-2-22en6de-r256").with("grid", &grid).unwrap();
+    made_for.with("guidance", &json!({"scale": 2.0, "interval": [0.3, 1.0]})).unwrap()
 }
 
-fn similarity() -> Similarity {
+fn measured() -> SimilarityFile {
     let at = |it: usize| 1.0 - ((it / 8).abs_diff(it % 8) as f64) / 7.0;
-    Similarity::from_matrix((0..64).map(at).collect(), 8).unwrap()
-}
-
-fn plan_file() -> PlanFile {
-    let best = optimal_plan(&similarity(), 3).unwrap();
-    PlanFile {
+    let values: Vec<f64> = (0..64).map(at).collect();
+    SimilarityFile {
         made_for: made_for(),
         seed: u64::MAX,
         images: 8,
-        objective: Objective::Budget { num_recompute: 3 },
-        cost: best.cost,
-        mean_similarity: best.mean_similarity(),
-        plan: best.plan.on_grid(made_for().grid).unwrap(),
-        predicted_speedup: Some(2.3),
+        similarity: Similarity::from_matrix(values.clone(), 8).unwrap(),
+        inner_products: Some(InnerProducts::from_matrix(values, 8).unwrap()),
     }
 }
 
-/// Loads these bytes as a plan file.
-fn load(bytes: &[u8]) -> Result<PlanFile, PlanError> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("plan.json");
-    fs::write(&path, bytes).unwrap();
-    PlanFile::load(&path)
+fn plan_file() -> PlanFile {
+    let best = optimal_plan(&measured().similarity, 3).unwrap();
+    let mut file = PlanFile::new(&measured(), Objective::Budget { num_recompute: 3 }, best);
+    file.predicted_speedup = Some(2.3);
+    file
+}
+
+fn changed(change: impl FnOnce(&mut PlanFile)) -> PlanFile {
+    let mut file = plan_file();
+    change(&mut file);
+    file
 }
 
 fn plan_json() -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("plan.json");
-    plan_file().save(&path).unwrap();
-    fs::read_to_string(&path).unwrap()
+    plan_file().to_json().unwrap()
 }
 
-fn names_in(folder: &Path) -> Vec<String> {
-    fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect()
+/// The plan file with another value at a JSON pointer.
+fn edited(pointer: &str, value: Value) -> Result<PlanFile, PlanError> {
+    let mut document: Value = serde_json::from_str(&plan_json()).unwrap();
+    *document.pointer_mut(pointer).unwrap() = value;
+    PlanFile::from_json(document.to_string().as_bytes())
 }
 
 #[test]
-fn what_is_saved_is_loaded() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("plan.json");
-    let objectives = [
+fn files_are_read_as_they_were_written() {
+    for objective in [
         Objective::Budget { num_recompute: 3 },
         Objective::MeanSimilarity { at_least: 0.98 },
         Objective::WorstSimilarity { at_least: 0.9 },
+        Objective::MeanError { at_most: 0.01 },
+        Objective::WorstError { at_most: 0.1 },
         Objective::Uniform { every: 3 },
-    ];
-    for objective in objectives {
-        let file = PlanFile { objective, ..plan_file() };
-        file.save(&path).unwrap();
-        assert_eq!(PlanFile::load(&path).unwrap(), file);
+    ] {
+        let file = changed(|it| it.objective = objective);
+        assert_eq!(PlanFile::from_json(file.to_json().unwrap().as_bytes()).unwrap(), file);
     }
-    let path = folder.path().join("similarity.json");
-    let file = SimilarityFile { made_for: made_for(), seed: 7, images: 8, similarity: similarity() };
-    file.save(&path).unwrap();
-    assert_eq!(SimilarityFile::load(&path).unwrap(), file);
-    // Nothing is left beside.
-    let mut names = names_in(folder.path());
-    names.sort();
-    assert_eq!(names, ["plan.json", "similarity.json"]);
+    for file in [measured(), SimilarityFile { inner_products: None, ..measured() }] {
+        assert_eq!(SimilarityFile::from_json(file.to_json().unwrap().as_bytes()).unwrap(), file);
+    }
 }
 
 #[test]
-fn a_loaded_plan_names_its_grid() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("plan.json");
-    let plan = SharingPlan::new(plan_file().plan.recompute_steps().to_vec(), 8).unwrap();
-    assert!(plan.grid().is_none());
-    PlanFile { plan, ..plan_file() }.save(&path).unwrap();
-    let loaded = PlanFile::load(&path).unwrap();
-    assert!(loaded.plan.check_grid(&made_for().grid).is_ok());
-    assert!(loaded.check(&made_for()).is_ok());
-    let wanted = PlanFor { model: "ddt-b-2".to_owned(), ..made_for() };
-    assert!(matches!(loaded.check(&wanted), Err(PlanError::WrongModel { .. })));
+fn a_plan_is_handed_out_only_for_its_settings() {
+    let file = PlanFile::from_json(plan_json().as_bytes()).unwrap();
+    let plan = file.plan_for(&made_for()).unwrap();
+    assert_eq!((plan.num_recompute(), plan.order()), (3, ForecastOrder::Reuse));
+    let grid = json!({"num_steps": 8, "last_step": 0.1, "timeshift": 1.0});
+    for wanted in [MadeFor::new("ddt-b-2"), made_for().with("grid", &grid).unwrap()] {
+        assert!(matches!(file.plan_for(&wanted), Err(PlanError::WrongSetting { .. })));
+        assert!(measured().check(&wanted).is_err());
+    }
+}
+
+#[test]
+fn a_plan_keeps_its_order() {
+    let plan = SharingPlan::uniform(8, 3).unwrap().with_order(ForecastOrder::Quadratic);
+    let objective = Objective::Budget { num_recompute: 3 };
+    let file = PlanFile::new(&measured(), objective, PlanWithCost { plan, cost: 0.25 });
+    assert_eq!(file.mean_similarity, None);
+    let read = PlanFile::from_json(file.to_json().unwrap().as_bytes()).unwrap();
+    let plan = read.plan_for(&made_for()).unwrap();
+    let error = plan.check_order(ForecastOrder::Linear).unwrap_err();
+    assert!(matches!(error, PlanError::WrongOrder { plan: 2, wanted: 1 }));
+    // A file from before there were orders.
+    assert!(!plan_json().contains("order"));
+    let order = |order: i32| {
+        edited("/content/plan", json!({"num_steps": 8, "recompute_steps": [0, 3, 6], "order": order}))
+    };
+    assert_eq!(order(1).unwrap().plan_for(&made_for()).unwrap().order(), ForecastOrder::Linear);
+    for bad in [-1, 3] {
+        assert!(matches!(order(bad), Err(PlanError::Malformed(_))));
+    }
+}
+
+#[test]
+fn files_of_version_1_with_a_grid_in_the_plan_are_read() {
+    let json =
+        plan_json().replacen("\"recompute_steps\"", "\"grid\": {\"num_steps\": 8}, \"recompute_steps\"", 1);
+    assert_eq!(PlanFile::from_json(json.as_bytes()).unwrap(), plan_file());
 }
 
 #[test]
 fn contradictions_are_refused_on_both_ways() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("plan.json");
-    let shorter = SharingPlan::every_step(7).unwrap();
-    let shifted = StepGrid { timeshift: 2.0, ..made_for().grid };
-    let elsewhere = SharingPlan::every_step(8).unwrap().on_grid(shifted).unwrap();
-    for file in [
-        PlanFile { plan: shorter, ..plan_file() },
-        PlanFile { plan: elsewhere, ..plan_file() },
-        PlanFile { images: 0, ..plan_file() },
-        PlanFile { cost: f64::NAN, ..plan_file() },
-        PlanFile { cost: -1.0, ..plan_file() },
-        PlanFile { mean_similarity: 0.99, ..plan_file() },
-        PlanFile { predicted_speedup: Some(f64::INFINITY), ..plan_file() },
-        PlanFile { objective: Objective::Budget { num_recompute: 4 }, ..plan_file() },
-        PlanFile { objective: Objective::MeanSimilarity { at_least: f64::NAN }, ..plan_file() },
-        PlanFile { objective: Objective::Uniform { every: 0 }, ..plan_file() },
+    let nan = f64::NAN;
+    let shorter = PlanWithCost { plan: SharingPlan::every_step(7).unwrap(), cost: 0.0 };
+    let objective = |objective| changed(|it| it.objective = objective);
+    for (file, culprit) in [
+        (PlanFile::new(&measured(), Objective::Budget { num_recompute: 7 }, shorter), "steps of the grid"),
+        (changed(|it| it.images = 0), "images"),
+        (changed(|it| it.cost = nan), "cost"),
+        (changed(|it| it.cost = -1.0), "cost"),
+        (changed(|it| it.mean_similarity = Some(0.99)), "mean_similarity"),
+        (changed(|it| it.predicted_speedup = Some(f64::INFINITY)), "predicted_speedup"),
+        (changed(|it| it.made_for = MadeFor::new("")), "model"),
+        (objective(Objective::Budget { num_recompute: 4 }), "objective"),
+        (objective(Objective::MeanSimilarity { at_least: nan }), "objective"),
+        (objective(Objective::WorstError { at_most: nan }), "objective"),
+        (objective(Objective::Uniform { every: 0 }), "objective"),
     ] {
-        assert!(file.save(&path).is_err(), "{file:?}");
+        let message = file.to_json().unwrap_err().to_string();
+        assert!(message.contains(culprit), "{message}");
     }
-    assert!(names_in(folder.path()).is_empty());
-    let error = load(plan_json().replace("\"images\": 8", "\"images\": 0").as_bytes()).unwrap_err();
-    assert!(matches!(error, PlanError::Contents { .. }));
-    assert!(error.source().unwrap().to_string().contains("images"));
+    for (pointer, value, culprit) in [
+        ("/content/images", json!(0), "images"),
+        ("/content/cost", json!(-0.5), "cost"),
+        ("/content/made_for/grid/num_steps", json!(9), "steps of the grid"),
+        ("/content/plan/num_steps", json!(1), "below the 1 steps"),
+    ] {
+        let message = edited(pointer, value).unwrap_err().to_string();
+        assert!(message.contains(culprit), "{message}");
+    }
+    let shorter = Similarity::from_matrix(vec![1.0], 1).unwrap();
+    assert!(SimilarityFile { similarity: shorter, ..measured() }.to_json().is_err());
+    let shorter = Some(InnerProducts::from_matrix(vec![1.0], 1).unwrap());
+    assert!(SimilarityFile { inner_products: shorter, ..measured() }.to_json().is_err());
+    assert!(SimilarityFile { images: 0, ..measured() }.to_json().is_err());
 }
 
 #[test]
 fn other_files_are_told_apart() {
     let json = plan_json();
-    assert!(load(json.as_bytes()).is_ok());
     let replaced = |from: &str, to: &str| {
         assert!(json.contains(from), "{from}");
-        load(json.replacen(from, to, 1).as_bytes()).unwrap_err()
+        PlanFile::from_json(json.replacen(from, to, 1).as_bytes())
     };
-    assert!(matches!(
-        replaced("ddt-sharing-plan", "ddt-similarity"),
-        PlanError::Format { expected: "ddt-sharing-plan", .. }
-    ));
+    let message = replaced("ddt-sharing-plan", "ddt-similarity").unwrap_err().to_string();
+    assert!(message.contains("must be ddt-sharing-plan, got ddt-similarity"), "{message}");
     // A later version is told by its number, whatever its keys.
-    assert!(matches!(
-        replaced("\"version\": 1,", "\"version\": 2, \"colour\": 1,"),
-        PlanError::Version { expected: 1, got: 2, .. }
-    ));
-    assert!(matches!(replaced("\"seed\"", "\"sead\""), PlanError::Malformed { .. }));
-    assert!(matches!(replaced("\"seed\"", "\"seed\": 1, \"seed\""), PlanError::Malformed { .. }));
-    assert!(matches!(replaced("\"version\": 1,", "\"version\": 1, \"x\": 1,"), PlanError::Malformed { .. }));
-    assert!(matches!(replaced("\"last_step\": 0.04", "\"last_step\": null"), PlanError::Malformed { .. }));
-    assert!(matches!(load(b""), Err(PlanError::Malformed { .. })));
-    assert!(matches!(load("[".repeat(100_000).as_bytes()), Err(PlanError::Malformed { .. })));
-    assert!(matches!(load(&vec![b' '; (16 << 20) + 1]), Err(PlanError::TooLarge { .. })));
-}
-
-#[test]
-fn paths_that_are_no_files_are_named() {
-    let folder = tempfile::tempdir().unwrap();
-    assert!(matches!(PlanFile::load(folder.path()), Err(PlanError::NotAFile { .. })));
-    let missing = folder.path().join("missing.json");
-    assert!(matches!(PlanFile::load(&missing), Err(PlanError::Io { action: "read", .. })));
-    let error = plan_file().save(folder.path().join("no/such/folder.json")).unwrap_err();
-    assert!(matches!(error, PlanError::Io { action: "write", .. }));
-    assert!(error.to_string().contains("folder.json"));
-    assert!(plan_file().save("/").is_err());
-    // A folder cannot be replaced by a file, and what was written beside is gone.
-    fs::create_dir(folder.path().join("taken")).unwrap();
-    assert!(plan_file().save(folder.path().join("taken")).is_err());
-    assert_eq!(names_in(folder.path()), ["taken"]);
+    let message = replaced("\"version\": 1,", "\"version\": 2, \"colour\": 1,").unwrap_err().to_string();
+    assert!(message.contains("version of the file must be 1") && message.contains("got 2"), "{message}");
+    let malformed = |file| assert!(matches!(file, Err(PlanError::Malformed(_))));
+    malformed(replaced("\"seed\"", "\"sead\""));
+    malformed(replaced("\"seed\"", "\"seed\": 1, \"seed\""));
+    malformed(replaced("\"version\": 1,", "\"version\": 1, \"x\": 1,"));
+    malformed(PlanFile::from_json(b""));
+    malformed(PlanFile::from_json("[".repeat(100_000).as_bytes()));
+    let large = vec![b' '; (16 << 20) + 1];
+    assert!(PlanFile::from_json(&large).unwrap_err().to_string().contains("at most 16777216 bytes"));
 }
 
 proptest! {
@@ -177,7 +178,7 @@ proptest! {
                 _ => { bytes.remove(at); }
             }
         }
-        if let Ok(file) = load(&bytes) {
+        if let Ok(file) = PlanFile::from_json(&bytes) {
             prop_assert!(file.validate().is_ok());
         }
     }
@@ -188,7 +189,7 @@ proptest! {
         let json = plan_json();
         let digits: Vec<_> = json.match_indices(|it: char| it.is_ascii_digit()).map(|it| it.0).collect();
         let at = digits[at % digits.len()];
-        if let Ok(file) = load(format!("{}{number}{}", &json[..at], &json[at + 1..]).as_bytes()) {
+        if let Ok(file) = PlanFile::from_json(format!("{}{number}{}", &json[..at], &json[at + 1..]).as_bytes()) {
             prop_assert!(file.validate().is_ok());
         }
     }

@@ -77,7 +77,7 @@ fn similarity_and_plan_of_states() {
         let rows: Vec<&[f32]> = (0..num_steps).map(of_image).collect();
         statistic.add(&rows, channels).unwrap();
     }
-    let similarity = statistic.finish().unwrap();
+    let similarity = statistic.similarity().unwrap();
     let worst = similarity.values().iter().zip(f64s(&bytes, "out.similarity")).map(|(a, b)| (a - b).abs());
     let worst = worst.fold(0.0, f64::max);
     assert!(worst < TOLERANCE, "{worst}");

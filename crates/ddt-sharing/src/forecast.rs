@@ -1,0 +1,561 @@
+//! Plans for forecasts: which steps to recompute when the others extrapolate in time.
+//!
+//! Between recomputes the self-condition is the Lagrange polynomial in `t` through the last recomputed ones,
+//! `f_i = sum_j w_j z_j`. Its error follows from the mean inner products `G`:
+//!
+//! ```text
+//! e(i; a, b, ...)^2 = |z_i - f_i|^2 / |z_i|^2 = (G_ii + sum_jl w_j w_l G_jl - 2 sum_j w_j G_ij) / G_ii
+//! E(a, b, c)        = sum_{i=b+1}^{c-1} e(i; a, b)     cost of the segment [b, c) after a recompute at a
+//! D_1(0, c)         = sum_{i=1}^{c-1} e(i; 0)          the first segment reuses
+//! D_k(b, c)         = min_a D_{k-1}(a, b) + E(a, b, c) ties: the smallest a
+//! C_k(N)            = min_b D_k(b, N)                  ties: the smallest b
+//! ```
+//!
+//! The cost of a segment depends on the recompute before it, so the state of the dynamic programme is the pair
+//! of a segment's ends. Segments have at most [`MAX_SEGMENT`] steps. Extrapolating features of a network over
+//! sampling steps is known from undivided transformers: TaylorSeer (arXiv:2503.06923), FoCa (arXiv:2508.16211).
+
+use crate::cost::{FixedPoint, PlanWithCost};
+use crate::error::PlanError;
+use crate::plan::{ForecastOrder, SharingPlan, check_budget};
+use crate::similarity::InnerProducts;
+
+/// Longest segment of a forecast plan, in steps.
+pub const MAX_SEGMENT: usize = 64;
+
+/// Larger relative errors count as this much, so that costs are bounded.
+const MAX_ERROR: f64 = 1000.0;
+
+/// Cost of what is not allowed; twice as much still fits.
+const INFEASIBLE: i64 = i64::MAX / 2;
+
+/// Weights with which values at distinct `times` make the Lagrange polynomial through them at `t`.
+///
+/// ```text
+/// w_j = prod_{l != j} (t - t_l) / (t_j - t_l)
+/// ```
+///
+/// One time gives the weight 1: its value is reused.
+///
+/// ```
+/// // From 0.1 and 0.2 to 0.4: the value at 0.2 plus twice the last change.
+/// let weights = ddt_sharing::forecast_weights(&[0.1, 0.2], 0.4);
+/// assert!((weights[0] + 2.0).abs() < 1e-12 && (weights[1] - 3.0).abs() < 1e-12);
+/// ```
+pub fn forecast_weights(times: &[f64], t: f64) -> Vec<f64> {
+    (0..times.len()).map(|j| weight(times.iter().copied(), j, t)).collect()
+}
+
+/// `w_j` of [`forecast_weights`].
+fn weight(times: impl Iterator<Item = f64> + Clone, j: usize, t: f64) -> f64 {
+    let own = times.clone().nth(j).unwrap_or(t);
+    let others = times.enumerate().filter(|(l, _)| *l != j);
+    others.map(|(_, other)| (t - other) / (own - other)).product()
+}
+
+/// Errors of forecasting the self-condition on a grid of times.
+#[derive(Debug, Clone)]
+pub struct Forecasts<'a> {
+    products: &'a InnerProducts,
+    // Invariant: num_steps + 1 finite, increasing times.
+    times: &'a [f64],
+    order: ForecastOrder,
+    by_length: bool,
+}
+
+impl<'a> Forecasts<'a> {
+    /// Forecasts of an order, from inner products measured on a grid of `N` steps and its `N + 1` times.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Invalid`] unless there are `N + 1` finite, increasing times.
+    pub fn new(
+        products: &'a InnerProducts,
+        times: &'a [f64],
+        order: ForecastOrder,
+    ) -> Result<Self, PlanError> {
+        if times.len() != products.num_steps() + 1 {
+            let expected = format!("{}, one more than the measured steps", products.num_steps() + 1);
+            return Err(PlanError::invalid("the number of times", expected, times.len()));
+        }
+        let increase = |pair: &[f64]| pair[0] < pair[1] && pair[0].is_finite() && pair[1].is_finite();
+        if let Some(step) = times.windows(2).position(|pair| !increase(pair)) {
+            let got = format!("{} and {} at the ends of step {step}", times[step], times[step + 1]);
+            return Err(PlanError::invalid("times", "finite and strictly increasing", got));
+        }
+        Ok(Self { products, times, order, by_length: false })
+    }
+
+    /// Weights the error of each step by its length relative to the mean one, instead of alike.
+    pub fn weighted_by_length(self) -> Self {
+        Self { by_length: true, ..self }
+    }
+
+    /// Number of steps `N`.
+    pub fn num_steps(&self) -> usize {
+        self.products.num_steps()
+    }
+
+    /// Relative RMS error of the self-condition in use at each step, `(N)`; 0 where it is recomputed.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Invalid`] for a plan of another number of steps.
+    pub fn errors(&self, plan: &SharingPlan) -> Result<Vec<f64>, PlanError> {
+        plan.check_num_steps(self.num_steps())?;
+        let plan = plan.clone().with_order(self.order);
+        Ok((0..self.num_steps()).map(|step| self.error(plan.sources(step), step)).collect())
+    }
+
+    /// Cost of a plan: the sum of the weighted errors of its steps.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Invalid`] for a plan of another number of steps.
+    pub fn cost(&self, plan: &SharingPlan) -> Result<f64, PlanError> {
+        Ok(self.unit().value(self.units(plan)?))
+    }
+
+    fn units(&self, plan: &SharingPlan) -> Result<i64, PlanError> {
+        let errors = self.errors(plan)?;
+        Ok(errors.iter().enumerate().map(|(step, &error)| self.step_units(step, error)).sum())
+    }
+
+    /// Relative error of forecasting `step` from the self-conditions of `sources`.
+    fn error(&self, sources: &[usize], step: usize) -> f64 {
+        if sources.contains(&step) {
+            return 0.0;
+        }
+        let n = self.num_steps();
+        let product = |i: usize, j: usize| self.products.values()[i * n + j];
+        let times = sources.iter().map(|&source| self.times[source]);
+        let mut square = product(step, step);
+        for (j, &source) in sources.iter().enumerate() {
+            let w_j = weight(times.clone(), j, self.times[step]);
+            square -= 2.0 * w_j * product(step, source);
+            for (l, &other) in sources.iter().enumerate() {
+                square += w_j * weight(times.clone(), l, self.times[step]) * product(source, other);
+            }
+        }
+        (square.max(0.0) / product(step, step)).sqrt().min(MAX_ERROR)
+    }
+
+    /// Weights of the steps have the mean 1, so `N` errors of at most [`MAX_ERROR`] are the largest cost.
+    fn unit(&self) -> FixedPoint {
+        FixedPoint::for_costs_up_to(2 * MAX_ERROR as usize * self.num_steps())
+    }
+
+    fn step_units(&self, step: usize, error: f64) -> i64 {
+        let n = self.num_steps();
+        let mean = (self.times[n] - self.times[0]) / n as f64;
+        let weight = if self.by_length { (self.times[step + 1] - self.times[step]) / mean } else { 1.0 };
+        self.unit().units(error * weight)
+    }
+
+    /// Costs of the segments that begin at the last of `sources` and have 1, 2, ... steps.
+    fn segment_costs(&self, sources: &[usize], max_error: f64, costs: &mut [i64]) {
+        let first = sources.last().copied().unwrap_or(0);
+        let mut sum = 0;
+        for (step, cost) in (first..).zip(costs) {
+            let error = self.error(sources, step);
+            let allowed = error <= max_error && sum < INFEASIBLE;
+            sum = if allowed { sum + self.step_units(step, error) } else { INFEASIBLE };
+            *cost = sum;
+        }
+    }
+}
+
+/// Cheapest forecast plans of all budgets up to a largest one, from one run of the dynamic programme.
+///
+/// Forecasts of order 2 are planned by the errors of order 1, whose plans serve them better than uniform ones;
+/// the costs are those of order 2.
+///
+/// `O(K N W^2)` time and `O(K N W)` memory for segments of up to `W` steps.
+#[derive(Debug, Clone)]
+pub struct ForecastPlanner<'a> {
+    forecasts: Forecasts<'a>,
+    // Per budget: the cost in units, and the last recompute step.
+    best: Vec<(i64, usize)>,
+    // Per recompute step b: the gap to the recompute before, at [(k - 2) * reach + (c - b - 1)] for the k-th
+    // recompute and the end c of the segment; `reach` segment lengths are possible.
+    gaps: Vec<Vec<u8>>,
+}
+
+impl<'a> ForecastPlanner<'a> {
+    /// Plans for all budgets up to `max_budget`.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Invalid`] unless `N / `[`MAX_SEGMENT`]` <= max_budget <= N`, and for
+    /// [`ForecastOrder::Reuse`], whose plans are those of [`optimal_plan`](crate::optimal_plan).
+    pub fn new(forecasts: &Forecasts<'a>, max_budget: usize) -> Result<Self, PlanError> {
+        Self::within(forecasts, max_budget, MAX_SEGMENT, f64::INFINITY)
+    }
+
+    /// Smallest budget that segments of [`MAX_SEGMENT`] steps allow.
+    pub fn min_budget(&self) -> usize {
+        1 + self.best.iter().take_while(|(cost, _)| *cost >= INFEASIBLE).count()
+    }
+
+    /// Largest budget planned for.
+    pub fn max_budget(&self) -> usize {
+        self.best.len()
+    }
+
+    /// The best plan of exactly `num_recompute` recomputes, and its cost.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Invalid`] unless `min_budget <= num_recompute <= max_budget`.
+    pub fn plan(&self, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
+        check_budget(num_recompute, self.min_budget(), self.max_budget())?;
+        let n = self.forecasts.num_steps();
+        let mut steps = vec![0; num_recompute];
+        let (mut begin, mut end) = (self.best[num_recompute - 1].1, n);
+        for k in (2..=num_recompute).rev() {
+            steps[k - 1] = begin;
+            let gaps = &self.gaps[begin];
+            let reach = gaps.len() / (self.max_budget() - 1);
+            (begin, end) = (begin - usize::from(gaps[(k - 2) * reach + end - begin - 1]), begin);
+        }
+        let plan = SharingPlan::new(steps, n)?.with_order(self.forecasts.order);
+        let cost = self.forecasts.cost(&plan)?;
+        Ok(PlanWithCost { plan, cost })
+    }
+
+    /// The programme for segments of at most `window` steps whose errors are at most `max_error`.
+    fn within(
+        forecasts: &Forecasts<'a>,
+        max_budget: usize,
+        window: usize,
+        max_error: f64,
+    ) -> Result<Self, PlanError> {
+        let n = forecasts.num_steps();
+        if forecasts.order == ForecastOrder::Reuse {
+            return Err(PlanError::invalid(
+                "the order of a forecast plan",
+                "1 or 2 (optimal_plan reuses)",
+                0,
+            ));
+        }
+        check_budget(max_budget, n.div_ceil(window), n)?;
+        let linear = Forecasts { order: ForecastOrder::Linear, ..forecasts.clone() };
+        // Per recompute step b of the window: D_k(b, c) at [(k - 1) * reach + (c - b - 1)].
+        let mut layers: Vec<Vec<i64>> = Vec::with_capacity(n);
+        let mut gaps = Vec::with_capacity(n);
+        let mut segment = vec![0; window];
+        for begin in 0..n {
+            let reach = window.min(n - begin);
+            let mut layer = vec![INFEASIBLE; max_budget * reach];
+            let mut gap = vec![0; (max_budget - 1) * reach];
+            if begin == 0 {
+                linear.segment_costs(&[0], max_error, &mut layer[..reach]);
+            }
+            let first = begin.saturating_sub(window);
+            for (before, earlier) in layers.iter().enumerate().skip(first) {
+                linear.segment_costs(&[before, begin], max_error, &mut segment[..reach]);
+                let length = begin - before;
+                // The recompute before is at most the (before + 1)-th.
+                let earlier = earlier.chunks_exact(window.min(n - before)).take(before + 1);
+                let later = layer.chunks_exact_mut(reach).skip(1).zip(gap.chunks_exact_mut(reach));
+                for (earlier, (costs, gaps)) in earlier.zip(later) {
+                    extend(earlier[length - 1], &segment[..reach], length as u8, costs, gaps);
+                }
+            }
+            if let Some(done) = begin.checked_sub(window) {
+                layers[done] = Vec::new();
+            }
+            layers.push(layer);
+            gaps.push(gap);
+        }
+        let total = |k: usize, begin: usize| layers[begin][k * (n - begin) + n - begin - 1];
+        let best = |k: usize| (n.saturating_sub(window)..n).map(|begin| (total(k, begin), begin)).min();
+        let best = (0..max_budget).map(|k| best(k).unwrap_or((INFEASIBLE, 0))).collect();
+        Ok(Self { forecasts: forecasts.clone(), best, gaps })
+    }
+}
+
+/// Relaxes the costs of the segments after a recompute `gap` steps before theirs.
+#[inline]
+fn extend(earlier: i64, segment: &[i64], gap: u8, costs: &mut [i64], gaps: &mut [u8]) {
+    if earlier >= INFEASIBLE {
+        return;
+    }
+    for ((cost, best_gap), &segment) in costs.iter_mut().zip(gaps).zip(segment) {
+        let through = earlier + segment;
+        if through < *cost {
+            (*cost, *best_gap) = (through, gap);
+        }
+    }
+}
+
+/// Forecast plan of exactly `num_recompute` recomputes with the smallest cost.
+///
+/// [`ForecastPlanner`] gives the plans of many budgets for the price of the largest.
+///
+/// # Errors
+///
+/// [`PlanError::Invalid`] as for [`ForecastPlanner::new`].
+pub fn forecast_plan(forecasts: &Forecasts<'_>, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
+    ForecastPlanner::new(forecasts, num_recompute)?.plan(num_recompute)
+}
+
+/// Cheapest forecast plan of the fewest recomputes whose mean error is at most `at_most`.
+///
+/// # Errors
+///
+/// [`PlanError::Invalid`] for [`ForecastOrder::Reuse`], and unless the bound is finite and at least 0. Any such
+/// bound can be met: recomputing at every step has no error.
+pub fn forecast_plan_with_mean_error(
+    forecasts: &Forecasts<'_>,
+    at_most: f64,
+) -> Result<PlanWithCost, PlanError> {
+    fewest(forecasts, at_most, f64::INFINITY, |plan| Ok(plan.mean_error()))
+}
+
+/// Cheapest forecast plan of the fewest recomputes whose error is at most `at_most` at every step.
+///
+/// Exact for order 1; for order 2, the fewest among the plans of [`ForecastPlanner`].
+///
+/// # Errors
+///
+/// Those of [`forecast_plan_with_mean_error`].
+pub fn forecast_plan_with_worst_error(
+    forecasts: &Forecasts<'_>,
+    at_most: f64,
+) -> Result<PlanWithCost, PlanError> {
+    let max_error = if forecasts.order == ForecastOrder::Linear { at_most } else { f64::INFINITY };
+    fewest(forecasts, at_most, max_error, |plan| {
+        Ok(forecasts.errors(&plan.plan)?.into_iter().fold(0.0, f64::max))
+    })
+}
+
+/// The plan of the smallest budget whose `error` is at most `at_most`.
+fn fewest(
+    forecasts: &Forecasts<'_>,
+    at_most: f64,
+    max_error: f64,
+    error: impl Fn(&PlanWithCost) -> Result<f64, PlanError>,
+) -> Result<PlanWithCost, PlanError> {
+    if !(at_most >= 0.0 && at_most.is_finite()) {
+        return Err(PlanError::invalid("a bound on the error", "finite and at least 0", at_most));
+    }
+    let n = forecasts.num_steps();
+    let planner = ForecastPlanner::within(forecasts, n, MAX_SEGMENT.min(n), max_error)?;
+    for num_recompute in planner.min_budget()..n {
+        let found = planner.plan(num_recompute)?;
+        if error(&found)? <= at_most {
+            return Ok(found);
+        }
+    }
+    planner.plan(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::statistic::SimilarityAccumulator;
+
+    /// Uneven times of `n` steps.
+    fn times(n: usize) -> Vec<f64> {
+        (0..=n).map(|i| i as f64 / (i as f64 + 1.3 * (n - i) as f64)).collect()
+    }
+
+    fn products_of(states: &[Vec<f32>]) -> InnerProducts {
+        let mut statistic = SimilarityAccumulator::new(states.len()).unwrap();
+        statistic.add(states, states[0].len()).unwrap();
+        statistic.inner_products().unwrap()
+    }
+
+    fn forecasts<'a>(products: &'a InnerProducts, times: &'a [f64], order: ForecastOrder) -> Forecasts<'a> {
+        Forecasts::new(products, times, order).unwrap()
+    }
+
+    /// States that move along a smooth curve, fastest at the end; two channels for each frequency.
+    fn smooth(n: usize) -> Vec<Vec<f32>> {
+        let state = |t: f64| (1..5).flat_map(move |f| [(t * f64::from(f)).sin(), (t * f64::from(f)).cos()]);
+        times(n)[..n].iter().map(|&t| state(3.0 * t.powi(3)).map(|it| it as f32).collect()).collect()
+    }
+
+    /// All plans whose segments have at most `window` steps.
+    fn all_plans(n: usize, window: usize) -> impl Iterator<Item = SharingPlan> {
+        (0..1_usize << (n - 1))
+            .map(move |set| {
+                let later = (1..n).filter(|step| set >> (step - 1) & 1 == 1);
+                SharingPlan::new([0].into_iter().chain(later).collect(), n).unwrap()
+            })
+            .filter(move |plan| plan.segments().all(|(a, b)| b - a <= window))
+    }
+
+    #[test]
+    fn weights_reproduce_polynomials() {
+        let nodes = [0.1, 0.25, 0.3];
+        for points in 1..=3 {
+            let nodes = &nodes[3 - points..];
+            for power in 0..points as i32 {
+                let got: f64 =
+                    forecast_weights(nodes, 0.7).iter().zip(nodes).map(|(w, t)| w * t.powi(power)).sum();
+                assert!((got - 0.7_f64.powi(power)).abs() < 1e-12, "{points} points, power {power}");
+            }
+            let at_node = forecast_weights(nodes, nodes[0]);
+            assert_eq!(at_node[0], 1.0);
+            assert!(at_node[1..].iter().all(|&it| it == 0.0));
+        }
+        assert_eq!(forecast_weights(&[0.3], 0.9), [1.0]);
+        assert!(forecast_weights(&[], 0.9).is_empty());
+    }
+
+    #[test]
+    fn errors_are_those_of_the_states() {
+        let (n, states, times) = (9, smooth(9), times(9));
+        let products = products_of(&states);
+        for order in [ForecastOrder::Reuse, ForecastOrder::Linear, ForecastOrder::Quadratic] {
+            let plan = SharingPlan::new(vec![0, 1, 3, 6], n).unwrap().with_order(order);
+            let errors = forecasts(&products, &times, order).errors(&plan).unwrap();
+            for (step, error) in errors.iter().enumerate() {
+                let sources = plan.sources(step);
+                let nodes: Vec<f64> = sources.iter().map(|&it| times[it]).collect();
+                let weights = forecast_weights(&nodes, times[step]);
+                let (mut difference, mut square) = (0.0, 0.0);
+                for (channel, &truth) in states[step].iter().enumerate() {
+                    let at = |source: usize| f64::from(states[source][channel]);
+                    let forecast: f64 = sources.iter().zip(&weights).map(|(&it, w)| w * at(it)).sum();
+                    difference += (f64::from(truth) - forecast).powi(2);
+                    square += f64::from(truth).powi(2);
+                }
+                assert!((error - (difference / square).sqrt()).abs() < 1e-7, "order {order}, step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn states_on_a_line_need_two_recomputes_and_on_a_parabola_three() {
+        let (n, times) = (12, times(12));
+        let state = |power: i32| {
+            let at = move |t: &f64| vec![1.0, (2.0 * t).powi(power) as f32, (3.0 * t) as f32];
+            times[..n].iter().map(at).collect::<Vec<_>>()
+        };
+        for (order, power) in [(ForecastOrder::Linear, 1), (ForecastOrder::Quadratic, 2)] {
+            let products = products_of(&state(power));
+            let forecasts = forecasts(&products, &times, order);
+            // The first segment reuses, so it should be short.
+            let plan = SharingPlan::new((0..=power as usize).collect(), n).unwrap();
+            assert!(forecasts.cost(&plan).unwrap() < 1e-5);
+            let reuse = Forecasts::new(&products, &times, ForecastOrder::Reuse).unwrap();
+            assert!(reuse.cost(&plan).unwrap() > 0.5);
+        }
+        let products = products_of(&state(1));
+        let best = forecast_plan(&forecasts(&products, &times, ForecastOrder::Linear), 2).unwrap();
+        assert_eq!(best.plan.recompute_steps(), [0, 1]);
+        assert_eq!(best.plan.order(), ForecastOrder::Linear);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Small whole numbers, so that many costs tie.
+        #[test]
+        fn plans_of_order_1_are_the_best_of_all(
+            states in (1_usize..=9).prop_flat_map(|n| {
+                prop::collection::vec(prop::collection::vec((-2_i32..=2).prop_map(|it| it as f32 + 0.5), 3), n)
+            }),
+            window in 1_usize..=9,
+            by_length in any::<bool>(),
+        ) {
+            let n = states.len();
+            let (products, times) = (products_of(&states), times(n));
+            let mut forecasts = forecasts(&products, &times, ForecastOrder::Linear);
+            if by_length {
+                forecasts = forecasts.weighted_by_length();
+            }
+            let planner = ForecastPlanner::within(&forecasts, n, window, f64::INFINITY).unwrap();
+            prop_assert_eq!(planner.min_budget(), n.div_ceil(window));
+            for num_recompute in planner.min_budget()..=n {
+                let from_the_end = |plan: &SharingPlan| plan.recompute_steps().iter().rev().copied().collect::<Vec<_>>();
+                let best = all_plans(n, window)
+                    .filter(|plan| plan.num_recompute() == num_recompute)
+                    .min_by_key(|plan| (forecasts.units(plan).unwrap(), from_the_end(plan)))
+                    .unwrap();
+                let found = planner.plan(num_recompute).unwrap();
+                prop_assert_eq!(found.plan.recompute_steps(), best.recompute_steps());
+                prop_assert_eq!(planner.best[num_recompute - 1].0, forecasts.units(&best).unwrap());
+                prop_assert_eq!(found.cost, forecasts.cost(&best).unwrap());
+            }
+        }
+
+        #[test]
+        fn bounds_are_met_with_the_fewest(
+            states in (1_usize..=8).prop_flat_map(|n| {
+                prop::collection::vec(prop::collection::vec(-1.0_f32..1.0, 3), n)
+            }),
+            at_most in 0.0..2.0_f64,
+        ) {
+            let n = states.len();
+            let (products, times) = (products_of(&states), times(n));
+            let linear = forecasts(&products, &times, ForecastOrder::Linear);
+            let worst = |plan: &SharingPlan| linear.errors(plan).unwrap().into_iter().fold(0.0, f64::max);
+            let fewest = |meets: &dyn Fn(&SharingPlan) -> bool| {
+                let plans = all_plans(n, n).filter(|plan| meets(plan));
+                plans.map(|plan| (plan.num_recompute(), linear.units(&plan).unwrap())).min().unwrap()
+            };
+            let cost_of = |it: &PlanWithCost| (it.plan.num_recompute(), linear.units(&it.plan).unwrap());
+
+            let found = forecast_plan_with_worst_error(&linear, at_most).unwrap();
+            prop_assert!(worst(&found.plan) <= at_most);
+            prop_assert_eq!(cost_of(&found), fewest(&|plan| worst(plan) <= at_most));
+            let found = forecast_plan_with_mean_error(&linear, at_most).unwrap();
+            prop_assert_eq!(cost_of(&found), fewest(&|plan| linear.cost(plan).unwrap() / n as f64 <= at_most));
+
+            let quadratic = forecasts(&products, &times, ForecastOrder::Quadratic);
+            let found = forecast_plan_with_worst_error(&quadratic, at_most).unwrap();
+            prop_assert!(quadratic.errors(&found.plan).unwrap().into_iter().all(|it| it <= at_most));
+        }
+    }
+
+    #[test]
+    fn long_grids_are_planned_and_beat_uniform_spacing() {
+        let (n, times) = (250, times(250));
+        let products = products_of(&smooth(n));
+        for order in [ForecastOrder::Linear, ForecastOrder::Quadratic] {
+            let forecasts = forecasts(&products, &times, order);
+            let planner = ForecastPlanner::new(&forecasts, 50).unwrap();
+            assert_eq!((planner.min_budget(), planner.max_budget()), (4, 50));
+            for num_recompute in [4, 8, 20, 50] {
+                let found = planner.plan(num_recompute).unwrap();
+                assert_eq!((found.plan.num_recompute(), found.plan.order()), (num_recompute, order));
+                assert!(found.plan.segments().all(|(a, b)| b - a <= MAX_SEGMENT));
+                let uniform = SharingPlan::uniform_budget(n, num_recompute).unwrap();
+                let ratio = found.cost / forecasts.cost(&uniform).unwrap();
+                // Four segments of at most 64 steps leave little choice.
+                let expected = if num_recompute == 4 { 1.05 } else { 0.7 };
+                assert!(ratio < expected, "order {order}, {num_recompute} recomputes: {ratio}");
+            }
+            let message = planner.plan(3).unwrap_err().to_string();
+            assert!(message.contains("in 4..=50, got 3"), "{message}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_checked() {
+        let (products, good) = (products_of(&smooth(4)), times(4));
+        for bad in [&good[..4], &[0.0, 0.1, 0.1, 0.5, 1.0], &[0.0, 0.1, f64::NAN, 0.5, 1.0], &[0.0, 1.0]] {
+            let refused = Forecasts::new(&products, bad, ForecastOrder::Linear).unwrap_err().to_string();
+            assert!(refused.contains("times"), "{refused}");
+        }
+        let linear = forecasts(&products, &good, ForecastOrder::Linear);
+        let other = SharingPlan::every_step(5).unwrap();
+        assert!(linear.cost(&other).is_err() && linear.errors(&other).is_err());
+        for num_recompute in [0, 5, usize::MAX] {
+            assert!(forecast_plan(&linear, num_recompute).unwrap_err().to_string().contains("in 1..=4"));
+        }
+        for bound in [-0.1, f64::NAN, f64::INFINITY] {
+            for plan in [forecast_plan_with_mean_error, forecast_plan_with_worst_error] {
+                assert!(plan(&linear, bound).unwrap_err().to_string().contains("bound on the error"));
+            }
+        }
+        let reuse = forecasts(&products, &good, ForecastOrder::Reuse);
+        assert!(forecast_plan(&reuse, 2).unwrap_err().to_string().contains("optimal_plan"));
+    }
+}
