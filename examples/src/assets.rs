@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use candle_core::Device;
+use ddt_demo::{CLASSIFIER, NETWORK as DEMO, TINY_DECODER, TINY_ENCODER};
 use ddt_adapters::{TinyDecoder, TinyEncoder};
 use ddt_files::Checkpoint;
 use ddt_model::DdtFile;
@@ -9,10 +10,6 @@ use sha2::{Digest, Sha256};
 
 use crate::classifier::network::Classifier;
 
-static CLASSIFIER: &[u8] = include_bytes!("../assets/cifar10-classifier.safetensors");
-static DEMO: &[u8] = include_bytes!("../assets/ddt-cifar10.safetensors");
-static TINY_DECODER: &[u8] = include_bytes!("../assets/tiny-flux2-decoder.safetensors");
-static TINY_ENCODER: &[u8] = include_bytes!("../assets/tiny-flux2-encoder.safetensors");
 
 /// The demo: a small DDT trained on CIFAR-10 as latents of the tiny autoencoder.
 ///

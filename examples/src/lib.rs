@@ -18,26 +18,17 @@
 //!   the one that trains and compares small networks; [`results_file`] keeps what both have measured.
 //! - [`train`] is the program of that name: photos to latents, batches, the loop and what it reports.
 //!
-//! ```
-//! use ddt_examples::classes::ClassTable;
-//! use ddt_examples::grid::Grid;
-//! use ddt_examples::picture::Picture;
-//!
-//! let table = ClassTable::imagenet()?;
-//! let classes = table.parse_list(&["207", "goldfish"])?;
-//! let row_labels: Vec<String> = classes.iter().filter_map(|&c| table.name(c)).map(str::to_owned).collect();
-//! let images = vec![Picture::new(32, 32, [200, 120, 40])?; 2 * classes.len()];
-//! let grid = Grid { row_labels: &row_labels, images: &images, title: "two seeds", ..Grid::default() };
-//! assert!(grid.draw()?.width() > 2 * 128);
-//! # Ok::<(), anyhow::Error>(())
-//! ```
 
 #![forbid(unsafe_code)]
+
+/// Class tables.
+pub mod classes {
+    pub use ddt::ClassTable;
+}
 
 pub mod analyse;
 pub mod assets;
 pub mod atomic_file;
-pub mod classes;
 pub mod classifier;
 pub mod cli;
 pub mod decoder_file;

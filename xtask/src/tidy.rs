@@ -27,10 +27,32 @@ const EDGES: &[(&str, &[&str])] = &[
         &["ddt-adapters", "ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-model", "ddt-sharing"],
     ),
     ("ddt-train", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-model"]),
+    ("ddt-picture", &[]),
+    ("ddt-hub", &[]),
+    ("ddt-demo-a", &[]),
+    ("ddt-demo-b", &[]),
+    ("ddt-demo-c", &[]),
+    ("ddt-demo", &["ddt-demo-a", "ddt-demo-b", "ddt-demo-c"]),
+    (
+        "ddt-diffusion",
+        &[
+            "ddt-adapters",
+            "ddt-cuda",
+            "ddt-demo",
+            "ddt-files",
+            "ddt-flow",
+            "ddt-hub",
+            "ddt-kernels",
+            "ddt-model",
+            "ddt-picture",
+            "ddt-sharing",
+        ],
+    ),
+    ("ddt-cli", &["ddt-diffusion"]),
 ];
 
 /// Packages on top of the libraries: nothing depends on them, they may depend on anything.
-const TOPS: &[&str] = &["ddt", "ddt-examples", "ddt-benches", "xtask"];
+const TOPS: &[&str] = &["ddt-examples", "ddt-first-picture", "ddt-benches", "xtask"];
 
 /// Crates that must not see candle.
 const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-metrics", "ddt-sharing"];

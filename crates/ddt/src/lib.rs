@@ -1,35 +1,106 @@
-//! The Decoupled Diffusion Transformer (arXiv:2504.05741) on candle: every library of the workspace
-//! behind one name.
+//! The Decoupled Diffusion Transformer (arXiv:2504.05741) on candle: class-conditional images in a few lines.
 //!
-//! - [`model`] is the network; alone it is enough to load weights and call them.
-//! - [`flow`] is flow matching: time grids, solvers, guidance, noise.
-//! - [`sharing`] plans where sampling recomputes the self-condition.
-//! - [`train`] trains; [`adapters`] are the frozen networks around it; [`data`] is photos.
-//! - [`metrics`] measures samples; [`npz`] is the archives they are kept in.
-//! - [`analysis`] is the paper's analyses: spectra, diffusions, errors of solvers.
-//! - [`cuda`] samples on NVIDIA GPUs.
-//! - [`blocks`], [`kernels`] and [`files`] are what the others are made of.
+//! A [`PipelineConfig`] says how images are made, a [`Request`] which; a [`Pipeline`] makes them. [`Generated`] images
+//! know both, and their PNG file carries them as a [`Record`].
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//!
+//! use ddt::{Pipeline, PipelineConfig, Request};
+//!
+//! # #[cfg(feature = "demo")] {
+//! let mut config = PipelineConfig::new("demo");
+//! config.grid = ddt::flow::TimeGrid::new(3, None, 1.0)?;
+//! config.sharing = "uniform:3".parse()?;
+//! let pipeline = Pipeline::new(&config)?;
+//! let horse = pipeline.classes().parse("horse")?;
+//! let generated = pipeline.generate(&Request::new([horse], 2), &mut |_| ControlFlow::Continue(()))?;
+//! assert_eq!(generated.images[0].width(), 32);
+//! assert!(generated.png()?.starts_with(b"\x89PNG"));
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The libraries below it, each of use by itself:
+//!
+//! - [`model`] is the network and its files; [`flow`] time grids, solvers, guidance, noise; [`sharing`] plans where
+//!   sampling recomputes the self-condition;
+//! - [`adapters`] are the autoencoders, [`picture`] images and pages, [`hub`] published files on this machine;
+//! - [`files`] and [`kernels`] are what the others are made of.
+//!
+//! Training (`ddt-train`), metrics (`ddt-metrics`) and photo folders (`ddt-data`) are crates of their own.
 //!
 //! # Crate features
 //!
-//! - `cuda` makes [`cuda`] find a GPU; compiling takes NVIDIA's compiler.
-//! - `hub` downloads published weights into the hub's local cache.
+//! - `demo` (on by default) brings the demo weights.
+//! - `clap` brings [`args`](crate), the flags of a sampling program.
+//! - `cuda` samples on NVIDIA GPUs; compiling takes NVIDIA's compiler.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "clap")]
+pub mod args;
+mod bundled;
+mod classes;
+mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod engine;
+mod error;
+mod generated;
+mod hash;
+mod opened;
+mod output;
+mod pipeline;
+mod progress;
+mod share;
+#[cfg(test)]
+mod testing;
+
+pub use crate::{
+    classes::ClassTable,
+    config::{Dtype, Image, PipelineConfig, Place, Request, SolverName, Source},
+    error::{Error, Result},
+    generated::{Generated, RECORD_KEY, Record, VERSION},
+    hash::sha256_of,
+    opened::Opened,
+    output::OutputFile,
+    pipeline::{Pipeline, Report, Watch},
+    progress::{Progress, duration_in_words},
+    share::Sharing,
+};
 pub use ddt_adapters as adapters;
+<<<<<<< HEAD
 pub use ddt_analysis as analysis;
 pub use ddt_blocks as blocks;
 pub use ddt_cuda as cuda;
 pub use ddt_data as data;
 pub use ddt_files as files;
 pub use ddt_files::npz;
+=======
+pub use ddt_files as files;
+>>>>>>> 0da5bff (A pipeline in the facade, the program ddt sample, the first example on both)
 pub use ddt_flow as flow;
+pub use ddt_hub as hub;
 pub use ddt_kernels as kernels;
-pub use ddt_metrics as metrics;
 pub use ddt_model as model;
+<<<<<<< HEAD
+=======
+pub use ddt_picture as picture;
+>>>>>>> 0da5bff (A pipeline in the facade, the program ddt sample, the first example on both)
 pub use ddt_sharing as sharing;
-pub use ddt_train as train;
+
+/// Prepares the process for sampling: `threads` threads (0 is one per core), and freed memory that is kept for the
+/// next step.
+///
+/// # Errors
+///
+/// If threads were started before.
+pub fn start(threads: usize) -> Result<()> {
+    ddt_kernels::retain_freed_memory();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.map_err(|error| Error::Library(error.into()))
+}
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

@@ -1,14 +1,28 @@
-//! Class tables: from what a user types to a class number, and back to a name.
+//! Class tables: from what a user types to a label, and back to a name.
 //!
-//! A class may be given by number (`207`), by synset (`n02099601`) or by name (`golden retriever`).
+//! A class may be given by label (`207`), by synset (`n02099601`) or by name (`golden retriever`).
 //! Text that fits several classes is refused with the list of them, never guessed at.
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail, ensure};
+use crate::error::{Result, invalid};
 
-/// One row a class: number, WordNet synset, name.
-const IMAGENET: &str = include_str!("../assets/imagenet_classes.tsv");
+macro_rules! bail {
+    ($($text:tt)*) => {
+        return invalid(format!($($text)*))
+    };
+}
+
+macro_rules! ensure {
+    ($condition:expr, $($text:tt)*) => {
+        if !$condition {
+            bail!($($text)*);
+        }
+    };
+}
+
+/// A row per class: label, WordNet synset, name.
+const IMAGENET: &str = include_str!("imagenet_classes.tsv");
 
 /// How many classes a message lists before it says "and more".
 const MAX_LISTED: usize = 8;
@@ -57,8 +71,8 @@ impl ClassTable {
     ///
     /// # Errors
     ///
-    /// If there is no name, or one is blank or holds control characters (names may come from a file nobody
-    /// vouches for, and are printed).
+    /// If there is no name, or one is blank or holds control characters (names may come from an untrusted file,
+    /// and are printed).
     pub fn from_names<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self> {
         Self::from_rows(
             names.into_iter().map(|name| (String::new(), name.as_ref().trim().to_owned())).collect(),
@@ -104,19 +118,37 @@ impl ClassTable {
 
     /// The class that `text` names.
     ///
-    /// Tried in turn, the first that fits anything decides: a number; a synset; a name or synonym; whole words
-    /// of one name (`retriever`); the beginning of one name (`golden r`).
+    /// Tried in turn, the first that fits anything decides: a label; a synset; a name or synonym; whole words of one
+    /// name (`retriever`); the beginning of one name (`golden r`). `label:4` and `name:4` are never the other.
     /// Case does not matter, and `_`, `-` and blanks are alike.
     ///
     /// # Errors
     ///
-    /// A number outside the table; text that fits several classes (they are listed); text that fits none (near
-    /// misses are suggested).
+    /// A label outside the table; text that fits several classes, or is the label of one and the name of another
+    /// (they are listed); text that fits none (near misses are suggested).
     pub fn parse(&self, text: &str) -> Result<u32> {
         let text = text.trim();
-        if is_number(text.strip_prefix(['-', '+']).unwrap_or(text)) {
-            return self.number(text);
+        if let Some(label) = text.strip_prefix("label:") {
+            return self.label(label.trim());
         }
+        if let Some(name) = text.strip_prefix("name:") {
+            return self.named(name.trim());
+        }
+        if !is_number(text.strip_prefix(['-', '+']).unwrap_or(text)) {
+            return self.named(text);
+        }
+        match (self.label(text), self.fitting(|spelling| spelling == text).as_slice()) {
+            (Err(_), [named]) => Ok(*named),
+            (Ok(label), others) if others.iter().any(|it| *it != label) => bail!(
+                "class {text:?} is the label of {} and the name of {}; write label:{text} or name:{text}",
+                self.list(&[label]),
+                self.list(others)
+            ),
+            (label, _) => label,
+        }
+    }
+
+    fn named(&self, text: &str) -> Result<u32> {
         let wanted = canonical(text);
         ensure!(!wanted.is_empty(), "expected a class, got {text:?}; {}", self.expected());
         if let Some(index) = self.classes.iter().position(|class| class.synset.eq_ignore_ascii_case(text)) {
@@ -132,7 +164,7 @@ impl ClassTable {
                 [] => {}
                 [index] => return Ok(*index),
                 many => {
-                    bail!("class {text:?} fits {} classes: {}; give a number", many.len(), self.list(many))
+                    bail!("class {text:?} fits {} classes: {}; give a label", many.len(), self.list(many))
                 }
             }
         }
@@ -145,7 +177,7 @@ impl ClassTable {
 
     /// The classes that `items` name, in the order given and with repetitions.
     ///
-    /// An item is one class, an inclusive range of numbers (`0-9`), or several of these with commas between.
+    /// An item is one class, an inclusive range of labels (`0-9`), or several of these with commas between.
     /// A name that itself has commas counts as one class where it is written out in full.
     ///
     /// # Errors
@@ -176,7 +208,7 @@ impl ClassTable {
                 ensure!(!part.trim().is_empty(), "expected a class between the commas of {item:?}");
                 match part.split_once('-') {
                     Some((first, last)) if is_number(first.trim()) && is_number(last.trim()) => {
-                        let (first, last) = (self.number(first.trim())?, self.number(last.trim())?);
+                        let (first, last) = (self.label(first.trim())?, self.label(last.trim())?);
                         ensure!(first <= last, "range {part:?} runs backwards; write {last}-{first}");
                         found.extend(first..=last);
                     }
@@ -188,7 +220,7 @@ impl ClassTable {
         Ok(found)
     }
 
-    fn number(&self, text: &str) -> Result<u32> {
+    fn label(&self, text: &str) -> Result<u32> {
         match text.parse::<u32>() {
             Ok(index) if self.name(index).is_some() => Ok(index),
             _ => bail!("class {text} is out of range; {}", self.expected()),
@@ -235,7 +267,7 @@ impl ClassTable {
 
     fn expected(&self) -> String {
         let synset = if self.classes.iter().any(|c| !c.synset.is_empty()) { ", a synset" } else { "" };
-        format!("expected a number in 0..={}{synset} or a name", self.len().saturating_sub(1))
+        format!("expected a label in 0..={}{synset} or a name", self.len().saturating_sub(1))
     }
 }
 
@@ -306,13 +338,13 @@ mod tests {
     fn ambiguous_unknown_and_out_of_range_say_what_to_do() {
         let table = imagenet();
         refused(&table, "crane", &["fits 2 classes: 134 (crane), 517 (crane)"]);
-        refused(&table, "terrier", &["and ", " more; give a number"]);
+        refused(&table, "terrier", &["and ", " more; give a label"]);
         refused(&table, "golden retreiver", &["did you mean 207 (golden retriever)", "0..=999"]);
         refused(&table, "retreiver", &["did you mean", "retriever"]);
         refused(
             &table,
             "zzzzzz",
-            &["no class is called \"zzzzzz\"; expected a number in 0..=999, a synset or a name"],
+            &["no class is called \"zzzzzz\"; expected a label in 0..=999, a synset or a name"],
         );
         for text in ["1000", "-1", "99999999999999999999"] {
             refused(&table, text, &["out of range", "0..=999"]);
@@ -345,6 +377,18 @@ mod tests {
             let message = table.parse_list(&[item]).unwrap_err().to_string();
             assert!(message.contains(expected), "{item}: {message}");
         }
+    }
+
+    #[test]
+    fn numbers_as_names_are_never_guessed_at() {
+        // The order of text: label 2 is called 10.
+        let table = ClassTable::from_names(["0", "1", "10", "11", "2", "1990"]).unwrap();
+        assert_eq!([table.parse("0").unwrap(), table.parse("1990").unwrap()], [0, 5]);
+        refused(&table, "2", &["label of 2 (10)", "name of 4 (2)", "label:2 or name:2"]);
+        assert_eq!(["label:2", "name:2", "name: 10"].map(|it| table.parse(it).unwrap()), [2, 4, 2]);
+        refused(&table, "label:10", &["out of range"]);
+        refused(&table, "7", &["out of range"]);
+        assert_eq!(table.parse_list(&["0-2"]).unwrap(), [0, 1, 2]);
     }
 
     #[test]

@@ -1,0 +1,77 @@
+//! The program `ddt`: one subcommand per job.
+//!
+//! Messages go to standard error, results to standard output. The exit status is 0, 1 for an error, 2 for a usage
+//! error, 130 after Ctrl-C.
+
+mod sample;
+mod terminal;
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::terminal::{Cancel, Interrupted, Terminal};
+
+/// Exit status of a program ended by Ctrl-C, by the shell's convention.
+const INTERRUPTED: u8 = 130;
+
+/// Decoupled Diffusion Transformers: generate images, share the encoder between steps, train, measure.
+#[derive(Debug, Parser)]
+#[command(name = "ddt", version, propagate_version = true)]
+struct Args {
+    /// Print results and errors only
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Generate images of chosen classes as a labelled grid
+    Sample(sample::Args),
+}
+
+fn main() -> ExitCode {
+    let Args { quiet, command } = Args::parse();
+    let outcome = Cancel::on_ctrl_c().and_then(|cancel| run(command, &Terminal::new(quiet, cancel)));
+    match outcome {
+        Ok(result) => {
+            // A reader that went away is no reason to fail.
+            writeln!(std::io::stdout(), "{result}").ok();
+            ExitCode::SUCCESS
+        }
+        Err(error) if is_interruption(&error) => {
+            writeln!(std::io::stderr(), "stopped; files that were written before are complete").ok();
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(error) => {
+            writeln!(std::io::stderr(), "error: {error:#}").ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs a subcommand and returns its result as text.
+fn run(command: Command, terminal: &Terminal) -> Result<String> {
+    match command {
+        Command::Sample(args) => sample::run(&args, terminal),
+    }
+}
+
+fn is_interruption(error: &anyhow::Error) -> bool {
+    error.is::<Interrupted>() || matches!(error.downcast_ref(), Some(ddt::Error::Cancelled))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_is_well_formed() {
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,181 @@
+//! Messages, progress and Ctrl-C.
+
+use std::{
+    fmt,
+    io::{IsTerminal, Write},
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::INTERRUPTED;
+
+/// Time between lines of progress where standard error is not a terminal.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+/// Resolution of a progress bar.
+const BAR: f64 = 1000.0;
+
+/// Where messages and progress go, and whether to stop.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Terminal {
+    quiet: bool,
+    cancel: Cancel,
+}
+
+impl Terminal {
+    pub(crate) fn new(quiet: bool, cancel: Cancel) -> Self {
+        Self { quiet, cancel }
+    }
+
+    /// Writes a message to standard error, unless the user wants none; a closed one is no reason to fail.
+    pub(crate) fn say(&self, message: impl fmt::Display) {
+        if !self.quiet {
+            writeln!(std::io::stderr(), "{message}").ok();
+        }
+    }
+
+    /// Shows progress until the meter is dropped: a bar on a terminal, else a line every ten seconds.
+    pub(crate) fn meter(&self) -> Meter {
+        let bar = (!self.quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::new(BAR as u64);
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:24} {msg}") {
+                bar.set_style(style.progress_chars("━━─"));
+            }
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        Meter { terminal: self.clone(), bar, last_line: Instant::now() }
+    }
+
+    /// Whether to stop.
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+}
+
+/// How far some work is; its bar disappears when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    terminal: Terminal,
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+}
+
+impl Meter {
+    /// Shows that this share of the work, in [0, 1], is done, and `line`.
+    pub(crate) fn show(&mut self, share: f64, line: impl fmt::Display) {
+        if let Some(bar) = &self.bar {
+            bar.set_position((share * BAR) as u64);
+            bar.set_message(line.to_string());
+        } else if self.last_line.elapsed() >= BETWEEN_LINES {
+            self.last_line = Instant::now();
+            self.terminal.say(line);
+        }
+    }
+
+    /// Shows how far images are, and says whether to stop; for [`ddt::Pipeline::generate`].
+    pub(crate) fn images(&mut self, progress: &ddt::Progress<'_>) -> ControlFlow<()> {
+        self.show(progress.images() / progress.total.max(1) as f64, progress);
+        self.terminal.cancel.flow()
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// The user asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stopped")]
+pub(crate) struct Interrupted;
+
+/// Whether the user has asked to stop; clones share it.
+///
+/// Ctrl-C ends the program at once, except while some work promises to look here after each step.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cancel {
+    requested: Arc<AtomicBool>,
+    stepping: Arc<AtomicBool>,
+}
+
+/// While it lives, Ctrl-C asks to stop after a step.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Stepping {
+    stepping: Arc<AtomicBool>,
+    before: bool,
+}
+
+impl Cancel {
+    /// Makes Ctrl-C and a polite `kill` set this.
+    pub(crate) fn on_ctrl_c() -> Result<Self> {
+        let cancel = Self::default();
+        let handler = cancel.clone();
+        let handle = move || {
+            let mut stderr = std::io::stderr();
+            if handler.interrupt() {
+                writeln!(stderr, "stopped").ok();
+                std::process::exit(INTERRUPTED.into());
+            }
+            writeln!(stderr, "stopping after this step; press Ctrl-C again to stop at once").ok();
+        };
+        ctrlc::set_handler(handle).context("cannot listen for Ctrl-C")?;
+        Ok(cancel)
+    }
+
+    /// Begins work that looks after each step whether to stop.
+    pub(crate) fn stepping(&self) -> Stepping {
+        Stepping { stepping: self.stepping.clone(), before: self.stepping.swap(true, Ordering::Relaxed) }
+    }
+
+    /// Ctrl-C was pressed; true if the program is to end now.
+    fn interrupt(&self) -> bool {
+        self.requested.swap(true, Ordering::Relaxed) || !self.stepping.load(Ordering::Relaxed)
+    }
+
+    /// Whether to stop.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Relaxed)
+    }
+
+    /// Whether to stop, as solvers ask it after each step.
+    pub(crate) fn flow(&self) -> ControlFlow<()> {
+        if self.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+impl Drop for Stepping {
+    fn drop(&mut self) {
+        self.stepping.store(self.before, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_ctrl_c_waits_for_steps_only() {
+        assert!(Cancel::default().interrupt());
+        let cancel = Cancel::default();
+        let stepping = cancel.clone().stepping();
+        assert!(!cancel.is_requested() && cancel.flow().is_continue());
+        assert!(!cancel.interrupt() && cancel.is_requested() && cancel.flow().is_break());
+        assert!(cancel.interrupt());
+        drop(stepping);
+        let inner = cancel.stepping();
+        drop(inner);
+        assert!(cancel.interrupt());
+    }
+}

@@ -1,0 +1,51 @@
+//! The program as a user runs it: its exit status, its results, its messages.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod sample;
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+/// What a run came to.
+#[derive(Debug)]
+struct Outcome {
+    status: i32,
+    /// Results.
+    stdout: String,
+    /// Messages.
+    stderr: String,
+}
+
+/// A command in a folder of its own, with an empty hub cache that may not be filled.
+fn command(folder: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ddt"));
+    command.current_dir(folder).args(words).env("HF_HUB_CACHE", folder.join("cache")).env("HF_HUB_OFFLINE", "1");
+    command
+}
+
+fn ddt(folder: &Path, words: &[&str]) -> Outcome {
+    let Output { status, stdout, stderr } = command(folder, words).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Outcome { status: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// Runs a command that must succeed, and returns its result.
+#[track_caller]
+fn succeed(folder: &Path, words: &[&str]) -> String {
+    let outcome = ddt(folder, words);
+    assert_eq!(outcome.status, 0, "{words:?}: {outcome:?}");
+    outcome.stdout
+}
+
+/// Runs a command that must fail with this status, and words of its message; it has no result.
+#[track_caller]
+fn refuse(folder: &Path, words: &[&str], status: i32, expected: &[&str]) {
+    let outcome = ddt(folder, words);
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (status, ""), "{words:?}: {outcome:?}");
+    for part in expected {
+        assert!(outcome.stderr.contains(part), "{words:?}: expected {part:?} in {outcome:?}");
+    }
+}

@@ -1,0 +1,132 @@
+//! PNG files that carry the settings they were made with, as key-value text.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Seek},
+    path::Path,
+};
+
+use png::{BitDepth, ColorType, Compression, Decoder, Encoder, Filter, Transformations};
+
+use crate::{
+    error::{PictureError, content},
+    rgb8::{MAX_PIXELS, Rgb8},
+};
+
+/// The bytes of a PNG file with `text` as key-value pairs, for instance `("ddt:settings", json)`.
+///
+/// Equal input gives equal bytes: no date is stored.
+/// ASCII values become `tEXt` chunks, which every reader knows; others become `iTXt` (UTF-8).
+///
+/// # Errors
+///
+/// [`PictureError::Content`] if a key is not 1 to 79 printable ASCII characters, or a value holds a NUL.
+pub fn encode_png(picture: &Rgb8, text: &[(&str, &str)]) -> Result<Vec<u8>, PictureError> {
+    let mut bytes = Vec::new();
+    let mut encoder = Encoder::new(&mut bytes, picture.width(), picture.height());
+    encoder.set_color(ColorType::Rgb);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_compression(Compression::Balanced);
+    encoder.set_filter(Filter::Adaptive);
+    for (key, value) in text {
+        let printable = key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        if !(1..=79).contains(&key.len()) || !printable || key.trim() != *key {
+            return Err(content("a PNG text key of 1 to 79 printable ASCII characters", format!("{key:?}")));
+        }
+        if value.contains('\0') {
+            return Err(content("a PNG text value without NUL characters", format!("one of {key:?} with NUL")));
+        }
+        if value.is_ascii() {
+            encoder.add_text_chunk((*key).to_owned(), (*value).to_owned())?;
+        } else {
+            encoder.add_itxt_chunk((*key).to_owned(), (*value).to_owned())?;
+        }
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(picture.as_bytes())?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+/// Reads a picture and its text back.
+///
+/// Other kinds of PNG (palette, grey, 16 bits) are refused: this reads what [`encode_png`] makes.
+///
+/// # Errors
+///
+/// [`PictureError::Read`] if the file cannot be read, is no PNG, is damaged, or is not 8-bit RGB.
+pub fn read_png(path: &Path) -> Result<(Rgb8, Vec<(String, String)>), PictureError> {
+    let refuse = |reason: String| PictureError::Read { path: path.to_owned(), reason };
+    let file = File::open(path).map_err(|error| refuse(error.to_string()))?;
+    decode(BufReader::new(file)).map_err(refuse)
+}
+
+fn decode(source: impl BufRead + Seek) -> Result<(Rgb8, Vec<(String, String)>), String> {
+    let text_of = |error: png::DecodingError| error.to_string();
+    let mut decoder = Decoder::new(source);
+    decoder.set_transformations(Transformations::IDENTITY);
+    let mut reader = decoder.read_info().map_err(text_of)?;
+    let kind = reader.output_color_type();
+    if kind != (ColorType::Rgb, BitDepth::Eight) {
+        return Err(format!("expected an 8-bit RGB picture, got {kind:?}"));
+    }
+    let size = reader.output_buffer_size().filter(|it| *it <= 3 * MAX_PIXELS).ok_or("the picture is too large")?;
+    let mut pixels = vec![0; size];
+    let frame = reader.next_frame(&mut pixels).map_err(text_of)?;
+    reader.finish().map_err(text_of)?;
+    let picture = Rgb8::new(frame.width, frame.height, pixels).map_err(|error| error.to_string())?;
+    let info = reader.info();
+    let mut text: Vec<_> =
+        info.uncompressed_latin1_text.iter().map(|it| (it.keyword.clone(), it.text.clone())).collect();
+    for chunk in &info.utf8_text {
+        text.push((chunk.keyword.clone(), chunk.get_text().map_err(text_of)?));
+    }
+    Ok((picture, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture() -> Rgb8 {
+        Rgb8::new(5, 3, (0..45).map(|i| i * 5).collect()).unwrap()
+    }
+
+    #[test]
+    fn pixels_and_text_survive_the_round_trip() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let text = [("ddt:settings", "{\"seed\": 7,\n \"class\": [207]}"), ("Title", "café – 猫")];
+        let bytes = encode_png(&picture(), &text).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        let (got, got_text) = read_png(&path).unwrap();
+        assert_eq!(got, picture());
+        let got_text: Vec<(&str, &str)> = got_text.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(got_text, text);
+        assert_eq!(encode_png(&picture(), &text).unwrap(), bytes);
+    }
+
+    #[test]
+    fn bad_keys_and_values_are_refused() {
+        let long = "k".repeat(80);
+        for text in [("", "v"), (" k", "v"), (&long, "v"), ("clé", "v"), ("k\n", "v"), ("k", "a\0b")] {
+            assert!(matches!(encode_png(&picture(), &[text]), Err(PictureError::Content { .. })), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_errors_that_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let bytes = encode_png(&picture(), &[("k", "v")]).unwrap();
+        let mut flipped = bytes.clone();
+        flipped[bytes.len() / 2] ^= 0x20;
+        let cut = [0, 7, 20, bytes.len() / 2, bytes.len() - 16].map(|length| bytes[..length].to_vec());
+        for bytes in cut.into_iter().chain([flipped]) {
+            std::fs::write(&path, &bytes).unwrap();
+            let message = read_png(&path).unwrap_err().to_string();
+            assert!(message.contains("a.png"), "{message}");
+        }
+        assert!(read_png(&folder.path().join("absent.png")).is_err());
+    }
+}

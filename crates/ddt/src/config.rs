@@ -1,0 +1,350 @@
+//! One description of how images are made: in code, in image metadata, beside data sets, in results.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use candle_core::DType;
+use ddt_flow::{FlowError, Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
+use ddt_model::NetworkConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::share::Sharing;
+
+/// Everything that images depend on but their classes and seed.
+///
+/// Only the weights are needed; every omitted setting has the value that is usual for them. The configuration of a
+/// loaded [`Pipeline`](crate::Pipeline) has all settings filled in, with the files' hashes, and names no folder of
+/// this machine, so that equal configurations and [`Request`]s mean equal images.
+///
+/// ```
+/// let config: ddt::PipelineConfig = serde_json::from_str(r#"{"weights": {"from": "demo"}, "sharing": "uniform:5"}"#)?;
+/// assert_eq!(config.grid.num_steps(), 50);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineConfig {
+    /// The network: `demo`, a [`Release`](ddt_hub::Release) such as `ddt-xl2-256`, or a file.
+    pub weights: Source,
+    /// What the network is; needed for a file that does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkConfig>,
+    /// Height and width of an image in pixels; needed for a file that does not say its latents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<(usize, usize)>,
+    /// What turns latents into pixels: `auto` (as the network was trained), `tiny-flux2`, `sd-vae-ft-ema`, `pixels`
+    /// or a file.
+    #[serde(default)]
+    pub autoencoder: Source,
+    /// A network to guide away from, in the place of "no class" (autoguidance): a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guiding_network: Option<Source>,
+    /// How to take a step.
+    #[serde(default)]
+    pub solver: SolverName,
+    /// The steps; time 0 is noise, 1 is the image.
+    #[serde(default = "usual_grid")]
+    pub grid: TimeGrid,
+    /// How strongly to follow the class, and when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<Guidance>,
+    /// Steps that reuse the condition encoder's output.
+    #[serde(default)]
+    pub sharing: Sharing,
+    /// Number type of the network, and on a GPU of the autoencoder.
+    #[serde(default)]
+    pub dtype: Dtype,
+    /// What to compute on.
+    #[serde(default)]
+    pub device: Place,
+}
+
+/// Steps of [`usual_grid`]; the paper's tables have 250.
+pub(crate) const USUAL_STEPS: usize = 50;
+
+/// Last step of [`usual_grid`], as in the published results.
+pub(crate) const USUAL_LAST_STEP: f64 = 0.04;
+
+fn usual_grid() -> TimeGrid {
+    TimeGrid::new(USUAL_STEPS, Some(USUAL_LAST_STEP), 1.0).unwrap_or_else(|_| unreachable!("constants make a grid"))
+}
+
+impl PipelineConfig {
+    /// The usual settings of these weights: `demo`, a release, or a file.
+    #[must_use]
+    pub fn new(weights: impl Into<PathBuf>) -> Self {
+        Self {
+            weights: Source::new(weights),
+            network: None,
+            image_size: None,
+            autoencoder: Source::default(),
+            guiding_network: None,
+            solver: SolverName::default(),
+            grid: usual_grid(),
+            guidance: None,
+            sharing: Sharing::None,
+            dtype: Dtype::F32,
+            device: Place::Cpu,
+        }
+    }
+}
+
+/// Which images to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Labels; no class twice.
+    pub classes: Vec<u32>,
+    /// Images of each class.
+    pub images_per_class: u32,
+    /// Seed of all noise.
+    pub seed: u64,
+    /// Where noise comes from.
+    pub rng: NoiseSource,
+    /// Images that are made at once: memory and speed. Sums of another batch size may differ in their last bit.
+    pub batch: usize,
+}
+
+/// One image to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Its class.
+    pub label: u32,
+    /// Its number among the images of its class, below [`Image::PER_CLASS`].
+    pub column: u32,
+}
+
+impl Image {
+    /// Most images of a class; it keeps the noise of one class and the next apart.
+    pub const PER_CLASS: u32 = 1_000_000;
+
+    /// The number that, with the seed, fixes the noise: `1000000 label + column`.
+    ///
+    /// It depends on no other image, so asking for other classes or columns changes no image.
+    #[must_use]
+    pub fn sample(self) -> u64 {
+        u64::from(self.label) * u64::from(Self::PER_CLASS) + u64::from(self.column)
+    }
+}
+
+impl Request {
+    /// `images_per_class` images of each class from seed 0, four at once.
+    #[must_use]
+    pub fn new(classes: impl Into<Vec<u32>>, images_per_class: u32) -> Self {
+        Self { classes: classes.into(), images_per_class, seed: 0, rng: NoiseSource::Counter, batch: 4 }
+    }
+
+    /// The images, class by class.
+    #[must_use]
+    pub fn images(&self) -> Vec<Image> {
+        let row = |&label| (0..self.images_per_class).map(move |column| Image { label, column });
+        self.classes.iter().flat_map(row).collect()
+    }
+}
+
+/// Where weights are, and what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// A name or the path of a file; a file that is called like a name is written `./demo`.
+    pub from: PathBuf,
+    /// SHA-256 of the file in lower-case hexadecimal. If it is given, another file is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+impl Source {
+    /// A name or a file, whatever its hash.
+    #[must_use]
+    pub fn new(from: impl Into<PathBuf>) -> Self {
+        Self { from: from.into(), sha256: None }
+    }
+
+    /// Whether this is the name `name`.
+    #[must_use]
+    pub fn is(&self, name: &str) -> bool {
+        self.from == Path::new(name)
+    }
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self::new("auto")
+    }
+}
+
+/// A solver that `ddt-flow` knows, by its own name: `euler`, `heun`, `dopri5:1e-6`, ...
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SolverName(String);
+
+impl SolverName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The solver.
+    ///
+    /// # Errors
+    ///
+    /// None in practice: names are checked when they are made.
+    pub fn solver(&self) -> Result<Box<dyn Solver>, FlowError> {
+        solver_by_name(&self.0)
+    }
+}
+
+impl Default for SolverName {
+    fn default() -> Self {
+        Self("euler".to_owned())
+    }
+}
+
+impl FromStr for SolverName {
+    type Err = FlowError;
+
+    fn from_str(text: &str) -> Result<Self, FlowError> {
+        // Short names become the solver's own.
+        Ok(Self(solver_by_name(text)?.name().to_owned()))
+    }
+}
+
+impl TryFrom<String> for SolverName {
+    type Error = FlowError;
+
+    fn try_from(text: String) -> Result<Self, FlowError> {
+        text.parse()
+    }
+}
+
+impl From<SolverName> for String {
+    fn from(name: SolverName) -> Self {
+        name.0
+    }
+}
+
+/// A number type to compute in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits
+    #[default]
+    F32,
+    /// 16 bits, the range of f32
+    Bf16,
+    /// 16 bits, finer, overflows above 65504
+    F16,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F16 => Self::F16,
+        }
+    }
+}
+
+/// What to compute on: `cpu`, `cuda` or `cuda:N`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Place {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU, counted from 0.
+    Cuda(usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(0) => f.write_str("cuda"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = if cfg!(feature = "cuda") {
+            "expected cpu, cuda, or cuda:N for GPU N from 0"
+        } else {
+            "expected cpu, the only device of this build; for GPUs build with --features cuda, see docs/CUDA.md"
+        };
+        let place = match (text, text.strip_prefix("cuda:")) {
+            ("cpu", _) => Some(Self::Cpu),
+            ("cuda", _) => Some(Self::Cuda(0)),
+            (_, Some(number)) => number.parse().ok().map(Self::Cuda),
+            _ => None,
+        };
+        let place = place.filter(|it| cfg!(feature = "cuda") || *it == Self::Cpu);
+        place.ok_or_else(|| format!("{expected}; got {text:?}"))
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> Self {
+        place.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn omitted_settings_are_the_usual_ones_and_unknown_ones_are_refused() {
+        let parse = |json: &str| serde_json::from_str::<PipelineConfig>(json).map_err(|it| it.to_string());
+        let config = parse(r#"{"weights": {"from": "demo"}}"#).unwrap();
+        assert_eq!(config, PipelineConfig::new("demo"));
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(parse(&json).unwrap(), config);
+        for (field, expected) in [
+            (r#""steps": 3"#, "unknown field"),
+            (r#""solver": "heun3""#, "adams2"),
+            (r#""device": "gpu""#, "expected cpu"),
+            (r#""sharing": "uniform:0""#, "uniform:R"),
+            (r#""guidance": {"scale": 2.0, "interval": [1.0, 0.3]}"#, "low < high"),
+        ] {
+            let message = parse(&format!(r#"{{"weights": {{"from": "demo"}}, {field}}}"#)).unwrap_err();
+            assert!(message.contains(expected), "{field}: {message}");
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_the_libraries() {
+        for name in ddt_flow::SOLVER_NAMES {
+            let parsed: SolverName = name.parse().unwrap();
+            assert_eq!(solver_by_name(name).unwrap().name(), parsed.as_str());
+        }
+        assert_eq!("dopri5:1e-6".parse::<SolverName>().unwrap().as_str(), "dopri5:1e-6");
+        let places = ["cpu", "cuda", "cuda:3", "cuda:", "cuda:x", "cuda3", "gpu"].map(|it| it.parse().ok());
+        let gpu = |number| cfg!(feature = "cuda").then_some(Place::Cuda(number));
+        assert_eq!(places, [Some(Place::Cpu), gpu(0), gpu(3), None, None, None, None]);
+        assert_eq!([Place::Cpu, Place::Cuda(0), Place::Cuda(2)].map(|it| it.to_string()), ["cpu", "cuda", "cuda:2"]);
+    }
+
+    #[test]
+    fn images_are_counted_class_by_class() {
+        let samples: Vec<u64> = Request::new([3, 8], 2).images().iter().map(|it| it.sample()).collect();
+        assert_eq!(samples, [3_000_000, 3_000_001, 8_000_000, 8_000_001]);
+    }
+}

@@ -1,0 +1,81 @@
+//! Sampling on an NVIDIA GPU.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::Tensor;
+use ddt_adapters::{Autoencoder, KlDecoder};
+use ddt_cuda::{CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision, from_map, gpu_name};
+use ddt_model::{ModelError, NetworkConfig, SampleOptions, Sampled};
+
+use crate::{
+    config::{Dtype, PipelineConfig},
+    engine::OnStep,
+    error::{Context, Result, invalid},
+    opened::Opened,
+};
+
+const BLAME: &str = "the GPU";
+
+/// A network on a GPU; one batch runs at a time.
+pub(crate) struct CudaEngine {
+    sampler: Mutex<CudaSampler>,
+}
+
+impl CudaEngine {
+    pub(crate) fn open(opened: &Opened, number: usize) -> Result<Self> {
+        let sizes = &opened.network.sizes;
+        if opened.network != NetworkConfig::from(sizes.clone()) {
+            return invalid(format!("device cuda runs the paper's DDT alone, got {:?}; use device cpu", opened.network));
+        }
+        let weights = opened.file.weights(Some(sizes))?;
+        let sampler = CudaSampler::open(number, sizes, precision(&opened.config)?, &from_map(&weights));
+        Ok(Self { sampler: Mutex::new(sampler.context(BLAME)?) })
+    }
+
+    pub(crate) fn sample(
+        &self,
+        noise: &Tensor,
+        labels: &[u32],
+        options: &SampleOptions<'_>,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Result<Sampled, ModelError>> {
+        let SampleOptions { grid, guidance, plan, .. } = options.clone();
+        let options = EulerOptions { grid, guidance, plan };
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        match sampler.sample(noise, labels, &options, &mut |_| on_step(None)) {
+            Ok(sampled) => Ok(Ok(sampled)),
+            Err(GpuError::Model(error)) => Ok(Err(error)),
+            Err(GpuError::Flow(error)) => Ok(Err(error.into())),
+            Err(error) => Err(error).context(BLAME),
+        }
+    }
+}
+
+/// Checks that the settings ask for what the GPU's programs have, and that there is such a GPU.
+pub(crate) fn check(config: &PipelineConfig, number: usize) -> Result<()> {
+    precision(config)?;
+    let solver = config.solver.as_str();
+    if solver != "euler" {
+        return invalid(format!("expected solver euler with device cuda, got {solver}"));
+    }
+    if config.guiding_network.is_some() {
+        return invalid("expected no guiding network with device cuda");
+    }
+    gpu_name(number).map(drop).context(BLAME)
+}
+
+pub(crate) fn place_decoder(
+    decoder: &KlDecoder,
+    config: &PipelineConfig,
+    number: usize,
+) -> Result<Box<dyn Autoencoder>> {
+    Ok(Box::new(CudaKlDecoder::open(number, decoder, precision(config)?, DECODER_BYTES).context(BLAME)?))
+}
+
+fn precision(config: &PipelineConfig) -> Result<Precision> {
+    match config.dtype {
+        Dtype::F32 => Ok(Precision::F32),
+        Dtype::Bf16 => Ok(Precision::Bf16),
+        Dtype::F16 => invalid("expected dtype bf16 or f32 with device cuda, got f16"),
+    }
+}

@@ -1,0 +1,112 @@
+//! What runs the network: the CPU, or a GPU in a build that has them.
+
+use std::ops::ControlFlow;
+
+use candle_core::{Device, Tensor};
+use ddt_adapters::{Autoencoder, KlDecoder};
+use ddt_flow::StepReport;
+use ddt_model::{ModelError, SampleOptions, Sampled, VelocityNetwork, sample, sample_autoguided};
+
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::{
+    config::{PipelineConfig, Place},
+    error::{Context, Result},
+    opened::Opened,
+};
+
+/// What an engine calls after every step, with the step's report where the latents are at hand.
+pub(crate) type OnStep<'a> = dyn FnMut(Option<&StepReport<'_>>) -> ControlFlow<()> + 'a;
+
+/// A network that is ready to run.
+pub(crate) enum Engine {
+    /// On the CPU.
+    Cpu {
+        /// The network.
+        network: Box<dyn VelocityNetwork>,
+        /// What guidance leads away from; `None` is "no class".
+        guiding: Option<Box<dyn VelocityNetwork>>,
+    },
+    /// On an NVIDIA GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::CudaEngine),
+}
+
+impl Engine {
+    /// Reads the network.
+    pub(crate) fn load(opened: &Opened) -> Result<Self> {
+        match opened.config.device {
+            Place::Cpu => {
+                let dtype = opened.config.dtype.into();
+                let network = opened.file.load_network(Some(&opened.network), dtype, &Device::Cpu)?;
+                let load = |it: &crate::opened::GuidingFile| {
+                    it.file.load_network(it.like.as_ref(), dtype, &Device::Cpu).context("the guiding network")
+                };
+                Ok(Self::Cpu { network, guiding: opened.guiding.as_ref().map(load).transpose()? })
+            }
+            #[cfg(feature = "cuda")]
+            Place::Cuda(number) => Ok(Self::Cuda(cuda::CudaEngine::open(opened, number)?)),
+            #[cfg(not(feature = "cuda"))]
+            Place::Cuda(_) => no_gpus(),
+        }
+    }
+
+    /// Noise to latents; the outer error is the device's, the inner one the network's.
+    pub(crate) fn sample(
+        &self,
+        noise: &Tensor,
+        labels: &[u32],
+        options: &SampleOptions<'_>,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Result<Sampled, ModelError>> {
+        match self {
+            Self::Cpu { network, guiding } => {
+                let mut on_step = |report: &StepReport<'_>| on_step(Some(report));
+                Ok(match guiding {
+                    None => sample(&**network, noise, labels, options, &mut on_step),
+                    Some(guiding) => {
+                        sample_autoguided((&**network, &**guiding), noise, labels, options, &mut on_step)
+                    }
+                })
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(engine) => engine.sample(noise, labels, options, on_step),
+        }
+    }
+
+    /// The network, where it is on the CPU.
+    pub(crate) fn network(&self) -> Option<&dyn VelocityNetwork> {
+        match self {
+            Self::Cpu { network, .. } => Some(&**network),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => None,
+        }
+    }
+}
+
+/// Checks that the device can do what the settings ask for.
+pub(crate) fn check(config: &PipelineConfig) -> Result<()> {
+    match config.device {
+        Place::Cpu => Ok(()),
+        #[cfg(feature = "cuda")]
+        Place::Cuda(number) => cuda::check(config, number),
+        #[cfg(not(feature = "cuda"))]
+        Place::Cuda(_) => no_gpus(),
+    }
+}
+
+/// Puts a decoder where the settings say.
+pub(crate) fn place_decoder(decoder: KlDecoder, config: &PipelineConfig) -> Result<Box<dyn Autoencoder>> {
+    match config.device {
+        Place::Cpu => Ok(Box::new(decoder)),
+        #[cfg(feature = "cuda")]
+        Place::Cuda(number) => cuda::place_decoder(&decoder, config, number),
+        #[cfg(not(feature = "cuda"))]
+        Place::Cuda(_) => no_gpus(),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn no_gpus<T>() -> Result<T> {
+    crate::error::invalid("expected device cpu, the only one of this build; build with the feature cuda for GPUs")
+}

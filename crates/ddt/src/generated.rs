@@ -1,0 +1,175 @@
+//! What was made, how, and how it is kept.
+
+use std::path::Path;
+
+use ddt_flow::Guidance;
+use ddt_picture::{Grid, PictureError, Rgb8, encode_png, read_png};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{PipelineConfig, Request},
+    error::{Context, Result, invalid},
+    opened::{Opened, name_of},
+    pipeline::{Pipeline, Report},
+    share::Sharing,
+};
+
+/// Key of the record in a PNG file.
+pub const RECORD_KEY: &str = "ddt:record";
+
+/// The version of this library, which is part of every record.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Everything that images depend on, and nothing that names a machine or a time.
+///
+/// The same record in the same version on the same instruction set means the same bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this library.
+    pub version: String,
+    /// How the images were made.
+    pub pipeline: PipelineConfig,
+    /// Which images were made.
+    pub request: Request,
+    /// Names of the classes, in the order of the request.
+    pub class_names: Vec<String>,
+}
+
+impl Record {
+    /// Reads the record of a picture that [`Generated::png`] made.
+    ///
+    /// # Errors
+    ///
+    /// A file that is no PNG, or has no record.
+    pub fn read(path: &Path) -> Result<Self> {
+        let (_, text) = read_png(path)?;
+        let Some((_, json)) = text.iter().find(|(key, _)| key == RECORD_KEY) else {
+            return invalid(format!("{} has no record {RECORD_KEY:?}: expected a picture that ddt made", path.display()));
+        };
+        serde_json::from_str(json).context(format!("the record {RECORD_KEY:?} of {}", path.display()))
+    }
+
+    /// The record as JSON.
+    ///
+    /// # Errors
+    ///
+    /// A file name that is not Unicode.
+    pub fn to_json(&self) -> Result<String> {
+        Ok(serde_json::to_string(self)?)
+    }
+}
+
+/// Images and how they were made.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// The images, class by class.
+    pub images: Vec<Rgb8>,
+    /// How they were made.
+    pub record: Record,
+    /// What it took.
+    pub report: Report,
+}
+
+impl Generated {
+    pub(crate) fn new(pipeline: &Pipeline, request: Request, images: Vec<Rgb8>, report: Report) -> Self {
+        let name = |it: &u32| pipeline.classes().name(*it).unwrap_or_default().to_owned();
+        let class_names = request.classes.iter().map(name).collect();
+        let record = Record { version: VERSION.to_owned(), pipeline: pipeline.config().clone(), request, class_names };
+        Self { images, record, report }
+    }
+
+    /// A labelled grid: a row for each class, a column for each image.
+    ///
+    /// # Errors
+    ///
+    /// More images than fit on a page.
+    pub fn page(&self) -> Result<Rgb8> {
+        Ok(Texts::new(&self.record).grid(&self.images).draw()?)
+    }
+
+    /// The page as a PNG file that carries the record; equal records and images give equal bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`page`](Self::page).
+    pub fn png(&self) -> Result<Vec<u8>> {
+        Ok(encode_png(&self.page()?, &[(RECORD_KEY, &self.record.to_json()?)])?)
+    }
+
+    /// What it took, in words.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let Report { images, calls, elapsed } = self.report;
+        let seconds = elapsed.as_secs_f64();
+        let noun = if images == 1 { "image" } else { "images" };
+        let saved = 100.0 * (1.0 - calls.encoder as f64 / calls.decoder.max(1) as f64);
+        let rate = images as f64 / seconds.max(1e-9);
+        format!(
+            "{images} {noun} in {seconds:.1} s, {rate:.3} images/s\nencoder calls {} of {} steps ({saved:.0}% saved)",
+            calls.encoder, calls.decoder
+        )
+    }
+}
+
+impl Opened {
+    /// Checks that the images of a request fit on one page.
+    ///
+    /// # Errors
+    ///
+    /// A page that is too large for a PNG viewer or for memory.
+    pub fn check_page(&self, request: &Request) -> Result<()> {
+        let name = |it: &u32| self.classes().name(*it).unwrap_or_default().to_owned();
+        let class_names = request.classes.iter().map(name).collect();
+        let pipeline = self.config().clone();
+        let record = Record { version: VERSION.to_owned(), pipeline, request: request.clone(), class_names };
+        let (height, width) = self.image_size();
+        let columns = request.images_per_class as usize;
+        let checked: Result<(), PictureError> = Texts::new(&record).grid(&[]).check_size(columns, width, height);
+        checked.context(format!("{} classes of {columns} images do not fit on one page", request.classes.len()))
+    }
+}
+
+/// The words around the images, a function of the record alone.
+struct Texts {
+    rows: Vec<String>,
+    columns: Vec<String>,
+    title: String,
+    footer: String,
+}
+
+impl Texts {
+    fn new(record: &Record) -> Self {
+        let Record { pipeline, request, class_names, .. } = record;
+        let row = |(label, name): (&u32, &String)| {
+            // Synonyms are for finding a class, not for its label.
+            format!("{label} {}", name.split(',').next().unwrap_or(name))
+        };
+        let rows = request.classes.iter().zip(class_names).map(row).collect();
+        let columns = (0..request.images_per_class).map(|it| format!("#{it}")).collect();
+        let (height, width) = pipeline.image_size.unwrap_or_default();
+        let weights = pipeline.weights.from.display();
+        let title = format!("DDT {weights}, {width} x {height} px, seed {}", request.seed);
+
+        let guidance = pipeline.guidance.unwrap_or(Guidance::none());
+        let (low, high) = guidance.interval();
+        let away = if pipeline.guiding_network.is_some() { " from a guiding network" } else { "" };
+        let encoder = match &pipeline.sharing {
+            Sharing::None => "encoder at every step".to_owned(),
+            other => format!("encoder shared, {other}"),
+        };
+        let network = pipeline.network.as_ref().map(|it| name_of(&it.sizes)).unwrap_or_default();
+        let hash: String = pipeline.weights.sha256.iter().flat_map(|it| it.chars().take(12)).collect();
+        let footer = format!(
+            "{} x {}, guidance {}{away} in ({low}, {high}), {encoder}, {network} sha256:{hash}",
+            pipeline.grid.num_steps(),
+            pipeline.solver.as_str(),
+            guidance.scale()
+        );
+        Self { rows, columns, title, footer }
+    }
+
+    fn grid<'a>(&'a self, images: &'a [Rgb8]) -> Grid<'a> {
+        let Self { rows, columns, title, footer } = self;
+        Grid { row_labels: rows, column_labels: columns, images, title, footer }
+    }
+}

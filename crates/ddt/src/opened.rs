@@ -1,0 +1,403 @@
+//! From a description to files that were found, opened and checked, before any weights are read.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use candle_core::Device;
+use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, TinyDecoder};
+use ddt_files::Checkpoint;
+use ddt_flow::Guidance;
+use ddt_hub::{Hub, HubFile, Release};
+use ddt_model::{DdtConfig, DdtFile, LatentInfo, NetworkConfig, step_grid};
+use ddt_sharing::{PlanFor, PlanGuidance};
+
+use crate::{
+    bundled,
+    classes::ClassTable,
+    config::{PipelineConfig, Place, Request, Source},
+    error::{Context, Error, Result, invalid},
+    hash::sha256_of,
+    share::Sharing,
+};
+
+/// Pixels along a side of one latent position, for all autoencoders that have names here but `pixels`.
+const DOWNSCALE: usize = 8;
+
+/// Weights that were found, opened and checked against their settings, but not read yet.
+///
+/// All mistakes that can be known before minutes of work are errors of [`Opened::new`] or [`Opened::check`].
+pub struct Opened {
+    /// The settings, complete but for the files' hashes.
+    pub(crate) config: PipelineConfig,
+    pub(crate) network: NetworkConfig,
+    pub(crate) classes: ClassTable,
+    /// Height and width.
+    pub(crate) latent_size: (usize, usize),
+    pub(crate) file: DdtFile,
+    pub(crate) guiding: Option<GuidingFile>,
+    weights: Bytes,
+    decoder: DecoderFile,
+}
+
+/// The network to guide away from.
+pub(crate) struct GuidingFile {
+    pub(crate) file: DdtFile,
+    /// What the file is read as, if it does not say what it is.
+    pub(crate) like: Option<NetworkConfig>,
+}
+
+/// Where a file's bytes are.
+#[derive(Debug, Clone)]
+enum Bytes {
+    Bundled(&'static [u8]),
+    File(PathBuf),
+}
+
+/// An autoencoder that decodes, and its name.
+struct DecoderFile {
+    name: &'static str,
+    bytes: Option<Bytes>,
+}
+
+impl Opened {
+    /// Finds and opens the files, and checks that all settings fit each other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFetched`] for published weights that are not in the cache of `hub`; a file that is absent,
+    /// damaged or holds no network; sizes that are unknown or contradict each other; an autoencoder, guiding
+    /// network, plan or device that does not fit.
+    pub fn new(config: &PipelineConfig, hub: &Hub) -> Result<Self> {
+        crate::engine::check(config)?;
+        let given = match config.autoencoder.from.to_str() {
+            Some("auto" | "tiny-flux2" | "sd-vae-ft-ema" | "pixels") => None,
+            _ => Some(DecoderFile::open(&config.autoencoder.from)?),
+        };
+        let release = config.weights.from.to_str().and_then(|it| it.parse::<Release>().ok());
+        let weights = match release {
+            Some(release) => Bytes::File(cached(release, &release.network(), hub)?),
+            None if config.weights.is("demo") => Bytes::Bundled(bundled::network()?),
+            None => Bytes::File(config.weights.from.clone()),
+        };
+        let file = match &weights {
+            Bytes::Bundled(bytes) => DdtFile::from_bytes(*bytes, "the demo")?,
+            Bytes::File(path) => {
+                if !path.exists() {
+                    let names = Release::ALL.map(|it| it.to_string()).join(", ");
+                    return invalid(format!(
+                        "there is no weights file {}; expected demo, {names} or the path of a file",
+                        path.display()
+                    ));
+                }
+                DdtFile::open(path)?
+            }
+        };
+        let network = agreed(&file, config, release)?;
+        let latents = Latents::of(&file, &network.sizes, config, release)?;
+        let decoder = match given {
+            Some(file) => file,
+            None => {
+                let asked = config.autoencoder.from.to_str().filter(|it| *it != "auto");
+                DecoderFile::named(asked.unwrap_or(&latents.autoencoder), release, hub)?
+            }
+        };
+        let classes = match file.classes() {
+            Some(names) => ClassTable::from_names(names).context("class names in the weights file")?,
+            None if network.sizes.num_classes == 1000 => ClassTable::imagenet()?,
+            None => ClassTable::from_names((0..network.sizes.num_classes).map(|it| format!("class {it}")))?,
+        };
+        let guiding = config.guiding_network.as_ref().map(|it| GuidingFile::open(&it.from, &network)).transpose()?;
+        let guidance = match config.guidance {
+            Some(it) => it,
+            None => usual_guidance(&network.sizes, latents.size)?,
+        };
+        let channels = network.sizes.in_channels;
+        if let Some(guided) = guidance.channels().map(usize::from).filter(|it| *it > channels) {
+            return invalid(format!("expected at most {channels} guided channels, as the latents have, got {guided}"));
+        }
+        let is_file = matches!(config.sharing, Sharing::File(_));
+        if is_file && (config.guiding_network.is_some() || guidance.channels().is_some()) {
+            return invalid(
+                "plan files are made for guidance away from \"no class\" in all channels; expected no guiding network and no guided channels with one",
+            );
+        }
+        let (height, width) = latents.size;
+        let factor = decoder.downscale();
+        let config = PipelineConfig {
+            network: Some(network.clone()),
+            image_size: Some((height * factor, width * factor)),
+            guidance: Some(guidance),
+            ..config.clone()
+        };
+        let opened = Self { config, network, classes, latent_size: latents.size, file, guiding, weights, decoder };
+        opened.config.sharing.check(&opened.plan_for_model("any".to_owned()))?;
+        Ok(opened)
+    }
+
+    /// The settings, complete but for the files' hashes.
+    #[must_use]
+    pub fn config(&self) -> &PipelineConfig {
+        &self.config
+    }
+
+    /// The classes, in the order of labels.
+    #[must_use]
+    pub fn classes(&self) -> &ClassTable {
+        &self.classes
+    }
+
+    /// Height and width of an image, in pixels.
+    #[must_use]
+    pub fn image_size(&self) -> (usize, usize) {
+        let factor = self.decoder.downscale();
+        (self.latent_size.0 * factor, self.latent_size.1 * factor)
+    }
+
+    /// Whether the weights are the demo's.
+    #[must_use]
+    pub fn is_demo(&self) -> bool {
+        matches!(self.weights, Bytes::Bundled(_))
+    }
+
+    /// Whether these weights generate ImageNet's classes.
+    #[must_use]
+    pub fn is_imagenet(&self) -> bool {
+        self.network.sizes.num_classes == 1000
+    }
+
+    /// Checks that a request fits the weights.
+    ///
+    /// # Errors
+    ///
+    /// A label that is no class, no class at all, a batch of no images, or more images than a class can have.
+    pub fn check(&self, request: &Request) -> Result<()> {
+        let count = self.classes.len();
+        if let Some(label) = request.classes.iter().find(|it| **it as usize >= count) {
+            return invalid(format!("expected classes in 0..={}, got {label}", count - 1));
+        }
+        if request.classes.is_empty() || request.batch == 0 {
+            return invalid("expected at least one class and a batch of at least one image");
+        }
+        if !(1..=crate::config::Image::PER_CLASS).contains(&request.images_per_class) {
+            return invalid(format!("expected 1 to 1000000 images of a class, got {}", request.images_per_class));
+        }
+        Ok(())
+    }
+
+    /// The settings that a plan must have been made for, for a network of this identity.
+    pub(crate) fn plan_for_model(&self, model: String) -> PlanFor {
+        let guidance = self.config.guidance.unwrap_or(Guidance::none());
+        PlanFor {
+            model,
+            grid: step_grid(&self.config.grid),
+            guidance: PlanGuidance { scale: guidance.scale(), interval: guidance.interval() },
+            solver: Some(self.config.solver.as_str().to_owned()),
+        }
+    }
+
+    /// The settings with names and hashes in the place of paths.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or has another hash than the settings say.
+    pub(crate) fn identified(&self) -> Result<PipelineConfig> {
+        let mut config = self.config.clone();
+        config.weights = identify(&config.weights, Some(&self.weights), None)?;
+        let name = Some(self.decoder.name).filter(|it| !it.is_empty());
+        config.autoencoder = identify(&config.autoencoder, self.decoder.bytes.as_ref(), name)?;
+        if let Some(source) = &config.guiding_network {
+            config.guiding_network = Some(identify(source, Some(&Bytes::File(source.from.clone())), None)?);
+        }
+        // A GPU's number is this machine's matter.
+        if let Place::Cuda(_) = config.device {
+            config.device = Place::Cuda(0);
+        }
+        Ok(config)
+    }
+
+    /// The name of the network that plans are made for: sizes, latents and hash.
+    pub(crate) fn model_name(&self, identified: &PipelineConfig) -> String {
+        let (height, width) = self.latent_size;
+        let hash = identified.weights.sha256.as_deref().unwrap_or_default();
+        format!("{} {height}x{width} sha256:{hash}", name_of(&self.network.sizes))
+    }
+
+    /// Reads the decoder, to compute in f32 on the CPU, or as the device says.
+    pub(crate) fn load_decoder(&self) -> Result<Box<dyn Autoencoder>> {
+        let decoder = self.decoder.load(&self.config)?;
+        let (got, expected) = (decoder.latent_channels(), self.network.sizes.in_channels);
+        if got != expected {
+            return invalid(format!(
+                "expected an autoencoder of {expected} latent channels, as the network's, got {got}; name another"
+            ));
+        }
+        let (got, expected) = (decoder.downscale(), self.decoder.downscale());
+        if got != expected {
+            return invalid(format!("expected an autoencoder that scales by {expected}, got one that scales by {got}"));
+        }
+        Ok(decoder)
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl GuidingFile {
+    fn open(path: &Path, main: &NetworkConfig) -> Result<Self> {
+        let blame = "the guiding network";
+        if !path.exists() {
+            return invalid(format!("{blame}: there is no file {}", path.display()));
+        }
+        let file = DdtFile::open(path).context(blame)?;
+        let task = |it: &NetworkConfig| (it.sizes.in_channels, it.sizes.num_classes);
+        let expected = task(main);
+        match file.network_config().map(task) {
+            Some(got) if got != expected => invalid(format!(
+                "{blame}: expected a network of {} channels and {} classes, as the one it guides, got {} and {}",
+                expected.0, expected.1, got.0, got.1
+            )),
+            Some(_) => Ok(Self { file, like: None }),
+            None => Ok(Self { file, like: Some(main.clone()) }),
+        }
+    }
+}
+
+impl DecoderFile {
+    fn open(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return invalid(format!("there is no autoencoder {}; expected auto or the path of a file", path.display()));
+        }
+        Checkpoint::open(path).context("the autoencoder")?;
+        Ok(Self { name: "", bytes: Some(Bytes::File(path.to_owned())) })
+    }
+
+    fn named(name: &str, release: Option<Release>, hub: &Hub) -> Result<Self> {
+        Ok(match name {
+            "pixels" => Self { name: "pixels", bytes: None },
+            "tiny-flux2" => Self { name: "tiny-flux2", bytes: Some(Bytes::Bundled(bundled::tiny_decoder()?)) },
+            "sd-vae-ft-ema" => {
+                let release = release.unwrap_or(Release::DdtXl2R256);
+                let path = cached(release, &release.autoencoder(), hub)?;
+                Self { name: "sd-vae-ft-ema", bytes: Some(Bytes::File(path)) }
+            }
+            other => {
+                return invalid(format!(
+                    "the weights were trained with the autoencoder {other:?}, which is not known here; name its file"
+                ));
+            }
+        })
+    }
+
+    fn downscale(&self) -> usize {
+        if self.name == "pixels" { 1 } else { DOWNSCALE }
+    }
+
+    fn load(&self, config: &PipelineConfig) -> Result<Box<dyn Autoencoder>> {
+        let file = match &self.bytes {
+            None => return Ok(Box::new(PixelSpace)),
+            Some(Bytes::Bundled(bytes)) => Checkpoint::from_bytes(*bytes, "the bundled autoencoder")?,
+            Some(Bytes::File(path)) => Checkpoint::open(path)?,
+        };
+        let broken = || format!("cannot read the autoencoder {}", file.path().display());
+        if file.info("decoder.conv_in.weight").is_some() {
+            let decoder = KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu).context(broken())?;
+            return crate::engine::place_decoder(decoder, config);
+        }
+        Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu).context(broken())?))
+    }
+}
+
+/// Size of the latents and name of their autoencoder.
+struct Latents {
+    size: (usize, usize),
+    autoencoder: String,
+}
+
+impl Latents {
+    /// The file's word, or what the published weights have.
+    fn of(file: &DdtFile, sizes: &DdtConfig, config: &PipelineConfig, release: Option<Release>) -> Result<Self> {
+        if let Some(LatentInfo { autoencoder, height, width, .. }) = file.latents() {
+            return Ok(Self { size: (*height, *width), autoencoder: autoencoder.clone() });
+        }
+        let channels = sizes.in_channels;
+        if channels != 4 && config.autoencoder.is("auto") {
+            return invalid(format!(
+                "the weights do not say whose latents they generate, and have {channels} channels where sd-vae-ft-ema has 4; \
+                 name the autoencoder's file"
+            ));
+        }
+        let (height, width) = match (config.image_size, release) {
+            (Some(size), _) => size,
+            (None, Some(release)) => (release.side(), release.side()),
+            (None, None) => (256, 256),
+        };
+        let patch = DOWNSCALE * sizes.patch_size;
+        if height == 0 || width == 0 || !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
+            return invalid(format!("expected images with sides that are multiples of {patch}, got {height} x {width}"));
+        }
+        Ok(Self { size: (height / DOWNSCALE, width / DOWNSCALE), autoencoder: "sd-vae-ft-ema".to_owned() })
+    }
+}
+
+/// The network that file and user agree on.
+fn agreed(file: &DdtFile, config: &PipelineConfig, release: Option<Release>) -> Result<NetworkConfig> {
+    match (file.network_config(), &config.network, release) {
+        (Some(found), Some(asked), _) if found != asked => invalid(format!(
+            "the weights say that they are {}, which contradicts {}; leave the sizes out",
+            name_of(&found.sizes),
+            name_of(&asked.sizes)
+        )),
+        (Some(found), _, _) => Ok(found.clone()),
+        (None, Some(asked), _) => Ok(asked.clone()),
+        (None, None, Some(release)) => Ok(DdtConfig::preset(release.sizes())?.into()),
+        (None, None, None) => invalid(format!(
+            "the weights file does not say the sizes of its network; name them, one of {}",
+            DdtConfig::preset_names().join(", ")
+        )),
+    }
+}
+
+/// The published guidance for ImageNet; the demo, smaller and less sure, needs it from the start.
+fn usual_guidance(sizes: &DdtConfig, latents: (usize, usize)) -> Result<Guidance> {
+    let (scale, interval) = match sizes.num_classes {
+        1000 if latents.0 * DOWNSCALE >= 512 => (3.0, (0.3, 1.0)),
+        1000 => (2.0, (0.3, 1.0)),
+        _ => (4.0, (0.0, 1.0)),
+    };
+    Ok(Guidance::new(scale, interval)?)
+}
+
+fn cached(release: Release, file: &HubFile, hub: &Hub) -> Result<PathBuf> {
+    hub.find(file).ok_or_else(|| Error::NotFetched { release, file: file.to_string(), cache: hub.cache.clone() })
+}
+
+/// A source without its folder, with its hash, which must be the one it had.
+fn identify(source: &Source, bytes: Option<&Bytes>, name: Option<&str>) -> Result<Source> {
+    let file_name = || PathBuf::from(source.from.file_name().unwrap_or_default());
+    let from = name.map_or_else(file_name, PathBuf::from);
+    let sha256 = match bytes {
+        None => None,
+        Some(Bytes::Bundled(bytes)) => Some(crate::hash::sha256(bytes)),
+        Some(Bytes::File(path)) => Some(sha256_of(path)?),
+    };
+    match (&source.sha256, &sha256) {
+        (Some(expected), Some(got)) if expected != got => {
+            invalid(format!("expected {} with sha256:{expected}, got sha256:{got}", source.from.display()))
+        }
+        _ => Ok(Source { from, sha256 }),
+    }
+}
+
+/// The preset's name, or sizes in the same style.
+pub(crate) fn name_of(config: &DdtConfig) -> String {
+    let preset = |name: &String| DdtConfig::preset(name).is_ok_and(|preset| preset == *config);
+    DdtConfig::preset_names().into_iter().find(preset).unwrap_or_else(|| {
+        let DdtConfig { hidden_size, num_encoder_blocks, num_decoder_blocks, .. } = config;
+        format!("ddt-{hidden_size}-{num_encoder_blocks}en{num_decoder_blocks}de")
+    })
+}

@@ -1,0 +1,311 @@
+//! Weights to images.
+
+use std::{
+    fmt,
+    ops::ControlFlow,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use candle_core::{Device, Tensor};
+use ddt_adapters::{Autoencoder, to_rgb8};
+use ddt_flow::{FlowError, Guidance, NoiseSource, Solver};
+use ddt_hub::{Hub, Release};
+use ddt_model::{ModelError, NetworkCalls, SampleOptions, Sampled, VelocityNetwork};
+use ddt_picture::Rgb8;
+use ddt_sharing::{PlanFor, SharingPlan};
+
+use crate::{
+    classes::ClassTable,
+    config::{Image, PipelineConfig, Request, Source},
+    engine::Engine,
+    error::{Context, Error, Result, invalid},
+    generated::Generated,
+    opened::Opened,
+    progress::{Preview, Progress},
+};
+
+/// Network, autoencoder, classes and sampler, ready to make images.
+///
+/// ```no_run
+/// use std::ops::ControlFlow;
+///
+/// let pipeline = ddt::Pipeline::from_hub(ddt::hub::Release::DdtXl2R256)?;
+/// let golden_retriever = pipeline.classes().parse("golden retriever")?;
+/// let request = ddt::Request::new([golden_retriever], 4);
+/// let generated = pipeline.generate(&request, &mut |progress| {
+///     eprintln!("{progress}");
+///     ControlFlow::Continue(())
+/// })?;
+/// assert_eq!(generated.images.len(), 4);
+/// # Ok::<(), ddt::Error>(())
+/// ```
+pub struct Pipeline {
+    /// Complete, with hashes and without paths.
+    config: PipelineConfig,
+    opened: Opened,
+    solver: Box<dyn Solver>,
+    plan: Option<SharingPlan>,
+    plan_for: PlanFor,
+    engine: Engine,
+    decoder: Box<dyn Autoencoder>,
+    scale: Option<Scale>,
+}
+
+/// What [`Pipeline::generate`] calls after every step; it may stop the run.
+pub type Watch<'a> = dyn FnMut(&Progress<'_>) -> ControlFlow<()> + 'a;
+
+/// What sampling took.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Report {
+    /// Number of images.
+    pub images: usize,
+    /// How often each half of the network ran in one batch, which is the same for all batches.
+    pub calls: NetworkCalls,
+    /// Time without reading weights.
+    pub elapsed: Duration,
+}
+
+/// Mean and standard deviation of each latent channel, (1, C, 1, 1).
+struct Scale {
+    mean: Tensor,
+    std: Tensor,
+}
+
+impl Pipeline {
+    /// The demo that comes with the library: CIFAR-10's ten classes, 32 x 32 pixels.
+    ///
+    /// # Errors
+    ///
+    /// A build without the feature `demo`.
+    pub fn demo() -> Result<Self> {
+        Self::new(&PipelineConfig::new("demo"))
+    }
+
+    /// A published network from the hub's local cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFetched`], which names the command that fetches it.
+    pub fn from_hub(release: Release) -> Result<Self> {
+        Self::new(&PipelineConfig::new(release.to_string()))
+    }
+
+    /// A network and its autoencoder from two files.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be read, hold something else, or do not fit each other.
+    pub fn from_files(network: &Path, autoencoder: &Path) -> Result<Self> {
+        Self::new(&PipelineConfig { autoencoder: Source::new(autoencoder), ..PipelineConfig::new(network) })
+    }
+
+    /// Whatever a description says; published files come from the local cache that the environment names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Opened::new`] and [`Opened::load`].
+    pub fn new(config: &PipelineConfig) -> Result<Self> {
+        Opened::new(config, &Hub::from_env())?.load()
+    }
+
+    /// The settings: complete, with the hashes of all files, and without their folders.
+    #[must_use]
+    pub fn config(&self) -> &PipelineConfig {
+        &self.config
+    }
+
+    /// The classes, in the order of labels.
+    #[must_use]
+    pub fn classes(&self) -> &ClassTable {
+        self.opened.classes()
+    }
+
+    /// Height and width of an image, in pixels.
+    #[must_use]
+    pub fn image_size(&self) -> (usize, usize) {
+        self.opened.image_size()
+    }
+
+    /// Channels, height and width of a latent.
+    #[must_use]
+    pub fn latent_shape(&self) -> (usize, usize, usize) {
+        let (height, width) = self.opened.latent_size;
+        (self.opened.network.sizes.in_channels, height, width)
+    }
+
+    /// The network, where it runs on the CPU.
+    #[must_use]
+    pub fn network(&self) -> Option<&dyn VelocityNetwork> {
+        self.engine.network()
+    }
+
+    /// Steps at which the condition encoder runs; `None` is all of them.
+    #[must_use]
+    pub fn plan(&self) -> Option<&SharingPlan> {
+        self.plan.as_ref()
+    }
+
+    /// The settings that a plan for this pipeline must have been made for.
+    #[must_use]
+    pub fn plan_for(&self) -> &PlanFor {
+        &self.plan_for
+    }
+
+    /// How to sample with another plan, or with none.
+    #[must_use]
+    pub fn sample_options<'a>(&'a self, plan: Option<&'a SharingPlan>) -> SampleOptions<'a> {
+        let guidance = self.config.guidance.unwrap_or(Guidance::none());
+        SampleOptions { grid: self.config.grid.clone(), solver: &*self.solver, guidance, plan }
+    }
+
+    /// Makes images, a batch at a time, calling `watch` after every step.
+    ///
+    /// Labels and noise of an image depend on itself and the seed alone; so do its pixels, but for the last bit of
+    /// sums that a batch of another size takes in another order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Opened::check`]; [`Error::Cancelled`] when `watch` breaks; a network or decoder that produced NaN or
+    /// infinity.
+    pub fn generate(&self, request: &Request, watch: &mut Watch<'_>) -> Result<Generated> {
+        self.opened.check(request)?;
+        let wanted = request.images();
+        let started = Instant::now();
+        let mut report = Report { images: wanted.len(), ..Report::default() };
+        let mut images = Vec::with_capacity(wanted.len());
+        for batch in wanted.chunks(request.batch) {
+            let noise = self.noise(batch, request.seed, request.rng)?;
+            let finished = images.len();
+            let mut watch = |progress: &Progress<'_>| {
+                let elapsed = started.elapsed();
+                watch(&Progress { finished, total: wanted.len(), elapsed, ..*progress })
+            };
+            let sampled = self.sample(batch, &noise, self.plan(), &mut watch)?;
+            images.extend(self.decode(&sampled.latents)?);
+            report.calls = sampled.calls;
+        }
+        report.elapsed = started.elapsed();
+        Ok(Generated::new(self, request.clone(), images, report))
+    }
+
+    /// The noise of some images.
+    ///
+    /// # Shapes
+    ///
+    /// `(images.len(), C, H, W)`, f32 standard normal.
+    ///
+    /// # Errors
+    ///
+    /// Too little memory.
+    pub fn noise(&self, images: &[Image], seed: u64, rng: NoiseSource) -> Result<Tensor> {
+        let samples: Vec<u64> = images.iter().map(|it| it.sample()).collect();
+        rng.batch(seed, &samples, self.latent_shape(), &Device::Cpu).context("the noise to start from")
+    }
+
+    /// Noise to the latents of one batch, with any plan.
+    ///
+    /// # Shapes
+    ///
+    /// `noise: (B, C, H, W)` f32, for B images -> `(B, C, H, W)` f32
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`] when `watch` breaks; noise or a plan that does not fit; a network that produced NaN or
+    /// infinity, naming the image.
+    pub fn sample(
+        &self,
+        images: &[Image],
+        noise: &Tensor,
+        plan: Option<&SharingPlan>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Sampled> {
+        let labels: Vec<u32> = images.iter().map(|it| it.label).collect();
+        let options = self.sample_options(plan);
+        let (started, num_steps) = (Instant::now(), options.grid.num_steps());
+        let (mut before, mut step, mut cancelled) = (noise.clone(), 0, false);
+        let sampled = self.engine.sample(noise, &labels, &options, &mut |report| {
+            step += 1;
+            let preview = report.map(|it| Preview {
+                pipeline: self,
+                before: &before,
+                after: it.latents,
+                t: it.step.t,
+                t_next: it.step.t_next,
+            });
+            let (batch, elapsed) = (images.len(), started.elapsed());
+            let progress = Progress { finished: 0, total: batch, batch, step, num_steps, elapsed, preview };
+            let flow = watch(&progress);
+            // Also after the last step, which stops no solver.
+            cancelled |= flow.is_break();
+            if let Some(report) = report {
+                before = report.latents.clone();
+            }
+            flow
+        })?;
+        match sampled {
+            _ if cancelled => Err(Error::Cancelled),
+            Err(error @ ModelError::Flow(FlowError::NonFinite { sample, .. })) => match images.get(sample) {
+                Some(Image { label, column }) => {
+                    let name = self.classes().name(*label).unwrap_or_default();
+                    Err(error).context(format!("image {column} of class {label} {name}"))
+                }
+                None => Err(error.into()),
+            },
+            other => Ok(other?),
+        }
+    }
+
+    /// Latents to images.
+    ///
+    /// # Shapes
+    ///
+    /// `(B, C, H, W)` -> B images
+    ///
+    /// # Errors
+    ///
+    /// Another shape; latents or pixels that are NaN or infinite.
+    pub fn decode(&self, latents: &Tensor) -> Result<Vec<Rgb8>> {
+        let pixels = match &self.scale {
+            None => self.decoder.decode(latents)?,
+            Some(Scale { mean, std }) => self.decoder.decode(&latents.broadcast_mul(std)?.broadcast_add(mean)?)?,
+        };
+        let (_, _, height, width) = pixels.dims4()?;
+        let images = to_rgb8(&pixels)?.into_iter();
+        Ok(images.map(|it| Rgb8::new(width as u32, height as u32, it)).collect::<Result<_, _>>()?)
+    }
+}
+
+impl Opened {
+    /// Hashes the files, makes the sharing plan, and reads network and decoder.
+    ///
+    /// # Errors
+    ///
+    /// A file with another hash than the settings say; a plan that was made for another network; a file that is
+    /// damaged or holds another network; too little memory.
+    pub fn load(self) -> Result<Pipeline> {
+        let mut config = self.identified()?;
+        let plan_for = self.plan_for_model(self.model_name(&config));
+        let plan = config.sharing.plan(&plan_for)?;
+        if let (crate::Sharing::File(_), Some(plan)) = (&config.sharing, &plan) {
+            config.sharing = crate::Sharing::Steps(plan.recompute_steps().to_vec());
+        }
+        if plan.is_some() && !self.network.family.has_halves() {
+            return invalid(format!("expected a network of two halves to share, got {:?}", self.network.family));
+        }
+        let decoder = self.load_decoder()?;
+        let channels = decoder.latent_channels();
+        let scale = self.file.latents().map(|info| -> Result<Scale> {
+            let tensor = |values: &[f32]| Tensor::from_slice(values, (1, channels, 1, 1), &Device::Cpu);
+            Ok(Scale { mean: tensor(&info.mean)?, std: tensor(&info.std)? })
+        });
+        let (scale, engine, solver) = (scale.transpose()?, Engine::load(&self)?, config.solver.solver()?);
+        Ok(Pipeline { config, opened: self, solver, plan, plan_for, engine, decoder, scale })
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline").field("config", &self.config).finish_non_exhaustive()
+    }
+}
