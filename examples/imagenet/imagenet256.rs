@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The program, for a published network.
-pub fn run(release: Release) -> Result<(), Box<dyn Error>> {
+pub(crate) fn run(release: Release) -> Result<(), Box<dyn Error>> {
     let Args { out, sample } = Args::parse();
     ddt::start(sample.pipeline.threads as usize)?;
 

@@ -2,14 +2,13 @@
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use ddt_demo::{CLASSIFIER, NETWORK as DEMO, TINY_DECODER, TINY_ENCODER};
 use ddt_adapters::{TinyDecoder, TinyEncoder};
+use ddt_demo::{CLASSIFIER, NETWORK as DEMO, TINY_DECODER, TINY_ENCODER};
 use ddt_files::Checkpoint;
 use ddt_model::DdtFile;
 use sha2::{Digest, Sha256};
 
 use crate::classifier::network::Classifier;
-
 
 /// The demo: a small DDT trained on CIFAR-10 as latents of the tiny autoencoder.
 ///

@@ -208,7 +208,7 @@ fn classes(args: &Args, weights: &Weights) -> Result<Vec<u32>> {
         Origin::Demo => {
             anyhow!("--class: {error}; the demo has few classes, --weights hub draws all of ImageNet's")
         }
-        Origin::Hub | Origin::File => error.context("--class"),
+        Origin::Hub | Origin::File => anyhow::Error::new(error).context("--class"),
     })?;
     let mut classes = Vec::new();
     for label in named {

@@ -259,17 +259,15 @@ mod tests {
 
     /// The demo's weights in a file that does not say their latents, with an autoencoder that is named.
     fn nameless(folder: &Path) -> SamplerArgs {
-        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/ddt-cifar10.safetensors");
-        let file = Checkpoint::open(demo).unwrap();
+        let file = Checkpoint::from_bytes(ddt_demo::NETWORK, "the demo").unwrap();
         let tensor = |name: &&str| ((*name).to_owned(), file.tensor(name, &Device::Cpu).unwrap());
         let tensors = file.names().iter().map(tensor).collect();
         let mut metadata = file.metadata().clone();
         metadata.remove("ddt.latents").unwrap();
         let path = folder.join("nameless.safetensors");
         write_safetensors(&path, &tensors, &metadata).unwrap();
-        let decoder = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny-flux2-decoder.safetensors");
         let vae = folder.join("own.safetensors");
-        std::fs::copy(decoder, &vae).unwrap();
+        std::fs::write(&vae, ddt_demo::TINY_DECODER).unwrap();
         let (path, vae) = (path.to_str().unwrap(), vae.to_str().unwrap());
         let words = ["imagenet256", "--weights", path, "--vae", vae];
         Args::try_parse_from(words).unwrap().sampler

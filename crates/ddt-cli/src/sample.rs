@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use ddt::{
-    Opened, OutputFile, PipelineConfig, Record, Request, Source, VERSION,
+    Generated, Opened, OutputFile, PipelineConfig, Record, Request, Source, VERSION,
     args::SampleArgs,
     hub::{Hub, Release},
 };
@@ -66,21 +66,18 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
             if let Some(notice) = args.sample.pipeline.notice(&opened, args.size, &hub) {
                 terminal.say(notice);
             }
-            let (bytes, summary) = generate(opened, &request, terminal)?;
-            out.write(&bytes)?;
-            Ok(format!("{summary}\nwrote {}", out.path().display()))
+            let generated = generate(opened, &request, terminal)?;
+            out.write(&generated.png()?)?;
+            Ok(format!("{}\nwrote {}", generated.summary(), out.path().display()))
         }
     }
 }
 
-/// The bytes of the picture, and what it took.
-fn generate(opened: Opened, request: &Request, terminal: &Terminal) -> Result<(Vec<u8>, String)> {
+fn generate(opened: Opened, request: &Request, terminal: &Terminal) -> Result<Generated> {
     let pipeline = opened.load()?;
     let _stepping = terminal.cancel().stepping();
     let mut meter = terminal.meter();
-    let generated = pipeline.generate(request, &mut |progress| meter.images(progress))?;
-    drop(meter);
-    Ok((generated.png()?, generated.summary()))
+    Ok(pipeline.generate(request, &mut |progress| meter.images(progress))?)
 }
 
 /// Makes an image again.
@@ -100,11 +97,17 @@ fn redo(args: &Args, image: &Path, out: &OutputFile, hub: &Hub, terminal: &Termi
         weights: named(pipeline.weights.clone(), Some(&given.weights).filter(|it| !is_auto(it))),
         autoencoder: named(pipeline.autoencoder.clone(), Some(&given.autoencoder).filter(|it| !is_auto(it))),
         guiding_network: pipeline.guiding_network.clone().map(|it| named(it, given.guiding_network.as_ref())),
-        ..pipeline
+        ..pipeline.clone()
     };
     let opened = Opened::new(&config, hub).context("--redo")?;
     opened.check(&request).context("--redo")?;
-    let (bytes, summary) = generate(opened, &request, terminal)?;
+    let mut generated = generate(opened, &request, terminal)?;
+    // Their hashes are the same, so a file may be called otherwise by now.
+    let record = &mut generated.record.pipeline;
+    record.weights = pipeline.weights;
+    record.autoencoder = pipeline.autoencoder;
+    record.guiding_network = pipeline.guiding_network;
+    let (bytes, summary) = (generated.png()?, generated.summary());
     out.write(&bytes)?;
     let (shown, original) = (out.path().display(), image.display());
     if bytes != std::fs::read(image).with_context(|| original.to_string())? {

@@ -130,7 +130,9 @@ mod tests {
     fn endpoint_and_offline() {
         assert_eq!(from(&[("HF_ENDPOINT", "")]).endpoint, "https://huggingface.co");
         assert_eq!(from(&[("HF_ENDPOINT", "https://mirror/")]).endpoint, "https://mirror");
-        for (value, offline) in [("1", true), ("True", true), ("ON", true), ("yes", true), ("0", false), ("", false)] {
+        for (value, offline) in
+            [("1", true), ("True", true), ("ON", true), ("yes", true), ("0", false), ("", false)]
+        {
             assert_eq!(from(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value}");
             assert_eq!(from(&[("TRANSFORMERS_OFFLINE", value)]).offline, offline, "{value}");
         }

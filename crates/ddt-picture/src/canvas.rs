@@ -75,7 +75,14 @@ impl DrawTarget for Rgb8 {
 
 impl Rgb8 {
     /// Writes one line whose top is at `y`; what lies outside is cut off.
-    pub(crate) fn write(&mut self, (x, y): (usize, usize), line: &str, font: Font, colour: [u8; 3], anchor: Anchor) {
+    pub(crate) fn write(
+        &mut self,
+        (x, y): (usize, usize),
+        line: &str,
+        font: Font,
+        colour: [u8; 3],
+        anchor: Anchor,
+    ) {
         let alignment = match anchor {
             Anchor::Left => Alignment::Left,
             Anchor::Centre => Alignment::Center,
@@ -154,14 +161,18 @@ mod tests {
             let mut picture = Rgb8::filled(60, 30, PAPER).unwrap();
             picture.write((x, 5), "Ag", MEDIUM, INK, anchor);
             let inked = |x, y| picture.pixel(x, y) == Some(INK);
-            let all: Vec<_> = (0..30).flat_map(|y| (0..60).map(move |x| (x, y))).filter(|&(x, y)| inked(x, y)).collect();
+            let all: Vec<_> =
+                (0..30).flat_map(|y| (0..60).map(move |x| (x, y))).filter(|&(x, y)| inked(x, y)).collect();
             assert!(all.len() > 20, "{anchor:?}");
             assert!(all.iter().all(|&(x, y)| (9..30).contains(&x) && (5..20).contains(&y)), "{anchor:?}");
         }
         let mut picture = Rgb8::filled(4, 4, PAPER).unwrap();
         picture.write((usize::MAX, usize::MAX), "A\n猫", LARGE, INK, Anchor::Left);
         picture.fill((2, 1), (9, 9), INK);
-        assert_eq!((picture.pixel(1, 1), picture.pixel(2, 1), picture.pixel(3, 3)), (Some(PAPER), Some(INK), Some(INK)));
+        assert_eq!(
+            (picture.pixel(1, 1), picture.pixel(2, 1), picture.pixel(3, 3)),
+            (Some(PAPER), Some(INK), Some(INK))
+        );
     }
 
     #[test]

@@ -101,7 +101,10 @@ impl Grid<'_> {
         let (rows, count) = (self.row_labels.len(), self.images.len());
         let Some(first) = self.images.first() else { return Err(content("at least one image", "none")) };
         if rows == 0 || !count.is_multiple_of(rows) {
-            return Err(content(format!("images for {rows} rows of equal length"), format!("{count} images")));
+            return Err(content(
+                format!("images for {rows} rows of equal length"),
+                format!("{count} images"),
+            ));
         }
         let (columns, labels) = (count / rows, self.column_labels.len());
         if labels != 0 && labels != columns {
@@ -166,7 +169,8 @@ mod tests {
     #[test]
     fn a_bare_grid_is_margins_cells_and_gaps() {
         let images = vec![Rgb8::filled(32, 32, RED).unwrap(); 6];
-        let page = Grid { row_labels: &labels(&["", ""]), images: &images, ..Grid::default() }.draw().unwrap();
+        let page =
+            Grid { row_labels: &labels(&["", ""]), images: &images, ..Grid::default() }.draw().unwrap();
         // Enlarged four times to 128; margin 25, gap 4.
         assert_eq!((page.width(), page.height()), (25 + 3 * 128 + 2 * 4 + 25, 25 + 2 * 128 + 4 + 25));
         assert_eq!(bounds(&page, |it| it == RED), (25, 25, page.width() - 25, page.height() - 25));
@@ -190,8 +194,14 @@ mod tests {
             let (left, top, right, bottom) = bounds(&page, |it| it == RED);
             let ink = bounds(&page, |it| it == INK || it == FAINT);
             assert_eq!(right, page.width() - margin, "size {size}");
-            assert!(ink.0 >= margin && ink.1 >= margin && ink.0 < left && ink.1 < top, "size {size}: {ink:?}");
-            assert!(ink.2 <= right && ink.3 <= page.height() - margin && ink.3 > bottom, "size {size}: {ink:?}");
+            assert!(
+                ink.0 >= margin && ink.1 >= margin && ink.0 < left && ink.1 < top,
+                "size {size}: {ink:?}"
+            );
+            assert!(
+                ink.2 <= right && ink.3 <= page.height() - margin && ink.3 > bottom,
+                "size {size}: {ink:?}"
+            );
             let red = page.as_bytes().as_chunks::<3>().0.iter().filter(|it| **it == RED).count();
             assert_eq!(red, 4 * (size * (128 / size).max(1)).pow(2), "text covers an image of size {size}");
         }

@@ -45,7 +45,10 @@ impl HeatMap<'_> {
     pub fn draw(&self) -> Result<Rgb8, PictureError> {
         let Self { values, size, low, high, title, axis } = *self;
         if size == 0 || size.checked_mul(size) != Some(values.len()) {
-            return Err(content(format!("{size} x {size} values and at least one"), values.len().to_string()));
+            return Err(content(
+                format!("{size} x {size} values and at least one"),
+                values.len().to_string(),
+            ));
         }
         if !(low < high && low.is_finite() && high.is_finite()) {
             return Err(content("colours from low to high", format!("{low} to {high}")));
@@ -137,7 +140,9 @@ mod tests {
     #[test]
     fn the_matrix_is_drawn_cell_by_cell() {
         let values = [1.0, 0.0, 0.5, 1.0];
-        let page = HeatMap { values: &values, size: 2, low: 0.0, high: 1.0, title: "t", axis: "step" }.draw().unwrap();
+        let page = HeatMap { values: &values, size: 2, low: 0.0, high: 1.0, title: "t", axis: "step" }
+            .draw()
+            .unwrap();
         let (left, top) = (MARGIN + 2 * MEDIUM.width(), MARGIN + 2 * MEDIUM.line());
         for (index, value) in values.iter().enumerate() {
             let (x, y) = (left + index % 2 * 320, top + index / 2 * 320);

@@ -34,7 +34,10 @@ pub fn encode_png(picture: &Rgb8, text: &[(&str, &str)]) -> Result<Vec<u8>, Pict
             return Err(content("a PNG text key of 1 to 79 printable ASCII characters", format!("{key:?}")));
         }
         if value.contains('\0') {
-            return Err(content("a PNG text value without NUL characters", format!("one of {key:?} with NUL")));
+            return Err(content(
+                "a PNG text value without NUL characters",
+                format!("one of {key:?} with NUL"),
+            ));
         }
         if value.is_ascii() {
             encoder.add_text_chunk((*key).to_owned(), (*value).to_owned())?;
@@ -70,7 +73,8 @@ fn decode(source: impl BufRead + Seek) -> Result<(Rgb8, Vec<(String, String)>), 
     if kind != (ColorType::Rgb, BitDepth::Eight) {
         return Err(format!("expected an 8-bit RGB picture, got {kind:?}"));
     }
-    let size = reader.output_buffer_size().filter(|it| *it <= 3 * MAX_PIXELS).ok_or("the picture is too large")?;
+    let size =
+        reader.output_buffer_size().filter(|it| *it <= 3 * MAX_PIXELS).ok_or("the picture is too large")?;
     let mut pixels = vec![0; size];
     let frame = reader.next_frame(&mut pixels).map_err(text_of)?;
     reader.finish().map_err(text_of)?;
@@ -101,7 +105,8 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let (got, got_text) = read_png(&path).unwrap();
         assert_eq!(got, picture());
-        let got_text: Vec<(&str, &str)> = got_text.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let got_text: Vec<(&str, &str)> =
+            got_text.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(got_text, text);
         assert_eq!(encode_png(&picture(), &text).unwrap(), bytes);
     }

@@ -161,7 +161,9 @@ mod tests {
         let image = Rgb8::new(2, 1, vec![1, 2, 3, 4, 5, 6]).unwrap();
         let mut picture = Rgb8::filled(8, 5, [250; 3]).unwrap();
         picture.paste(1, 1, &image, 3);
-        let count = |picture: &Rgb8, colour| picture.bytes.as_chunks::<3>().0.iter().filter(|it| **it == colour).count();
+        let count = |picture: &Rgb8, colour| {
+            picture.bytes.as_chunks::<3>().0.iter().filter(|it| **it == colour).count()
+        };
         assert_eq!((count(&picture, [1, 2, 3]), count(&picture, [4, 5, 6])), (9, 9));
         assert_eq!((picture.pixel(3, 3), picture.pixel(4, 1)), (Some([1, 2, 3]), Some([4, 5, 6])));
         picture.paste(6, 4, &image, 2);

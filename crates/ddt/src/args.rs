@@ -19,13 +19,13 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use ddt_flow::{FlowError, Guidance, NoiseSource, TimeGrid};
+use ddt_flow::{Guidance, NoiseSource, TimeGrid};
 use ddt_hub::{Hub, Release};
 use ddt_model::DdtConfig;
 
 use crate::{
     config::{Dtype, PipelineConfig, Place, Request, SolverName, Source, USUAL_LAST_STEP, USUAL_STEPS},
-    error::{Context, Error, Result, invalid},
+    error::{Context, Result, invalid},
     opened::Opened,
     share::Sharing,
 };
@@ -38,7 +38,7 @@ const SHOWN: [u32; 4] = [207, 360, 387, 974];
 pub struct SampleArgs {
     /// Classes: label, range of labels, synset or name; repeat it or separate by commas
     /// [default: the first ten classes; 207,360,387,974 of ImageNet]
-    #[arg(long = "class", value_name = "CLASS")]
+    #[arg(long = "class", value_name = "CLASS", allow_negative_numbers = true)]
     pub classes: Vec<String>,
     /// Images of each class [default: 8; 1 of ImageNet]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -70,14 +70,14 @@ pub struct PipelineArgs {
     #[arg(long, value_name = "NAME", default_value = "euler")]
     pub solver: SolverName,
     /// Length of the last step, in flow time before shifting, above 0 and at most 1
-    #[arg(long, value_name = "LENGTH", default_value_t = USUAL_LAST_STEP)]
+    #[arg(long, value_name = "LENGTH", default_value_t = USUAL_LAST_STEP, allow_negative_numbers = true)]
     pub last_step: f64,
     /// Respacing of the steps: above 1 more of them near noise, below 1 near the image (unitless)
-    #[arg(long, value_name = "SHIFT", default_value_t = 1.0)]
+    #[arg(long, value_name = "SHIFT", default_value_t = 1.0, allow_negative_numbers = true)]
     pub timeshift: f64,
     /// Strength of classifier-free guidance (unitless), 1 for none
     /// [default: 4; of ImageNet 2 at 256 px, 3 at 512 px]
-    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SCALE", allow_hyphen_values = true)]
     pub guidance: Option<f64>,
     /// Flow times between which guidance acts, both excluded; 0 is noise, 1 is the image
     /// [default: 0,1; 0.3,1 of ImageNet]
@@ -187,16 +187,8 @@ impl PipelineArgs {
     /// autoencoder.
     pub fn config(&self, release: Release, hub: &Hub) -> Result<PipelineConfig> {
         let Self { steps, last_step, timeshift, .. } = *self;
-        let grid = TimeGrid::new(steps, Some(last_step), timeshift).map_err(|error| match error {
-            // The library's way out, to leave it out, leads elsewhere here.
-            FlowError::LastStep { got } => Error::Invalid(format!(
-                "--last-step: expected a last step above 0 and at most 1, got {got}; leave it out for {USUAL_LAST_STEP}"
-            )),
-            other => Error::While {
-                context: "--steps, --last-step, --timeshift".to_owned(),
-                source: other.into(),
-            },
-        })?;
+        let grid =
+            TimeGrid::new(steps, Some(last_step), timeshift).context("--steps, --last-step, --timeshift")?;
         let sizes = self.preset.as_deref().map(DdtConfig::preset).transpose().context("--preset")?;
         let weights = match self.weights.to_str() {
             Some("hub") => release.to_string().into(),
@@ -248,8 +240,20 @@ impl PipelineArgs {
         let on_cpu = self.device == Place::Cpu;
         let usual = match (opened.is_imagenet(), opened.image_size().0 >= 512) {
             (false, _) => 40,
-            (true, false) => if on_cpu { 4 } else { 64 },
-            (true, true) => if on_cpu { 1 } else { 32 },
+            (true, false) => {
+                if on_cpu {
+                    4
+                } else {
+                    64
+                }
+            }
+            (true, true) => {
+                if on_cpu {
+                    1
+                } else {
+                    32
+                }
+            }
         };
         self.batch.map_or(usual, |it| it as usize)
     }
@@ -262,7 +266,8 @@ impl PipelineArgs {
         }
         let (height, width) = opened.image_size();
         let (side, classes, cache) = (release.side(), opened.classes().len(), hub.cache.display());
-        let bytes: u64 = [release.network(), release.autoencoder()].iter().filter_map(|it| it.about_bytes()).sum();
+        let bytes: u64 =
+            [release.network(), release.autoencoder()].iter().filter_map(|it| it.about_bytes()).sum();
         Some(format!(
             "using the demo network: {width} x {height} pixels, {classes} classes\n\
              for {side} x {side} pixels and ImageNet's classes fetch {} ({:.1} GB) into {cache}:\n  \

@@ -69,7 +69,8 @@ pub(crate) const USUAL_STEPS: usize = 50;
 pub(crate) const USUAL_LAST_STEP: f64 = 0.04;
 
 fn usual_grid() -> TimeGrid {
-    TimeGrid::new(USUAL_STEPS, Some(USUAL_LAST_STEP), 1.0).unwrap_or_else(|_| unreachable!("constants make a grid"))
+    TimeGrid::new(USUAL_STEPS, Some(USUAL_LAST_STEP), 1.0)
+        .unwrap_or_else(|_| unreachable!("constants make a grid"))
 }
 
 impl PipelineConfig {
@@ -339,7 +340,10 @@ mod tests {
         let places = ["cpu", "cuda", "cuda:3", "cuda:", "cuda:x", "cuda3", "gpu"].map(|it| it.parse().ok());
         let gpu = |number| cfg!(feature = "cuda").then_some(Place::Cuda(number));
         assert_eq!(places, [Some(Place::Cpu), gpu(0), gpu(3), None, None, None, None]);
-        assert_eq!([Place::Cpu, Place::Cuda(0), Place::Cuda(2)].map(|it| it.to_string()), ["cpu", "cuda", "cuda:2"]);
+        assert_eq!(
+            [Place::Cpu, Place::Cuda(0), Place::Cuda(2)].map(|it| it.to_string()),
+            ["cpu", "cuda", "cuda:2"]
+        );
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 use ddt_adapters::{Autoencoder, KlDecoder};
-use ddt_cuda::{CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision, from_map, gpu_name};
+use ddt_cuda::{
+    CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision, from_map, gpu_name,
+};
 use ddt_model::{ModelError, NetworkConfig, SampleOptions, Sampled};
 
 use crate::{
@@ -25,7 +27,10 @@ impl CudaEngine {
     pub(crate) fn open(opened: &Opened, number: usize) -> Result<Self> {
         let sizes = &opened.network.sizes;
         if opened.network != NetworkConfig::from(sizes.clone()) {
-            return invalid(format!("device cuda runs the paper's DDT alone, got {:?}; use device cpu", opened.network));
+            return invalid(format!(
+                "device cuda runs the paper's DDT alone, got {:?}; use device cpu",
+                opened.network
+            ));
         }
         let weights = opened.file.weights(Some(sizes))?;
         let sampler = CudaSampler::open(number, sizes, precision(&opened.config)?, &from_map(&weights));

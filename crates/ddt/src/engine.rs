@@ -108,5 +108,7 @@ pub(crate) fn place_decoder(decoder: KlDecoder, config: &PipelineConfig) -> Resu
 
 #[cfg(not(feature = "cuda"))]
 fn no_gpus<T>() -> Result<T> {
-    crate::error::invalid("expected device cpu, the only one of this build; build with the feature cuda for GPUs")
+    crate::error::invalid(
+        "expected device cpu, the only one of this build; build with the feature cuda for GPUs",
+    )
 }

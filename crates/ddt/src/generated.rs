@@ -44,7 +44,10 @@ impl Record {
     pub fn read(path: &Path) -> Result<Self> {
         let (_, text) = read_png(path)?;
         let Some((_, json)) = text.iter().find(|(key, _)| key == RECORD_KEY) else {
-            return invalid(format!("{} has no record {RECORD_KEY:?}: expected a picture that ddt made", path.display()));
+            return invalid(format!(
+                "{} has no record {RECORD_KEY:?}: expected a picture that ddt made",
+                path.display()
+            ));
         };
         serde_json::from_str(json).context(format!("the record {RECORD_KEY:?} of {}", path.display()))
     }
@@ -74,7 +77,8 @@ impl Generated {
     pub(crate) fn new(pipeline: &Pipeline, request: Request, images: Vec<Rgb8>, report: Report) -> Self {
         let name = |it: &u32| pipeline.classes().name(*it).unwrap_or_default().to_owned();
         let class_names = request.classes.iter().map(name).collect();
-        let record = Record { version: VERSION.to_owned(), pipeline: pipeline.config().clone(), request, class_names };
+        let record =
+            Record { version: VERSION.to_owned(), pipeline: pipeline.config().clone(), request, class_names };
         Self { images, record, report }
     }
 
@@ -124,8 +128,10 @@ impl Opened {
         let record = Record { version: VERSION.to_owned(), pipeline, request: request.clone(), class_names };
         let (height, width) = self.image_size();
         let columns = request.images_per_class as usize;
-        let checked: Result<(), PictureError> = Texts::new(&record).grid(&[]).check_size(columns, width, height);
-        checked.context(format!("{} classes of {columns} images do not fit on one page", request.classes.len()))
+        let checked: Result<(), PictureError> =
+            Texts::new(&record).grid(&[]).check_size(columns, width, height);
+        checked
+            .context(format!("{} classes of {columns} images do not fit on one page", request.classes.len()))
     }
 }
 

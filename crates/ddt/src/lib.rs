@@ -26,14 +26,13 @@
 //! - [`model`] is the network and its files; [`flow`] time grids, solvers, guidance, noise; [`sharing`] plans where
 //!   sampling recomputes the self-condition;
 //! - [`adapters`] are the autoencoders, [`picture`] images and pages, [`hub`] published files on this machine;
-//! - [`files`] and [`kernels`] are what the others are made of.
-//!
-//! Training (`ddt-train`), metrics (`ddt-metrics`) and photo folders (`ddt-data`) are crates of their own.
+//! - [`files`], [`blocks`] and [`kernels`] are what the others are made of.
 //!
 //! # Crate features
 //!
 //! - `demo` (on by default) brings the demo weights.
-//! - `clap` brings [`args`](crate), the flags of a sampling program.
+//! - `clap` brings `args`, the flags of a sampling program.
+//! - `train`, `data` and `metrics` bring training, photo folders and the metrics of samples under the same names.
 //! - `cuda` samples on NVIDIA GPUs; compiling takes NVIDIA's compiler.
 
 #![forbid(unsafe_code)]
@@ -70,25 +69,22 @@ pub use crate::{
     share::Sharing,
 };
 pub use ddt_adapters as adapters;
-<<<<<<< HEAD
-pub use ddt_analysis as analysis;
 pub use ddt_blocks as blocks;
-pub use ddt_cuda as cuda;
+#[cfg(feature = "cuda")]
+pub use ddt_cuda as gpu;
+#[cfg(feature = "data")]
 pub use ddt_data as data;
 pub use ddt_files as files;
-pub use ddt_files::npz;
-=======
-pub use ddt_files as files;
->>>>>>> 0da5bff (A pipeline in the facade, the program ddt sample, the first example on both)
 pub use ddt_flow as flow;
 pub use ddt_hub as hub;
 pub use ddt_kernels as kernels;
+#[cfg(feature = "metrics")]
+pub use ddt_metrics as metrics;
 pub use ddt_model as model;
-<<<<<<< HEAD
-=======
 pub use ddt_picture as picture;
->>>>>>> 0da5bff (A pipeline in the facade, the program ddt sample, the first example on both)
 pub use ddt_sharing as sharing;
+#[cfg(feature = "train")]
+pub use ddt_train as train;
 
 /// Prepares the process for sampling: `threads` threads (0 is one per core), and freed memory that is kept for the
 /// next step.

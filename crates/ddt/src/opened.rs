@@ -108,14 +108,17 @@ impl Opened {
             None if network.sizes.num_classes == 1000 => ClassTable::imagenet()?,
             None => ClassTable::from_names((0..network.sizes.num_classes).map(|it| format!("class {it}")))?,
         };
-        let guiding = config.guiding_network.as_ref().map(|it| GuidingFile::open(&it.from, &network)).transpose()?;
+        let guiding =
+            config.guiding_network.as_ref().map(|it| GuidingFile::open(&it.from, &network)).transpose()?;
         let guidance = match config.guidance {
             Some(it) => it,
             None => usual_guidance(&network.sizes, latents.size)?,
         };
         let channels = network.sizes.in_channels;
         if let Some(guided) = guidance.channels().map(usize::from).filter(|it| *it > channels) {
-            return invalid(format!("expected at most {channels} guided channels, as the latents have, got {guided}"));
+            return invalid(format!(
+                "expected at most {channels} guided channels, as the latents have, got {guided}"
+            ));
         }
         let is_file = matches!(config.sharing, Sharing::File(_));
         if is_file && (config.guiding_network.is_some() || guidance.channels().is_some()) {
@@ -131,7 +134,8 @@ impl Opened {
             guidance: Some(guidance),
             ..config.clone()
         };
-        let opened = Self { config, network, classes, latent_size: latents.size, file, guiding, weights, decoder };
+        let opened =
+            Self { config, network, classes, latent_size: latents.size, file, guiding, weights, decoder };
         opened.config.sharing.check(&opened.plan_for_model("any".to_owned()))?;
         Ok(opened)
     }
@@ -181,7 +185,10 @@ impl Opened {
             return invalid("expected at least one class and a batch of at least one image");
         }
         if !(1..=crate::config::Image::PER_CLASS).contains(&request.images_per_class) {
-            return invalid(format!("expected 1 to 1000000 images of a class, got {}", request.images_per_class));
+            return invalid(format!(
+                "expected 1 to 1000000 images of a class, got {}",
+                request.images_per_class
+            ));
         }
         Ok(())
     }
@@ -235,7 +242,9 @@ impl Opened {
         }
         let (got, expected) = (decoder.downscale(), self.decoder.downscale());
         if got != expected {
-            return invalid(format!("expected an autoencoder that scales by {expected}, got one that scales by {got}"));
+            return invalid(format!(
+                "expected an autoencoder that scales by {expected}, got one that scales by {got}"
+            ));
         }
         Ok(decoder)
     }
@@ -270,7 +279,10 @@ impl GuidingFile {
 impl DecoderFile {
     fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
-            return invalid(format!("there is no autoencoder {}; expected auto or the path of a file", path.display()));
+            return invalid(format!(
+                "there is no autoencoder {}; expected auto or the path of a file",
+                path.display()
+            ));
         }
         Checkpoint::open(path).context("the autoencoder")?;
         Ok(Self { name: "", bytes: Some(Bytes::File(path.to_owned())) })
@@ -279,7 +291,9 @@ impl DecoderFile {
     fn named(name: &str, release: Option<Release>, hub: &Hub) -> Result<Self> {
         Ok(match name {
             "pixels" => Self { name: "pixels", bytes: None },
-            "tiny-flux2" => Self { name: "tiny-flux2", bytes: Some(Bytes::Bundled(bundled::tiny_decoder()?)) },
+            "tiny-flux2" => {
+                Self { name: "tiny-flux2", bytes: Some(Bytes::Bundled(bundled::tiny_decoder()?)) }
+            }
             "sd-vae-ft-ema" => {
                 let release = release.unwrap_or(Release::DdtXl2R256);
                 let path = cached(release, &release.autoencoder(), hub)?;
@@ -305,7 +319,8 @@ impl DecoderFile {
         };
         let broken = || format!("cannot read the autoencoder {}", file.path().display());
         if file.info("decoder.conv_in.weight").is_some() {
-            let decoder = KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu).context(broken())?;
+            let decoder =
+                KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu).context(broken())?;
             return crate::engine::place_decoder(decoder, config);
         }
         Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu).context(broken())?))
@@ -320,7 +335,12 @@ struct Latents {
 
 impl Latents {
     /// The file's word, or what the published weights have.
-    fn of(file: &DdtFile, sizes: &DdtConfig, config: &PipelineConfig, release: Option<Release>) -> Result<Self> {
+    fn of(
+        file: &DdtFile,
+        sizes: &DdtConfig,
+        config: &PipelineConfig,
+        release: Option<Release>,
+    ) -> Result<Self> {
         if let Some(LatentInfo { autoencoder, height, width, .. }) = file.latents() {
             return Ok(Self { size: (*height, *width), autoencoder: autoencoder.clone() });
         }
@@ -338,7 +358,9 @@ impl Latents {
         };
         let patch = DOWNSCALE * sizes.patch_size;
         if height == 0 || width == 0 || !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
-            return invalid(format!("expected images with sides that are multiples of {patch}, got {height} x {width}"));
+            return invalid(format!(
+                "expected images with sides that are multiples of {patch}, got {height} x {width}"
+            ));
         }
         Ok(Self { size: (height / DOWNSCALE, width / DOWNSCALE), autoencoder: "sd-vae-ft-ema".to_owned() })
     }
@@ -373,7 +395,11 @@ fn usual_guidance(sizes: &DdtConfig, latents: (usize, usize)) -> Result<Guidance
 }
 
 fn cached(release: Release, file: &HubFile, hub: &Hub) -> Result<PathBuf> {
-    hub.find(file).ok_or_else(|| Error::NotFetched { release, file: file.to_string(), cache: hub.cache.clone() })
+    hub.find(file).ok_or_else(|| Error::NotFetched {
+        release,
+        file: file.to_string(),
+        cache: hub.cache.clone(),
+    })
 }
 
 /// A source without its folder, with its hash, which must be the one it had.

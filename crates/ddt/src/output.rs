@@ -30,7 +30,9 @@ impl OutputFile {
         let shown = path.display();
         let ends_in_slash = path.as_os_str().as_encoded_bytes().last().is_some_and(|it| b"/\\".contains(it));
         if path.file_name().is_none() || ends_in_slash || path.is_dir() {
-            return invalid(format!("expected the path of a file to write, got the folder {shown:?}; add a file name"));
+            return invalid(format!(
+                "expected the path of a file to write, got the folder {shown:?}; add a file name"
+            ));
         }
         let ending = path.extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase();
         if !endings.is_empty() && !endings.contains(&ending.as_str()) {
@@ -39,7 +41,11 @@ impl OutputFile {
         let target = match path.canonicalize() {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => match path.is_symlink() {
-                true => return invalid(format!("cannot write {shown}: it is a link to a file that does not exist")),
+                true => {
+                    return invalid(format!(
+                        "cannot write {shown}: it is a link to a file that does not exist"
+                    ));
+                }
                 false => path.to_owned(),
             },
             Err(error) => return Err(error).context(format!("cannot write {shown}")),
@@ -47,7 +53,9 @@ impl OutputFile {
         if let Ok(metadata) = target.metadata()
             && !metadata.is_file()
         {
-            return invalid(format!("cannot write {shown}: expected a regular file, got a device, pipe or socket"));
+            return invalid(format!(
+                "cannot write {shown}: expected a regular file, got a device, pipe or socket"
+            ));
         }
         let folder = match target.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -57,7 +65,8 @@ impl OutputFile {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return invalid(format!("cannot write {shown}: {} is not a folder", folder.display())),
             Err(error) => {
-                return Err(error).context(format!("cannot write {shown}: create the folder {} first", folder.display()));
+                return Err(error)
+                    .context(format!("cannot write {shown}: create the folder {} first", folder.display()));
             }
         }
         tempfile::tempfile_in(folder).map(drop).context(format!(
@@ -117,7 +126,10 @@ mod tests {
         assert!(names_in(folder.path()).is_empty());
         file.write(b"first, and longer").unwrap();
         file.write(b"second").unwrap();
-        assert_eq!((fs::read(&path).unwrap(), names_in(folder.path())), (b"second".to_vec(), vec!["out.PNG".to_owned()]));
+        assert_eq!(
+            (fs::read(&path).unwrap(), names_in(folder.path())),
+            (b"second".to_vec(), vec!["out.PNG".to_owned()])
+        );
         let deep = folder.path().join("a/b/c.png");
         OutputFile::with_folder(&deep, &[]).unwrap().write(b"x").unwrap();
         assert_eq!(fs::read(&deep).unwrap(), b"x");
@@ -139,7 +151,10 @@ mod tests {
             let message = chain(&OutputFile::new(&path, &["png"]).unwrap_err());
             assert!(message.contains(expected) && message.contains(&path.display().to_string()), "{message}");
         }
-        assert_eq!((names_in(folder.path()), fs::read(&file).unwrap()), (vec!["file".to_owned()], b"kept".to_vec()));
+        assert_eq!(
+            (names_in(folder.path()), fs::read(&file).unwrap()),
+            (vec!["file".to_owned()], b"kept".to_vec())
+        );
     }
 
     #[cfg(unix)]

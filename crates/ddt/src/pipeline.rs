@@ -268,7 +268,9 @@ impl Pipeline {
     pub fn decode(&self, latents: &Tensor) -> Result<Vec<Rgb8>> {
         let pixels = match &self.scale {
             None => self.decoder.decode(latents)?,
-            Some(Scale { mean, std }) => self.decoder.decode(&latents.broadcast_mul(std)?.broadcast_add(mean)?)?,
+            Some(Scale { mean, std }) => {
+                self.decoder.decode(&latents.broadcast_mul(std)?.broadcast_add(mean)?)?
+            }
         };
         let (_, _, height, width) = pixels.dims4()?;
         let images = to_rgb8(&pixels)?.into_iter();
@@ -291,7 +293,10 @@ impl Opened {
             config.sharing = crate::Sharing::Steps(plan.recompute_steps().to_vec());
         }
         if plan.is_some() && !self.network.family.has_halves() {
-            return invalid(format!("expected a network of two halves to share, got {:?}", self.network.family));
+            return invalid(format!(
+                "expected a network of two halves to share, got {:?}",
+                self.network.family
+            ));
         }
         let decoder = self.load_decoder()?;
         let channels = decoder.latent_channels();

@@ -67,7 +67,10 @@ impl fmt::Display for Progress<'_> {
         let decimals = if rate >= 1.0 { 1 } else { 3 };
         let left = duration_in_words((self.total as f64 - self.images()).max(0.0) / rate);
         let (step, num_steps, finished, total) = (self.step, self.num_steps, self.finished, self.total);
-        write!(f, "{finished} of {total} images, step {step} of {num_steps}, {rate:.decimals$} images/s, {left} left")
+        write!(
+            f,
+            "{finished} of {total} images, step {step} of {num_steps}, {rate:.decimals$} images/s, {left} left"
+        )
     }
 }
 

@@ -75,7 +75,9 @@ impl Sharing {
         let plan = match self {
             Self::None => return Ok(None),
             Self::Uniform { every } => SharingPlan::uniform(num_steps, *every),
-            Self::Ratio { ratio } => SharingPlan::uniform_budget(num_steps, budget_for_ratio(num_steps, *ratio)),
+            Self::Ratio { ratio } => {
+                SharingPlan::uniform_budget(num_steps, budget_for_ratio(num_steps, *ratio))
+            }
             Self::Steps(steps) => SharingPlan::new(steps.clone(), num_steps),
             Self::File(path) => {
                 let file = load(path)?;
@@ -176,7 +178,9 @@ mod tests {
         let steps = Sharing::Steps(vec![0, 3]);
         assert_eq!(serde_json::to_string(&steps).unwrap(), "[0,3]");
         assert_eq!(serde_json::from_str::<Sharing>("[0,3]").unwrap(), steps);
-        for text in ["", "uniform:", "uniform:0", "uniform:-3", "uniform:2.5", "ratio:1", "ratio:NaN", "ratio:-0.1"] {
+        for text in
+            ["", "uniform:", "uniform:0", "uniform:-3", "uniform:2.5", "ratio:1", "ratio:NaN", "ratio:-0.1"]
+        {
             assert_eq!(text.parse::<Sharing>().unwrap_err(), EXPECTED);
         }
     }

@@ -4,10 +4,8 @@
 
 mod comparing;
 mod dataset;
-mod drawing;
 mod evaluating;
 mod planning;
-mod refusals;
 mod training;
 
 use std::path::{Path, PathBuf};

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Build without optimising the whole, which reuses what tests have built
     #[arg(long)]
     dev: bool,
-    /// Build the drawing programs with the feature too
+    /// Build the program `ddt` with the feature too
     #[arg(long)]
     examples: bool,
     /// Where no toolkit can be had, say so and succeed
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     println!("CUDA toolkit: {}", home.display());
     build(&home, args.dev, ("ddt-cuda", "cuda"), &["--bin", PROGRAM])?;
     if args.examples {
-        build(&home, args.dev, ("ddt-examples", "cuda"), &["--examples"])?;
+        build(&home, args.dev, ("ddt-cli", "cuda"), &["--bin", "ddt"])?;
     }
     let program = target_folder()?.join(if args.dev { "debug" } else { "release" }).join(PROGRAM);
     println!("built {}: compiled and linked, which says nothing of a GPU", program.display());

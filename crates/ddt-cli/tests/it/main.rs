@@ -22,7 +22,11 @@ struct Outcome {
 /// A command in a folder of its own, with an empty hub cache that may not be filled.
 fn command(folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ddt"));
-    command.current_dir(folder).args(words).env("HF_HUB_CACHE", folder.join("cache")).env("HF_HUB_OFFLINE", "1");
+    command
+        .current_dir(folder)
+        .args(words)
+        .env("HF_HUB_CACHE", folder.join("cache"))
+        .env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -20,7 +20,10 @@ fn the_same_command_writes_the_same_file_and_redo_repeats_it() {
     let folder = folder.path();
     let line = words(&["--class", "frog,ship", "--share", "uniform:2", "--seed", "5"]);
     let result = succeed(folder, &line);
-    assert!(result.contains("2 images in ") && result.contains("encoder calls 1 of 2 steps (50% saved)"), "{result}");
+    assert!(
+        result.contains("2 images in ") && result.contains("encoder calls 1 of 2 steps (50% saved)"),
+        "{result}"
+    );
     assert!(result.ends_with("wrote out/sample.png\n"), "{result}");
     let first = fs::read(folder.join("out/sample.png")).unwrap();
     let outcome = ddt(folder, &[&line[..], &["--quiet", "--out", "b.png"]].concat());
@@ -40,7 +43,22 @@ fn redo_needs_the_same_weights_and_version() {
     let folder = folder.path();
     fs::write(folder.join("own.safetensors"), ddt_demo::NETWORK).unwrap();
     fs::create_dir(folder.join("moved")).unwrap();
-    succeed(folder, &["sample", "--weights", "own.safetensors", "--steps", "1", "--images", "1", "--class", "0", "--out", "a.png"]);
+    succeed(
+        folder,
+        &[
+            "sample",
+            "--weights",
+            "own.safetensors",
+            "--steps",
+            "1",
+            "--images",
+            "1",
+            "--class",
+            "0",
+            "--out",
+            "a.png",
+        ],
+    );
     succeed(folder, &["sample", "--redo", "a.png"]);
     fs::rename(folder.join("own.safetensors"), folder.join("moved/x.safetensors")).unwrap();
     refuse(folder, &["sample", "--redo", "a.png"], 1, &["no weights file own.safetensors"]);
@@ -57,7 +75,12 @@ fn redo_needs_the_same_weights_and_version() {
     let json = text[0].1.replace(&format!("\"version\":\"{}\"", ddt::VERSION), "\"version\":\"0.0.1\"");
     let bytes = ddt::picture::encode_png(&picture, &[(ddt::RECORD_KEY, &json)]).unwrap();
     fs::write(folder.join("old.png"), bytes).unwrap();
-    refuse(folder, &["sample", "--redo", "old.png"], 1, &["version 0.0.1", &format!("version {}", ddt::VERSION)]);
+    refuse(
+        folder,
+        &["sample", "--redo", "old.png"],
+        1,
+        &["version 0.0.1", &format!("version {}", ddt::VERSION)],
+    );
 }
 
 #[test]

@@ -92,7 +92,10 @@ fn a_file_of_the_demo_is_the_demo_and_its_record_names_no_folder() {
     let folder = tempfile::tempdir().unwrap();
     let path = demo_file(folder.path());
     let request = Request::new([0], 1);
-    let (bundled, file) = (generate(&demo(1), &request), generate(&PipelineConfig { weights: Source::new(&path), ..demo(1) }, &request));
+    let (bundled, file) = (
+        generate(&demo(1), &request),
+        generate(&PipelineConfig { weights: Source::new(&path), ..demo(1) }, &request),
+    );
     assert_eq!(file.images, bundled.images);
     assert_eq!(file.record.pipeline.weights.from, Path::new("ddt-cifar10.safetensors"));
     assert_eq!(file.record.pipeline.weights.sha256, bundled.record.pipeline.weights.sha256);
@@ -165,7 +168,9 @@ fn a_watcher_sees_every_step_and_may_stop_the_run() {
     assert_eq!(seen, [(0, 2, 1), (0, 2, 2), (0, 2, 3), (2, 1, 1), (2, 1, 2), (2, 1, 3)]);
     // The last preview is the image itself.
     assert_eq!(previews[2], images[2..]);
-    let distance = |it: &Rgb8| it.as_bytes().iter().zip(images[2].as_bytes()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+    let distance = |it: &Rgb8| {
+        it.as_bytes().iter().zip(images[2].as_bytes()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>()
+    };
     assert!(distance(&previews[1][0]) < distance(&previews[0][0]));
 
     for stop in [1, 3, 5, 6] {
@@ -205,7 +210,10 @@ fn a_plan_file_serves_the_settings_it_names() {
     for (other, expected) in [
         (PipelineConfig { guidance: stronger, ..config.clone() }, "guidance 7"),
         (PipelineConfig { grid: TimeGrid::new(6, Some(0.04), 1.0).unwrap(), ..config.clone() }, "6 steps"),
-        (PipelineConfig { grid: TimeGrid::new(5, Some(0.04), 2.0).unwrap(), ..config.clone() }, "time shift 2"),
+        (
+            PipelineConfig { grid: TimeGrid::new(5, Some(0.04), 2.0).unwrap(), ..config.clone() },
+            "time shift 2",
+        ),
         (PipelineConfig { solver: "adams2".parse().unwrap(), ..config.clone() }, "adams2"),
     ] {
         let message = chain(&load(&other).unwrap_err());

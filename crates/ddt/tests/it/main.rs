@@ -7,11 +7,7 @@ mod refusals;
 
 use std::{ops::ControlFlow, path::Path};
 
-use ddt::{
-    Error, Generated, Opened, Pipeline, PipelineConfig, Request, Result,
-    flow::TimeGrid,
-    hub::Hub,
-};
+use ddt::{Error, Generated, Opened, Pipeline, PipelineConfig, Request, Result, flow::TimeGrid, hub::Hub};
 
 /// A hub that has nothing in its cache and may not be asked.
 fn no_hub() -> Hub {

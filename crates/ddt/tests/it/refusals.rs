@@ -104,7 +104,8 @@ fn published_weights_that_were_not_fetched_name_the_command() {
     let nameless = Opened::new(&PipelineConfig::new("ddt-xl2-512"), &hub);
     // The demo's file stands in for the network and says its own autoencoder.
     assert!(nameless.is_ok());
-    let config = PipelineConfig { autoencoder: Source::new("sd-vae-ft-ema"), ..PipelineConfig::new("ddt-xl2-512") };
+    let config =
+        PipelineConfig { autoencoder: Source::new("sd-vae-ft-ema"), ..PipelineConfig::new("ddt-xl2-512") };
     let message = Opened::new(&config, &hub).unwrap_err().to_string();
     assert!(message.contains("sd-vae-ft-ema") && message.contains("ddt fetch ddt-xl2-512"), "{message}");
 }

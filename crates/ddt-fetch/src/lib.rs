@@ -1,0 +1,77 @@
+//! Downloading into the Hugging Face hub's local cache, where all of its tools look.
+//!
+//! [`fetch`] resumes what an earlier attempt left, tries again with growing pauses, gives up on a server that says
+//! nothing, compares the hub's SHA-256, and puts a file into the cache only when it is complete.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//!
+//! use ddt_fetch::{Patience, fetch};
+//! use ddt_hub::{Hub, Release};
+//!
+//! let file = Release::DdtXl2R256.autoencoder();
+//! let path = fetch(&Hub::from_env(), &file, &Patience::default(), &mut |progress| {
+//!     eprintln!("{progress}");
+//!     ControlFlow::Continue(())
+//! })?;
+//! println!("{}", path.display());
+//! # Ok::<(), ddt_fetch::FetchError>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod cache;
+mod download;
+mod error;
+mod http;
+
+use std::{ops::ControlFlow, path::PathBuf, time::Duration};
+
+use ddt_hub::{Hub, HubFile};
+
+pub use crate::{download::Progress, error::FetchError};
+
+/// How long to wait and how often to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For a connection and its first answer.
+    pub connect: Duration,
+    /// For the next bytes of a download.
+    pub stall: Duration,
+    /// Failures in a row, without a byte between them, after which to give up.
+    pub attempts: u32,
+    /// Pause after the first failure; each further one takes twice as long, up to a minute.
+    pub pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(15), stall: seconds(30), attempts: 6, pause: seconds(1) }
+    }
+}
+
+/// What [`fetch`] calls at least once a second; it may stop the download, which a later call resumes.
+pub type Watch<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
+
+/// The path of a file in the local cache, downloaded first if it is not there.
+///
+/// # Errors
+///
+/// [`FetchError::Offline`] if the environment forbids it; [`FetchError::Refused`] where the hub answers with no;
+/// [`FetchError::GaveUp`] after the last attempt; [`FetchError::Checksum`] for other bytes than the hub announced;
+/// [`FetchError::Cache`] if the cache cannot be written; [`FetchError::Cancelled`] when `watch` breaks.
+pub fn fetch(
+    hub: &Hub,
+    file: &HubFile,
+    patience: &Patience,
+    watch: &mut Watch<'_>,
+) -> Result<PathBuf, FetchError> {
+    if let Some(path) = hub.find(file) {
+        return Ok(path);
+    }
+    if hub.offline {
+        return Err(FetchError::Offline { file: file.to_string(), cache: hub.cache.clone() });
+    }
+    download::download(hub, file, patience, watch)
+}
