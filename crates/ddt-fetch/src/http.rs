@@ -107,7 +107,7 @@ impl Client {
 
     fn accept(&self, status: u16) -> Result<(), Failure> {
         match status {
-            200..400 => Ok(()),
+            200..=399 => Ok(()),
             401 | 403 => Err(self.refused(
                 status,
                 "expected access: accept the repository's terms on the hub and set HF_TOKEN",

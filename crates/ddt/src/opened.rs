@@ -10,8 +10,8 @@ use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, TinyDecoder};
 use ddt_files::Checkpoint;
 use ddt_flow::Guidance;
 use ddt_hub::{Hub, HubFile, Release};
-use ddt_model::{DdtConfig, DdtFile, LatentInfo, NetworkConfig, step_grid};
-use ddt_sharing::{PlanFor, PlanGuidance};
+use ddt_model::{DdtConfig, DdtFile, LatentInfo, NetworkConfig};
+use ddt_sharing::MadeFor;
 
 use crate::{
     bundled,
@@ -136,7 +136,7 @@ impl Opened {
         };
         let opened =
             Self { config, network, classes, latent_size: latents.size, file, guiding, weights, decoder };
-        opened.config.sharing.check(&opened.plan_for_model("any".to_owned()))?;
+        opened.config.sharing.check(&opened.made_for("any")?, opened.config.grid.num_steps())?;
         Ok(opened)
     }
 
@@ -193,15 +193,11 @@ impl Opened {
         Ok(())
     }
 
-    /// The settings that a plan must have been made for, for a network of this identity.
-    pub(crate) fn plan_for_model(&self, model: String) -> PlanFor {
+    /// The settings that a plan must have been made for, for a network of this name.
+    pub(crate) fn made_for(&self, model: &str) -> Result<MadeFor> {
         let guidance = self.config.guidance.unwrap_or(Guidance::none());
-        PlanFor {
-            model,
-            grid: step_grid(&self.config.grid),
-            guidance: PlanGuidance { scale: guidance.scale(), interval: guidance.interval() },
-            solver: Some(self.config.solver.as_str().to_owned()),
-        }
+        let made_for = MadeFor::new(model).with("grid", &self.config.grid)?.with("guidance", &guidance)?;
+        Ok(made_for.with("solver", &self.config.solver)?)
     }
 
     /// The settings with names and hashes in the place of paths.

@@ -13,7 +13,7 @@ use ddt_flow::{FlowError, Guidance, NoiseSource, Solver};
 use ddt_hub::{Hub, Release};
 use ddt_model::{ModelError, NetworkCalls, SampleOptions, Sampled, VelocityNetwork};
 use ddt_picture::Rgb8;
-use ddt_sharing::{PlanFor, SharingPlan};
+use ddt_sharing::{MadeFor, SharingPlan};
 
 use crate::{
     classes::ClassTable,
@@ -23,6 +23,7 @@ use crate::{
     generated::Generated,
     opened::Opened,
     progress::{Preview, Progress},
+    share::Sharing,
 };
 
 /// Network, autoencoder, classes and sampler, ready to make images.
@@ -46,7 +47,7 @@ pub struct Pipeline {
     opened: Opened,
     solver: Box<dyn Solver>,
     plan: Option<SharingPlan>,
-    plan_for: PlanFor,
+    made_for: MadeFor,
     engine: Engine,
     decoder: Box<dyn Autoencoder>,
     scale: Option<Scale>,
@@ -148,8 +149,8 @@ impl Pipeline {
 
     /// The settings that a plan for this pipeline must have been made for.
     #[must_use]
-    pub fn plan_for(&self) -> &PlanFor {
-        &self.plan_for
+    pub fn made_for(&self) -> &MadeFor {
+        &self.made_for
     }
 
     /// How to sample with another plan, or with none.
@@ -287,10 +288,10 @@ impl Opened {
     /// damaged or holds another network; too little memory.
     pub fn load(self) -> Result<Pipeline> {
         let mut config = self.identified()?;
-        let plan_for = self.plan_for_model(self.model_name(&config));
-        let plan = config.sharing.plan(&plan_for)?;
-        if let (crate::Sharing::File(_), Some(plan)) = (&config.sharing, &plan) {
-            config.sharing = crate::Sharing::Steps(plan.recompute_steps().to_vec());
+        let made_for = self.made_for(&self.model_name(&config))?;
+        let plan = config.sharing.plan(&made_for, config.grid.num_steps())?;
+        if let (Sharing::File(_), Some(plan)) = (&config.sharing, &plan) {
+            config.sharing = Sharing::Plan(plan.clone());
         }
         if plan.is_some() && !self.network.family.has_halves() {
             return invalid(format!(
@@ -305,7 +306,7 @@ impl Opened {
             Ok(Scale { mean: tensor(&info.mean)?, std: tensor(&info.std)? })
         });
         let (scale, engine, solver) = (scale.transpose()?, Engine::load(&self)?, config.solver.solver()?);
-        Ok(Pipeline { config, opened: self, solver, plan, plan_for, engine, decoder, scale })
+        Ok(Pipeline { config, opened: self, solver, plan, made_for, engine, decoder, scale })
     }
 }
 

@@ -2,20 +2,22 @@
 
 use std::{
     fmt,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use ddt_sharing::{PlanFile, PlanFor, SharingPlan, budget_for_ratio};
+use ddt_sharing::{MadeFor, PlanFile, SharingPlan, budget_for_ratio};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, invalid};
 
 const EXPECTED: &str = "expected none, uniform:R (R a whole number from 1, such as uniform:5), \
                         ratio:X (X from 0 to below 1, such as ratio:0.8) or a plan file";
 
-/// A choice of steps; as text `none`, `uniform:5`, `ratio:0.8` or the path of a plan file, as JSON that text or the
-/// list of steps.
+/// A choice of steps; as text `none`, `uniform:5`, `ratio:0.8` or the path of a plan file, as JSON that text or a
+/// plan.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum Sharing {
@@ -34,8 +36,8 @@ pub enum Sharing {
     },
     /// It runs where a plan file says.
     File(PathBuf),
-    /// It runs at these steps.
-    Steps(Vec<usize>),
+    /// It runs where this plan says.
+    Plan(SharingPlan),
 }
 
 /// What a choice is written as.
@@ -43,7 +45,7 @@ pub enum Sharing {
 #[serde(untagged)]
 enum Written {
     Text(String),
-    Steps(Vec<usize>),
+    Plan(SharingPlan),
 }
 
 impl Sharing {
@@ -53,48 +55,57 @@ impl Sharing {
     /// # Errors
     ///
     /// As [`plan`](Self::plan), but for another network.
-    pub fn check(&self, wanted: &PlanFor) -> Result<()> {
+    pub fn check(&self, wanted: &MadeFor, num_steps: usize) -> Result<()> {
         match self {
             Self::File(path) => {
                 let file = load(path)?;
-                let model = file.made_for.model.clone();
-                fits(path, &file, &PlanFor { model, ..wanted.clone() })
+                let wanted = wanted.clone().with_model(file.made_for.model());
+                fitting(path, &file, &wanted).map(drop)
             }
-            _ => self.plan(wanted).map(drop),
+            _ => self.plan(wanted, num_steps).map(drop),
         }
     }
 
-    /// The plan for a sampler with the settings `wanted`; `None` shares nothing.
+    /// The plan for a sampler with the settings `wanted` and this many steps; `None` shares nothing.
     ///
     /// # Errors
     ///
-    /// A plan file that cannot be read, or was made for another network, step grid, guidance or solver; steps that
-    /// are no plan.
-    pub fn plan(&self, wanted: &PlanFor) -> Result<Option<SharingPlan>> {
-        let num_steps = wanted.grid.num_steps;
+    /// A plan file that cannot be read, or was made for another network, step grid, guidance or solver; a plan of
+    /// another number of steps.
+    pub fn plan(&self, wanted: &MadeFor, num_steps: usize) -> Result<Option<SharingPlan>> {
         let plan = match self {
             Self::None => return Ok(None),
-            Self::Uniform { every } => SharingPlan::uniform(num_steps, *every),
+            Self::Uniform { every } => SharingPlan::uniform(num_steps, *every).context("sharing")?,
             Self::Ratio { ratio } => {
                 SharingPlan::uniform_budget(num_steps, budget_for_ratio(num_steps, *ratio))
+                    .context("sharing")?
             }
-            Self::Steps(steps) => SharingPlan::new(steps.clone(), num_steps),
-            Self::File(path) => {
-                let file = load(path)?;
-                fits(path, &file, wanted)?;
-                return Ok(Some(file.plan));
+            Self::Plan(plan) => {
+                plan.check_num_steps(num_steps).context("sharing")?;
+                plan.clone()
             }
+            Self::File(path) => fitting(path, &load(path)?, wanted)?,
         };
-        Ok(Some(plan.context("sharing")?.on_grid(wanted.grid)?))
+        Ok(Some(plan))
     }
 }
 
 fn load(path: &Path) -> Result<PlanFile> {
-    PlanFile::load(path).context(format!("sharing {}: {EXPECTED}", path.display()))
+    let blame = || format!("sharing {}: {EXPECTED}", path.display());
+    // Opening a pipe would wait for a writer.
+    if !path.metadata().context(blame())?.is_file() {
+        return invalid(format!("{}; got something else than a file", blame()));
+    }
+    let mut json = Vec::new();
+    let file = File::open(path).context(blame())?;
+    file.take(PlanFile::MAX_JSON_BYTES + 1).read_to_end(&mut json).context(blame())?;
+    PlanFile::from_json(&json).context(blame())
 }
 
-fn fits(path: &Path, file: &PlanFile, wanted: &PlanFor) -> Result<()> {
-    file.check(wanted).context(format!("the sharing plan {} does not fit these settings", path.display()))
+fn fitting(path: &Path, file: &PlanFile, wanted: &MadeFor) -> Result<SharingPlan> {
+    let plan = file.plan_for(wanted);
+    let plan = plan.context(format!("the sharing plan {} does not fit these settings", path.display()))?;
+    Ok(plan.clone())
 }
 
 impl FromStr for Sharing {
@@ -116,7 +127,7 @@ impl FromStr for Sharing {
     }
 }
 
-/// As it is read; of a list of steps their number.
+/// As it is read; of a plan its number of recomputes.
 impl fmt::Display for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -124,7 +135,7 @@ impl fmt::Display for Sharing {
             Self::Uniform { every } => write!(f, "uniform:{every}"),
             Self::Ratio { ratio } => write!(f, "ratio:{ratio}"),
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::Steps(steps) => write!(f, "{} steps", steps.len()),
+            Self::Plan(plan) => write!(f, "{} of {} steps", plan.num_recompute(), plan.num_steps()),
         }
     }
 }
@@ -135,7 +146,7 @@ impl TryFrom<Written> for Sharing {
     fn try_from(written: Written) -> Result<Self, String> {
         match written {
             Written::Text(text) => text.parse(),
-            Written::Steps(steps) => Ok(Self::Steps(steps)),
+            Written::Plan(plan) => Ok(Self::Plan(plan)),
         }
     }
 }
@@ -143,7 +154,7 @@ impl TryFrom<Written> for Sharing {
 impl From<Sharing> for Written {
     fn from(sharing: Sharing) -> Self {
         match sharing {
-            Sharing::Steps(steps) => Self::Steps(steps),
+            Sharing::Plan(plan) => Self::Plan(plan),
             other => Self::Text(other.to_string()),
         }
     }
@@ -151,17 +162,16 @@ impl From<Sharing> for Written {
 
 #[cfg(test)]
 mod tests {
-    use ddt_sharing::{Objective, PlanGuidance, StepGrid};
+    use ddt_flow::{Guidance, TimeGrid};
+    use ddt_sharing::{Objective, Similarity, SimilarityFile, optimal_plan};
 
     use super::*;
 
-    fn wanted(num_steps: usize) -> PlanFor {
-        PlanFor {
-            model: "ddt sha256:00".to_owned(),
-            grid: StepGrid { num_steps, last_step: 0.04, timeshift: 1.0 },
-            guidance: PlanGuidance { scale: 2.0, interval: (0.3, 1.0) },
-            solver: Some("euler".to_owned()),
-        }
+    fn wanted(num_steps: usize) -> MadeFor {
+        let grid = TimeGrid::new(num_steps, Some(0.04), 1.0).unwrap();
+        let guidance = Guidance::new(2.0, (0.3, 1.0)).unwrap();
+        let wanted = MadeFor::new("ddt sha256:00").with("grid", &grid).unwrap();
+        wanted.with("guidance", &guidance).unwrap().with("solver", &"euler").unwrap()
     }
 
     fn choice(text: &str) -> Sharing {
@@ -175,9 +185,11 @@ mod tests {
             let json = serde_json::to_string(&choice(text)).unwrap();
             assert_eq!(serde_json::from_str::<Sharing>(&json).unwrap(), choice(text));
         }
-        let steps = Sharing::Steps(vec![0, 3]);
-        assert_eq!(serde_json::to_string(&steps).unwrap(), "[0,3]");
-        assert_eq!(serde_json::from_str::<Sharing>("[0,3]").unwrap(), steps);
+        let plan = Sharing::Plan(SharingPlan::new(vec![0, 3], 5).unwrap());
+        let json = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Sharing>(&json).unwrap(), plan);
+        assert_eq!(plan.plan(&wanted(5), 5).unwrap().unwrap().recompute_steps(), [0, 3]);
+        assert!(plan.check(&wanted(6), 6).is_err());
         for text in
             ["", "uniform:", "uniform:0", "uniform:-3", "uniform:2.5", "ratio:1", "ratio:NaN", "ratio:-0.1"]
         {
@@ -187,7 +199,7 @@ mod tests {
 
     #[test]
     fn plans_have_the_runs_asked_for() {
-        assert_eq!(choice("none").plan(&wanted(50)).unwrap(), None);
+        assert_eq!(choice("none").plan(&wanted(50), 50).unwrap(), None);
         for (text, num_steps, num_recompute) in [
             ("uniform:5", 50, 10),
             ("uniform:5", 51, 11),
@@ -198,39 +210,33 @@ mod tests {
             ("ratio:0.75", 10, 3),
             ("ratio:0.999", 10, 1),
         ] {
-            let plan = choice(text).plan(&wanted(num_steps)).unwrap().unwrap();
+            let plan = choice(text).plan(&wanted(num_steps), num_steps).unwrap().unwrap();
             assert_eq!(plan.num_recompute(), num_recompute, "{text} of {num_steps}");
-            plan.check_grid(&wanted(num_steps).grid).unwrap();
+            plan.check_num_steps(num_steps).unwrap();
         }
-        let listed = Sharing::Steps(vec![0, 3]);
-        assert_eq!(listed.plan(&wanted(5)).unwrap().unwrap().recompute_steps(), [0, 3]);
-        assert!(listed.check(&wanted(3)).is_err());
     }
 
     #[test]
     fn plan_files_are_checked() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plan.json");
-        let file = PlanFile {
-            made_for: wanted(10),
-            seed: 0,
-            images: 1,
-            objective: Objective::Uniform { every: 5 },
-            plan: SharingPlan::uniform(10, 5).unwrap(),
-            cost: 0.0,
-            mean_similarity: 1.0,
-            predicted_speedup: None,
-        };
-        file.save(&path).unwrap();
+        // The states change at step 5.
+        let alike = |it: usize| if (it / 10 < 5) == (it % 10 < 5) { 1.0 } else { 0.0 };
+        let similarity = Similarity::from_matrix((0..100).map(alike).collect(), 10).unwrap();
+        let best = optimal_plan(&similarity, 2).unwrap();
+        let measured =
+            SimilarityFile { made_for: wanted(10), seed: 0, images: 1, similarity, inner_products: None };
+        let file = PlanFile::new(&measured, Objective::Budget { num_recompute: 2 }, best);
+        std::fs::write(&path, file.to_json().unwrap()).unwrap();
         let choice = Sharing::File(path.clone());
-        assert_eq!(choice.plan(&wanted(10)).unwrap().unwrap().recompute_steps(), [0, 5]);
+        assert_eq!(choice.plan(&wanted(10), 10).unwrap().unwrap().recompute_steps(), [0, 5]);
 
-        let message = |wanted: &PlanFor| crate::testing::chain(&choice.plan(wanted).unwrap_err());
-        let other_model = PlanFor { model: "ddt sha256:11".to_owned(), ..wanted(10) };
+        let message = |wanted: &MadeFor| crate::testing::chain(&choice.plan(wanted, 10).unwrap_err());
+        let other_model = wanted(10).with_model("ddt sha256:11");
         assert!(message(&other_model).contains("sha256:11"), "{}", message(&other_model));
-        assert!(message(&wanted(11)).contains("11 steps"), "{}", message(&wanted(11)));
-        choice.check(&other_model).unwrap();
-        assert!(choice.check(&wanted(11)).is_err());
+        assert!(message(&wanted(11)).contains("num_steps 10, wanted 11"), "{}", message(&wanted(11)));
+        choice.check(&other_model, 10).unwrap();
+        assert!(choice.check(&wanted(11), 11).is_err());
         std::fs::write(&path, "{").unwrap();
         assert!(message(&wanted(10)).contains("plan.json"));
         std::fs::remove_file(&path).unwrap();

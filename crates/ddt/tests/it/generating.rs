@@ -8,7 +8,7 @@ use ddt::{
     flow::{Guidance, NoiseSource, TimeGrid},
     model::{DdtConfig, DdtFile, Description, NetworkConfig},
     picture::{Rgb8, read_png},
-    sharing::{Objective, PlanFile, SharingPlan},
+    sharing::{Objective, PlanFile, Similarity, SimilarityFile, optimal_plan},
 };
 
 use crate::{chain, demo, demo_file, generate, load};
@@ -188,39 +188,42 @@ fn a_watcher_sees_every_step_and_may_stop_the_run() {
 fn a_plan_file_serves_the_settings_it_names() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("plan.json");
-    let file = PlanFile {
-        made_for: load(&demo(5)).unwrap().plan_for().clone(),
-        seed: 0,
-        images: 1,
-        objective: Objective::Budget { num_recompute: 2 },
-        plan: SharingPlan::new(vec![0, 3], 5).unwrap(),
-        cost: 0.0,
-        mean_similarity: 1.0,
-        predicted_speedup: None,
+    // The states change at step 3.
+    let alike = |it: usize| if (it / 5 < 3) == (it % 5 < 3) { 1.0 } else { 0.0 };
+    let similarity = Similarity::from_matrix((0..25).map(alike).collect(), 5).unwrap();
+    let best = optimal_plan(&similarity, 2).unwrap();
+    let made_for = load(&demo(5)).unwrap().made_for().clone();
+    let mut measured = SimilarityFile { made_for, seed: 0, images: 1, similarity, inner_products: None };
+    let write = |measured: &SimilarityFile| {
+        let file = PlanFile::new(measured, Objective::Budget { num_recompute: 2 }, best.clone());
+        std::fs::write(&path, file.to_json().unwrap()).unwrap();
     };
-    file.save(&path).unwrap();
+    write(&measured);
     let config = PipelineConfig { sharing: Sharing::File(path.clone()), ..demo(5) };
     let shared = generate(&config, &Request::new([0], 1));
     assert_eq!(shared.report.calls.encoder, 2);
-    // The record has the steps themselves.
-    assert_eq!(shared.record.pipeline.sharing, Sharing::Steps(vec![0, 3]));
+    // The record has the plan itself.
+    let Sharing::Plan(plan) = &shared.record.pipeline.sharing else { panic!("{:?}", shared.record) };
+    assert_eq!(plan.recompute_steps(), [0, 3]);
     assert_eq!(generate(&shared.record.pipeline, &shared.record.request).images, shared.images);
 
     let stronger = Some(Guidance::new(7.0, (0.0, 1.0)).unwrap());
     for (other, expected) in [
-        (PipelineConfig { guidance: stronger, ..config.clone() }, "guidance 7"),
-        (PipelineConfig { grid: TimeGrid::new(6, Some(0.04), 1.0).unwrap(), ..config.clone() }, "6 steps"),
+        (PipelineConfig { guidance: stronger, ..config.clone() }, "scale 4.0, wanted 7.0"),
+        (
+            PipelineConfig { grid: TimeGrid::new(6, Some(0.04), 1.0).unwrap(), ..config.clone() },
+            "num_steps 5, wanted 6",
+        ),
         (
             PipelineConfig { grid: TimeGrid::new(5, Some(0.04), 2.0).unwrap(), ..config.clone() },
-            "time shift 2",
+            "timeshift 1.0, wanted 2.0",
         ),
         (PipelineConfig { solver: "adams2".parse().unwrap(), ..config.clone() }, "adams2"),
     ] {
         let message = chain(&load(&other).unwrap_err());
         assert!(message.contains(expected) && message.contains("plan.json"), "{message}");
     }
-    let mut other = PlanFile::load(&path).unwrap();
-    other.made_for.model = "ddt-xl2-22en6de sha256:00".to_owned();
-    other.save(&path).unwrap();
-    assert!(chain(&load(&config).unwrap_err()).contains("plan again for this model"));
+    measured.made_for = measured.made_for.with_model("ddt-xl2-22en6de sha256:00");
+    write(&measured);
+    assert!(chain(&load(&config).unwrap_err()).contains("sha256:00"));
 }

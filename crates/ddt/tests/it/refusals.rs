@@ -7,6 +7,7 @@ use ddt::{
     flow::Guidance,
     hub::{Hub, Release},
     model::DdtConfig,
+    sharing::SharingPlan,
 };
 
 use crate::{chain, demo, demo_file, load, no_hub};
@@ -68,7 +69,10 @@ fn settings_that_do_not_fit_the_weights() {
     let three = Some(strong.with_channels(3.try_into().unwrap()));
     check(&PipelineConfig { guidance: three, sharing: plan.clone(), ..demo(1) }, &["plan files are made"]);
     check(&PipelineConfig { sharing: plan, ..demo(1) }, &["plan.json", "uniform:R"]);
-    check(&PipelineConfig { sharing: Sharing::Steps(vec![0, 9]), ..demo(3) }, &["sharing"]);
+    check(
+        &PipelineConfig { sharing: Sharing::Plan(SharingPlan::every_step(9).unwrap()), ..demo(3) },
+        &["sharing"],
+    );
 }
 
 #[test]
