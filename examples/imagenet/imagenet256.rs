@@ -8,6 +8,8 @@
 //! cargo run --example imagenet256 -- --class cat,ship --images 4 --share ratio:0.8
 //! ```
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program talks")]
+
 use std::{
     error::Error,
     ops::ControlFlow,

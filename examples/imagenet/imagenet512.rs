@@ -1,5 +1,7 @@
 //! `imagenet256` with the published network for 512 x 512 pixels (`ddt fetch ddt-xl2-512`).
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program talks")]
+
 use std::error::Error;
 
 use ddt::hub::Release;
