@@ -1,16 +1,15 @@
-//! The analyses of arXiv:2504.05741 as functions: they measure and return numbers, and draw nothing.
+//! The analyses of arXiv:2504.05741 as functions of numbers; they draw no figures.
 //!
-//! **Spectra** (eq. 1, appendix D). [`latent_spectrum`] is the power of latents by spatial frequency, from
-//! the [`dct2`] of each channel; a [`PowerLaw`] fitted to it predicts with [`PowerLaw::max_frequency`] up to
-//! which frequency data survive the noise at a time, and [`surviving_frequency`] reads the same off the
-//! measured spectrum.
+//! **Spectra** (eq. 1, appendix D). [`latent_spectrum`] is the power of latents by spatial frequency. A
+//! [`PowerLaw`] fitted to it predicts with [`PowerLaw::max_frequency`] up to which frequency the data survive
+//! the noise at a time; [`surviving_frequency`] measures the same.
 //!
 //! **Diffusions** (appendix C). A [`Schedule`] mixes data and noise; [`Schedule::drift`] and
-//! [`Schedule::half_diffusion`] are the diffusion whose probability-flow equation has the flow's velocity,
-//! [`Schedule::flow_velocity`]. A [`Mixture`] of Gaussians has all of these in closed form.
+//! [`Schedule::half_diffusion`] define the diffusion whose probability-flow equation has the flow's velocity,
+//! [`Schedule::flow_velocity`]. For a [`Mixture`] of Gaussians all of these have a closed form.
 //!
 //! **Solvers** (Fig. 4). [`sweep`] runs any sampler with many solvers, numbers of steps and time shifts, and
-//! compares each with a fine reference.
+//! compares each run with a fine reference.
 //!
 //! Time runs from 0, pure noise, to 1, data.
 //!
@@ -26,16 +25,10 @@
 
 #![forbid(unsafe_code)]
 
-mod dct;
-mod mixture;
-mod power_law;
-mod schedule;
+mod diffusion;
 mod spectrum;
 mod sweep;
 
-pub use dct::dct2;
-pub use mixture::{Component, Mixture};
-pub use power_law::PowerLaw;
-pub use schedule::Schedule;
-pub use spectrum::{Spectrum, latent_spectrum, surviving_frequency};
+pub use diffusion::{Component, Mixture, Schedule};
+pub use spectrum::{PowerLaw, Spectrum, dct2, latent_spectrum, surviving_frequency};
 pub use sweep::{Measured, Setting, relative_rms, settings, sweep};

@@ -1,31 +1,31 @@
-//! Errors of solvers against a fine reference.
+//! Sweeps: errors of solvers against a fine reference.
 
 use candle_core::{DType, Result, Tensor, bail};
 use ddt_flow::{FlowError, Solver, TimeGrid};
 
-/// One way of sampling.
+/// Solver, number of steps and time shift of a sampling run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
     /// The solver's name, as [`ddt_flow::solver_by_name`] knows it.
     pub solver: String,
     /// Number of steps.
     pub num_steps: usize,
-    /// How strongly the steps are shifted towards noise.
+    /// Time shift; above 1 for more steps near noise.
     pub timeshift: f64,
 }
 
-/// What a setting gave.
+/// Result of a sampling run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     /// The setting.
     pub setting: Setting,
-    /// How often the velocity was evaluated.
+    /// Number of velocity evaluations.
     pub evaluations: usize,
     /// Relative root-mean-square distance from the reference.
     pub error: f64,
 }
 
-/// All combinations, solver by solver, then shift by shift, with increasing numbers of steps as given.
+/// All combinations: for each solver, for each shift, all numbers of steps.
 pub fn settings(solvers: &[&str], timeshifts: &[f64], steps: &[usize]) -> Vec<Setting> {
     let mut all = Vec::with_capacity(solvers.len() * timeshifts.len() * steps.len());
     for solver in solvers {
@@ -38,15 +38,15 @@ pub fn settings(solvers: &[&str], timeshifts: &[f64], steps: &[usize]) -> Vec<Se
     all
 }
 
-/// Samples with each setting, and says how far from `reference` it ends: Fig. 4 of arXiv:2504.05741 with a
-/// distance in the place of a metric.
+/// Samples with each setting and measures the distance from `reference`: Fig. 4 of arXiv:2504.05741 with a
+/// distance instead of a metric.
 ///
-/// `run` samples from the noise that the reference was made from, and returns the latents and how often the
-/// velocity was evaluated. The steps are even, but for the shift: the last one is not longer.
+/// `run` samples from the noise of the reference and returns the latents and the number of velocity
+/// evaluations. The steps are even except for the shift: the last one is not longer.
 ///
 /// # Errors
 ///
-/// An unknown solver or a bad grid; what `run` returns; latents of another shape than the reference's.
+/// An unknown solver or a bad grid; errors of `run`; latents of another shape than the reference's.
 pub fn sweep<E: From<FlowError> + From<candle_core::Error>>(
     settings: &[Setting],
     reference: &Tensor,
@@ -63,7 +63,7 @@ pub fn sweep<E: From<FlowError> + From<candle_core::Error>>(
     Ok(measured)
 }
 
-/// Root-mean-square of the difference over that of `want`, in f64.
+/// Root-mean-square of the difference relative to that of `want`, in f64.
 ///
 /// # Errors
 ///
@@ -75,4 +75,75 @@ pub fn relative_rms(got: &Tensor, want: &Tensor) -> Result<f64> {
     let (got, want) = (got.to_dtype(DType::F64)?, want.to_dtype(DType::F64)?);
     let square = |it: Tensor| it.sqr()?.mean_all()?.to_scalar::<f64>();
     Ok((square((got - &want)?)? / square(want)?).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use candle_core::Device;
+    use ddt_flow::{FromFn, noise_batch, solve, solver_by_name};
+
+    use super::*;
+    use crate::diffusion::{Component, Mixture, Schedule};
+
+    /// The exact velocity of a mixture, element by element.
+    fn velocity(x_t: &Tensor, t: f64) -> Result<Tensor> {
+        let data = Mixture {
+            components: [(-1.0, 0.5), (1.0, 0.5)]
+                .map(|(mean, std)| Component { weight: 1.0, mean, std })
+                .to_vec(),
+        };
+        let values = x_t.flatten_all()?.to_vec1::<f32>()?;
+        let v: Vec<f32> =
+            values.iter().map(|x| data.velocity(Schedule::Linear, f64::from(*x), t) as f32).collect();
+        Tensor::from_vec(v, x_t.shape(), x_t.device())
+    }
+
+    fn run(
+        noise: &Tensor,
+        solver: &dyn Solver,
+        grid: &TimeGrid,
+    ) -> std::result::Result<(Tensor, usize), FlowError> {
+        let mut evaluations = 0;
+        let latents = solve(&FromFn::new(velocity), solver, grid, noise, &mut (), &mut |report| {
+            evaluations += report.evaluations;
+            ControlFlow::Continue(())
+        })?;
+        Ok((latents, evaluations))
+    }
+
+    #[test]
+    fn errors_fall_with_steps_and_with_order() {
+        let noise = noise_batch(0, &[0, 1], (2, 4, 4), &Device::Cpu).unwrap();
+        let fine = TimeGrid::new(64, None, 1.0).unwrap();
+        let reference = run(&noise, solver_by_name("dopri5:1e-7").unwrap().as_ref(), &fine).unwrap().0;
+        let all = settings(&["euler", "adams2", "heun"], &[1.0, 2.0], &[8, 16, 32]);
+        assert_eq!(all.len(), 18);
+        let measured = sweep(&all, &reference, |solver, grid| run(&noise, solver, grid)).unwrap();
+        for line in measured.chunks(3) {
+            assert!(line.windows(2).all(|pair| pair[1].error < pair[0].error), "{line:?}");
+        }
+        let error = |solver: &str, steps: usize, shift: f64| {
+            let fits = |it: &&Measured| {
+                it.setting.solver == solver && it.setting.num_steps == steps && it.setting.timeshift == shift
+            };
+            measured.iter().find(fits).unwrap().error
+        };
+        assert!(error("adams2", 32, 1.0) < 0.5 * error("euler", 32, 1.0));
+        let heun = measured.iter().find(|it| it.setting.solver == "heun").unwrap();
+        assert_eq!((heun.setting.num_steps, heun.evaluations), (8, 16));
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_an_error() {
+        let noise = noise_batch(0, &[0], (1, 2, 2), &Device::Cpu).unwrap();
+        let all = settings(&["nonesuch"], &[1.0], &[4]);
+        let refused = sweep(&all, &noise, |solver, grid| run(&noise, solver, grid));
+        assert!(matches!(refused, Err(FlowError::Invalid { what: "solver", .. })));
+        let other = noise_batch(0, &[0, 1], (1, 2, 2), &Device::Cpu).unwrap();
+        let all = settings(&["euler"], &[1.0], &[4]);
+        assert!(sweep(&all, &other, |solver, grid| run(&noise, solver, grid)).is_err());
+        assert!(relative_rms(&noise, &other).is_err());
+    }
 }
