@@ -53,7 +53,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "ddt-train",
         ],
     ),
-    ("ddt-cli", &["ddt-diffusion"]),
+    ("ddt-cli", &["ddt-diffusion", "ddt-fetch"]),
 ];
 
 /// Packages on top of the libraries: nothing depends on them, they may depend on anything.

@@ -3,13 +3,16 @@
 //! Messages go to standard error, results to standard output. The exit status is 0, 1 for an error, 2 for a usage
 //! error, 130 after Ctrl-C.
 
+mod doctor;
+mod fetch;
 mod sample;
 mod terminal;
 
 use std::{io::Write, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::terminal::{Cancel, Interrupted, Terminal};
 
@@ -30,7 +33,16 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Generate images of chosen classes as a labelled grid
-    Sample(sample::Args),
+    Sample(Box<sample::Args>),
+    /// Download published weights into the hub's local cache
+    Fetch(fetch::Args),
+    /// Say what this machine and this build are
+    Doctor(doctor::Args),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 fn main() -> ExitCode {
@@ -57,6 +69,13 @@ fn main() -> ExitCode {
 fn run(command: Command, terminal: &Terminal) -> Result<String> {
     match command {
         Command::Sample(args) => sample::run(&args, terminal),
+        Command::Fetch(args) => fetch::run(&args, terminal),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "ddt", &mut script);
+            Ok(String::from_utf8(script)?)
+        }
     }
 }
 
@@ -66,8 +85,6 @@ fn is_interruption(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

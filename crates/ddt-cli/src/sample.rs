@@ -9,12 +9,12 @@ use ddt::{
     hub::{Hub, Release},
 };
 
-use crate::terminal::Terminal;
+use crate::{fetch, terminal::Terminal};
 
 const EXAMPLES: &str = "\
 Examples:
   ddt sample                       published weights if they were fetched, else the demo
-  ddt sample --weights hub         DDT-XL/2 and its autoencoder from the hub's cache
+  ddt sample --weights hub         DDT-XL/2 and its autoencoder, fetched if need be
   ddt sample --class 'golden retriever,387' --images 4 --seed 7
   ddt sample --share ratio:0.8 --solver adams2 --steps 30
   ddt sample --redo out/sample.png";
@@ -62,6 +62,9 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     match &args.redo {
         Some(image) => redo(args, image, &out, &hub, terminal),
         None => {
+            if let Some(release) = asked_for(args) {
+                fetch::release(&hub, release, &args.sample.classes, terminal)?;
+            }
             let (opened, request) = args.sample.open(args.size, &hub)?;
             if let Some(notice) = args.sample.pipeline.notice(&opened, args.size, &hub) {
                 terminal.say(notice);
@@ -117,6 +120,14 @@ fn redo(args: &Args, image: &Path, out: &OutputFile, hub: &Hub, terminal: &Termi
         );
     }
     Ok(format!("{summary}\nwrote {shown}, the same bytes as {original}"))
+}
+
+/// The published network that the user names, which is fetched if need be; `auto` fetches nothing.
+fn asked_for(args: &Args) -> Option<Release> {
+    match args.sample.pipeline.weights.to_str()? {
+        "hub" => Some(args.size),
+        name => name.parse().ok(),
+    }
 }
 
 fn is_auto(path: &Path) -> bool {
