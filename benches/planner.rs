@@ -1,4 +1,4 @@
-//! The statistic dynamic programme for all budgets up to one.
+//! The dynamic programmes for reuse and for forecasts, for all budgets up to one.
 
 #![allow(
     missing_docs,
@@ -8,7 +8,7 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ddt_benches::smooth_similarity;
-use ddt_sharing::Planner;
+use ddt_sharing::{ForecastOrder, ForecastPlanner, Forecasts, InnerProducts, Planner};
 
 fn planner(c: &mut Criterion) {
     let mut group = c.benchmark_group("planner");
@@ -22,5 +22,20 @@ fn planner(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, planner);
+fn forecasts(c: &mut Criterion) {
+    let mut group = c.benchmark_group("forecast-planner");
+    group.sample_size(10);
+    for (steps, budgets) in [(50, 25), (250, 125), (250, 250)] {
+        let values = smooth_similarity(steps).unwrap().values().to_vec();
+        let products = InnerProducts::from_matrix(values, steps).unwrap();
+        let times: Vec<f64> = (0..=steps).map(|i| i as f64 / steps as f64).collect();
+        let forecasts = Forecasts::new(&products, &times, ForecastOrder::Linear).unwrap();
+        group.bench_function(BenchmarkId::new("all-budgets", format!("{steps}-steps-to-{budgets}")), |b| {
+            b.iter(|| ForecastPlanner::new(&forecasts, budgets).unwrap())
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, planner, forecasts);
 criterion_main!(benches);
