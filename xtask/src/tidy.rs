@@ -57,7 +57,7 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Packages on top of the libraries: nothing depends on them, they may depend on anything.
-const TOPS: &[&str] = &["ddt-examples", "ddt-first-picture", "ddt-benches", "xtask"];
+const TOPS: &[&str] = &["ddt-examples", "ddt-first-picture", "ddt-benches", "ddt-parity", "xtask"];
 
 /// Crates that must not see candle.
 const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-metrics", "ddt-sharing"];

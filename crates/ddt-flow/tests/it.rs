@@ -243,3 +243,8 @@ fn evaluations_are_as_many_as_the_method_needs() {
     assert!(calls("dopri5:1e-7") > calls("dopri5:0.5"));
     assert_eq!(calls("dopri5:0.9"), 5 * 7);
 }
+
+#[test]
+fn noise_of_a_pytorch_generator() {
+    ddt_parity::check("torch_randn").unwrap();
+}

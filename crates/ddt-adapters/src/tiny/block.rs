@@ -6,9 +6,6 @@ use candle_nn::VarBuilder;
 use crate::dense::{Conv, Epilogue, Window};
 use crate::group_norm::{Activation, GroupNorm};
 
-/// Channels between the first and the last convolution.
-pub(super) const WIDTH: usize = 64;
-
 /// `relu(conv(relu(conv(relu(conv(x))))) + x)`, after `x += pool(x)` where there is a pool.
 ///
 /// Images lie as `(B, H, W, C)`.
@@ -19,13 +16,13 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(vb: VarBuilder) -> Result<Self> {
-        let conv = |name| Conv::read((WIDTH, WIDTH), Window::SAME, vb.pp(name));
+    pub(super) fn new(width: usize, vb: VarBuilder) -> Result<Self> {
+        let conv = |name| Conv::read((width, width), Window::SAME, vb.pp(name));
         Ok(Self { pool: None, convs: [conv("conv.0")?, conv("conv.2")?, conv("conv.4")?] })
     }
 
-    pub(super) fn with_pool(vb: VarBuilder) -> Result<Self> {
-        Ok(Self { pool: Some(Pool::new(vb.pp("pool"))?), ..Self::new(vb)? })
+    pub(super) fn with_pool(width: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self { pool: Some(Pool::new(width, vb.pp("pool"))?), ..Self::new(width, vb)? })
     }
 
     pub(super) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
@@ -48,12 +45,12 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(vb: VarBuilder) -> Result<Self> {
-        const WIDE: usize = 4 * WIDTH;
+    fn new(width: usize, vb: VarBuilder) -> Result<Self> {
+        let wide = 4 * width;
         Ok(Self {
-            widen: Conv::read_no_bias((WIDTH, WIDE), Window::POINT, vb.pp(0))?,
-            norm: GroupNorm::new((WIDE, 4), 1e-5, Activation::Relu, vb.pp(1))?,
-            narrow: Conv::read_no_bias((WIDE, WIDTH), Window::POINT, vb.pp(3))?,
+            widen: Conv::read_no_bias((width, wide), Window::POINT, vb.pp(0))?,
+            norm: GroupNorm::new((wide, 4), 1e-5, Activation::Relu, vb.pp(1))?,
+            narrow: Conv::read_no_bias((wide, width), Window::POINT, vb.pp(3))?,
         })
     }
 
@@ -67,10 +64,11 @@ impl Pool {
 /// `count` blocks named from `first` on.
 pub(super) fn blocks(
     names: std::ops::Range<usize>,
-    make: fn(VarBuilder) -> Result<Block>,
+    make: fn(usize, VarBuilder) -> Result<Block>,
+    width: usize,
     vb: &VarBuilder,
 ) -> Result<Vec<Block>> {
-    names.map(|name| make(vb.pp(name))).collect()
+    names.map(|name| make(width, vb.pp(name))).collect()
 }
 
 pub(super) fn forward_all(blocks: &[Block], xs: Tensor) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 
 use super::DOWNSCALE;
-use super::block::{Block, WIDTH, blocks, forward_all};
+use super::block::{Block, blocks, forward_all};
 use super::config::{TinyConfig, prefix_in};
 use crate::autoencoder::{Autoencoder, check_latents, in_batches};
 use crate::dense::{Conv, Epilogue, Window};
@@ -44,20 +44,21 @@ impl TinyDecoder {
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
+        let width = cfg.width;
         let level = |first: usize, make| {
             Ok(Level {
-                blocks: blocks(first..first + 3, make, &vb)?,
-                double: Conv::read_no_bias((WIDTH, WIDTH), Window::SAME, vb.pp(first + 4))?,
+                blocks: blocks(first..first + 3, make, width, &vb)?,
+                double: Conv::read_no_bias((width, width), Window::SAME, vb.pp(first + 4))?,
             })
         };
         let mid = if cfg.mid_pool { Block::with_pool } else { Block::new };
         let levels: [Result<Level>; 3] = [level(3, mid), level(8, Block::new), level(13, Block::new)];
         let [coarse, middle, fine] = levels;
         Ok(Self {
-            conv_in: Conv::read((cfg.latent_channels, WIDTH), Window::SAME, vb.pp(1))?,
+            conv_in: Conv::read((cfg.latent_channels, width), Window::SAME, vb.pp(1))?,
             levels: [coarse?, middle?, fine?],
-            last: Block::new(vb.pp(18))?,
-            conv_out: Conv::read((WIDTH, 3), Window::SAME, vb.pp(19))?,
+            last: Block::new(width, vb.pp(18))?,
+            conv_out: Conv::read((width, 3), Window::SAME, vb.pp(19))?,
             cfg: *cfg,
             dtype: vb.dtype(),
         })

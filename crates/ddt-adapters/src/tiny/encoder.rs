@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 
 use super::DOWNSCALE;
-use super::block::{Block, WIDTH, blocks, forward_all};
+use super::block::{Block, blocks, forward_all};
 use super::config::{TinyConfig, prefix_in};
 use crate::autoencoder::{Autoencoder, check_pixels, in_batches};
 use crate::dense::{Conv, Epilogue, Window};
@@ -44,20 +44,21 @@ impl TinyEncoder {
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
+        let width = cfg.width;
         let level = |first: usize, make| {
             Ok(Level {
-                halve: Conv::read_no_bias((WIDTH, WIDTH), Window::HALVE, vb.pp(first))?,
-                blocks: blocks(first + 1..first + 4, make, &vb)?,
+                halve: Conv::read_no_bias((width, width), Window::HALVE, vb.pp(first))?,
+                blocks: blocks(first + 1..first + 4, make, width, &vb)?,
             })
         };
         let mid = if cfg.mid_pool { Block::with_pool } else { Block::new };
         let levels: [Result<Level>; 3] = [level(2, Block::new), level(6, Block::new), level(10, mid)];
         let [fine, middle, coarse] = levels;
         Ok(Self {
-            conv_in: Conv::read((3, WIDTH), Window::SAME, vb.pp(0))?,
-            first: Block::new(vb.pp(1))?,
+            conv_in: Conv::read((3, width), Window::SAME, vb.pp(0))?,
+            first: Block::new(width, vb.pp(1))?,
             levels: [fine?, middle?, coarse?],
-            conv_out: Conv::read((WIDTH, cfg.latent_channels), Window::SAME, vb.pp(14))?,
+            conv_out: Conv::read((width, cfg.latent_channels), Window::SAME, vb.pp(14))?,
             cfg: *cfg,
             dtype: vb.dtype(),
         })

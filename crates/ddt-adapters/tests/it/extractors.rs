@@ -1,4 +1,4 @@
-//! DINOv2 and Inception: parity, wrong weights, odd sizes, batches.
+//! DINOv2 and Inception: wrong weights, odd sizes, batches.
 
 use std::sync::OnceLock;
 
@@ -8,27 +8,9 @@ use ddt_adapters::inception::FoldedInception;
 use ddt_adapters::{DinoV2, DinoV2Config, DinoV2Mlp, Inception};
 use ddt_files::TensorSource;
 
-use crate::fixtures::{fixture, tensor};
 use crate::loading::{mismatch, tensors_of};
 use crate::testing::{InMemory, random, rel_rms};
 use crate::zeros;
-
-/// What the fixtures allow for both.
-const TOLERANCE: f64 = 1e-4;
-
-#[test]
-fn dinov2_on_a_fixture() {
-    let Some(fixture) = fixture("dinov2.safetensors") else { return };
-    let cfg = DinoV2Config { hidden_size: 48, num_blocks: 3, num_heads: 3, ..DinoV2Config::vit_s() };
-    let dino = DinoV2::load(&cfg, &fixture.with_prefix("model."), &Device::Cpu).unwrap();
-    let image = tensor(&fixture, "in.image");
-    let resized = dino.preprocess(&image).unwrap();
-    assert!(rel_rms(&resized, &tensor(&fixture, "mid.resized")) < TOLERANCE);
-    assert!(rel_rms(&dino.positions((16, 16)).unwrap(), &tensor(&fixture, "mid.pos_embed")) < TOLERANCE);
-    let features = dino.features(&image).unwrap();
-    assert_eq!((features.grid, features.class_token.dims()), ((16, 16), &[1, 48][..]));
-    assert!(rel_rms(&features.patch_tokens, &tensor(&fixture, "out.features")) < TOLERANCE);
-}
 
 fn small(mlp: DinoV2Mlp, num_registers: usize) -> DinoV2Config {
     DinoV2Config {
@@ -128,22 +110,15 @@ fn dinov2_names_all_that_is_wrong() {
     assert!(unexpected.is_empty() || unexpected.contains(&"blocks.0.mlp.w12.weight".to_owned()));
 }
 
-/// The network with the fixture's weights, made once.
+/// The network, made once.
 fn inception() -> &'static Inception {
     static INCEPTION: OnceLock<Inception> = OnceLock::new();
     INCEPTION.get_or_init(|| Inception::from_folded(&FoldedInception::by_formula().unwrap()).unwrap())
 }
 
 #[test]
-fn inception_on_photos() {
-    let Some(fixture) = fixture("inception.safetensors") else { return };
-    let inception = inception();
-    let photos = tensor(&fixture, "in.image_u8");
-    let got = inception.forward(&photos).unwrap();
-    assert!(rel_rms(&got.pool, &tensor(&fixture, "out.pool3")) < TOLERANCE);
-    assert!(rel_rms(&got.spatial, &tensor(&fixture, "out.spatial7")) < TOLERANCE);
-    assert!(rel_rms(&got.logits_unbiased, &tensor(&fixture, "out.logits_unbiased")) < TOLERANCE);
-    assert!(rel_rms(&got.logits, &tensor(&fixture, "out.logits")) < TOLERANCE);
+fn spatial_features_are_flattened_row_column_channel() {
+    let got = inception().forward(&random(3, (2, 3, 9, 9))).unwrap();
     let flat = got.spatial_flat().unwrap();
     assert_eq!(flat.dims(), [2, 2023]);
     let maps = got.spatial.get(0).unwrap().to_vec3::<f32>().unwrap();

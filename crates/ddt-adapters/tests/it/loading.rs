@@ -89,7 +89,8 @@ fn kl_decoder_reads_its_half_alone() {
 
 #[test]
 fn tiny_variants_are_told_by_their_names() {
-    for cfg in [TinyConfig::sd(), TinyConfig::sd3(), TinyConfig::flux_2()] {
+    let narrow = TinyConfig { width: 12, ..TinyConfig::flux_2() };
+    for cfg in [TinyConfig::sd(), TinyConfig::sd3(), TinyConfig::flux_2(), narrow] {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let weights = tensors_of(|vb| TinyAutoencoder::new(&cfg, vb), dtype);
             let tiny = TinyAutoencoder::load(&weights, &Device::Cpu).unwrap();

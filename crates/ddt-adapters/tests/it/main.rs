@@ -1,16 +1,12 @@
 //! Checks against independent implementations, through the public interface.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests fail by panicking and say what they skip"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
 #[path = "../../src/testing.rs"]
 mod testing;
 
 mod extractors;
-mod fixtures;
+mod goldens;
 mod kl_oracle;
 mod loading;
 mod zeros;

@@ -8,7 +8,7 @@ use ddt_cuda::{
 };
 use ddt_flow::noise_batch;
 
-use crate::{device, fixture};
+use crate::{device, golden};
 
 #[test]
 fn features_are_those_of_the_cpu() {
@@ -34,10 +34,9 @@ fn features_are_those_of_the_cpu() {
 }
 
 #[test]
-fn kernels_compute_what_the_fixture_says() {
-    let Some(path) = fixture("inception") else { return };
+fn kernels_compute_what_the_golden_says() {
     let Some(cuda) = device() else { return };
-    let outputs = parity::inception_fixture(&path, &mut |weights, pixels| {
+    let outputs = parity::inception_fixture(&golden("inception"), &mut |weights, pixels| {
         CudaInception::on(&cuda, weights)?.forward(pixels)
     });
     for output in outputs.unwrap() {

@@ -8,7 +8,7 @@ use ddt_cuda::{
 };
 use ddt_flow::noise_batch;
 
-use crate::{device, fixture};
+use crate::{device, golden};
 
 fn config() -> KlConfig {
     KlConfig {
@@ -99,10 +99,10 @@ fn the_published_decoder_stays_within_its_bound() {
 }
 
 #[test]
-fn kernels_compute_what_the_fixtures_say() {
+fn kernels_compute_what_the_goldens_say() {
     let Some(cuda) = device() else { return };
     for name in ["vae_kl", "vae_kl_old_names"] {
-        let Some(path) = fixture(name) else { continue };
+        let path = golden(name);
         for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
             let output = parity::kl_fixture(&path, &mut |decoder| {
                 Ok(Box::new(CudaKlDecoder::on(&cuda, decoder, precision, 1 << 30)?))

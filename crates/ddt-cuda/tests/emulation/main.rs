@@ -2,10 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{io::Write, path::PathBuf};
 
 use ddt_kernels::cuda::{
     Cuda, CudaError,
@@ -28,15 +25,9 @@ fn device() -> Option<Cuda> {
     }
 }
 
-/// A file of what independent implementations computed; where it is not, says so.
-fn fixture(name: &str) -> Option<PathBuf> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/fixtures"));
-    let path = folder.join(format!("{name}.safetensors"));
-    if !path.exists() {
-        skipped(&format!("{} is not there", path.display()));
-        return None;
-    }
-    Some(path)
+/// The file of a golden.
+fn golden(name: &str) -> PathBuf {
+    ddt_parity::golden(name).unwrap().path().to_owned()
 }
 
 /// Straight to stderr: the harness would capture a print of a test that passes.

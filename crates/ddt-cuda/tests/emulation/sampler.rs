@@ -12,7 +12,7 @@ use ddt_flow::{Guidance, TimeGrid, noise_batch};
 use ddt_model::DdtConfig;
 use ddt_sharing::SharingPlan;
 
-use crate::{device, fixture};
+use crate::{device, golden};
 
 fn config() -> DdtConfig {
     DdtConfig {
@@ -59,10 +59,10 @@ fn kernels_draw_what_the_reference_draws() {
 }
 
 #[test]
-fn kernels_compute_what_the_fixtures_say() {
+fn kernels_compute_what_the_goldens_say() {
     let Some(cuda) = device() else { return };
-    for (name, tolerance) in [("ddt_forward_a", 1e-5), ("ddt_forward_pixels", 1e-5), ("ddt_sample", 1e-4)] {
-        let Some(path) = fixture(name) else { continue };
+    for (name, tolerance) in [("ddt_forward", 1e-5), ("ddt_forward_pixels", 1e-5), ("ddt_sample", 1e-4)] {
+        let path = golden(name);
         for (precision, tolerance) in [(Precision::F32, tolerance), (Precision::Bf16, 8e-2)] {
             let compared = parity::fixture(&path, precision, &mut |programs, source| {
                 let weights = DeviceWeights::upload(&cuda, programs.weights(), precision, source)?;

@@ -2,5 +2,5 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
-mod fixtures;
+mod goldens;
 mod programs;

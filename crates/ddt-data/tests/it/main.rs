@@ -5,5 +5,6 @@
 mod bytes;
 mod crop;
 mod folder;
+mod goldens;
 mod images;
 mod loader;

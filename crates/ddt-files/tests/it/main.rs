@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-mod fixture;
+mod goldens;
 mod hostile;
 mod npz;
 mod safetensors_files;

@@ -4,7 +4,7 @@
 
 mod families;
 mod files;
-mod golden;
+mod goldens;
 mod gradients;
 mod networks;
 mod sharing;

@@ -4,6 +4,7 @@
 
 mod cache;
 mod damage;
+mod goldens;
 mod gradients;
 mod killed;
 mod resume;
