@@ -1,6 +1,8 @@
-//! The CUDA kernels over the shapes of DDT-XL/2: a JSON row each, with rate and ceiling.
+//! The CUDA kernels over the shapes of DDT-XL/2: a JSON row each, with rate and peak.
 //!
 //! `cargo bench -p ddt-benches --features cuda --bench cuda`; says so where there is no GPU.
+
+#![allow(missing_docs, clippy::print_stdout, clippy::print_stderr, reason = "a table on standard output")]
 
 use ddt_kernels::cuda::{Cuda, CudaError, checks};
 

@@ -1,22 +1,22 @@
-//! What becomes of memory that is freed.
+//! Memory that the process has freed.
 #![cfg_attr(
     all(target_os = "linux", target_env = "gnu"),
     expect(unsafe_code, reason = "a setting of the C library's allocator")
 )]
 
-/// Makes the C library's allocator keep what is freed for the next allocation, for the whole process.
+/// Makes the C library's allocator keep freed pages mapped for later allocations, in the whole process.
 ///
-/// Between two steps of a network tensors of tens of megabytes come and go. glibc gives such memory back to the
-/// system and has it zeroed and mapped anew, which costs up to a tenth of a step on a CPU. Programs that sample or
-/// train call this once, first; a library should leave the choice to its program.
-/// Does nothing where the allocator is another, or cannot be told.
+/// Each step of a network allocates and frees tensors of tens of megabytes. By default glibc returns such memory to the
+/// system, which zeroes and maps it again; that costs up to a tenth of a step on a CPU. Programs that sample or train
+/// call this once, at the start; libraries should leave the choice to their program.
+/// Does nothing with other allocators.
 pub fn retain_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         // The names and numbers of glibc's malloc.h.
         const M_TRIM_THRESHOLD: i32 = -1;
         const M_MMAP_THRESHOLD: i32 = -3;
-        // SAFETY: glibc's declaration; it takes two numbers, keeps nothing, and says 0 to what it does not know.
+        // SAFETY: glibc's declaration; it takes two numbers, keeps nothing, and returns 0 for unknown settings.
         unsafe extern "C" {
             safe fn mallopt(param: i32, value: i32) -> i32;
         }

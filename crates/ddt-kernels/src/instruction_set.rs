@@ -1,4 +1,4 @@
-//! Which instructions the CPU side uses.
+//! The instruction set of the CPU kernels.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,18 +9,18 @@ use pulp::Arch;
 
 /// A limit on the instructions that operations use on the CPU.
 ///
-/// Results of different sets agree to rounding. Without a limit the widest that the machine has are used,
-/// chosen at run time; a limit serves tests, and comparisons of machines.
+/// Results of different sets agree to rounding. Without a limit the widest set of the machine is used, chosen at run
+/// time; a limit serves tests, and comparisons of machines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum InstructionSet {
-    /// All that the machine has, AVX-512 BF16 among them.
+    /// All instructions of the machine, AVX-512 BF16 among them.
     #[default]
     Widest,
     /// AVX-512 without its bf16 instructions, which are computed in f32.
     Avx512,
     /// AVX2 and FMA.
     Avx2,
-    /// What every machine has.
+    /// The baseline of the target.
     Portable,
 }
 
@@ -52,7 +52,7 @@ impl InstructionSet {
         Ok(())
     }
 
-    /// What runs it, if the machine can.
+    /// The set as pulp knows it, if the machine has it.
     pub(crate) fn arch(self) -> Option<Arch> {
         match self {
             Self::Widest => Some(Arch::new()),
@@ -71,9 +71,20 @@ fn chosen() -> (InstructionSet, Arch) {
     *CHOSEN.get_or_init(|| (InstructionSet::Widest, Arch::new()))
 }
 
-/// What operations run with.
+/// The instruction set in use.
 pub(crate) fn arch() -> Arch {
     chosen().1
+}
+
+/// Runs `op` with the instruction set in use.
+pub(crate) fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
+    arch().dispatch(op)
+}
+
+/// Every instruction set that this machine can run.
+#[cfg(test)]
+pub(crate) fn instruction_sets() -> Vec<Arch> {
+    InstructionSet::ALL.into_iter().filter_map(InstructionSet::arch).collect()
 }
 
 /// Whether pairs of bf16 may be multiplied by their own instruction, where `arch` is AVX-512.

@@ -1,27 +1,25 @@
 //! Fused, differentiable transformer operations for candle.
 //!
-//! Each function does in one pass over memory what plain candle operations do in many, and each has a
-//! gradient: they are [`candle_core::CustomOp1`] and its kin with both a forward and a backward.
+//! Each function does in one pass over memory the work of many plain candle operations. Those for training have a
+//! gradient; those with packed weights do not.
 //!
 //! - [`rms_norm_modulate`], [`layer_norm_modulate`]: normalise, then shift and scale;
 //! - [`attention`]: query-key norm, rotary positions ([`RopeTable`]) and softmax attention;
-//! - [`gate_residual`]: the gated branch joins the residual stream;
-//! - [`transformer_block`]: a whole block as one operation, f32 on the CPU alone;
-//! - [`linear`]: the product of a linear layer, f32 on the CPU alone; [`PackedLinear`]: one that is not
-//!   trained, f32 or bf16; [`PackedSwiGlu`]: two of these and the gate between them;
-//! - [`packed_block`]: a whole block of such layers;
+//! - [`gate_residual`]: adds a gated branch to the residual stream;
+//! - [`swiglu`], [`silu`], [`add_silu`]: activations;
+//! - [`neighbours`]: the 3 x 3 surroundings of each place, which turn a convolution into a linear layer;
+//! - [`linear`]: a linear layer; [`transformer_block`]: a whole block as one operation; both f32 on the CPU only;
+//! - [`PackedLinear`], [`PackedSwiGlu`], [`packed_block`]: the same with packed weights, f32 or bf16, for inference;
 //! - [`ModulationSource`]: a modulation that is a weighted sum of tensors, computed where it is read;
-//! - [`InstructionSet`]: which instructions all of this may use; [`gemm_peak_flops`]: how fast they could be;
-//!   [`retain_freed_memory`]: for programs that want every step as fast as the second;
-//! - [`neighbours`]: what makes a 3 x 3 convolution a linear layer;
-//! - [`swiglu`], [`silu`], [`add_silu`]: activations.
+//! - [`InstructionSet`]: a limit on the CPU's instructions; [`gemm_peak_flops`]: the peak that GEMMs are measured
+//!   against; [`retain_freed_memory`]: keeps freed pages mapped so that later steps do not fault them in again.
 //!
 //! A *modulation* (shift and scale, gate, or addend) is one row per image, (B, 1, ·), or one per token,
 //! (B, L, ·); the gradient of a row per image sums over the image's tokens.
 //! Shape letters: `B` batch, `L` tokens, `D` hidden size, `N` heads, `K` head size.
 //!
-//! Tensors are f32, bf16 or f16; sums are f32, as is all arithmetic but the factors of products in bf16; results have
-//! the dtype of the arguments.
+//! Tensors are f32, bf16 or f16; sums are f32, as is all arithmetic except that bf16
+//! GEMMs multiply bf16; results have the dtype of the arguments.
 //! Strided arguments are copied first.
 //! On the CPU the widest instruction set is chosen at run time, and work is spread over rayon's current
 //! pool; the number of threads does not change a bit of the results.

@@ -55,7 +55,7 @@ impl FusedOp<f32, 2> for Linear {
     const INPUTS: [&'static str; 2] = ["x", "weight"];
 
     fn forward(&self, [x, weight]: [&[f32]; 2]) -> Vec<f32> {
-        self.product(x, weight, None)
+        self.apply(x, weight, None)
     }
 
     fn backward(&self, [x, weight]: [&[f32]; 2], grad: &[f32], wanted: [bool; 2]) -> [Gradient<f32>; 2] {
@@ -69,7 +69,7 @@ impl FusedOp<f32, 3> for Linear {
     const INPUTS: [&'static str; 3] = ["x", "weight", "bias"];
 
     fn forward(&self, [x, weight, bias]: [&[f32]; 3]) -> Vec<f32> {
-        self.product(x, weight, Some(bias))
+        self.apply(x, weight, Some(bias))
     }
 
     fn backward(&self, [x, weight, _]: [&[f32]; 3], grad: &[f32], wanted: [bool; 3]) -> [Gradient<f32>; 3] {
@@ -80,7 +80,7 @@ impl FusedOp<f32, 3> for Linear {
 
 impl Linear {
     /// `x weight^T + bias`, (rows, outputs).
-    pub(crate) fn product(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    pub(crate) fn apply(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let Self { rows, inputs, outputs } = self;
         let weight = PackedB::temporary(Matrix::transposed(weight, inputs, outputs));
         matmul(ASource::rows(x, rows, inputs), &weight, bias)

@@ -35,7 +35,7 @@ pub(crate) trait RowGradient<const N: usize>: Sync {
     );
 }
 
-/// What a pass over rows reads: `N` tensors (B, L, `width`) and a modulation, contiguous.
+/// The inputs of a pass over rows: `N` tensors (B, L, `width`) and a modulation, contiguous.
 #[derive(Clone, Copy)]
 pub(crate) struct RowInputs<'a, T, const N: usize> {
     pub(crate) inputs: [&'a [T]; N],

@@ -74,7 +74,7 @@ impl RmsNormModulate {
     }
 }
 
-/// What both passes read: `x` (B, L, D), `weight` (D) and the columns that `modulation` names of `shift_scale`.
+/// The inputs of both passes: `x` (B, L, D), `weight` (D) and the columns that `modulation` names of `shift_scale`.
 pub(crate) struct Inputs<'a, T> {
     pub(crate) x: &'a [T],
     pub(crate) weight: &'a [T],

@@ -164,16 +164,16 @@ impl Block {
         let (d, f) = (self.d, self.f);
 
         let attn_in = self.norm(x, norm1, modulation, 0).forward();
-        let qkv = self.linear(d, 3 * d).product(&attn_in, qkv_weight, None);
+        let qkv = self.linear(d, 3 * d).apply(&attn_in, qkv_weight, None);
         let heads = attention::forward(&self.attention(&qkv, q_norm, k_norm));
-        let attn_out = self.linear(d, d).product(&heads, proj_weight, Some(proj_bias));
+        let attn_out = self.linear(d, d).apply(&heads, proj_weight, Some(proj_bias));
         let middle = gate::forward(self.part(2, 1), d, [x, &attn_out], modulation);
 
         let mlp_in = self.norm(&middle, norm2, modulation, 3).forward();
-        let a = self.linear(d, f).product(&mlp_in, w1, None);
-        let b = self.linear(d, f).product(&mlp_in, w3, None);
+        let a = self.linear(d, f).apply(&mlp_in, w1, None);
+        let b = self.linear(d, f).apply(&mlp_in, w3, None);
         let gated = swiglu_forward([&a, &b]);
-        let mlp_out = self.linear(f, d).product(&gated, w2, None);
+        let mlp_out = self.linear(f, d).apply(&gated, w2, None);
         let out = gate::forward(self.part(5, 1), d, [&middle, &mlp_out], modulation);
         (out, Activations { attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out })
     }

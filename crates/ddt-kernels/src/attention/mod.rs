@@ -90,7 +90,7 @@ impl<T: Element> FusedOp<T, 3> for Attention {
 /// Query rows that are processed at once, against all keys.
 const BLOCK_ROWS: usize = 64;
 
-/// What both passes read.
+/// The inputs of both passes.
 pub(crate) struct Inputs<'a, T> {
     qkv: &'a [T],
     /// Divided by `sqrt(K)`, which scales the logits.

@@ -156,7 +156,7 @@ impl<T: WithDType> Fresh<T> {
     }
 }
 
-/// What a task fills: a part of a new vector, or of an existing buffer.
+/// The memory that a task fills: a part of a new vector, or of an existing buffer.
 pub(crate) trait Fill<'a, T>: Send {
     /// The elements, whatever they hold.
     fn open(self) -> &'a mut [T];

@@ -1,4 +1,4 @@
-//! The exponential in SIMD lanes, and what is made of it: SiLU and the numerator of a softmax.
+//! The exponential in SIMD lanes, and functions made of it: SiLU and the numerator of a softmax.
 
 use pulp::Simd;
 
@@ -120,8 +120,9 @@ fn max<S: Simd>(simd: S, row: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{instruction_sets, lanes};
+    use super::super::lanes;
     use super::*;
+    use crate::instruction_set::instruction_sets;
 
     struct Exp<'a>(&'a [f32], &'a mut [f32]);
 

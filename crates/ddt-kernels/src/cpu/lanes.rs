@@ -108,8 +108,8 @@ fn same_lengths(mut lens: impl Iterator<Item = usize>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::instruction_sets;
     use super::*;
+    use crate::instruction_set::instruction_sets;
 
     struct SumAndScale<'a>(&'a [f32], &'a mut [f32]);
 

@@ -13,15 +13,6 @@ pub(crate) mod lanes;
 pub(crate) mod pointwise;
 pub(crate) mod rows;
 
-use crate::instruction_set::arch;
-
-/// Runs `op` with the instruction set in use.
-pub(crate) fn dispatch<Op: pulp::WithSimd>(op: Op) -> Op::Output {
-    arch().dispatch(op)
-}
-
-/// Every instruction set that this machine can run.
+pub(crate) use crate::instruction_set::dispatch;
 #[cfg(test)]
-pub(crate) fn instruction_sets() -> Vec<pulp::Arch> {
-    crate::InstructionSet::ALL.into_iter().filter_map(crate::InstructionSet::arch).collect()
-}
+pub(crate) use crate::instruction_set::instruction_sets;

@@ -4,10 +4,10 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::buffers::{Fill, Fresh};
-use super::dispatch;
 use super::element::{Element, commit, views, views_mut};
 use super::exp::{silu, silu_and_slope};
 use super::lanes::update;
+use crate::instruction_set::dispatch;
 
 /// Elements of one task.
 const TASK: usize = 16 * 1024;

@@ -1,16 +1,15 @@
-//! Self-attention with query-key norm and rotary positions.
+//! Self-attention with query-key norm and rotary positions, and the softmax of plain rows.
 
 use half::bf16;
 
 use super::device::Cuda;
-use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
 use super::launch::{Arguments, Launch};
-use super::memory::Slice;
+use super::memory::{Float, Slice};
 use super::rows::check_len;
 
-/// What [`Cuda::attention`] works on.
+/// Arguments of [`Cuda::attention`].
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a, T> {
     /// The projection, (R, L, 3, N, K).
@@ -49,34 +48,21 @@ pub(super) enum Tiling {
     Small,
 }
 
-/// Keys and values that a block holds in shared memory at once; `cu/index.h` has the same.
-fn chunk_keys(head_dim: usize) -> usize {
-    if head_dim <= 80 { 256 } else { 128 }
-}
-
-/// Bytes of shared memory for keys and values of `tokens`; rows are padded so that 8 of them meet no bank
-/// twice.
-pub(super) fn shared_bytes(head_dim: usize, tokens: usize) -> usize {
-    let row = if (head_dim / 8) % 2 == 1 { head_dim } else { head_dim + 8 };
-    let keys = tokens.min(chunk_keys(head_dim)).next_multiple_of(64);
-    2 * keys * row * size_of::<bf16>()
-}
-
 impl Cuda {
     /// Self-attention with query-key norm and rotary positions, on tensor cores.
     ///
     /// ```text
-    /// q = turn(q / sqrt(mean(q^2) + eps) * q_weight), k likewise
+    /// q = rotate(q / sqrt(mean(q^2) + eps) * q_weight), k likewise
     /// out = softmax(q k^T / sqrt(K)) v
     /// ```
     ///
-    /// `turn` multiplies elements (2m, 2m + 1) of a token, as one complex number, by the table's entry.
-    /// Turned queries and keys and the softmax's weights are rounded to bf16 before they are multiplied;
+    /// `rotate` multiplies elements (2m, 2m + 1) of a token, as one complex number, by the table's entry.
+    /// Rotated queries and keys and the softmax's weights are rounded to bf16 before they are multiplied;
     /// sums are f32. Any number of tokens.
     ///
     /// # Errors
     ///
-    /// If K is no multiple of 8 up to 128, if a slice has another length or lies badly, or if the driver
+    /// If K is no multiple of 8 up to 128, if a slice has another length or is not aligned, or if the driver
     /// refuses.
     pub fn attention(&self, arguments: &Attention<'_, bf16>) -> Result<()> {
         let head_dim = arguments.q_weight.len();
@@ -108,7 +94,7 @@ impl Cuda {
             kernel,
             grid: (arguments.tokens.div_ceil(queries) as u32, arguments.heads as u32, images as u32),
             block: 32 * warps,
-            shared: shared_bytes(head_dim, arguments.tokens) as u32,
+            shared: kernels::attention_shared_bytes(head_dim, arguments.tokens) as u32,
             arguments: values,
         })
     }
@@ -118,7 +104,7 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// If K is odd or above 128, if a slice has another length or lies badly, or if the driver refuses.
+    /// If K is odd or above 128, if a slice has another length or is not aligned, or if the driver refuses.
     pub fn attention_plain<T: Float>(&self, arguments: &Attention<'_, T>) -> Result<()> {
         const NAME: &str = "attention_plain";
         let (images, _, values) = self.check_attention(NAME, arguments)?;
@@ -163,6 +149,28 @@ impl Cuda {
         values.address(rope.address()).address(out.address());
         values.u32(tokens as u32).u32(heads as u32).u32(head_dim as u32).f32(eps);
         Ok((images, head_dim, values))
+    }
+
+    /// `softmax(scale x)` of each row of `length`, in place.
+    ///
+    /// # Errors
+    ///
+    /// If `x` is not whole rows or is not aligned, or if the driver refuses.
+    pub fn softmax_rows(&self, x: &Slice<f32>, length: usize, scale: f32) -> Result<()> {
+        const NAME: &str = "softmax_rows";
+        expect(
+            (1..=i32::MAX as usize).contains(&length),
+            NAME,
+            || "rows of 1 to 2^31 - 1".into(),
+            || length.to_string(),
+        )?;
+        let rows = x.len() / length;
+        check_len(NAME, &self.device, ("x, whole rows of the length", x), rows * length)?;
+        expect(rows <= i32::MAX as usize, NAME, || "fewer than 2^31 rows".into(), || rows.to_string())?;
+        let mut arguments = Arguments::default();
+        arguments.address(x.address()).u32(length as u32).f32(scale);
+        let kernel = kernels::SOFTMAX_ROWS;
+        self.launch(&Launch { kernel, grid: (rows as u32, 1, 1), block: 256, shared: 0, arguments })
     }
 }
 

@@ -11,7 +11,7 @@ use cudarc::cublaslt::sys;
 use cudarc::driver::CudaStream;
 
 use super::error::{CudaError, Result};
-use super::gemm::{Places, Shape};
+use super::shapes::{GemmPlaces, GemmShape};
 
 const LIBRARY: &str = "cuBLASLt";
 
@@ -21,13 +21,13 @@ const WAYS: usize = 16;
 const RUNS: usize = 5;
 /// `CUBLAS_OP_T` of cublas_api.h.
 const TRANSPOSED: i32 = 1;
-/// What launchers require of slices, in bytes.
+/// Alignment of slices, in bytes.
 const ALIGNMENT: u32 = 16;
 
 /// The library, and what was found out about each shape.
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
-    plans: HashMap<Shape, Plan>,
+    plans: HashMap<GemmShape, Plan>,
 }
 
 // SAFETY: handles and descriptors may be used from any thread, one at a time: the owner holds a lock.
@@ -80,7 +80,7 @@ impl Blas {
         Ok(Self { handle: check("start cuBLASLt", result::create_handle())?, plans: HashMap::new() })
     }
 
-    pub(super) fn gemm(&mut self, shape: Shape, places: Places, stream: &CudaStream) -> Result<()> {
+    pub(super) fn gemm(&mut self, shape: GemmShape, places: GemmPlaces, stream: &CudaStream) -> Result<()> {
         let handle = self.handle;
         let plan = self.plan(shape, places)?;
         let way = plan.way;
@@ -90,8 +90,8 @@ impl Blas {
     /// Keeps the way for which `time` of a few runs is the least.
     pub(super) fn tune(
         &mut self,
-        shape: Shape,
-        places: Places,
+        shape: GemmShape,
+        places: GemmPlaces,
         stream: &CudaStream,
         time: impl Fn(&mut dyn FnMut() -> Result<()>) -> Result<f64>,
     ) -> Result<()> {
@@ -99,7 +99,7 @@ impl Blas {
         let plan = self.plan(shape, places)?;
         let mut best = f64::INFINITY;
         for way in plan.ways.clone() {
-            // What the library names, it may still refuse to run.
+            // The library may refuse to run a way that it named.
             if plan.run(handle, &way, (shape, places), stream).is_err() {
                 continue;
             }
@@ -112,7 +112,7 @@ impl Blas {
         Ok(())
     }
 
-    fn plan(&mut self, shape: Shape, places: Places) -> Result<&mut Plan> {
+    fn plan(&mut self, shape: GemmShape, places: GemmPlaces) -> Result<&mut Plan> {
         Ok(match self.plans.entry(shape) {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(empty) => empty.insert(Plan::new(self.handle, shape, places)?),
@@ -123,8 +123,8 @@ impl Blas {
 impl Plan {
     /// The library's matrices are column-major, so its result is out^T = weight input^T: (n, m), from a
     /// transposed (k, n) and a (k, m).
-    fn new(handle: sys::cublasLtHandle_t, shape: Shape, places: Places) -> Result<Self> {
-        let Shape { m, n, k, with_bias, element, workspace } = shape;
+    fn new(handle: sys::cublasLtHandle_t, shape: GemmShape, places: GemmPlaces) -> Result<Self> {
+        let GemmShape { m, n, k, with_bias, element, workspace } = shape;
         let element = [sys::cudaDataType_t::CUDA_R_16BF, sys::cudaDataType_t::CUDA_R_32F][element];
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let product =
@@ -157,7 +157,7 @@ impl Plan {
         Ok(plan)
     }
 
-    fn set_bias(&self, places: Places) -> Result<()> {
+    fn set_bias(&self, places: GemmPlaces) -> Result<()> {
         self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &places.bias)
     }
 
@@ -231,7 +231,7 @@ impl Plan {
         &self,
         handle: sys::cublasLtHandle_t,
         way: &sys::cublasLtMatmulAlgo_t,
-        (shape, places): (Shape, Places),
+        (shape, places): (GemmShape, GemmPlaces),
         stream: &CudaStream,
     ) -> Result<()> {
         if shape.with_bias {

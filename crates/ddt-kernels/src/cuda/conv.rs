@@ -1,18 +1,18 @@
 //! Convolution.
 
+use super::activation::{Activation, AddRows};
 use super::device::Cuda;
-use super::element::Float;
 use super::error::{Result, expect};
 use super::gemm::Gemm;
 use super::kernels;
 use super::launch::Arguments;
-use super::memory::Slice;
-use super::rows::{check_len, check_slice};
-use super::window::Window;
+use super::memory::{Float, Slice};
+use super::rows::{Rows, check_len, check_slice};
+use super::shapes::{ConvShape, Window};
 
 const NAME: &str = "conv";
 
-/// What [`Cuda::conv`] works on: images whose channels stand together, (B, H, W, C).
+/// Arguments of [`Cuda::conv`]: channels-last images, (B, H, W, C).
 #[derive(Debug, Clone, Copy)]
 pub struct Conv<'a, T> {
     /// (B, H, W, C).
@@ -25,7 +25,7 @@ pub struct Conv<'a, T> {
     pub width: usize,
     /// C, a multiple of 8 (bf16) or 4 (f32).
     pub channels: usize,
-    /// What is seen at each position.
+    /// The window.
     pub window: Window,
     /// (O, window's rows, window's columns, C), with O a multiple as C is.
     pub weight: &'a Slice<T>,
@@ -40,39 +40,13 @@ pub struct Conv<'a, T> {
     pub workspace: &'a Slice<u8>,
 }
 
-/// What convolved.
+/// How a convolution was computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConvBy {
     /// NVIDIA's library.
     Cudnn,
     /// Gathered windows, or, of one position, none, multiplied.
     Products,
-}
-
-/// All that a way of convolving depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Shape {
-    pub(super) images: usize,
-    pub(super) image: (usize, usize),
-    pub(super) result: (usize, usize),
-    pub(super) channels: usize,
-    pub(super) out_channels: usize,
-    pub(super) window: Window,
-    /// [`Float::INDEX`].
-    pub(super) element: usize,
-    pub(super) scratch: usize,
-}
-
-impl Shape {
-    /// Positions of the result, of all images.
-    fn positions(&self) -> usize {
-        self.images * self.result.0 * self.result.1
-    }
-
-    /// Elements that a position of the result is made of.
-    fn depth(&self) -> usize {
-        self.window.taps() * self.channels
-    }
 }
 
 impl<T: Float> Conv<'_, T> {
@@ -84,18 +58,17 @@ impl<T: Float> Conv<'_, T> {
 
 impl Cuda {
     /// `out[y, x] = sum over taps of weight[tap] input[y stride + tap - pad] + bias`; sums in f32, and f32
-    /// factors are not rounded.
+    /// operands are not rounded.
     ///
     /// By cuDNN where its library is and knows the shape; otherwise windows are gathered and multiplied. It says
     /// which. Not while capturing.
     ///
     /// # Errors
     ///
-    /// If a slice has another length or lies badly, if scratch memory is less than one position takes, or if a
+    /// If a slice has another length or is not aligned, if scratch memory is less than one position takes, or if a
     /// library or the driver refuses.
     pub fn conv<T: Float>(&self, arguments: &Conv<'_, T>) -> Result<ConvBy> {
         let shape = self.check_conv(arguments)?;
-        #[cfg(feature = "cuda")]
         if self.conv_by_cudnn(arguments, shape)? {
             return Ok(ConvBy::Cudnn);
         }
@@ -104,20 +77,13 @@ impl Cuda {
     }
 
     /// Whether cuDNN did it.
-    #[cfg(feature = "cuda")]
-    fn conv_by_cudnn<T: Float>(&self, arguments: &Conv<'_, T>, shape: Shape) -> Result<bool> {
-        use super::{Activation, AddRows, Rows, device::Backend};
+    fn conv_by_cudnn<T: Float>(&self, arguments: &Conv<'_, T>, shape: ConvShape) -> Result<bool> {
         let Conv { input, weight, bias, out, scratch, .. } = *arguments;
         let places = [input, weight, out].map(Slice::address);
-        let done = match &self.device.backend {
-            // A product needs no library for convolutions.
-            _ if shape.positions() == 0 || shape.window == Window::POINT => false,
-            // Beyond that many elements, kernels of the library are not to be relied on.
-            _ if input.len().max(out.len()) > i32::MAX as usize => false,
-            Backend::Driver(driver) => driver.conv(shape, places, scratch.address())?,
-            #[cfg(feature = "cuda-emulation")]
-            Backend::Emulated(_) => false,
-        };
+        // A product needs no library for convolutions, and beyond that many elements its kernels are not reliable.
+        let fits = input.len().max(out.len()) <= i32::MAX as usize;
+        let convolves = shape.positions() > 0 && shape.window != Window::POINT && fits;
+        let done = convolves && self.device.backend.conv(shape, places, scratch.address())?;
         if done && let Some(bias) = bias {
             let (addend, activation) = (Some(Rows::one(bias)), Activation::None);
             self.add_rows(&AddRows { x: out, width: shape.out_channels, addend, activation, out })?;
@@ -134,7 +100,7 @@ impl Cuda {
         self.lower(arguments, self.check_conv(arguments)?)
     }
 
-    fn lower<T: Float>(&self, arguments: &Conv<'_, T>, shape: Shape) -> Result<()> {
+    fn lower<T: Float>(&self, arguments: &Conv<'_, T>, shape: ConvShape) -> Result<()> {
         let Conv { input, weight, bias, out, scratch, workspace, .. } = *arguments;
         let (positions, depth) = (shape.positions(), shape.depth());
         let multiply = |input: &Slice<T>, out: &Slice<T>| {
@@ -159,7 +125,7 @@ impl Cuda {
         Ok(())
     }
 
-    fn check_conv<T: Float>(&self, arguments: &Conv<'_, T>) -> Result<Shape> {
+    fn check_conv<T: Float>(&self, arguments: &Conv<'_, T>) -> Result<ConvShape> {
         let Conv { input, images, height, width, channels, window, weight, bias, out, scratch, .. } =
             *arguments;
         let result = window.check(NAME, (height, width))?;
@@ -175,7 +141,7 @@ impl Cuda {
         check_len(NAME, &self.device, ("input", input), images * height * width * channels)?;
         check_len(NAME, &self.device, ("weight", weight), out_channels * depth)?;
         bias.map_or(Ok(()), |bias| check_len(NAME, &self.device, ("bias", bias), out_channels))?;
-        let shape = Shape {
+        let shape = ConvShape {
             images,
             image: (height, width),
             result,

@@ -9,8 +9,8 @@ use cudarc::cudnn::result::{self, CudnnError};
 use cudarc::cudnn::sys;
 use cudarc::driver::CudaStream;
 
-use super::conv::Shape;
 use super::error::{CudaError, Result};
+use super::shapes::ConvShape;
 
 /// How many ways of convolving are asked for.
 const WAYS: usize = 8;
@@ -25,7 +25,7 @@ const SWITCH: &str = "DDT_CUDNN";
 pub(super) struct Cudnn {
     handle: sys::cudnnHandle_t,
     /// `None` where it makes no plan.
-    plans: HashMap<Shape, Option<Plan>>,
+    plans: HashMap<ConvShape, Option<Plan>>,
 }
 
 // SAFETY: handles and descriptors may be used from any thread, one at a time: the owner holds a lock.
@@ -96,9 +96,9 @@ impl Cudnn {
     }
 
     /// Whether it did it; addresses of input, weight and result.
-    pub(super) fn conv(&mut self, shape: Shape, places: [u64; 3], scratch: u64) -> Result<bool> {
+    pub(super) fn conv(&mut self, shape: ConvShape, places: [u64; 3], scratch: u64) -> Result<bool> {
         let handle = self.handle;
-        // What it cannot do, it says when it is asked for a plan.
+        // The library reports an unsupported shape when it is asked for a plan.
         let plan = self.plans.entry(shape).or_insert_with(|| Plan::new(handle, shape).ok());
         let Some(plan) = plan else { return Ok(false) };
         while let Some(&way) = plan.ways.front() {
@@ -124,8 +124,9 @@ fn refused(CudnnError(status): CudnnError) -> bool {
 
 impl Plan {
     /// All ways whose scratch memory suffices.
-    fn new(handle: sys::cudnnHandle_t, shape: Shape) -> std::result::Result<Self, CudnnError> {
-        let Shape { images, image, result: sides, channels, out_channels, window, element, scratch } = shape;
+    fn new(handle: sys::cudnnHandle_t, shape: ConvShape) -> std::result::Result<Self, CudnnError> {
+        let ConvShape { images, image, result: sides, channels, out_channels, window, element, scratch } =
+            shape;
         use std::ptr::null_mut;
         // Owns what has been made so far, whatever fails next.
         let mut plan = Self {
@@ -135,7 +136,7 @@ impl Plan {
             out: null_mut(),
             ways: VecDeque::new(),
         };
-        // What is too large, the library refuses.
+        // The library refuses sizes that are too large.
         let int = |it: usize| c_int::try_from(it).unwrap_or(c_int::MAX);
         let format = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
         let bf16 = element == 0;

@@ -1,83 +1,11 @@
-//! An open device.
+//! An open device, and graphs of recorded kernels.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use super::element::Element;
+use super::backend::Recording;
 use super::error::{Result, expect};
-use super::launch::Launch;
-use super::memory::{Memory, Slice};
-
-/// A device and what it still needs its memory for.
-#[derive(Debug)]
-pub(super) struct Device {
-    pub(super) backend: Backend,
-    kept: Mutex<Kept>,
-}
-
-/// Graphs hold addresses: while one lives, memory that nobody else holds is freed later.
-#[derive(Debug, Default)]
-struct Kept {
-    graphs: usize,
-    addresses: Vec<u64>,
-}
-
-/// Where kernels run.
-#[derive(Debug)]
-pub(super) enum Backend {
-    #[cfg(feature = "cuda")]
-    Driver(super::driver::Driver),
-    #[cfg(feature = "cuda-emulation")]
-    Emulated(super::emulation::Emulated),
-}
-
-/// Calls the same method of whichever device it is.
-macro_rules! on {
-    ($device:expr, $with:ident => $call:expr) => {
-        match &$device.backend {
-            #[cfg(feature = "cuda")]
-            Backend::Driver($with) => $call,
-            #[cfg(feature = "cuda-emulation")]
-            Backend::Emulated($with) => $call,
-        }
-    };
-}
-
-impl Device {
-    pub(super) fn new(backend: Backend) -> Arc<Self> {
-        Arc::new(Self { backend, kept: Mutex::default() })
-    }
-
-    pub(super) fn free(&self, address: u64) {
-        let mut kept = self.kept();
-        if kept.graphs > 0 {
-            kept.addresses.push(address);
-        } else {
-            on!(self, device => device.free(address));
-        }
-    }
-
-    pub(super) fn keep_for_graph(&self) {
-        self.kept().graphs += 1;
-    }
-
-    pub(super) fn graph_is_gone(&self) {
-        let mut kept = self.kept();
-        kept.graphs -= 1;
-        if kept.graphs == 0 {
-            for address in kept.addresses.drain(..) {
-                on!(self, device => device.free(address));
-            }
-        }
-    }
-
-    pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
-        on!(self, device => device.launch(launch))
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use super::launch::{Arguments, Launch, blocks};
+use super::memory::{Device, Element, Memory, Slice, bytes_of, bytes_of_mut};
 
 /// An open device: its context, one stream, and every kernel.
 ///
@@ -89,55 +17,24 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// Opens device `ordinal`, from 0, and loads the kernels.
-    ///
-    /// # Errors
-    ///
-    /// [`CudaError::NoDriver`](super::CudaError::NoDriver) where there is none; if there is no such device,
-    /// it is older than compute capability 8.0, or the driver refuses.
-    #[cfg(feature = "cuda")]
-    pub fn open(ordinal: usize) -> Result<Self> {
-        Ok(Self { device: Device::new(Backend::Driver(super::driver::Driver::open(ordinal)?)) })
-    }
-
-    /// The stream that everything is put on; `None` where the CPU plays the device.
-    #[cfg(feature = "cuda")]
-    pub fn stream(&self) -> Option<&Arc<cudarc::driver::CudaStream>> {
-        match &self.device.backend {
-            Backend::Driver(driver) => Some(driver.stream()),
-            #[cfg(feature = "cuda-emulation")]
-            Backend::Emulated(_) => None,
-        }
-    }
-
-    /// What the device calls itself.
+    /// The name of the device.
     pub fn name(&self) -> &str {
-        on!(self.device, device => device.name())
+        self.device.backend.name()
     }
 
     /// The version of cuDNN, such as 91300 for 9.13.0; `None` where [`Cuda::conv`] does without it.
     pub fn cudnn_version(&self) -> Option<usize> {
-        match &self.device.backend {
-            #[cfg(feature = "cuda")]
-            Backend::Driver(driver) => driver.cudnn_version(),
-            #[cfg(feature = "cuda-emulation")]
-            Backend::Emulated(_) => None,
-        }
+        self.device.backend.cudnn_version()
     }
 
     /// Whether the CPU plays the device.
     pub fn is_emulated(&self) -> bool {
-        match &self.device.backend {
-            #[cfg(feature = "cuda")]
-            Backend::Driver(_) => false,
-            #[cfg(feature = "cuda-emulation")]
-            Backend::Emulated(_) => true,
-        }
+        self.device.backend.is_emulated()
     }
 
     /// Streaming multiprocessors: how many blocks run side by side.
     pub fn multiprocessors(&self) -> usize {
-        on!(self.device, device => device.multiprocessors())
+        self.device.backend.multiprocessors()
     }
 
     /// Bytes of device memory: free, and in all.
@@ -146,7 +43,7 @@ impl Cuda {
     ///
     /// If the driver refuses.
     pub fn memory(&self) -> Result<(usize, usize)> {
-        on!(self.device, device => device.memory())
+        self.device.backend.memory()
     }
 
     /// Memory for `len` elements, with whatever it held, at a multiple of 256 bytes. Not while capturing.
@@ -157,7 +54,7 @@ impl Cuda {
     /// refuses.
     pub fn alloc<T: Element>(&self, len: usize) -> Result<Slice<T>> {
         let bytes = len.saturating_mul(size_of::<T>());
-        let address = on!(self.device, device => device.alloc(bytes))?;
+        let address = self.device.backend.alloc(bytes)?;
         Ok(Slice::whole(Memory { device: Arc::clone(&self.device), address, bytes }))
     }
 
@@ -179,7 +76,7 @@ impl Cuda {
     /// If lengths differ, or if the driver refuses.
     pub fn write<T: Element>(&self, slice: &Slice<T>, values: &[T]) -> Result<()> {
         self.check("write", slice, values.len())?;
-        on!(self.device, device => device.write(slice.address(), values))
+        self.device.backend.write(slice.address(), bytes_of(values))
     }
 
     /// The values of `slice`, behind what is on the stream. Not while capturing.
@@ -190,7 +87,7 @@ impl Cuda {
     pub fn read<T: Element>(&self, slice: &Slice<T>) -> Result<Vec<T>> {
         let mut values = vec![T::ZERO; slice.len()];
         self.check("read", slice, values.len())?;
-        on!(self.device, device => device.read(slice.address(), &mut values))?;
+        self.device.backend.read(slice.address(), bytes_of_mut(&mut values))?;
         Ok(values)
     }
 
@@ -203,7 +100,7 @@ impl Cuda {
         self.check("copy", from, to.len())?;
         self.check("copy", to, from.len())?;
         let bytes = from.len() * size_of::<T>();
-        on!(self.device, device => device.copy(from.address(), to.address(), bytes))
+        self.device.backend.copy(from.address(), to.address(), bytes)
     }
 
     /// Waits until everything on the stream is done. Not while capturing.
@@ -212,7 +109,7 @@ impl Cuda {
     ///
     /// If a kernel failed.
     pub fn wait(&self) -> Result<()> {
-        on!(self.device, device => device.wait())
+        self.device.backend.wait()
     }
 
     /// Milliseconds that the device spent on what `work` puts on the stream. Not while capturing.
@@ -221,19 +118,82 @@ impl Cuda {
     ///
     /// Those of `work`, or if a kernel failed.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-        on!(self.device, device => device.time(work))
+        let mut work = Some(work);
+        self.device.backend.time(&mut || work.take().map_or(Ok(()), |work| work()))
     }
 
     pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
         if launch.grid.0 == 0 || launch.grid.1 == 0 || launch.grid.2 == 0 {
             return Ok(());
         }
-        self.device.launch(launch)
+        self.device.backend.launch(launch)
+    }
+
+    /// Starts a kernel that gives each of `count` items a thread.
+    pub(super) fn each(
+        &self,
+        name: &'static str,
+        kernel: &'static str,
+        count: usize,
+        arguments: Arguments,
+    ) -> Result<()> {
+        /// Threads of a block.
+        const BLOCK: u32 = 256;
+        let grid = (blocks(name, count, BLOCK as usize)?, 1, 1);
+        self.launch(&Launch { kernel, grid, block: BLOCK, shared: 0, arguments })
     }
 
     fn check<T: Element>(&self, call: &'static str, slice: &Slice<T>, len: usize) -> Result<()> {
         let ours = Arc::ptr_eq(&self.device, slice.device());
         expect(ours, call, || "memory of this device".into(), || "memory of another".into())?;
         expect(slice.len() == len, call, || format!("{len} elements"), || slice.len().to_string())
+    }
+
+    /// Records what `work` puts on the stream, without running it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`, which may not allocate, read, write or wait; or if the driver refuses.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        // Counted first: memory that `work` drops while it is recorded is part of the recording.
+        self.device.keep_for_graph();
+        let mut graph = Graph { recording: None, device: Arc::clone(&self.device) };
+        let mut work = Some(work);
+        let recording = self.device.backend.capture(&mut || work.take().map_or(Ok(()), |work| work()))?;
+        graph.recording = Some(recording);
+        Ok(graph)
+    }
+}
+
+/// Kernels that were put on the stream while it was recorded, started as one.
+///
+/// While it lives, the device frees no memory: what its kernels use stays in place.
+pub struct Graph {
+    /// Dropped by hand, before the device frees the memory that was kept for it.
+    recording: Option<Box<dyn Recording>>,
+    device: Arc<Device>,
+}
+
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Graph({:?})", self.device)
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        self.recording = None;
+        self.device.graph_is_gone();
+    }
+}
+
+impl Graph {
+    /// Puts the recorded work on the stream.
+    ///
+    /// # Errors
+    ///
+    /// If the driver refuses.
+    pub fn launch(&self) -> Result<()> {
+        self.recording.as_ref().map_or(Ok(()), |recording| recording.launch())
     }
 }

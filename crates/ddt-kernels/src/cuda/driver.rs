@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
+use super::backend::{Backend, Recording};
 use super::blas::Blas;
-use super::conv;
 use super::cudnn::Cudnn;
-use super::element::Element;
+use super::device::Cuda;
 use super::error::{CudaError, Result};
-use super::gemm::{Places, Shape};
 use super::kernels;
 use super::launch::Launch;
+use super::memory::Device;
+use super::shapes::{ConvShape, GemmPlaces, GemmShape};
 
 /// Code for compute capability 8.0 and 9.0, and PTX for what comes after.
 static FATBIN: &Fatbin<[u8]> = &Fatbin(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
@@ -22,7 +23,7 @@ static FATBIN: &Fatbin<[u8]> = &Fatbin(*include_bytes!(concat!(env!("OUT_DIR"), 
 #[repr(align(16))]
 struct Fatbin<B: ?Sized>(B);
 
-pub(super) struct Driver {
+struct Driver {
     // Both dropped before the context, which `stream` keeps.
     blas: Mutex<Option<Blas>>,
     /// Looked for once, when it is first needed.
@@ -61,8 +62,20 @@ impl Drop for Module {
     }
 }
 
+impl Cuda {
+    /// Opens device `ordinal`, from 0, and loads the kernels.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::NoDriver`] where there is none; if there is no such device, it is older than compute capability
+    /// 8.0, or the driver refuses.
+    pub fn open(ordinal: usize) -> Result<Self> {
+        Ok(Self { device: Device::new(Driver::open(ordinal)?) })
+    }
+}
+
 /// Names the call that failed.
-pub(super) fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) -> Result<T> {
+fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) -> Result<T> {
     outcome.map_err(|error| {
         let text = |words: std::result::Result<&std::ffi::CStr, DriverError>| {
             words.map_or_else(
@@ -75,7 +88,7 @@ pub(super) fn check<T>(call: &'static str, outcome: std::result::Result<T, Drive
 }
 
 impl Driver {
-    pub(super) fn open(ordinal: usize) -> Result<Self> {
+    fn open(ordinal: usize) -> Result<Self> {
         // SAFETY: it opens a library by NVIDIA's names and closes it again; its initialisers are the driver's.
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoDriver);
@@ -95,7 +108,7 @@ impl Driver {
         let name = check("ask for the name", context.name())?;
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = check("ask for multiprocessors", context.attribute(attribute))?;
-        // SAFETY: this context's memory is ours alone, used on one stream; cudarc's events, which order
+        // SAFETY: this context's memory is used only here, on one stream; cudarc's events, which order
         // streams, would break capturing.
         unsafe { context.disable_event_tracking() };
         // Not the default stream, which cannot be captured.
@@ -114,23 +127,44 @@ impl Driver {
         })
     }
 
-    pub(super) fn stream(&self) -> &Arc<CudaStream> {
-        &self.stream
+    /// The library is started when it is first needed.
+    fn with_blas(&self, work: impl FnOnce(&mut Blas) -> Result<()>) -> Result<()> {
+        self.bind()?;
+        let mut blas = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *blas {
+            Some(blas) => work(blas),
+            none => work(none.insert(Blas::new()?)),
+        }
     }
 
-    pub(super) fn name(&self) -> &str {
+    fn with_cudnn<R>(&self, work: impl FnOnce(&mut Cudnn) -> R) -> Option<R> {
+        let mut cudnn = self.cudnn.lock().unwrap_or_else(PoisonError::into_inner);
+        cudnn.get_or_insert_with(|| Cudnn::new(&self.stream)).as_mut().map(work)
+    }
+
+    fn bind(&self) -> Result<()> {
+        check("use the device", self.module.context.bind_to_thread())
+    }
+}
+
+impl Backend for Driver {
+    fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn multiprocessors(&self) -> usize {
+    fn multiprocessors(&self) -> usize {
         self.multiprocessors
     }
 
-    pub(super) fn memory(&self) -> Result<(usize, usize)> {
+    fn is_emulated(&self) -> bool {
+        false
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
         check("ask for free memory", self.module.context.mem_get_info())
     }
 
-    pub(super) fn alloc(&self, bytes: usize) -> Result<u64> {
+    fn alloc(&self, bytes: usize) -> Result<u64> {
         self.bind()?;
         // SAFETY: any size may be asked for; the address goes into a `Memory`, which frees it once.
         match unsafe { result::malloc_sync(bytes.max(1)) } {
@@ -142,7 +176,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn free(&self, address: u64) {
+    fn free(&self, address: u64) {
         if self.bind().is_ok() {
             // SAFETY: the address came from `alloc` and its owner is being dropped. Freeing waits for
             // kernels that may still use it. Nobody could act on an error.
@@ -150,32 +184,32 @@ impl Driver {
         }
     }
 
-    pub(super) fn write<T: Element>(&self, address: u64, values: &[T]) -> Result<()> {
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: the caller has checked that a slice of this length stands at the address; `values` outlive
+        // SAFETY: the caller has checked that a slice of this length is at the address; `bytes` outlive
         // the copy because of the wait.
-        check("write", unsafe { result::memcpy_htod_async(address, values, self.stream.cu_stream()) })?;
+        check("write", unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) })?;
         self.wait()
     }
 
-    pub(super) fn read<T: Element>(&self, address: u64, values: &mut [T]) -> Result<()> {
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: as for `write`; any bits are a `T`.
-        check("read", unsafe { result::memcpy_dtoh_async(values, address, self.stream.cu_stream()) })?;
+        // SAFETY: as for `write`.
+        check("read", unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) })?;
         self.wait()
     }
 
-    pub(super) fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: the caller has checked that slices of this many bytes stand at both addresses.
+        // SAFETY: the caller has checked that slices of this many bytes are at both addresses.
         check("copy", unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) })
     }
 
-    pub(super) fn wait(&self) -> Result<()> {
+    fn wait(&self) -> Result<()> {
         check("wait for the stream", self.stream.synchronize())
     }
 
-    pub(super) fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
         let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let start = check("record an event", self.stream.record_event(Some(timed)))?;
         work()?;
@@ -183,7 +217,7 @@ impl Driver {
         Ok(f64::from(check("time", start.elapsed_ms(&end))?))
     }
 
-    pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
+    fn launch(&self, launch: &Launch) -> Result<()> {
         let Some(&function) = self.functions.get(launch.kernel) else {
             return check(launch.kernel, Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)));
         };
@@ -199,7 +233,7 @@ impl Driver {
         check(launch.kernel, outcome)
     }
 
-    pub(super) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         check("begin capturing", self.stream.begin_capture(mode))?;
         let done = work();
@@ -208,45 +242,34 @@ impl Driver {
         let graph = self.stream.end_capture(flags);
         done?;
         let empty = DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE);
-        check("end capturing", graph.and_then(|graph| graph.ok_or(empty)))
+        let graph = check("end capturing", graph.and_then(|graph| graph.ok_or(empty)))?;
+        Ok(Box::new(Captured(graph)))
     }
 
-    pub(super) fn gemm(&self, shape: Shape, places: Places) -> Result<()> {
+    fn gemm(&self, shape: GemmShape, places: GemmPlaces) -> Result<()> {
         self.with_blas(|blas| blas.gemm(shape, places, &self.stream))
     }
 
-    pub(super) fn tune_gemm(&self, shape: Shape, places: Places) -> Result<()> {
+    fn tune_gemm(&self, shape: GemmShape, places: GemmPlaces) -> Result<()> {
         self.with_blas(|blas| blas.tune(shape, places, &self.stream, |work| self.time(work)))
     }
 
-    /// The library is started when it is first needed.
-    fn with_blas(&self, work: impl FnOnce(&mut Blas) -> Result<()>) -> Result<()> {
-        self.bind()?;
-        let mut blas = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *blas {
-            Some(blas) => work(blas),
-            none => work(none.insert(Blas::new()?)),
-        }
-    }
-
-    /// Whether cuDNN did it; addresses of input, weight and result.
-    pub(super) fn conv(&self, shape: conv::Shape, places: [u64; 3], scratch: u64) -> Result<bool> {
+    fn conv(&self, shape: ConvShape, places: [u64; 3], scratch: u64) -> Result<bool> {
         self.bind()?;
         self.with_cudnn(|cudnn| cudnn.conv(shape, places, scratch)).unwrap_or(Ok(false))
     }
 
-    pub(super) fn cudnn_version(&self) -> Option<usize> {
+    fn cudnn_version(&self) -> Option<usize> {
         self.bind().ok()?;
         self.with_cudnn(|cudnn| cudnn.version())
     }
+}
 
-    fn with_cudnn<R>(&self, work: impl FnOnce(&mut Cudnn) -> R) -> Option<R> {
-        let mut cudnn = self.cudnn.lock().unwrap_or_else(PoisonError::into_inner);
-        cudnn.get_or_insert_with(|| Cudnn::new(&self.stream)).as_mut().map(work)
-    }
+struct Captured(CudaGraph);
 
-    fn bind(&self) -> Result<()> {
-        check("use the device", self.module.context.bind_to_thread())
+impl Recording for Captured {
+    fn launch(&self) -> Result<()> {
+        check("launch a graph", self.0.launch())
     }
 }
 

@@ -10,17 +10,18 @@ use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
 use rayon::prelude::*;
 
-use super::device::{Backend, Cuda, Device};
-use super::element::{Element, Float};
+use super::backend::{Backend, Recording};
+use super::device::Cuda;
 use super::error::{CudaError, Result};
-use super::gemm::{Places, Shape};
 use super::kernels;
 use super::launch::{Arguments, Launch};
+use super::memory::{Device, Float};
+use super::shapes::{GemmPlaces, GemmShape};
 
 /// In which order the threads of a block come to run: results may not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +44,11 @@ pub fn open(order: Order) -> Result<Cuda> {
     // SAFETY: the function is defined in cu/emulate.cpp with this signature; it lives as long as `library`.
     let run = *unsafe { library.get::<Run>(b"ddt_emulate") }.map_err(failed)?;
     let emulated =
-        Emulated { run, order, memory: Mutex::default(), recording: Mutex::default(), _library: library };
+        Emulator { run, order, memory: Mutex::default(), recording: Mutex::default(), _library: library };
     for name in kernels::names() {
         emulated.find(name)?;
     }
-    Ok(Cuda { device: Device::new(Backend::Emulated(emulated)) })
+    Ok(Cuda { device: Device::new(Emulated(Arc::new(emulated))) })
 }
 
 /// Name, grid, threads of a block, bytes of shared memory, arguments, their number, order.
@@ -65,7 +66,7 @@ type Run = unsafe extern "C" fn(
 const GUARD: usize = 1 << 12;
 const NAN: u8 = 0xFF;
 
-pub(super) struct Emulated {
+struct Emulator {
     run: Run,
     order: Order,
     /// By address; vectors of 16 bytes, for the alignment.
@@ -79,97 +80,34 @@ struct Allocation {
     bytes: usize,
 }
 
-/// What a graph holds.
+/// One recorded operation.
 #[derive(Debug, Clone)]
-pub(super) enum Work {
+enum Work {
     Launch(Box<Launch>),
     Copy { from: u64, to: u64, bytes: usize },
-    Gemm(Shape, Places),
+    Gemm(GemmShape, GemmPlaces),
 }
 
-impl std::fmt::Debug for Emulated {
+impl std::fmt::Debug for Emulator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Emulated({:?})", self.order)
+        write!(f, "Emulator({:?})", self.order)
     }
 }
 
-impl Emulated {
-    pub(super) fn name(&self) -> &str {
-        "the CPU in place of a GPU"
-    }
-
-    pub(super) fn multiprocessors(&self) -> usize {
-        4
-    }
-
-    pub(super) fn memory(&self) -> Result<(usize, usize)> {
-        let used: usize = lock(&self.memory).values().map(|allocation| allocation.bytes).sum();
-        Ok((usize::MAX - used, usize::MAX))
-    }
-
-    pub(super) fn alloc(&self, bytes: usize) -> Result<u64> {
-        self.not_recording("allocate")?;
-        let cells = vec![u128::MAX; (bytes + 2 * GUARD + 256).div_ceil(16)];
-        let address = (cells.as_ptr() as u64 + GUARD as u64).next_multiple_of(256);
-        lock(&self.memory).insert(address, Allocation { cells, bytes });
-        Ok(address)
-    }
-
-    pub(super) fn free(&self, address: u64) {
-        lock(&self.memory).remove(&address);
-    }
-
-    pub(super) fn write<T: Element>(&self, address: u64, values: &[T]) -> Result<()> {
-        self.not_recording("write")?;
-        self.inside(address, size_of_val(values))?;
-        // SAFETY: the address lies in an allocation that has that many bytes from there on.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), address as *mut T, values.len()) };
-        Ok(())
-    }
-
-    pub(super) fn read<T: Element>(&self, address: u64, values: &mut [T]) -> Result<()> {
-        self.not_recording("read")?;
-        self.wait()?;
-        self.inside(address, size_of_val(values))?;
-        // SAFETY: as for `write`; any bits are a `T`.
-        unsafe { std::ptr::copy_nonoverlapping(address as *const T, values.as_mut_ptr(), values.len()) };
-        Ok(())
-    }
-
-    pub(super) fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+impl Emulator {
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         if let Some(recording) = &mut *lock(&self.recording) {
             recording.push(Work::Copy { from, to, bytes });
             return Ok(());
         }
         self.inside(from, bytes)?;
         self.inside(to, bytes)?;
-        // SAFETY: both ranges lie in allocations; `copy` allows them to overlap.
+        // SAFETY: both ranges are inside allocations; `copy` allows them to overlap.
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
         Ok(())
     }
 
-    /// Everything has run; what is left is to see whether it stayed in its memory.
-    pub(super) fn wait(&self) -> Result<()> {
-        self.not_recording("wait")?;
-        for (&address, Allocation { cells, bytes }) in &*lock(&self.memory) {
-            let start = cells.as_ptr() as u64;
-            let all: &[u8] = bytes_of(cells);
-            let first = (address - start) as usize;
-            let (before, behind) = (&all[..first], &all[first + bytes..]);
-            if !before.iter().chain(behind).all(|&byte| byte == NAN) {
-                return Err(failed(format!("a kernel wrote beside an allocation of {bytes} bytes")));
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let start = std::time::Instant::now();
-        work()?;
-        Ok(start.elapsed().as_secs_f64() * 1e3)
-    }
-
-    pub(super) fn launch(&self, launch: &Launch) -> Result<()> {
+    fn launch(&self, launch: &Launch) -> Result<()> {
         if let Some(recording) = &mut *lock(&self.recording) {
             recording.push(Work::Launch(Box::new(launch.clone())));
             return Ok(());
@@ -186,7 +124,21 @@ impl Emulated {
         }
     }
 
-    /// What the library answers; see `cu/emulate.cpp`.
+    fn gemm(&self, shape: GemmShape, places: GemmPlaces) -> Result<()> {
+        if let Some(recording) = &mut *lock(&self.recording) {
+            recording.push(Work::Gemm(shape, places));
+            return Ok(());
+        }
+        self.inside(places.workspace, shape.workspace)?;
+        if shape.element == bf16::INDEX {
+            multiply::<bf16>(shape, places);
+        } else {
+            multiply::<f32>(shape, places);
+        }
+        Ok(())
+    }
+
+    /// The library's answer; see `cu/emulate.cpp`.
     fn run(&self, launch: &Launch) -> Result<c_int> {
         let Launch { kernel, grid, block, shared, arguments } = launch;
         let name = CString::new(*kernel).map_err(failed)?;
@@ -219,29 +171,7 @@ impl Emulated {
         }
     }
 
-    pub(super) fn gemm(&self, shape: Shape, places: Places) -> Result<()> {
-        if let Some(recording) = &mut *lock(&self.recording) {
-            recording.push(Work::Gemm(shape, places));
-            return Ok(());
-        }
-        self.inside(places.workspace, shape.workspace)?;
-        if shape.element == bf16::INDEX {
-            multiply::<bf16>(shape, places);
-        } else {
-            multiply::<f32>(shape, places);
-        }
-        Ok(())
-    }
-
-    pub(super) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Work>> {
-        self.not_recording("capture")?;
-        *lock(&self.recording) = Some(Vec::new());
-        let done = work();
-        let recorded = lock(&self.recording).take().unwrap_or_default();
-        done.map(|()| recorded)
-    }
-
-    pub(super) fn replay(&self, work: &[Work]) -> Result<()> {
+    fn replay(&self, work: &[Work]) -> Result<()> {
         work.iter().try_for_each(|work| match work {
             Work::Launch(launch) => self.launch(launch),
             &Work::Copy { from, to, bytes } => self.copy(from, to, bytes),
@@ -267,9 +197,115 @@ impl Emulated {
     }
 }
 
+/// The device that [`open`] opens.
+#[derive(Debug)]
+struct Emulated(Arc<Emulator>);
+
+impl Backend for Emulated {
+    fn name(&self) -> &str {
+        "the CPU in place of a GPU"
+    }
+
+    fn multiprocessors(&self) -> usize {
+        4
+    }
+
+    fn is_emulated(&self) -> bool {
+        true
+    }
+
+    fn memory(&self) -> Result<(usize, usize)> {
+        let used: usize = lock(&self.0.memory).values().map(|allocation| allocation.bytes).sum();
+        Ok((usize::MAX - used, usize::MAX))
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<u64> {
+        self.0.not_recording("allocate")?;
+        let cells = vec![u128::MAX; (bytes + 2 * GUARD + 256).div_ceil(16)];
+        let address = (cells.as_ptr() as u64 + GUARD as u64).next_multiple_of(256);
+        lock(&self.0.memory).insert(address, Allocation { cells, bytes });
+        Ok(address)
+    }
+
+    fn free(&self, address: u64) {
+        lock(&self.0.memory).remove(&address);
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.0.not_recording("write")?;
+        self.0.inside(address, bytes.len())?;
+        // SAFETY: the address is in an allocation with that many bytes after it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        self.0.not_recording("read")?;
+        self.wait()?;
+        self.0.inside(address, bytes.len())?;
+        // SAFETY: as for `write`.
+        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Everything has run; what is left is to see whether it stayed in its memory.
+    fn wait(&self) -> Result<()> {
+        self.0.not_recording("wait")?;
+        for (&address, Allocation { cells, bytes }) in &*lock(&self.0.memory) {
+            let start = cells.as_ptr() as u64;
+            let all = bytes_of_cells(cells);
+            let first = (address - start) as usize;
+            let (before, behind) = (&all[..first], &all[first + bytes..]);
+            if !before.iter().chain(behind).all(|&byte| byte == NAN) {
+                return Err(failed(format!("a kernel wrote beside an allocation of {bytes} bytes")));
+            }
+        }
+        Ok(())
+    }
+
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        let start = std::time::Instant::now();
+        work()?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        self.0.not_recording("capture")?;
+        *lock(&self.0.recording) = Some(Vec::new());
+        let done = work();
+        let recorded = lock(&self.0.recording).take().unwrap_or_default();
+        done?;
+        Ok(Box::new(Recorded { emulator: Arc::clone(&self.0), work: recorded }))
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.0.copy(from, to, bytes)
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<()> {
+        self.0.launch(launch)
+    }
+
+    fn gemm(&self, shape: GemmShape, places: GemmPlaces) -> Result<()> {
+        self.0.gemm(shape, places)
+    }
+}
+
+/// Recorded work.
+struct Recorded {
+    emulator: Arc<Emulator>,
+    work: Vec<Work>,
+}
+
+impl Recording for Recorded {
+    fn launch(&self) -> Result<()> {
+        self.emulator.replay(&self.work)
+    }
+}
+
 /// `out = input weight^T + bias`, a row at a time.
-fn multiply<T: Float>(shape: Shape, places: Places) {
-    let Shape { m, n, k, with_bias, .. } = shape;
+fn multiply<T: Float>(shape: GemmShape, places: GemmPlaces) {
+    let GemmShape { m, n, k, with_bias, .. } = shape;
     let read = |address: u64, len: usize| -> Vec<f32> {
         // SAFETY: launchers pass addresses of slices that have as many elements.
         unsafe { std::slice::from_raw_parts(address as *const T, len) }.iter().map(|x| x.to_f32()).collect()
@@ -290,7 +326,7 @@ fn multiply<T: Float>(shape: Shape, places: Places) {
     });
 }
 
-fn bytes_of(cells: &[u128]) -> &[u8] {
+fn bytes_of_cells(cells: &[u128]) -> &[u8] {
     // SAFETY: the same memory, as bytes.
     unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), size_of_val(cells)) }
 }

@@ -1,9 +1,9 @@
-//! What can go wrong on a GPU.
+//! Errors of a GPU.
 
 /// The result of an operation on a GPU.
 pub type Result<T> = std::result::Result<T, CudaError>;
 
-/// What can go wrong on a GPU, or on the way to one.
+/// An error on a GPU, or in opening one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CudaError {
@@ -47,7 +47,7 @@ pub enum CudaError {
     /// The driver refused a call, or a kernel failed before it.
     #[error("{call}: the CUDA driver says {name}: {text}")]
     Driver {
-        /// What was attempted.
+        /// The attempted call.
         call: &'static str,
         /// The driver's name of the error.
         name: String,
@@ -59,7 +59,7 @@ pub enum CudaError {
     Library {
         /// The library.
         library: &'static str,
-        /// What was attempted.
+        /// The attempted call.
         call: &'static str,
         /// Its name of the error.
         status: String,
@@ -69,9 +69,9 @@ pub enum CudaError {
     Argument {
         /// The launcher.
         kernel: &'static str,
-        /// What it takes.
+        /// The accepted values.
         expected: String,
-        /// What it was given.
+        /// The given value.
         got: String,
     },
     /// There is nothing to compile the kernels for the CPU with.
@@ -82,7 +82,7 @@ pub enum CudaError {
     #[cfg(feature = "cuda-emulation")]
     #[error("kernels on the CPU: expected a C++17 compiler that compiles them, got: {got}")]
     Emulation {
-        /// What happened.
+        /// The failure.
         got: String,
     },
 }

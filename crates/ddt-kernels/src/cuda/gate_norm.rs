@@ -1,26 +1,25 @@
 //! Gate, bias and residual, then norm and modulation.
 
 use super::device::Cuda;
-use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
 use super::launch::{Arguments, Launch, blocks};
-use super::memory::Slice;
+use super::memory::{Float, Slice};
 use super::rows::{Rows, check_len};
 
 const NAME: &str = "gate_norm";
 const WARPS: usize = 4;
-/// What the lanes of a warp hold of a row in one chunk each.
+/// Elements of a row that a warp holds with one chunk per lane.
 const CHUNK: usize = 256;
 
-/// What [`Cuda::gate_norm`] works on.
+/// Arguments of [`Cuda::gate_norm`].
 #[derive(Debug, Clone, Copy)]
 pub struct GateNorm<'a, T> {
     /// The residual stream, (T, D); what `branch` adds is written back.
     pub x: &'a Slice<T>,
     /// D.
     pub width: usize,
-    /// What joins the stream, if anything.
+    /// The branch that joins the stream, if any.
     pub branch: Option<Branch<'a, T>>,
     /// The normed and modulated stream, if it is wanted.
     pub modulate: Option<Modulate<'a, T>>,
@@ -73,7 +72,7 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// If D is no multiple of 8 or above 2048, if a slice has another length or lies badly, or if the
+    /// If D is no multiple of 8 or above 2048, if a slice has another length or is not aligned, or if the
     /// driver refuses.
     pub fn gate_norm<T: Float>(&self, arguments: &GateNorm<'_, T>) -> Result<()> {
         let GateNorm { x, width, branch, modulate } = *arguments;

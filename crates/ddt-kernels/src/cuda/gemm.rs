@@ -1,14 +1,14 @@
 //! Matrix products.
 
-use super::device::{Backend, Cuda};
-use super::element::Float;
+use super::device::Cuda;
 use super::error::{Result, expect};
-use super::memory::Slice;
+use super::memory::{Float, Slice};
 use super::rows::{check_len, check_slice};
+use super::shapes::{GemmPlaces, GemmShape};
 
 const NAME: &str = "gemm";
 
-/// What [`Cuda::gemm`] works on: the product of a linear layer.
+/// Arguments of [`Cuda::gemm`]: the product of a linear layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Gemm<'a, T> {
     /// (m, k).
@@ -25,48 +25,21 @@ pub struct Gemm<'a, T> {
     pub workspace: &'a Slice<u8>,
 }
 
-/// All that a way of multiplying depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Shape {
-    pub(super) m: usize,
-    pub(super) n: usize,
-    pub(super) k: usize,
-    pub(super) with_bias: bool,
-    /// [`Float::INDEX`].
-    pub(super) element: usize,
-    pub(super) workspace: usize,
-}
-
-/// A product's addresses; 0 for no bias.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Places {
-    pub(super) input: u64,
-    pub(super) weight: u64,
-    pub(super) bias: u64,
-    pub(super) out: u64,
-    pub(super) workspace: u64,
-}
-
 impl Cuda {
-    /// `out = input weight^T + bias`, by cuBLASLt; sums in f32, and f32 factors are not rounded.
+    /// `out = input weight^T + bias`, by cuBLASLt; sums in f32, and f32 operands are not rounded.
     ///
     /// How to multiply is looked up once a shape: by [`Self::tune_gemm`], or as cuBLASLt thinks best.
     ///
     /// # Errors
     ///
     /// [`CudaError::NoCublas`](super::CudaError::NoCublas) where the library is not; if a slice has another
-    /// length or lies badly, or if the library or the driver refuses.
+    /// length or is not aligned, or if the library or the driver refuses.
     pub fn gemm<T: Float>(&self, arguments: &Gemm<'_, T>) -> Result<()> {
         let (shape, places) = self.check_gemm(arguments)?;
         if shape.m == 0 {
             return Ok(());
         }
-        match &self.device.backend {
-            #[cfg(feature = "cuda")]
-            Backend::Driver(driver) => driver.gemm(shape, places),
-            #[cfg(feature = "cuda-emulation")]
-            Backend::Emulated(emulated) => emulated.gemm(shape, places),
-        }
+        self.device.backend.gemm(shape, places)
     }
 
     /// Times all ways to do this product that cuBLASLt names, and keeps the fastest for its shape. `out` is
@@ -80,15 +53,10 @@ impl Cuda {
         if shape.m == 0 {
             return Ok(());
         }
-        match &self.device.backend {
-            #[cfg(feature = "cuda")]
-            Backend::Driver(driver) => driver.tune_gemm(shape, places),
-            #[cfg(feature = "cuda-emulation")]
-            Backend::Emulated(emulated) => emulated.gemm(shape, places),
-        }
+        self.device.backend.tune_gemm(shape, places)
     }
 
-    fn check_gemm<T: Float>(&self, arguments: &Gemm<'_, T>) -> Result<(Shape, Places)> {
+    fn check_gemm<T: Float>(&self, arguments: &Gemm<'_, T>) -> Result<(GemmShape, GemmPlaces)> {
         let Gemm { input, weight, bias, out, depth: k, workspace } = *arguments;
         expect(
             k > 0 && !weight.is_empty(),
@@ -103,8 +71,8 @@ impl Cuda {
         bias.map_or(Ok(()), |bias| check_len(NAME, &self.device, ("bias", bias), n))?;
         check_slice(NAME, &self.device, workspace)?;
         let shape =
-            Shape { m, n, k, with_bias: bias.is_some(), element: T::INDEX, workspace: workspace.len() };
-        let places = Places {
+            GemmShape { m, n, k, with_bias: bias.is_some(), element: T::INDEX, workspace: workspace.len() };
+        let places = GemmPlaces {
             input: input.address(),
             weight: weight.address(),
             bias: bias.map_or(0, Slice::address),

@@ -1,11 +1,10 @@
 //! Group normalisation.
 
 use super::device::Cuda;
-use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
 use super::launch::{Arguments, Launch};
-use super::memory::Slice;
+use super::memory::{Float, Slice};
 use super::rows::{check_len, check_slice};
 
 const NAME: &str = "group_norm";
@@ -14,7 +13,7 @@ const BLOCK: u32 = 256;
 /// Positions that one block takes the moments of.
 const PIECE: usize = 256;
 
-/// What [`Cuda::group_norm`] works on: images whose channels stand together, (B, P, C).
+/// Arguments of [`Cuda::group_norm`]: channels-last images, (B, P, C).
 #[derive(Debug, Clone, Copy)]
 pub struct GroupNorm<'a, T, O = T> {
     /// (B, P, C).
@@ -55,7 +54,7 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// If sizes do not divide, if a slice has another length or lies badly, if O is neither T nor f32, or if
+    /// If sizes do not divide, if a slice has another length or is not aligned, if O is neither T nor f32, or if
     /// the driver refuses.
     pub fn group_norm<T: Float, O: Float>(&self, arguments: &GroupNorm<'_, T, O>) -> Result<()> {
         let GroupNorm { x, positions, channels, groups, weight, bias, eps, silu, scratch, out } = *arguments;

@@ -1,14 +1,14 @@
-//! Between the ways that images lie in memory and the sizes they have.
+//! Images: layouts, sizes, pools, and results side by side.
 
 use super::device::Cuda;
-use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
 use super::launch::Arguments;
-use super::memory::Slice;
+use super::memory::{Float, Slice};
 use super::rows::check_len;
+use super::shapes::Window;
 
-/// Sizes of images that change how they lie.
+/// Sizes of images whose layout changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     /// B.
@@ -17,7 +17,7 @@ pub struct Layout {
     pub channels: usize,
     /// P, the positions of an image.
     pub positions: usize,
-    /// Elements of a position where channels stand together: C, and zeros behind them.
+    /// Elements of a position in the channels-last layout: C, then zeros.
     pub wide: usize,
 }
 
@@ -45,12 +45,50 @@ impl Layout {
     }
 }
 
+/// Arguments of [`Cuda::pool`]: channels-last images, (B, H, W, C).
+#[derive(Debug, Clone, Copy)]
+pub struct Pool<'a, T> {
+    /// (B, H, W, C).
+    pub x: &'a Slice<T>,
+    /// H.
+    pub height: usize,
+    /// W.
+    pub width: usize,
+    /// C, a multiple of 8 (bf16) or 4 (f32).
+    pub channels: usize,
+    /// The window; its padding is less than its size.
+    pub window: Window,
+    /// The mean of the positions inside the image, rather than the largest.
+    pub mean: bool,
+    /// The result, (B, H', W', C).
+    pub out: &'a Slice<T>,
+}
+
+/// Arguments of [`Cuda::columns`].
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a, T> {
+    /// (T, width).
+    pub x: &'a Slice<T>,
+    /// A multiple of 8 (bf16) or 4 (f32).
+    pub width: usize,
+    /// Added to each row, (width).
+    pub bias: Option<&'a Slice<T>>,
+    /// Whether what is below 0 becomes 0.
+    pub relu: bool,
+    /// (T, stride); not `x`.
+    pub out: &'a Slice<T>,
+    /// A multiple as the width is.
+    pub stride: usize,
+    /// The first column that is written, a multiple as the width is.
+    pub first: usize,
+}
+
 impl Cuda {
     /// (B, C, P) to (B, P, wide), times `scale`.
     ///
     /// # Errors
     ///
-    /// If a slice has another length or lies badly, or if the driver refuses.
+    /// If a slice has another length or is not aligned, or if the driver refuses.
     pub fn channels_last<T: Float>(
         &self,
         x: &Slice<f32>,
@@ -69,11 +107,11 @@ impl Cuda {
         self.each(NAME, kernels::CHANNELS_LAST[T::INDEX], layout.together(), values)
     }
 
-    /// (B, P, wide) to (B, C, P): what lies behind the channels is left out.
+    /// (B, P, wide) to (B, C, P): elements behind the channels are left out.
     ///
     /// # Errors
     ///
-    /// If a slice has another length or lies badly, or if the driver refuses.
+    /// If a slice has another length or is not aligned, or if the driver refuses.
     pub fn channels_first<T: Float>(&self, x: &Slice<T>, layout: Layout, out: &Slice<f32>) -> Result<()> {
         const NAME: &str = "channels_first";
         layout.check(NAME)?;
@@ -89,7 +127,7 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// If channels are no multiple of 8 (bf16) or 4 (f32), if a slice has another length or lies badly, or if
+    /// If channels are no multiple of 8 (bf16) or 4 (f32), if a slice has another length or is not aligned, or if
     /// the driver refuses.
     pub fn double_size<T: Float>(
         &self,
@@ -118,7 +156,7 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// If lengths differ or are no multiple of 8 (bf16) or 4 (f32), if a slice lies badly, or if the driver
+    /// If lengths differ or are no multiple of 8 (bf16) or 4 (f32), if a slice is not aligned, or if the driver
     /// refuses.
     pub fn accumulate<T: Float>(&self, x: &Slice<T>, y: &Slice<f32>) -> Result<()> {
         const NAME: &str = "accumulate";
@@ -128,5 +166,64 @@ impl Cuda {
         let mut values = Arguments::default();
         values.address(x.address()).address(y.address()).u32(parts as u32);
         self.each(NAME, kernels::ACCUMULATE[T::INDEX], parts, values)
+    }
+
+    /// The largest or the mean of each window; padding counts for neither, and NaN stays.
+    ///
+    /// # Errors
+    ///
+    /// If sizes do not fit, if a slice has another length or is not aligned, or if the driver refuses.
+    pub fn pool<T: Float>(&self, arguments: &Pool<'_, T>) -> Result<()> {
+        const NAME: &str = "pool";
+        let Pool { x, height, width, channels, window, mean, out } = *arguments;
+        let result = window.check(NAME, (height, width))?;
+        expect(
+            channels.is_multiple_of(T::LANES) && height * width * channels > 0,
+            NAME,
+            || format!("images whose channels are a multiple of {}", T::LANES),
+            || format!("{height} x {width} x {channels}"),
+        )?;
+        expect(
+            window.pad_rows < window.height && window.pad_columns < window.width,
+            NAME,
+            || "a window that is larger than its padding".into(),
+            || format!("{window:?}"),
+        )?;
+        let images = x.len() / (height * width * channels);
+        check_len(NAME, &self.device, ("x, whole images", x), images * height * width * channels)?;
+        let positions = images * result.0 * result.1;
+        check_len(NAME, &self.device, ("out", out), positions * channels)?;
+        let mut values = Arguments::default();
+        values.address(x.address()).address(out.address());
+        values.u32(positions as u32).u32(channels as u32).u32(u32::from(mean));
+        window.push(&mut values, (height, width), result);
+        self.each(NAME, kernels::POOL[T::INDEX], out.len() / T::LANES, values)
+    }
+
+    /// `out[t, first + c] = act(x[t, c] + bias[c])`.
+    ///
+    /// # Errors
+    ///
+    /// If sizes do not fit, if a slice has another length or is not aligned, or if the driver refuses.
+    pub fn columns<T: Float>(&self, arguments: &Columns<'_, T>) -> Result<()> {
+        const NAME: &str = "columns";
+        let Columns { x, width, bias, relu, out, stride, first } = *arguments;
+        let whole = [width, stride, first].into_iter().all(|it| it.is_multiple_of(T::LANES));
+        expect(
+            whole && width > 0 && first + width <= stride,
+            NAME,
+            || format!("columns of the result in multiples of {}", T::LANES),
+            || format!("{width} from {first} of {stride}"),
+        )?;
+        let tokens = x.len() / width;
+        check_len(NAME, &self.device, ("x, whole rows", x), tokens * width)?;
+        check_len(NAME, &self.device, ("out", out), tokens * stride)?;
+        bias.map_or(Ok(()), |bias| check_len(NAME, &self.device, ("bias", bias), width))?;
+        let mut values = Arguments::default();
+        values.address(x.address()).address(bias.map_or(0, Slice::address));
+        values.address(out.address() + (first * size_of::<T>()) as u64);
+        values.u32(tokens as u32).u32(width as u32).u32(stride as u32);
+        values.u32(u32::from(bias.is_some()) | u32::from(relu) << 1);
+        self.each(NAME, kernels::COLUMNS[T::INDEX], x.len() / T::LANES, values)
     }
 }

@@ -1,4 +1,6 @@
-//! The kernels by name, as their sources define them.
+//! The kernels by name, as their sources define them, and the shared memory that they take.
+
+use half::bf16;
 
 /// A kernel in bf16 and in f32, at [`super::Float::INDEX`].
 pub(super) type Pair = [&'static str; 2];
@@ -24,7 +26,7 @@ pub(super) const GATE_NORM: [Pair; 8] = [
 pub(super) const SWIGLU: [Pair; 2] = [pair!("swiglu"), pair!("swiglu_single")];
 pub(super) const ADD_ROWS: Pair = pair!("add_rows");
 pub(super) const CLASS_CONDITION: Pair = pair!("class_condition");
-pub(super) const TIMESTEP_WAVES: Pair = pair!("timestep_embedding");
+pub(super) const TIMESTEP_EMBEDDING: Pair = pair!("timestep_embedding");
 pub(super) const PATCHIFY: Pair = pair!("patchify");
 pub(super) const GUIDED_STEP: Pair = pair!("guided_step");
 pub(super) const NEXT_STEP: &str = "ddt_next_step";
@@ -69,7 +71,7 @@ pub(super) const ATTENTION_SMALL: [&str; 2] = ["ddt_attention_small_64", "ddt_at
 
 /// All of them.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    let pairs = [ADD_ROWS, CLASS_CONDITION, TIMESTEP_WAVES, PATCHIFY, GUIDED_STEP, ATTENTION_PLAIN];
+    let pairs = [ADD_ROWS, CLASS_CONDITION, TIMESTEP_EMBEDDING, PATCHIFY, GUIDED_STEP, ATTENTION_PLAIN];
     let images = [GATHER, POOL, COLUMNS, DOUBLE_SIZE, CHANNELS_LAST, CHANNELS_FIRST, ACCUMULATE];
     let norms = [GROUP_NORM_MOMENTS, GROUP_NORM_SCALES, GROUP_NORM_APPLY, GROUP_NORM_WIDEN];
     let pairs = GATE_NORM.into_iter().chain(SWIGLU).chain(pairs).chain(images).chain(norms).flatten();
@@ -79,7 +81,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// The most dynamic shared memory that a kernel is started with, in bytes; 0 for those that take none.
 #[cfg(feature = "cuda")]
 pub(super) fn most_shared(name: &str) -> i32 {
-    let most = |head_dim| super::attention::shared_bytes(head_dim, usize::MAX) as i32;
+    let most = |head_dim| attention_shared_bytes(head_dim, usize::MAX) as i32;
     let at = |names: &[&str]| names.iter().position(|&other| other == name);
     if let Some(i) = at(&ATTENTION) {
         most(8 * (i + 1))
@@ -88,4 +90,17 @@ pub(super) fn most_shared(name: &str) -> i32 {
     } else {
         0
     }
+}
+
+/// Keys and values that a block holds in shared memory at once; `cu/index.h` has the same.
+fn chunk_keys(head_dim: usize) -> usize {
+    if head_dim <= 80 { 256 } else { 128 }
+}
+
+/// Bytes of shared memory of an attention kernel for keys and values of `tokens`; rows are padded so that 8 of them meet no bank
+/// twice.
+pub(super) fn attention_shared_bytes(head_dim: usize, tokens: usize) -> usize {
+    let row = if (head_dim / 8) % 2 == 1 { head_dim } else { head_dim + 8 };
+    let keys = tokens.min(chunk_keys(head_dim)).next_multiple_of(64);
+    2 * keys * row * size_of::<bf16>()
 }

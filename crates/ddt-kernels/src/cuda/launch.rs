@@ -1,6 +1,5 @@
-//! What it takes to start a kernel.
+//! A kernel launch: name, grid and arguments.
 
-use super::device::Cuda;
 use super::error::{Result, expect};
 
 /// The values a kernel is called with, in its order.
@@ -63,21 +62,4 @@ pub(super) fn blocks(kernel: &'static str, count: usize, each: usize) -> Result<
         || format!("work for {count}: use a smaller batch"),
     )?;
     Ok(blocks as u32)
-}
-
-/// Threads of a block, where each item has one.
-const EACH: u32 = 256;
-
-impl Cuda {
-    /// Starts a kernel that gives each of `count` items a thread.
-    pub(super) fn each(
-        &self,
-        name: &'static str,
-        kernel: &'static str,
-        count: usize,
-        arguments: Arguments,
-    ) -> Result<()> {
-        let grid = (blocks(name, count, EACH as usize)?, 1, 1);
-        self.launch(&Launch { kernel, grid, block: EACH, shared: 0, arguments })
-    }
 }

@@ -1,12 +1,132 @@
-//! Device memory and pieces of it.
+//! Device memory: its element types, its owner, and slices of it.
+#![expect(unsafe_code, reason = "any bits are an element, so elements are bytes")]
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::device::Device;
-use super::element::Element;
+use half::bf16;
+
+use super::backend::Backend;
 use super::error::{Result, expect};
+
+/// An element of device memory: a type for which any bits are a value.
+pub trait Element: Copy + Send + Sync + std::fmt::Debug + 'static + private::Sealed {
+    /// Zero.
+    const ZERO: Self;
+}
+
+/// A type that the kernels compute on: bf16 or f32. Arithmetic is f32 in both.
+pub trait Float: Element {
+    /// The name of the type in the names of kernels.
+    const NAME: &'static str;
+    /// 0 for bf16, 1 for f32: the place in a pair of kernels.
+    const INDEX: usize;
+    /// Elements in the 16 bytes that one thread moves at once.
+    const LANES: usize = 16 / size_of::<Self>();
+    /// The nearest value.
+    fn from_f32(value: f32) -> Self;
+    /// The value.
+    fn to_f32(self) -> f32;
+}
+
+mod private {
+    pub trait Sealed {}
+}
+
+macro_rules! elements {
+    ($($element:ty: $zero:expr),*) => {
+        $(impl private::Sealed for $element {}
+        impl Element for $element {
+            const ZERO: Self = $zero;
+        })*
+    };
+}
+
+elements!(bf16: bf16::ZERO, f32: 0.0, u32: 0, u8: 0);
+
+impl Float for bf16 {
+    const NAME: &'static str = "bf16";
+    const INDEX: usize = 0;
+
+    fn from_f32(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+}
+
+impl Float for f32 {
+    const NAME: &'static str = "f32";
+    const INDEX: usize = 1;
+
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+/// The bytes of `values`.
+pub(super) fn bytes_of<T: Element>(values: &[T]) -> &[u8] {
+    // SAFETY: the same memory; elements have no padding.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+/// The bytes of `values`, for writing.
+pub(super) fn bytes_of_mut<T: Element>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: the same memory; elements have no padding, and any bytes are a value.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
+}
+
+/// A device and the addresses whose release is deferred.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) backend: Box<dyn Backend>,
+    deferred: Mutex<Deferred>,
+}
+
+/// Graphs hold addresses: while one lives, memory that nobody else holds is freed later.
+#[derive(Debug, Default)]
+struct Deferred {
+    graphs: usize,
+    addresses: Vec<u64>,
+}
+
+impl Device {
+    pub(super) fn new(backend: impl Backend + 'static) -> Arc<Self> {
+        Arc::new(Self { backend: Box::new(backend), deferred: Mutex::default() })
+    }
+
+    fn free(&self, address: u64) {
+        let mut deferred = self.deferred();
+        if deferred.graphs > 0 {
+            deferred.addresses.push(address);
+        } else {
+            self.backend.free(address);
+        }
+    }
+
+    pub(super) fn keep_for_graph(&self) {
+        self.deferred().graphs += 1;
+    }
+
+    pub(super) fn graph_is_gone(&self) {
+        let mut deferred = self.deferred();
+        deferred.graphs -= 1;
+        if deferred.graphs == 0 {
+            deferred.addresses.drain(..).for_each(|address| self.backend.free(address));
+        }
+    }
+
+    fn deferred(&self) -> MutexGuard<'_, Deferred> {
+        self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// One allocation; freed with the last [`Slice`] of it.
 #[derive(Debug)]
@@ -75,7 +195,7 @@ impl<T: Element> Slice<T> {
     ///
     /// # Errors
     ///
-    /// If the range does not lie inside.
+    /// If the range is not inside.
     pub fn sub(&self, range: Range<usize>) -> Result<Self> {
         let inside = range.start <= range.end && range.end <= self.len;
         expect(inside, "slice", || format!("a range inside 0..{}", self.len), || format!("{range:?}"))?;

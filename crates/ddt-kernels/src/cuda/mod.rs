@@ -4,13 +4,13 @@
 //! [`Slice`] is a piece of its memory; whoever runs a network carves its own arena into slices
 //! ([`Slice::sub`], [`Slice::cast`]).
 //! Each launcher is a method of [`Cuda`] that checks its arguments and puts a kernel or a few on the stream: it
-//! allocates nothing and waits for nothing, so it may stand inside a captured [`Graph`] ([`Cuda::conv`] alone may not).
+//! allocates nothing and waits for nothing, so it may be part of a captured [`Graph`] (except [`Cuda::conv`]).
 //!
 //! | method | what it does in one pass |
 //! |---|---|
 //! | [`Cuda::gemm`] | a linear layer's product with its bias, by cuBLASLt |
 //! | [`Cuda::gate_norm`] | gate, bias and residual; then norm and modulation for the next product |
-//! | [`Cuda::attention`] | query-key norm, rotary turn, softmax attention on tensor cores |
+//! | [`Cuda::attention`] | query-key norm, rotary positions, softmax attention on tensor cores |
 //! | [`Cuda::attention_plain`] | the same, in the plainest correct way, f32 throughout |
 //! | [`Cuda::swiglu`] | the gate of a feed-forward layer, on the fused product |
 //! | [`Cuda::add_rows`] | bias, SiLU, and the sum of condition and state |
@@ -28,7 +28,7 @@
 //! | [`Cuda::channels_last`], [`Cuda::channels_first`] | images with their channels together, and apart |
 //!
 //! Elements are bf16 or f32 ([`Float`]); arithmetic is f32.
-//! Times, step lengths and guidance scales stand in device memory ([`Steps`]), so that one captured graph
+//! Times, step lengths and guidance scales are in device memory ([`Steps`]), so that one captured graph
 //! serves all steps.
 //!
 //! With the feature `cuda` a [`Cuda`] is a GPU, found when `Cuda::open` is called: a program starts
@@ -39,10 +39,12 @@
 //! Shape letters: `R` rows (images of the batch, both halves when guided), `L` tokens, `T = R L`, `D` hidden
 //! size, `N` heads, `K` head size, `F` SwiGLU hidden size, `C` channels, `P` patch size.
 
-mod add_rows;
+mod activation;
 mod attention;
+mod backend;
 #[cfg(feature = "cuda")]
 mod blas;
+#[cfg(feature = "gpu-check")]
 pub mod checks;
 mod conv;
 #[cfg(feature = "cuda")]
@@ -50,41 +52,30 @@ mod cudnn;
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;
-mod element;
 #[cfg(feature = "cuda-emulation")]
 pub mod emulation;
 mod error;
 mod gate_norm;
 mod gemm;
-mod graph;
 mod group_norm;
 mod image;
 mod kernels;
 mod launch;
 mod memory;
-mod patch;
-mod pool;
 mod rows;
-mod softmax;
+mod shapes;
 mod step;
-mod swiglu;
-mod window;
 
-pub use add_rows::{Activation, AddRows, ClassCondition};
+pub use activation::{Activation, AddRows, ClassCondition, SwiGlu};
 pub use attention::Attention;
 pub use conv::{Conv, ConvBy};
-pub use device::Cuda;
-pub use element::{Element, Float};
+pub use device::{Cuda, Graph};
 pub use error::{CudaError, Result};
 pub use gate_norm::{Branch, GateNorm, Modulate, Norm};
 pub use gemm::Gemm;
-pub use graph::Graph;
 pub use group_norm::GroupNorm;
-pub use image::Layout;
-pub use memory::Slice;
-pub use patch::Grid;
-pub use pool::{Columns, Pool};
+pub use image::{Columns, Layout, Pool};
+pub use memory::{Element, Float, Slice};
 pub use rows::Rows;
-pub use step::{GuidedStep, Steps};
-pub use swiglu::SwiGlu;
-pub use window::Window;
+pub use shapes::Window;
+pub use step::{Grid, GuidedStep, Steps};

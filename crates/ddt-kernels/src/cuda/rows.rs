@@ -1,11 +1,10 @@
-//! Rows that apply to tokens: modulations, gates, biases.
+//! Arguments of launchers: rows that apply to tokens (modulations, gates, biases), and checks of slices.
 
-use super::device::Device;
-use super::element::Float;
+use std::sync::Arc;
+
 use super::error::{Result, expect};
 use super::launch::Arguments;
-use super::memory::Slice;
-use std::sync::Arc;
+use super::memory::{Device, Element, Float, Slice};
 
 /// Some columns of a matrix, whose row `token / tokens_per_row` applies to a token.
 ///
@@ -76,7 +75,7 @@ impl<'a, T: Float> Rows<'a, T> {
 }
 
 /// Checks that `slice` is of `device` and starts where 16-byte reads may.
-pub(super) fn check_slice<T: super::Element>(
+pub(super) fn check_slice<T: Element>(
     kernel: &'static str,
     device: &Arc<Device>,
     slice: &Slice<T>,
@@ -96,7 +95,7 @@ pub(super) fn check_slice<T: super::Element>(
 }
 
 /// [`check_slice`], and that there are exactly or at least `len` elements.
-pub(super) fn check_len<T: super::Element>(
+pub(super) fn check_len<T: Element>(
     kernel: &'static str,
     device: &Arc<Device>,
     (name, slice): (&'static str, &Slice<T>),

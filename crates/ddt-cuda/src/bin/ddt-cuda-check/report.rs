@@ -130,10 +130,10 @@ fn rates(cuda: &Cuda) -> Part {
     for it in checks::bench_all(cuda)? {
         rows.push(json!({
             "name": it.name, "shape": it.shape, "time_us": it.time_us, "rate": it.rate, "unit": it.unit,
-            "ceiling": it.ceiling,
+            "peak": it.peak,
         }));
         let (name, shape, us, rate, unit) = (it.name, it.shape, it.time_us, it.rate, it.unit);
-        let share = if it.ceiling > 0.0 { 100.0 * rate / it.ceiling } else { 0.0 };
+        let share = if it.peak > 0.0 { 100.0 * rate / it.peak } else { 0.0 };
         writeln!(lines, "  {name:<28} {shape:<44} {us:10.1} us {rate:8.1} {unit:<8} {share:5.1} %")?;
     }
     Ok((rows, lines, true))

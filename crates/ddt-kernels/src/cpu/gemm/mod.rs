@@ -189,7 +189,7 @@ mod tests {
             (20, 9, 1024),
             (2, 3, 0),
         ];
-        for arch in crate::cpu::instruction_sets() {
+        for arch in crate::instruction_set::instruction_sets() {
             for (m, n, k) in sizes {
                 let (a, b, bias) = (integers(m * k, 7), integers(k * n, 5), integers(n, 11));
                 for (a_by_rows, b_by_rows) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn pairs_of_bf16_agree_with_f32_by_every_instruction_set() {
-        for arch in crate::cpu::instruction_sets() {
+        for arch in crate::instruction_set::instruction_sets() {
             for (m, n, k) in [(1, 1, 1), (15, 33, 513), (29, 100, 64), (17, 20, 2048), (2, 3, 0), (5, 31, 7)]
             {
                 let (a, b, bias) = (integers(m * k, 7), integers(k * n, 5), integers(n, 11));

@@ -1,4 +1,4 @@
-//! The operands of a GEMM: A as it lies in memory or gathered row by row, and B packed in panels.
+//! The operands of a GEMM: A in memory or gathered row by row, and B packed in panels.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -2,9 +2,8 @@
 
 use half::bf16;
 
-use super::data::{Data, Random, relative_error, spoilt};
 use super::reference::{self, Heads};
-use super::verify::Check;
+use super::support::{Check, Data, Random, relative_error, spoilt};
 use crate::cuda::attention::Tiling;
 use crate::cuda::{Attention, Cuda, Float, Result, Slice};
 

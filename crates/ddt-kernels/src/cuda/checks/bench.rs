@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::data::Random;
+use super::support::Random;
 use crate::cuda::attention::Tiling;
 use crate::cuda::launch::{Arguments, Launch};
 use crate::cuda::{
@@ -15,7 +15,7 @@ use crate::cuda::{
 pub struct Rate {
     /// The kernel.
     pub name: String,
-    /// What it was run on.
+    /// The sizes it ran on.
     pub shape: String,
     /// The median time of a run, in microseconds.
     pub time_us: f64,
@@ -23,17 +23,17 @@ pub struct Rate {
     pub rate: f64,
     /// "GB/s" or "TFLOP/s".
     pub unit: &'static str,
-    /// What the device gave a plain copy or a large product just before, in `unit`; 0 if not measured.
-    pub ceiling: f64,
+    /// The rate of a plain copy or a large GEMM just before, in `unit`; 0 if not measured.
+    pub peak: f64,
 }
 
 impl Rate {
     /// One JSON object.
     pub fn to_json(&self) -> String {
-        let Self { name, shape, time_us, rate, unit, ceiling } = self;
+        let Self { name, shape, time_us, rate, unit, peak } = self;
         format!(
             "{{\"name\": {name:?}, \"shape\": {shape:?}, \"time_us\": {time_us:.2}, \"rate\": {rate:.1}, \
-             \"unit\": {unit:?}, \"ceiling\": {ceiling:.1}}}"
+             \"unit\": {unit:?}, \"peak\": {peak:.1}}}"
         )
     }
 }
@@ -94,7 +94,7 @@ pub fn bench_all(cuda: &Cuda) -> Result<Vec<Rate>> {
     let sizes = if cuda.is_emulated() { TINY } else { XL_2 };
     let mut bench = Bench { cuda, sizes, rates: Vec::new(), memory: 0.0, products: 0.0 };
     bench.copy()?;
-    match bench.gemm("gemm, ceiling", (sizes.side, sizes.side, sizes.side)) {
+    match bench.gemm("gemm, peak", (sizes.side, sizes.side, sizes.side)) {
         Err(CudaError::NoCublas) => {}
         outcome => {
             bench.products = outcome?;
@@ -135,9 +135,9 @@ impl Bench<'_> {
         }
         times.sort_by(f64::total_cmp);
         let time_us = times[times.len() / 2];
-        let (per_us, ceiling) = if unit == "GB/s" { (1e3, self.memory) } else { (1e6, self.products) };
+        let (per_us, peak) = if unit == "GB/s" { (1e3, self.memory) } else { (1e6, self.products) };
         let rate = amount as f64 / time_us.max(1e-9) / per_us;
-        self.rates.push(Rate { name: name.into(), shape, time_us, rate, unit, ceiling });
+        self.rates.push(Rate { name: name.into(), shape, time_us, rate, unit, peak });
         Ok(rate)
     }
 
@@ -166,7 +166,7 @@ impl Bench<'_> {
         };
         let shape = format!("{} bytes", bytes::<bf16>(count));
         self.memory =
-            self.row(("copy, ceiling", shape), ("GB/s", 2 * bytes::<bf16>(count)), || cuda.launch(&launch))?;
+            self.row(("copy, peak", shape), ("GB/s", 2 * bytes::<bf16>(count)), || cuda.launch(&launch))?;
         Ok(())
     }
 

@@ -1,8 +1,7 @@
 //! Norms, gates and sums against f64.
 
-use super::data::{Random, spoilt};
 use super::reference;
-use super::verify::Check;
+use super::support::{Check, Random, spoilt};
 use crate::cuda::{
     Activation, AddRows, Branch, ClassCondition, Cuda, Float, GateNorm, Gemm, Modulate, Norm, Result, Rows,
     SwiGlu,

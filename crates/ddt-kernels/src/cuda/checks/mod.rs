@@ -1,15 +1,35 @@
 //! Every kernel against f64, and its rate against what the memory and the tensor cores give.
 //!
-//! [`verify_all`] needs any device; [`bench_all`] gives figures worth having on a GPU.
+//! [`verify_all`] needs any device; the figures of [`bench_all`] are only meaningful on a GPU.
+
+use half::bf16;
+
+use super::{Cuda, Result};
 
 mod attention;
 mod bench;
-mod data;
 mod elementwise;
 mod images;
 mod reference;
 mod step;
-mod verify;
+mod support;
 
 pub use bench::{Rate, bench_all};
-pub use verify::{Check, verify_all};
+pub use support::Check;
+
+/// Runs every kernel, with each of its variants, and compares it with f64.
+///
+/// # Errors
+///
+/// If a kernel could not be run; a wrong result is a row that has not [`passed`](Check::passed).
+pub fn verify_all(cuda: &Cuda) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    elementwise::verify::<bf16>(cuda, &mut checks)?;
+    elementwise::verify::<f32>(cuda, &mut checks)?;
+    step::verify::<bf16>(cuda, &mut checks)?;
+    step::verify::<f32>(cuda, &mut checks)?;
+    images::verify::<bf16>(cuda, &mut checks)?;
+    images::verify::<f32>(cuda, &mut checks)?;
+    attention::verify(cuda, &mut checks)?;
+    Ok(checks)
+}

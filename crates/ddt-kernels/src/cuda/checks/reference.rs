@@ -1,4 +1,4 @@
-//! What the kernels should compute, in f64, on the values as the kernels read them.
+//! The exact results of the kernels: f64 arithmetic on the values as the kernels read them.
 
 /// `x + gate * (y + bias)`; rows of `width`.
 pub(super) fn gate_residual(
@@ -67,7 +67,7 @@ pub(super) fn attention(
     let at = |row: usize, token: usize, which: usize, head: usize| {
         &qkv[(((row * tokens + token) * 3 + which) * heads + head) * head_dim..][..head_dim]
     };
-    let turned = |x: &[f64], weight: &[f64], token: usize| -> Vec<f64> {
+    let rotated = |x: &[f64], weight: &[f64], token: usize| -> Vec<f64> {
         let inverse = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / head_dim as f64 + eps).sqrt();
         let normed: Vec<f64> = x.iter().zip(weight).map(|(x, weight)| x * inverse * weight).collect();
         let turns = &rope[token * head_dim..][..head_dim];
@@ -78,9 +78,9 @@ pub(super) fn attention(
     for row in 0..rows {
         for head in 0..heads {
             let keys: Vec<Vec<f64>> =
-                (0..tokens).map(|token| turned(at(row, token, 1, head), k_weight, token)).collect();
+                (0..tokens).map(|token| rotated(at(row, token, 1, head), k_weight, token)).collect();
             for token in 0..tokens {
-                let query = turned(at(row, token, 0, head), q_weight, token);
+                let query = rotated(at(row, token, 0, head), q_weight, token);
                 let score = |key: &Vec<f64>| -> f64 {
                     query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>() / (head_dim as f64).sqrt()
                 };

@@ -1,7 +1,6 @@
-//! What a solver's step does around the network, against f64.
+//! A solver's step around the network, against f64.
 
-use super::data::{Random, spoilt};
-use super::verify::Check;
+use super::support::{Check, Random, spoilt};
 use crate::cuda::{Cuda, Float, Grid, GuidedStep, Result};
 
 pub(super) fn verify<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {

@@ -1,7 +1,55 @@
-//! What a convolution sees at each position of its result.
+//! The shapes by which ways of multiplying and convolving are looked up.
 
 use super::error::{Result, expect};
 use super::launch::Arguments;
+
+/// All that a way of multiplying depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct GemmShape {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) with_bias: bool,
+    /// [`Float::INDEX`](super::Float::INDEX).
+    pub(super) element: usize,
+    pub(super) workspace: usize,
+}
+
+/// The addresses of a product; 0 for no bias.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GemmPlaces {
+    pub(super) input: u64,
+    pub(super) weight: u64,
+    pub(super) bias: u64,
+    pub(super) out: u64,
+    pub(super) workspace: u64,
+}
+
+/// All that a way of convolving depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct ConvShape {
+    pub(super) images: usize,
+    pub(super) image: (usize, usize),
+    pub(super) result: (usize, usize),
+    pub(super) channels: usize,
+    pub(super) out_channels: usize,
+    pub(super) window: Window,
+    /// [`Float::INDEX`](super::Float::INDEX).
+    pub(super) element: usize,
+    pub(super) scratch: usize,
+}
+
+impl ConvShape {
+    /// Positions of the result, of all images.
+    pub(super) fn positions(&self) -> usize {
+        self.images * self.result.0 * self.result.1
+    }
+
+    /// Elements that a position of the result is made of.
+    pub(super) fn depth(&self) -> usize {
+        self.window.taps() * self.channels
+    }
+}
 
 /// Size, stride and zero padding of a convolution's window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

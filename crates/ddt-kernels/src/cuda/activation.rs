@@ -1,14 +1,13 @@
-//! Sums with rows, with or without SiLU.
+//! Activations: sums with rows, with or without SiLU, and the gate of a feed-forward layer.
 
 use super::device::Cuda;
-use super::element::Float;
 use super::error::{Result, expect};
 use super::kernels;
 use super::launch::Arguments;
-use super::memory::Slice;
+use super::memory::{Float, Slice};
 use super::rows::{Rows, check_len};
 
-/// What follows a sum.
+/// The activation after a sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// Nothing.
@@ -17,7 +16,7 @@ pub enum Activation {
     Silu,
 }
 
-/// What [`Cuda::add_rows`] works on.
+/// Arguments of [`Cuda::add_rows`].
 #[derive(Debug, Clone, Copy)]
 pub struct AddRows<'a, T> {
     /// (T, D).
@@ -26,13 +25,13 @@ pub struct AddRows<'a, T> {
     pub width: usize,
     /// D columns that are added; nothing if `None`.
     pub addend: Option<Rows<'a, T>>,
-    /// What follows.
+    /// The activation.
     pub activation: Activation,
     /// The result, (T, D); may be `x`.
     pub out: &'a Slice<T>,
 }
 
-/// What [`Cuda::class_condition`] works on.
+/// Arguments of [`Cuda::class_condition`].
 #[derive(Debug, Clone, Copy)]
 pub struct ClassCondition<'a, T> {
     /// The class of each row, (R).
@@ -47,12 +46,23 @@ pub struct ClassCondition<'a, T> {
     pub out: &'a Slice<T>,
 }
 
+/// Arguments of [`Cuda::swiglu`].
+#[derive(Debug, Clone, Copy)]
+pub struct SwiGlu<'a, T> {
+    /// The product with both weights, (T, 2 F): rows of `a`, then `b`.
+    pub ab: &'a Slice<T>,
+    /// F.
+    pub hidden: usize,
+    /// The result, (T, F).
+    pub out: &'a Slice<T>,
+}
+
 impl Cuda {
     /// `out = activation(x + addend)`: a bias, an activation, or the self-condition `silu(t + s)`.
     ///
     /// # Errors
     ///
-    /// If D is no multiple of 8 (bf16) or 4 (f32), if a slice has another length or lies badly, or if the
+    /// If D is no multiple of 8 (bf16) or 4 (f32), if a slice has another length or is not aligned, or if the
     /// driver refuses.
     pub fn add_rows<T: Float>(&self, arguments: &AddRows<'_, T>) -> Result<()> {
         const NAME: &str = "add_rows";
@@ -94,6 +104,31 @@ impl Cuda {
         values.address(labels.address()).address(table.address()).address(time.map_or(0, Slice::address));
         values.address(out.address()).u32(rows as u32).u32(width as u32).u32(classes as u32);
         self.each(NAME, kernels::CLASS_CONDITION[T::INDEX], rows * width, values)
+    }
+
+    /// The gate of a SwiGLU feed-forward layer.
+    ///
+    /// ```text
+    /// out = a / (1 + exp(-a)) * b
+    /// ```
+    ///
+    /// Fast where F is a multiple of 8 (bf16) or 4 (f32): pad weights with zeros, which change nothing.
+    ///
+    /// # Errors
+    ///
+    /// If a slice has another length or is not aligned, or if the driver refuses.
+    pub fn swiglu<T: Float>(&self, arguments: &SwiGlu<'_, T>) -> Result<()> {
+        const NAME: &str = "swiglu";
+        let SwiGlu { ab, hidden, out } = *arguments;
+        expect(hidden > 0, NAME, || "a hidden size above 0".into(), || hidden.to_string())?;
+        let tokens = out.len() / hidden;
+        check_len(NAME, &self.device, ("out, whole rows of the hidden size", out), tokens * hidden)?;
+        check_len(NAME, &self.device, ("ab", ab), 2 * out.len())?;
+        let single = usize::from(!hidden.is_multiple_of(T::LANES));
+        let lanes = if single == 1 { 1 } else { T::LANES };
+        let mut values = Arguments::default();
+        values.address(ab.address()).address(out.address()).u32(tokens as u32).u32(hidden as u32);
+        self.each(NAME, kernels::SWIGLU[single][T::INDEX], out.len() / lanes, values)
     }
 }
 

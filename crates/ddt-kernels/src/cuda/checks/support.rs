@@ -1,6 +1,51 @@
-//! Random numbers on the device and on the host.
+//! A kernel's result beside the exact one, and random numbers on the device and on the host.
+
+use half::bf16;
 
 use crate::cuda::{Cuda, Element, Float, Result, Slice};
+
+/// A kernel's result compared with f64.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// The kernel, with its element type.
+    pub name: String,
+    /// The sizes it ran on.
+    pub shape: String,
+    /// Root mean square of the error, relative to that of the exact result.
+    pub error_rms_relative: f64,
+    /// The most that is allowed.
+    pub tolerance: f64,
+}
+
+impl Check {
+    /// A result of one rounding to `T`, everything before it in f32.
+    pub(super) fn rounded<T: Float>(name: &str, shape: String, got: &[T], want: &[f64]) -> Self {
+        let tolerance = if T::NAME == bf16::NAME { 3e-3 } else { 1e-6 };
+        Self {
+            name: format!("{name} {}", T::NAME),
+            shape,
+            error_rms_relative: relative_error(got, want),
+            tolerance,
+        }
+    }
+
+    /// One JSON object.
+    pub fn to_json(&self) -> String {
+        let Self { name, shape, error_rms_relative, tolerance } = self;
+        // JSON has no infinity.
+        let error = error_rms_relative.min(f64::MAX);
+        let passed = self.passed();
+        format!(
+            "{{\"name\": {name:?}, \"shape\": {shape:?}, \"error_rms_relative\": {error:e}, \
+             \"tolerance\": {tolerance:e}, \"passed\": {passed}}}"
+        )
+    }
+
+    /// Whether the error is within the tolerance.
+    pub fn passed(&self) -> bool {
+        self.error_rms_relative <= self.tolerance
+    }
+}
 
 /// Values on the device, and the same values in f64.
 pub(super) struct Data<T> {
