@@ -26,6 +26,7 @@ use ddt::{
 
 /// Generates images of chosen classes: a row for each class, a column for each image.
 #[derive(Parser)]
+#[command(allow_negative_numbers = true)]
 struct Args {
     /// The PNG file to write [default: out/imagenet256.png, or out/imagenet512.png]
     #[arg(long, value_name = "PATH")]

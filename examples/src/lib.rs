@@ -26,6 +26,11 @@ pub mod classes {
     pub use ddt::ClassTable;
 }
 
+/// Line plots.
+pub mod plot {
+    pub use ddt_plot::{LinePlot, Series, number};
+}
+
 pub mod analyse;
 pub mod assets;
 pub mod atomic_file;
@@ -48,7 +53,6 @@ pub mod offline_metric;
 pub mod page;
 pub mod picture;
 pub mod plan_sharing;
-pub mod plot;
 pub mod png_file;
 pub mod program;
 pub mod progress;

@@ -28,6 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("ddt-train", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-model"]),
     ("ddt-picture", &[]),
+    ("ddt-plot", &[]),
     ("ddt-hub", &[]),
     ("ddt-fetch", &["ddt-files", "ddt-hub"]),
     ("ddt-demo-a", &[]),

@@ -3,8 +3,10 @@
 //! Messages go to standard error, results to standard output. The exit status is 0, 1 for an error, 2 for a usage
 //! error, 130 after Ctrl-C.
 
+mod convert;
 mod doctor;
 mod fetch;
+mod inspect;
 mod sample;
 mod terminal;
 
@@ -36,6 +38,10 @@ enum Command {
     Sample(Box<sample::Args>),
     /// Download published weights into the hub's local cache
     Fetch(fetch::Args),
+    /// List what a weights file holds, or compare two
+    Inspect(inspect::Args),
+    /// Write weights as safetensors with their description
+    Convert(convert::Args),
     /// Say what this machine and this build are
     Doctor(doctor::Args),
     /// Print the completions of a shell
@@ -70,6 +76,8 @@ fn run(command: Command, terminal: &Terminal) -> Result<String> {
     match command {
         Command::Sample(args) => sample::run(&args, terminal),
         Command::Fetch(args) => fetch::run(&args, terminal),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Convert(args) => convert::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

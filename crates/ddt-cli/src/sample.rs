@@ -25,7 +25,7 @@ Examples:
 /// Without published weights it generates with the small demo network that comes with the program. The PNG file
 /// carries everything that its images depend on.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub(crate) struct Args {
     /// Side of the images in pixels, which chooses the published weights and some defaults
     #[arg(long, value_name = "256|512", default_value = "256", value_parser = parse_size)]

@@ -53,6 +53,7 @@ mod output;
 mod pipeline;
 mod progress;
 mod share;
+mod similarity;
 #[cfg(test)]
 mod testing;
 

@@ -95,6 +95,12 @@ impl OutputFile {
         &self.path
     }
 
+    /// The path to write to: behind a link, the file that it leads to.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Writes the file; an earlier one is replaced in one step.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ pub fn spectrum_plot(spectra: &Spectra) -> Result<String> {
         log_y: true,
         series: &series,
     };
-    plot.svg()
+    Ok(plot.svg())
 }
 
 /// The highest frequency at which data outweigh noise, by time: measured, by the fitted law, and by eq. (1).
@@ -85,7 +85,7 @@ pub fn fmax_plot(spectra: &Spectra) -> Result<String> {
         log_y: false,
         series: &series,
     };
-    plot.svg()
+    Ok(plot.svg())
 }
 
 /// A line for each solver.
@@ -121,7 +121,7 @@ pub fn error_plot(title: &str, measured: &[Measured], name: impl Fn(&Setting) ->
         log_y: true,
         series: &series,
     };
-    plot.svg()
+    Ok(plot.svg())
 }
 
 /// All numbers of a sweep.

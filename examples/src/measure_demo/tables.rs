@@ -53,7 +53,7 @@ pub fn plot(group: Group, args: &Args, results: &Results) -> Result<Option<(&'st
     let title = &format!("{title}: distance to training photos");
     let y_label = "distance of classifier features";
     let plot = LinePlot { title, x_label, y_label, log_y: false, series: &series };
-    Ok(Some((name, plot.svg()?)))
+    Ok(Some((name, plot.svg())))
 }
 
 fn get(results: &Results, setting: &Setting) -> Result<Measured> {

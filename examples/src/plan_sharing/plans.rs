@@ -132,7 +132,7 @@ pub fn cost_plot(measured: &SimilarityFile, planner: &Planner) -> Result<String>
         log_y,
         series: &series,
     };
-    plot.svg()
+    Ok(plot.svg())
 }
 
 /// The sampler in one line.

@@ -72,14 +72,14 @@ pub fn plot(table: Table, args: &Args, study: &Study<'_>) -> Result<String> {
         Ok(Series { name: system.name(), points })
     };
     let series: Vec<Series> = table.systems().iter().map(line).collect::<Result<_>>()?;
-    LinePlot {
+    let plot = LinePlot {
         title: "Loss on test latents, mean over the seeds",
         x_label: "images seen",
         y_label: "loss",
         log_y: false,
         series: &series,
-    }
-    .svg()
+    };
+    Ok(plot.svg())
 }
 
 fn outcomes(system: &System, seeds: u32, results: &Results) -> Result<Vec<Outcome>> {

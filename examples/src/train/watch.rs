@@ -100,7 +100,9 @@ pub fn plot_losses(folder: &Path) -> Result<String> {
         .map(|(name, key)| Series { name: name.to_owned(), points: curve(key) })
         .filter(|it| !it.points.is_empty())
         .collect();
-    LinePlot { title: "Loss", x_label: "images seen", y_label: "loss", log_y: false, series: &series }.svg()
+    let plot =
+        LinePlot { title: "Loss", x_label: "images seen", y_label: "loss", log_y: false, series: &series };
+    Ok(plot.svg())
 }
 
 /// Mean loss and rate since they were read last.

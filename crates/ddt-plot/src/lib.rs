@@ -1,6 +1,15 @@
 //! Line plots as SVG.
+//!
+//! ```
+//! use ddt_plot::{LinePlot, Series};
+//!
+//! let series = [Series { name: "train".to_owned(), points: vec![(0.0, 1.0), (10.0, 0.5)] }];
+//! let plot = LinePlot { title: "loss", x_label: "images seen", y_label: "mean squared error", log_y: false, series: &series };
+//! assert!(plot.svg().starts_with("<svg"));
+//! ```
 
-use anyhow::{Result, anyhow, bail};
+#![forbid(unsafe_code)]
+
 use plotters::prelude::*;
 
 /// Size of a plot in pixels.
@@ -47,20 +56,20 @@ impl LinePlot<'_> {
     /// The plot as the text of an SVG file.
     ///
     /// Points that cannot be drawn (not finite, beyond 1e12, or not above 0 on a logarithmic axis) are left out,
-    /// so that a diverged curve still shows where it diverged.
-    ///
-    /// # Errors
-    ///
-    /// If no point can be drawn.
-    pub fn svg(&self) -> Result<String> {
+    /// so that a diverged curve still shows where it diverged. A plot without points says so: a report must not
+    /// fail the work that it reports.
+    #[must_use]
+    pub fn svg(&self) -> String {
         let lines: Vec<Vec<(f64, f64)>> = self.series.iter().map(|series| self.drawable(series)).collect();
-        let Some((x_range, y_range)) = ranges(lines.iter().flatten()) else {
-            bail!("plot {:?}: expected at least one finite point, got none", self.title);
-        };
         let mut svg = String::new();
-        self.draw(&mut svg, &lines, x_range, y_range)
-            .map_err(|error| anyhow!("cannot draw {:?}: {error}", self.title))?;
-        Ok(svg)
+        let drawn = match ranges(lines.iter().flatten()) {
+            Some((x_range, y_range)) => self.draw(&mut svg, &lines, x_range, y_range),
+            None => message(&mut svg, &format!("{}: no finite values", self.title)),
+        };
+        match drawn {
+            Ok(()) => svg,
+            Err(error) => format!("<svg xmlns=\"http://www.w3.org/2000/svg\"><!-- {error:?} --></svg>\n"),
+        }
     }
 
     /// The points in axis coordinates.
@@ -76,7 +85,7 @@ impl LinePlot<'_> {
         lines: &[Vec<(f64, f64)>],
         x_range: std::ops::Range<f64>,
         y_range: std::ops::Range<f64>,
-    ) -> Result<(), Box<dyn std::error::Error + '_>> {
+    ) -> Drawn {
         let decades = y_range.end - y_range.start;
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
@@ -123,6 +132,17 @@ impl LinePlot<'_> {
         root.present()?;
         Ok(())
     }
+}
+
+/// Writing into a string fails in no way that plotters' types rule out.
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
+/// A plot of words alone.
+fn message(svg: &mut String, words: &str) -> Drawn {
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    root.draw(&Text::new(words.to_owned(), (20, 20), ("sans-serif", 17)))?;
+    root.present()
 }
 
 /// The ranges of both coordinates with a little room, or `None` without points.
@@ -187,7 +207,7 @@ mod tests {
         Series { name: name.to_owned(), points: points.to_vec() }
     }
 
-    fn plot(series: &[Series], log_y: bool) -> Result<String> {
+    fn plot(series: &[Series], log_y: bool) -> String {
         LinePlot { title: "loss", x_label: "images seen", y_label: "mean squared error", log_y, series }.svg()
     }
 
@@ -196,18 +216,17 @@ mod tests {
         let svg = plot(
             &[series("train", &[(0.0, 1.0), (10.0, 0.5)]), series("a < b", &[(0.0, 0.7), (10.0, 0.6)])],
             false,
-        )
-        .unwrap();
+        );
         for part in ["<svg", "</svg>", "loss", "images seen", "mean squared error", "train", "a &lt; b"] {
             assert!(svg.contains(part), "{part}");
         }
         assert_eq!(svg.matches("stroke-width=\"2\"").count(), 4, "two lines and their legends");
-        assert_eq!(plot(&[series("", &[(0.0, 1.0)])], false).unwrap().matches("<circle").count(), 1);
+        assert_eq!(plot(&[series("", &[(0.0, 1.0)])], false).matches("<circle").count(), 1);
     }
 
     #[test]
     fn logarithmic_axes_are_labelled_with_powers() {
-        let svg = plot(&[series("", &[(0.0, 1e-7), (1.0, 100.0), (2.0, 0.0), (3.0, -1.0)])], true).unwrap();
+        let svg = plot(&[series("", &[(0.0, 1e-7), (1.0, 100.0), (2.0, 0.0), (3.0, -1.0)])], true);
         assert!(svg.contains("1e-6") || svg.contains("1e-5"), "{svg}");
         assert_eq!(power_of_ten(-6.0, 4.0), "1e-6");
         assert_eq!(power_of_ten(-2.0, 4.0), "0.01");
@@ -217,14 +236,16 @@ mod tests {
     }
 
     #[test]
-    fn points_that_cannot_be_drawn_are_left_out() {
+    fn points_that_cannot_be_drawn_are_left_out_and_none_is_no_failure() {
         let odd = [(0.0, f64::NAN), (f64::INFINITY, 1.0), (1.0, 1e300), (2.0, f64::NEG_INFINITY)];
-        assert!(plot(&[series("", &odd)], false).unwrap_err().to_string().contains("finite point"));
-        assert!(plot(&[], false).is_err());
-        assert!(plot(&[series("", &[(1.0, 0.0)])], true).is_err());
+        for svg in
+            [plot(&[series("", &odd)], false), plot(&[], false), plot(&[series("", &[(1.0, 0.0)])], true)]
+        {
+            assert!(svg.starts_with("<svg") && svg.contains("loss: no finite values"), "{svg}");
+        }
         let mut some = odd.to_vec();
         some.push((1.0, 2.0));
-        assert!(plot(&[series("", &some)], false).is_ok());
+        assert!(plot(&[series("", &some)], false).contains("<circle"));
     }
 
     #[test]
@@ -235,7 +256,7 @@ mod tests {
             for b in values {
                 for log_y in [false, true] {
                     let points = [(a, b), (b, a), (b, 1.0)];
-                    let svg = plot(&[series("s", &points)], log_y).unwrap();
+                    let svg = plot(&[series("s", &points)], log_y);
                     assert!(svg.len() < 100_000, "{points:?}: {} bytes", svg.len());
                 }
             }

@@ -1,0 +1,111 @@
+//! `ddt convert`: weights of any file that is read here, as safetensors with their description.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Tensor};
+use ddt::{
+    Dtype, OutputFile,
+    model::{DdtConfig, DdtFile, Description, LatentInfo, NetworkConfig},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  ddt convert model.ckpt model.safetensors --preset ddt-xl2 --classes imagenet    the published checkpoint
+  ddt convert model.safetensors half.safetensors --dtype bf16
+  ddt convert model.safetensors published.safetensors --published-names           ema_denoiser.* for PyTorch";
+
+/// Writes the network of a checkpoint as safetensors, with its configuration, class names and latents, in a chosen
+/// number type.
+///
+/// Of a training checkpoint the averaged weights are written. Names are the published ones; with --published-names
+/// they begin with ema_denoiser., so that PyTorch's state dict has them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The weights to read (safetensors or PyTorch)
+    input: PathBuf,
+    /// The safetensors file to write
+    output: PathBuf,
+    /// Number type to write [default: as it is]
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+    /// Sizes of the network, for a file that does not say its own, such as ddt-xl2-22en6de
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Class names: imagenet, or a text file with a name per line [default: those of the file]
+    #[arg(long, value_name = "imagenet|PATH")]
+    classes: Option<PathBuf>,
+    /// Height and width of the latents of sd-vae-ft-ema, such as 32, for a file that does not say its latents
+    #[arg(long, value_name = "SIDE")]
+    latents: Option<usize>,
+    /// Write the names of a published training checkpoint, without a description
+    #[arg(long)]
+    published_names: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<String> {
+    let output = OutputFile::new(&args.output, &["safetensors"])?;
+    let file = DdtFile::open(&args.input)?;
+    let asked = args.preset.as_deref().map(DdtConfig::preset).transpose().context("--preset")?;
+    let config: NetworkConfig = match (file.network_config(), asked) {
+        (Some(found), None) => found.clone(),
+        (Some(found), Some(asked)) => {
+            ensure!(
+                found.sizes == asked,
+                "--preset: the file says other sizes of its network; leave --preset out"
+            );
+            found.clone()
+        }
+        (None, Some(asked)) => asked.into(),
+        (None, None) => bail!(
+            "the file does not say the sizes of its network; add --preset NAME, one of {}",
+            DdtConfig::preset_names().join(", ")
+        ),
+    };
+    let weights = file.weights(Some(&config.sizes))?;
+    let weights = weights.into_iter().map(|(name, it)| Ok((name, converted(it, args.dtype)?)));
+    let weights: BTreeMap<String, Tensor> = weights.collect::<Result<_>>()?;
+    let (tensors, shown) = (weights.len(), output.path().display());
+    if args.published_names {
+        let named = weights.into_iter().map(|(name, it)| (format!("ema_denoiser.{name}"), it)).collect();
+        ddt::files::write_safetensors(output.target(), &named, &BTreeMap::new())?;
+        return Ok(format!("wrote {tensors} tensors to {shown}"));
+    }
+    let described = |key: &&String| !key.starts_with("ddt.");
+    let metadata = file.metadata().iter().filter(|it| described(&it.0));
+    let description = Description {
+        classes: classes(args, &file)?,
+        latents: latents(args, &file, &config)?,
+        metadata: metadata.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        config,
+    };
+    DdtFile::write(output.target(), &description, &weights)?;
+    Ok(format!("wrote {tensors} tensors to {shown}"))
+}
+
+/// Whole numbers stay what they are.
+fn converted(tensor: Tensor, dtype: Option<Dtype>) -> Result<Tensor> {
+    Ok(match dtype {
+        Some(dtype) if tensor.dtype().is_float() => tensor.to_dtype(DType::from(dtype))?,
+        _ => tensor,
+    })
+}
+
+fn classes(args: &Args, file: &DdtFile) -> Result<Option<Vec<String>>> {
+    let Some(path) = &args.classes else { return Ok(file.classes().map(<[String]>::to_vec)) };
+    if path.to_str() == Some("imagenet") {
+        let table = ddt::ClassTable::imagenet()?;
+        return Ok(Some((0..).map_while(|it| table.name(it).map(str::to_owned)).collect()));
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("--classes {}", path.display()))?;
+    Ok(Some(text.lines().map(|it| it.trim().to_owned()).filter(|it| !it.is_empty()).collect()))
+}
+
+fn latents(args: &Args, file: &DdtFile, config: &NetworkConfig) -> Result<Option<LatentInfo>> {
+    let Some(side) = args.latents else { return Ok(file.latents().cloned()) };
+    ensure!(file.latents().is_none(), "--latents: the file says its latents; leave --latents out");
+    let channels = config.sizes.in_channels;
+    let (mean, std) = (vec![0.0; channels], vec![1.0; channels]);
+    Ok(Some(LatentInfo { autoencoder: "sd-vae-ft-ema".to_owned(), height: side, width: side, mean, std }))
+}
