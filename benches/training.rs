@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let steps: usize = std::env::args().find_map(|it| it.parse().ok()).unwrap_or(10);
     let device = Device::Cpu;
     let vars = VarMap::new();
-    let network = Ddt::new(&demo_sizes(), VarBuilder::from_varmap(&vars, DType::F32, &device))?;
+    let network = Ddt::new(&demo_sizes(), VarBuilder::from_varmap(&vars, DType::F32, &device))?.fuse()?;
     let rows: Vec<u64> = (0..BATCH as u64).collect();
     let x = noise_batch(0, &rows, (32, 4, 4), &device)?;
     let target = noise_batch(1, &rows, (32, 4, 4), &device)?;

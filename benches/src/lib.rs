@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
-use ddt_model::{Ddt, DdtConfig, ModelError, SampleOptions, sample};
+use ddt_model::{Ddt, DdtConfig, FrozenDdt, ModelError, SampleOptions, sample};
 use ddt_sharing::{SharingPlan, Similarity};
 
 /// Sizes of the demo checkpoint, which draws 4 x 4 latents.
@@ -27,7 +27,7 @@ pub fn demo_sizes() -> DdtConfig {
 /// One sampling run to time: Euler, guidance 2 in (0.3, 1), last step 0.04.
 #[derive(Debug)]
 pub struct SamplingRun {
-    network: Ddt,
+    network: FrozenDdt,
     noise: Tensor,
     labels: Vec<u32>,
     grid: TimeGrid,
@@ -42,7 +42,7 @@ impl SamplingRun {
         let device = Device::Cpu;
         let samples: Vec<u64> = (0..u64::from(images)).collect();
         Ok(Self {
-            network: Ddt::random(cfg, 0, DType::F32, &device)?,
+            network: Ddt::random(cfg, 0, DType::F32, &device)?.freeze()?,
             noise: noise_batch(0, &samples, (cfg.in_channels, side, side), &device)?,
             labels: (0..images).map(|it| it % cfg.num_classes as u32).collect(),
             grid: TimeGrid::new(num_steps, Some(0.04), 1.0)?,

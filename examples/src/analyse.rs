@@ -49,7 +49,7 @@ pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     let job = Job::prepare(&args.imagenet(folder.file("images.png")), args.size, hub)?;
     let model = job.load()?;
     let items = spread(args.images, job.weights.classes.len(), 0);
-    let runs = Runs::new(&job, &model.network, &items, cancel)?;
+    let runs = Runs::new(&job, &*model.network, &items, cancel)?;
 
     say(&format!("drawing {} latents for their spectrum", items.len()));
     let (data, _) = runs.draw(&*job.solver, &job.grid, job.guidance)?;

@@ -105,9 +105,9 @@ pub fn sample_batch(
     let mut reported = |_: &StepReport<'_>| on_step();
     let sampled = match (gpu, model.weaker.as_deref()) {
         (Some(gpu), _) => gpu.sample(job, model, &noise, &labels, &mut on_step)?,
-        (None, None) => sample(&model.network, &noise, &labels, &options, &mut reported),
+        (None, None) => sample(&*model.network, &noise, &labels, &options, &mut reported),
         (None, Some(weaker)) => {
-            sample_autoguided((&model.network, weaker), &noise, &labels, &options, &mut reported)
+            sample_autoguided(&*model.network, weaker, &noise, &labels, &options, &mut reported)
         }
     };
     match sampled {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
 use ddt_cuda::{CudaSampler, EulerOptions, GpuError, Precision, from_map, gpu_name};
-use ddt_model::{ModelError, NetworkConfig, Sampled, VelocityNetwork};
+use ddt_model::{ModelError, NetworkConfig, Sampled};
 
 use crate::job::{Job, Model};
 use crate::progress::say;
@@ -25,7 +25,7 @@ impl Gpu {
     /// A number type or a network that the GPU's programs do not have; no such GPU; too little of its memory.
     pub fn open(job: &Job, model: &Model) -> Result<Option<Self>> {
         let Some(place) = place(&job.device, job.dtype)? else { return Ok(None) };
-        let found = VelocityNetwork::config(&model.network);
+        let found = model.network.config();
         ensure!(
             *found == NetworkConfig::from(job.weights.config.clone()),
             "--device cuda draws with the paper's DDT alone, got {found:?}; draw with --device cpu"

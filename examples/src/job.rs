@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use ddt_adapters::Autoencoder;
 use ddt_adapters::hub::HubOptions;
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
-use ddt_model::{Ddt, VelocityNetwork};
+use ddt_model::{DecoupledNetwork, VelocityNetwork};
 use ddt_sharing::{MadeFor, SharingPlan};
 
 use crate::atomic_file;
@@ -68,11 +68,22 @@ pub struct Model {
     /// Where the condition encoder runs; `None` is at every step.
     pub plan: Option<SharingPlan>,
     /// Noise to latents.
-    pub network: Ddt,
+    pub network: Box<dyn VelocityNetwork>,
     /// What guidance leads away from; `None` is "no class".
     pub weaker: Option<Box<dyn VelocityNetwork>>,
     /// Latents to pixels.
     pub decoder: Box<dyn Autoencoder>,
+}
+
+impl Model {
+    /// The network's two halves.
+    ///
+    /// # Errors
+    ///
+    /// A network without.
+    pub fn halves(&self) -> Result<&dyn DecoupledNetwork> {
+        self.network.decoupled().context("expected a network of a condition encoder and a velocity decoder")
+    }
 }
 
 impl Job {

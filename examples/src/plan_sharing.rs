@@ -62,7 +62,7 @@ pub fn run(args: &Args, hub: &HubOptions, cancel: &Cancel) -> Result<String> {
     let model = job.load()?;
 
     say(&format!("measuring the similarity on {} images", calibration.len()));
-    let statistic = calibration::measure(&job, &model.network, &calibration, cancel)?;
+    let statistic = calibration::measure(&job, model.halves()?, &calibration, cancel)?;
     let measured = SimilarityFile {
         made_for: job.made_for(&model.identity)?,
         seed: job.seed,

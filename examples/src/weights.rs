@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::Autoencoder;
 use ddt_adapters::hub::{HubOptions, find_cached};
-use ddt_model::{Ddt, DdtConfig, DdtFile, LatentInfo, VelocityNetwork};
+use ddt_model::{DdtConfig, DdtFile, LatentInfo, VelocityNetwork};
 use serde::Serialize;
 
 use crate::classes::ClassTable;
@@ -130,9 +130,21 @@ impl Weights {
     /// # Errors
     ///
     /// A file that is damaged, or holds another network; too little memory.
-    pub fn load(&self, dtype: DType, gpu: Option<Place>) -> Result<(Ddt, Box<dyn Autoencoder>)> {
+    pub fn load(
+        &self,
+        dtype: DType,
+        gpu: Option<Place>,
+    ) -> Result<(Box<dyn VelocityNetwork>, Box<dyn Autoencoder>)> {
         let decoder = self.load_decoder(gpu)?;
-        let network = self.file.load(Some(&self.config), dtype, &Device::Cpu)?;
+        // A file that does not say its sizes is read as a plain DDT.
+        let stated = self.file.network_config();
+        let asked = if stated.is_none() { Some(self.config.clone().into()) } else { None };
+        let network = self.file.load_network(asked.as_ref(), dtype, &Device::Cpu)?;
+        ensure!(
+            network.decoupled().is_some(),
+            "expected weights of a condition encoder and a velocity decoder, got those of {:?}",
+            network.config().family
+        );
         Ok((network, decoder))
     }
 

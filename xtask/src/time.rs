@@ -2,12 +2,12 @@
 
 use std::{ops::ControlFlow, process::ExitCode, time::Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
 use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_kernels::InstructionSet;
-use ddt_model::{Ddt, DdtConfig, SampleOptions, sample};
+use ddt_model::{Ddt, DdtConfig, SampleOptions, VelocityNetwork, sample};
 use ddt_sharing::SharingPlan;
 use serde_json::json;
 
@@ -77,6 +77,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let cfg = DdtConfig::preset(&args.preset)?;
     let (dtype, dtype_name) = args.dtype.dtype();
     let network = Ddt::random(&cfg, 0, dtype, &device)?;
+    let network: Box<dyn VelocityNetwork> = match args.dtype {
+        Type::F32 | Type::Bf16 => Box::new(network.freeze()?),
+        // Weights are packed in the other types only.
+        Type::F16 => Box::new(network),
+    };
+    let halves = network.decoupled().context("a DDT has two halves")?;
     let rows: Vec<u64> = (0..args.batch as u64).collect();
     let shape = (cfg.in_channels, args.latent, args.latent);
     let x = noise_batch(0, &rows, shape, &device)?;
@@ -84,16 +90,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let labels: Vec<u32> = rows.iter().map(|it| (it * 97 % cfg.num_classes as u64) as u32).collect();
     let y = Tensor::new(labels.as_slice(), &device)?;
 
-    let z_t = network.encoder().forward(&x, &t, &y)?;
-    let kept = network.decoder().modulations(&z_t)?;
+    let z_t = halves.encode(&x, &t, &y)?;
+    let cached = halves.modulations(&z_t)?;
     let mut row = json!({
         "peer": "ddt", "preset": args.preset, "batch": args.batch, "latent": args.latent, "dtype": dtype_name,
         "compile": "no", "rotary": "real",
         "device": args.device, "threads": rayon::current_num_threads(),
         "instructions": InstructionSet::current().to_string(),
         "full_ms": median_ms(args.runs, || network.forward(&x, &t, &y))?,
-        "decoder_ms": median_ms(args.runs, || network.decoder().forward(&x, &z_t))?,
-        "decoder_kept_ms": median_ms(args.runs, || network.decoder().forward_cached(&x, &kept))?,
+        "decoder_ms": median_ms(args.runs, || halves.decode(&x, &halves.modulations(&z_t)?))?,
+        "decoder_kept_ms": median_ms(args.runs, || halves.decode(&x, &cached))?,
     });
     if args.steps > 0 {
         let images = (args.batch / 2).max(1);
@@ -106,7 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         };
         let noise = noise_batch(0, &rows[..images], shape, &device)?;
         let start = Instant::now();
-        sample(&network, &noise, &labels[..images], &options, &mut |_| ControlFlow::Continue(()))?;
+        sample(&*network, &noise, &labels[..images], &options, &mut |_| ControlFlow::Continue(()))?;
         row["steps"] = json!(args.steps);
         row["share"] = json!(args.share);
         row["sample_ms"] = json!(round(start.elapsed().as_secs_f64() * 1e3));

@@ -1,10 +1,103 @@
-//! Self-attention with normalised, rotated queries and keys.
+//! Self-attention with normalised, rotated queries and keys, and its parts: RMS norm and rotary positions.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_kernels::RopeTable;
 
-use crate::{linear::Linear, projection::Projection, rms_norm::RmsNorm};
+use crate::linear::{Linear, ONES};
+
+/// `rms(x) = x / sqrt(mean(x^2) + eps) * weight`, over the last axis.
+///
+/// Statistics are in f32; the quotient is cast to the input's dtype before the weight multiplies.
+///
+/// # Shapes
+/// `xs: (.., D) -> (.., D)`.
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    weight: Tensor,
+}
+
+impl RmsNorm {
+    /// Added to the mean square.
+    pub const EPS: f64 = 1e-6;
+
+    /// Parameter `weight` of `size`, initialised to one.
+    pub fn new(size: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get_with_hints(size, "weight", ONES)? })
+    }
+
+    /// `(D)`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// `rms(x) (1 + scale) + shift` in one pass.
+    ///
+    /// # Shapes
+    /// `xs: (B, L, D)`, `shift_scale: (B, 1 or L, 2D)` with the shift first, `-> (B, L, D)`.
+    pub fn forward_modulated(&self, xs: &Tensor, shift_scale: &Tensor) -> Result<Tensor> {
+        ddt_kernels::rms_norm_modulate(xs, &self.weight, shift_scale, Self::EPS)
+    }
+}
+
+impl Module for RmsNorm {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let x = xs.to_dtype(DType::F32)?;
+        let rms = (x.sqr()?.mean_keepdim(D::Minus1)? + Self::EPS)?.sqrt()?;
+        x.broadcast_div(&rms)?.to_dtype(xs.dtype())?.broadcast_mul(&self.weight)
+    }
+}
+
+/// Axial rotary position embedding: the angles of a token at column `x` and row `y` of a grid.
+///
+/// ```text
+/// angle[2m] = x * theta^(-4m/K),  angle[2m+1] = y * theta^(-4m/K),  m = 0 .. K/4
+/// ```
+///
+/// Pair `j` of a head, its elements `2j` and `2j + 1`, is one complex number rotated by `angle[j]`.
+/// Positions run over `linspace(0, 16)` along each side **at any resolution**, so a network trained at one size
+/// sees the same range of angles at another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AxialRope2d {
+    head_dim: usize,
+}
+
+impl AxialRope2d {
+    const THETA: f64 = 10_000.0;
+    const EXTENT: f64 = 16.0;
+
+    /// # Errors
+    /// When `head_dim` is not a positive multiple of 4.
+    pub fn new(head_dim: usize) -> Result<Self> {
+        if head_dim == 0 || !head_dim.is_multiple_of(4) {
+            bail!("expected a head size that is a positive multiple of 4, got {head_dim}");
+        }
+        Ok(Self { head_dim })
+    }
+
+    /// The table of a `height x width` token grid in row-major order: `L = height * width` rows.
+    pub fn table(&self, height: usize, width: usize, device: &Device) -> Result<RopeTable> {
+        let freqs: Vec<f32> = (0..self.head_dim)
+            .step_by(4)
+            .map(|j| Self::THETA.powf(-(j as f64) / self.head_dim as f64) as f32)
+            .collect();
+        let (xs, ys) = (positions(width), positions(height));
+        let mut angles = Vec::with_capacity(height * width * self.head_dim / 2);
+        for y in &ys {
+            for x in &xs {
+                angles.extend(freqs.iter().flat_map(|f| [x * f, y * f]));
+            }
+        }
+        let angles = Tensor::from_vec(angles, (height * width, self.head_dim / 2), &Device::Cpu)?; // (L, K/2)
+        RopeTable::new(angles.cos()?.to_device(device)?, angles.sin()?.to_device(device)?)
+    }
+}
+
+/// `linspace(0, EXTENT, n)`; a single position is 0.
+fn positions(n: usize) -> Vec<f32> {
+    let last = n.saturating_sub(1).max(1) as f64;
+    (0..n).map(|i| (AxialRope2d::EXTENT * i as f64 / last) as f32).collect()
+}
 
 /// Multi-head attention over all tokens:
 ///
@@ -13,25 +106,22 @@ use crate::{linear::Linear, projection::Projection, rms_norm::RmsNorm};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Attention {
-    pub(crate) qkv: Projection,
+    pub(crate) qkv: Linear,
     pub(crate) q_norm: RmsNorm,
     pub(crate) k_norm: RmsNorm,
-    pub(crate) proj: Projection,
+    pub(crate) proj: Linear,
     pub(crate) num_heads: usize,
 }
 
 impl Attention {
     /// Parameters `qkv` (no bias, laid out `(3, N, K)`), `q_norm`, `k_norm`, `proj`.
     pub fn new(hidden_size: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
-        if num_heads == 0 || !hidden_size.is_multiple_of(num_heads) {
-            bail!("expected a hidden size divisible by {num_heads} heads, got {hidden_size}");
-        }
-        let head_dim = hidden_size / num_heads;
+        let head_dim = head_dim(hidden_size, num_heads)?;
         Ok(Self {
-            qkv: Projection::new(Linear::no_bias(hidden_size, 3 * hidden_size, vb.pp("qkv"))?)?,
+            qkv: Linear::no_bias(hidden_size, 3 * hidden_size, vb.pp("qkv"))?,
             q_norm: RmsNorm::new(head_dim, vb.pp("q_norm"))?,
             k_norm: RmsNorm::new(head_dim, vb.pp("k_norm"))?,
-            proj: Projection::new(Linear::new(hidden_size, hidden_size, vb.pp("proj"))?)?,
+            proj: Linear::new(hidden_size, hidden_size, vb.pp("proj"))?,
             num_heads,
         })
     }
@@ -43,5 +133,43 @@ impl Attention {
         let (q_weight, k_weight) = (self.q_norm.weight(), self.k_norm.weight());
         let ys = ddt_kernels::attention(&qkv, q_weight, k_weight, rope, self.num_heads, RmsNorm::EPS)?;
         self.proj.forward(&ys)
+    }
+}
+
+/// `hidden_size / num_heads`.
+pub(crate) fn head_dim(hidden_size: usize, num_heads: usize) -> Result<usize> {
+    if num_heads == 0 || !hidden_size.is_multiple_of(num_heads) {
+        bail!("expected a hidden size divisible by {num_heads} heads, got {hidden_size}");
+    }
+    Ok(hidden_size / num_heads)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_span_the_extent_at_any_resolution() {
+        assert_eq!(positions(1), [0.0]);
+        assert_eq!(positions(3), [0.0, 8.0, 16.0]);
+        assert_eq!(positions(17)[1], 1.0);
+    }
+
+    #[test]
+    fn head_sizes_not_divisible_by_four_are_refused() {
+        assert!(AxialRope2d::new(6).is_err());
+        assert!(AxialRope2d::new(0).is_err());
+    }
+
+    #[test]
+    fn x_and_y_angles_alternate() -> Result<()> {
+        let table = AxialRope2d::new(8)?.table(2, 3, &Device::Cpu)?;
+        let cos: Vec<Vec<f32>> = table.cos().to_vec2()?;
+        // Token (row 1, column 1): x = 8, y = 16; frequencies 1 and 0.01.
+        let expected = [8f32, 16.0, 0.08, 0.16].map(f32::cos);
+        for (got, want) in cos[4].iter().zip(expected) {
+            assert!((got - want).abs() < 1e-6, "{got} {want}");
+        }
+        Ok(())
     }
 }

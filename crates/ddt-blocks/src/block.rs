@@ -1,114 +1,158 @@
-//! One transformer block, the same in both halves of DDT.
+//! The transformer block, the same in both halves of DDT: its definition, layer by layer.
 
-use candle_core::{DType, Result, Tensor};
+use std::fmt;
+
+use candle_core::{D, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use ddt_kernels::{
-    BlockWeights, ModulationSource, PackedBlockWeights, RopeTable, gate_residual, packed_block,
-    transformer_block,
-};
+use ddt_kernels::{RopeTable, gate_residual, swiglu};
 
 use crate::{
-    ada_ln::{AdaLn, Modulation},
-    attention::Attention,
-    rms_norm::RmsNorm,
-    swiglu::{Gate, SwiGlu, swiglu_hidden_size},
+    attention::{Attention, RmsNorm},
+    linear::Linear,
 };
+
+/// Shift, scale and gate of a block's attention, then of its MLP: `(B, M, 6D)`.
+///
+/// `M` is 1 where the condition is one vector per image (condition encoder), `L` where it is one per token
+/// (velocity decoder). A modulation depends on the condition alone and lives as long as it.
+///
+/// It is one tensor, or four: a fused block reads one, while single layers read four and would pad the gradient of
+/// each to the whole if they were views of one. Every block takes either.
+#[derive(Debug, Clone)]
+pub struct Modulation(Vec<Tensor>);
+
+impl Modulation {
+    /// One tensor, `(B, M, 6D)`.
+    pub(crate) fn joint(ada_ln: &impl Module, condition: &Tensor) -> Result<Self> {
+        Ok(Self(vec![ada_ln.forward(condition)?]))
+    }
+
+    /// Four tensors, each a matmul of its own.
+    pub(crate) fn in_parts(ada_ln: &Linear, condition: &Tensor) -> Result<Self> {
+        let d = ada_ln.weight().dim(0)? / 6;
+        let part = |(start, len)| ada_ln.outputs(start, len)?.forward(condition);
+        Ok(Self(parts_of(d).into_iter().map(part).collect::<Result<_>>()?))
+    }
+
+    /// The modulation as one tensor, `(B, M, 6D)`.
+    pub(crate) fn to_joint(&self) -> Result<Tensor> {
+        match self.0.as_slice() {
+            [joint] => Ok(joint.clone()),
+            parts => Tensor::cat(parts, D::Minus1),
+        }
+    }
+
+    /// Shift and scale `(B, M, 2D)` and gate `(B, M, D)` of the attention, then of the MLP.
+    pub(crate) fn to_parts(&self) -> Result<[Tensor; 4]> {
+        match self.0.as_slice() {
+            [attn, attn_gate, mlp, mlp_gate] => {
+                Ok([attn.clone(), attn_gate.clone(), mlp.clone(), mlp_gate.clone()])
+            }
+            _ => {
+                let joint = self.to_joint()?;
+                let [attn, attn_gate, mlp, mlp_gate] = parts_of(joint.dim(D::Minus1)? / 6)
+                    .map(|(start, len)| joint.narrow(D::Minus1, start, len));
+                Ok([attn?, attn_gate?, mlp?, mlp_gate?])
+            }
+        }
+    }
+
+    /// The modulation of the first `batch` rows.
+    pub fn narrow_batch(&self, batch: usize) -> Result<Self> {
+        Ok(Self(self.0.iter().map(|it| it.narrow(0, 0, batch)).collect::<Result<_>>()?))
+    }
+}
+
+/// First column and width of each part.
+fn parts_of(d: usize) -> [(usize, usize); 4] {
+    [(0, 2 * d), (2 * d, d), (3 * d, 2 * d), (5 * d, d)]
+}
+
+/// A transformer block of any [form](crate::Form).
+pub trait TransformerBlock: fmt::Debug + Clone + Send + Sync + 'static {
+    /// The block's modulation under `condition`, `(B, 1 or L, D)`.
+    fn modulation(&self, condition: &Tensor) -> Result<Modulation>;
+
+    /// # Shapes
+    /// `xs: (B, L, D) -> (B, L, D)`; `rope` has `L` rows.
+    fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor>;
+}
 
 /// Attention, then MLP, each normalised, modulated, gated and added:
 ///
 /// ```text
+/// shift1, scale1, gate1, shift2, scale2, gate2 = split(ada_ln(condition))
 /// x += gate1 * attn(rms1(x) (1 + scale1) + shift1)
 /// x += gate2 * mlp (rms2(x) (1 + scale2) + shift2)
 /// ```
+///
+/// Differs from DiT: no SiLU before `ada_ln` (it is in the condition), which does not start at zero.
 #[derive(Debug, Clone)]
 pub struct Block {
-    norm1: RmsNorm,
-    attn: Attention,
-    norm2: RmsNorm,
-    mlp: SwiGlu,
-    ada_ln: AdaLn,
-    /// All of these, for one operation, where none is trained.
-    packed: Option<PackedBlockWeights>,
+    pub(crate) norm1: RmsNorm,
+    pub(crate) attn: Attention,
+    pub(crate) norm2: RmsNorm,
+    pub(crate) mlp: SwiGlu,
+    pub(crate) ada_ln: Linear,
 }
 
 impl Block {
-    /// Parameters `norm1`, `attn`, `norm2`, `mlp`, `adaLN_modulation`.
+    /// Parameters `norm1`, `attn`, `norm2`, `mlp`, `adaLN_modulation.0`.
     pub fn new(hidden_size: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
-        let (norm1, norm2) =
-            (RmsNorm::new(hidden_size, vb.pp("norm1"))?, RmsNorm::new(hidden_size, vb.pp("norm2"))?);
-        let attn = Attention::new(hidden_size, num_heads, vb.pp("attn"))?;
-        let mlp = SwiGlu::new(hidden_size, swiglu_hidden_size(hidden_size), vb.pp("mlp"))?;
-        let ada_ln = AdaLn::new(hidden_size, vb.pp("adaLN_modulation"))?;
-        let packed = packed([&norm1, &norm2], &attn, &mlp);
-        Ok(Self { norm1, attn, norm2, mlp, ada_ln, packed })
-    }
-
-    /// What `condition`, `(B, 1 or L, D)`, makes of this block.
-    /// It depends on the condition alone, so a caller who keeps the condition may keep this too.
-    pub fn modulation(&self, condition: &Tensor) -> Result<Modulation> {
-        if fuses(condition) { self.ada_ln.forward_whole(condition) } else { self.ada_ln.forward(condition) }
-    }
-
-    pub(crate) fn ada_ln_mut(&mut self) -> &mut AdaLn {
-        &mut self.ada_ln
-    }
-
-    /// # Shapes
-    /// `xs: (B, L, D) -> (B, L, D)`; `rope` has `L` rows.
-    pub fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
-        let heads = self.attn.num_heads;
-        if let (Some((whole, first)), Some(weights)) = (&modulation.whole, &self.packed)
-            && !(xs.track_op() || whole.track_op())
-        {
-            let whole = ModulationSource::from(whole).from_column(*first);
-            return packed_block(xs, whole, weights, rope, heads, RmsNorm::EPS);
-        }
-        if let (Some((whole, 0)), Some(weights), true) = (&modulation.whole, self.weights(), fuses(xs)) {
-            return transformer_block(xs, whole, &weights, rope, heads, RmsNorm::EPS);
-        }
-        let ys = self.norm1.forward_modulated(xs, &modulation.attn_shift_scale)?;
-        let xs = gate_residual(xs, &modulation.attn_gate, &self.attn.forward(&ys, rope)?)?;
-        let ys = self.norm2.forward_modulated(&xs, &modulation.mlp_shift_scale)?;
-        gate_residual(&xs, &modulation.mlp_gate, &self.mlp.forward(&ys)?)
-    }
-
-    /// All weights, unless they are packed.
-    fn weights(&self) -> Option<BlockWeights<'_>> {
-        let (attn, mlp) = (&self.attn, &self.mlp);
-        let proj = attn.proj.plain()?;
-        let Gate::Plain { w1, w3 } = &mlp.gate else { return None };
-        Some(BlockWeights {
-            norm1: self.norm1.weight(),
-            qkv: attn.qkv.plain()?.weight(),
-            q_norm: attn.q_norm.weight(),
-            k_norm: attn.k_norm.weight(),
-            proj_weight: proj.weight(),
-            proj_bias: proj.bias()?,
-            norm2: self.norm2.weight(),
-            w1: w1.weight(),
-            w2: mlp.w2.plain()?.weight(),
-            w3: w3.weight(),
+        let d = hidden_size;
+        Ok(Self {
+            norm1: RmsNorm::new(d, vb.pp("norm1"))?,
+            attn: Attention::new(d, num_heads, vb.pp("attn"))?,
+            norm2: RmsNorm::new(d, vb.pp("norm2"))?,
+            mlp: SwiGlu::new(d, swiglu_hidden_size(d), vb.pp("mlp"))?,
+            ada_ln: Linear::new(d, 6 * d, vb.pp("adaLN_modulation").pp("0"))?,
         })
     }
 }
 
-/// The weights for [`packed_block`], which share those of the layers, if all are packed.
-fn packed([norm1, norm2]: [&RmsNorm; 2], attn: &Attention, mlp: &SwiGlu) -> Option<PackedBlockWeights> {
-    let Gate::Packed(gate) = &mlp.gate else { return None };
-    let norm = |it: &RmsNorm| Some(it.weight().clone()).filter(|it| !it.track_op());
-    Some(PackedBlockWeights {
-        norm1: norm(norm1)?,
-        qkv: attn.qkv.packed()?.clone(),
-        q_norm: norm(&attn.q_norm)?,
-        k_norm: norm(&attn.k_norm)?,
-        proj: attn.proj.packed()?.clone(),
-        norm2: norm(norm2)?,
-        gate: gate.clone(),
-        w2: mlp.w2.packed()?.clone(),
-    })
+impl TransformerBlock for Block {
+    fn modulation(&self, condition: &Tensor) -> Result<Modulation> {
+        Modulation::in_parts(&self.ada_ln, condition)
+    }
+
+    fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
+        let [shift_scale1, gate1, shift_scale2, gate2] = modulation.to_parts()?;
+        let ys = self.attn.forward(&self.norm1.forward_modulated(xs, &shift_scale1)?, rope)?;
+        let xs = gate_residual(xs, &gate1, &ys)?;
+        let ys = self.mlp.forward(&self.norm2.forward_modulated(&xs, &shift_scale2)?)?;
+        gate_residual(&xs, &gate2, &ys)
+    }
 }
 
-/// Whether the whole block is one operation for such tensors.
-fn fuses(xs: &Tensor) -> bool {
-    xs.dtype() == DType::F32 && xs.device().is_cpu()
+/// Gated MLP: `y = w2(silu(w1 x) * w3 x)`, without biases.
+///
+/// # Shapes
+/// `xs: (B, L, D) -> (B, L, D)`.
+#[derive(Debug, Clone)]
+pub struct SwiGlu {
+    pub(crate) w1: Linear,
+    pub(crate) w2: Linear,
+    pub(crate) w3: Linear,
+}
+
+impl SwiGlu {
+    /// Parameters `w1`, `w2`, `w3`; `hidden` is the inner size `F`, see [`swiglu_hidden_size`].
+    pub fn new(size: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            w1: Linear::no_bias(size, hidden, vb.pp("w1"))?,
+            w2: Linear::no_bias(hidden, size, vb.pp("w2"))?,
+            w3: Linear::no_bias(size, hidden, vb.pp("w3"))?,
+        })
+    }
+}
+
+impl Module for SwiGlu {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.w2.forward(&swiglu(&self.w1.forward(xs)?, &self.w3.forward(xs)?)?)
+    }
+}
+
+/// Hidden size of DDT's MLP: two thirds of four times `hidden_size`, rounded down.
+pub fn swiglu_hidden_size(hidden_size: usize) -> usize {
+    2 * (4 * hidden_size) / 3
 }

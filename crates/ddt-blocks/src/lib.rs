@@ -1,16 +1,18 @@
-//! The transformer parts DDT is made of, each differentiable end to end.
+//! The differentiable transformer layers that DDT and its baselines are made of.
 //!
-//! A [`Block`] is attention and a gated MLP, both steered by a [`Modulation`]: a shift, a scale and a
-//! gate that [`AdaLn`] computes from a condition. [`Attention`] normalises queries and keys and turns
-//! them by the angles of an [`AxialRope2d`]; [`SwiGlu`] is the MLP. Around the blocks,
-//! [`PatchEmbed`] turns a latent into tokens, [`TimestepEmbed`] and [`LabelEmbed`] make the condition,
-//! and [`FinalLayer`] turns tokens back.
+//! A [`Block`] is attention and a gated MLP, both steered by a [`Modulation`]: shifts, scales and gates computed
+//! from a condition. [`Attention`] normalises queries and keys and rotates them by the angles of an
+//! [`AxialRope2d`]; [`SwiGlu`] is the MLP. Around the blocks, [`PatchEmbed`] turns a latent into tokens,
+//! [`ConditionEmbed`] embeds time and class, and [`FinalLayer`] turns tokens into patches.
 //!
-//! [`SitBlock`], [`SitPatchEmbed`] and [`SitAttention`] are the unimproved parts of the paper's baselines, and
-//! [`MixerBlock`] a decoder block without attention (Tab. 5).
+//! These layers are the definition. A [`Form`] is another way to compute them: [`Fused`] for training, [`Frozen`]
+//! for sampling.
 //!
-//! Layers follow candle's dialect: `Type::new(sizes.., vb)` reads or initialises parameters under the
-//! names of the published DDT checkpoints, `forward` computes.
+//! [`SitBlock`], [`SitPatchEmbed`] and [`SitAttention`] are the layers of SiT, and [`MixerBlock`] is a decoder block
+//! without attention: the paper's baselines.
+//!
+//! Layers follow candle's dialect: `Type::new(sizes.., vb)` reads or initialises parameters under the names of the
+//! published DDT checkpoints, and a layer of one tensor is a [`Module`](candle_core::Module).
 //!
 //! Shape letters: `B` batch, `C` channels, `H W` latent height and width, `P` patch, `L` tokens,
 //! `D` hidden size, `N` heads, `K` head size, `F` hidden size of the MLP.
@@ -18,7 +20,7 @@
 //! ```
 //! use candle_core::{DType, Device, Tensor};
 //! use candle_nn::{VarBuilder, VarMap};
-//! use ddt_blocks::{AxialRope2d, Block};
+//! use ddt_blocks::{AxialRope2d, Block, TransformerBlock};
 //!
 //! let vars = VarMap::new();
 //! let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
@@ -33,41 +35,21 @@
 
 #![forbid(unsafe_code)]
 
-pub use crate::{
-    ada_ln::{AdaLn, AdaLnStack, Modulation},
-    attention::Attention,
-    block::Block,
-    final_layer::FinalLayer,
-    grid_conv::GridConv,
-    label_embed::LabelEmbed,
-    linear::Linear,
-    mixer_block::MixerBlock,
-    patch::{PatchEmbed, patchify, unpatchify, unpatchify_channel_last},
-    rms_norm::RmsNorm,
-    rope::AxialRope2d,
-    sit_attention::SitAttention,
-    sit_block::SitBlock,
-    sit_embed::{SitPatchEmbed, sincos_positions},
-    swiglu::{SwiGlu, swiglu_hidden_size},
-    timestep_embed::TimestepEmbed,
-};
-pub use ddt_kernels::RopeTable;
-
-mod ada_ln;
 mod attention;
 mod block;
-mod final_layer;
-mod grid_conv;
-pub mod init;
-mod label_embed;
+mod condition;
+mod form;
 mod linear;
-mod mixer_block;
+mod mixer;
 mod patch;
-mod projection;
-mod rms_norm;
-mod rope;
-mod sit_attention;
-mod sit_block;
-mod sit_embed;
-mod swiglu;
-mod timestep_embed;
+mod sit;
+
+pub use attention::{Attention, AxialRope2d, RmsNorm};
+pub use block::{Block, Modulation, SwiGlu, TransformerBlock, swiglu_hidden_size};
+pub use condition::{ConditionEmbed, LabelEmbed, TimestepEmbed};
+pub use ddt_kernels::RopeTable;
+pub use form::{Form, Frozen, FrozenBlock, Fused, FusedBlock, Plain};
+pub use linear::{Linear, ProjectionHead};
+pub use mixer::{GridConv, MixerBlock};
+pub use patch::{FinalLayer, PatchEmbed, patchify, unpatchify, unpatchify_channel_last};
+pub use sit::{SitAttention, SitBlock, SitPatchEmbed, sincos_positions};

@@ -1,9 +1,9 @@
-//! Latents to tokens and back.
+//! Latents to tokens, and tokens to patches of velocity.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-use crate::{init, linear::Linear, projection::Projection};
+use crate::{form::Form, linear::Linear};
 
 /// Cuts a latent into patches: `(B, C, H, W) -> (B, L, C P^2)`.
 ///
@@ -61,10 +61,13 @@ pub fn unpatchify_channel_last(tokens: &Tensor, patch_size: usize, size: (usize,
     unpatchify(&channel_first.reshape((b, l, width))?, patch_size, size)
 }
 
-/// A linear layer on patches.
+/// Patch embedder: a linear layer on patches.
+///
+/// # Shapes
+/// `xs: (B, C, H, W) -> (B, L, D)`.
 #[derive(Debug, Clone)]
-pub struct PatchEmbed {
-    proj: Projection,
+pub struct PatchEmbed<L = Linear> {
+    proj: L,
     patch_size: usize,
 }
 
@@ -72,15 +75,68 @@ impl PatchEmbed {
     /// Parameters under `proj`: Xavier-uniform weight, zero bias.
     pub fn new(in_channels: usize, patch_size: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
         let patch_dim = in_channels * patch_size * patch_size;
-        let xavier = init::xavier_uniform(patch_dim, hidden_size);
-        let proj = Linear::with_init(patch_dim, hidden_size, xavier, Some(init::ZEROS), vb.pp("proj"))?;
-        Ok(Self { proj: Projection::new(proj)?, patch_size })
+        Ok(Self { proj: Linear::xavier(patch_dim, hidden_size, vb.pp("proj"))?, patch_size })
+    }
+
+    /// The same layer for a network of another form.
+    pub fn into_form<F: Form>(self) -> Result<PatchEmbed<F::Linear>> {
+        Ok(PatchEmbed { proj: F::linear(self.proj)?, patch_size: self.patch_size })
+    }
+}
+
+impl<L: Module> Module for PatchEmbed<L> {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.proj.forward(&patchify(xs, self.patch_size)?)
+    }
+}
+
+/// Final layer: `y = linear(layer_norm(x) (1 + scale) + shift)`, the norm without affine parameters.
+///
+/// Both linear layers start at zero, so an untrained network predicts a zero velocity.
+#[derive(Debug, Clone)]
+pub struct FinalLayer<L = Linear> {
+    linear: L,
+    ada_ln: L,
+}
+
+impl FinalLayer {
+    /// DDT's: parameters `linear` and `adaLN_modulation.0`; `patch_dim` is `C P^2`.
+    pub fn new(hidden_size: usize, patch_dim: usize, vb: VarBuilder) -> Result<Self> {
+        Self::build(hidden_size, patch_dim, "0", vb)
+    }
+
+    /// SiT's: the same layers, with `adaLN_modulation.1` for the second, because `adaLN_modulation.0` is a SiLU
+    /// that the caller applies to the condition.
+    pub fn sit(hidden_size: usize, patch_dim: usize, vb: VarBuilder) -> Result<Self> {
+        Self::build(hidden_size, patch_dim, "1", vb)
+    }
+
+    fn build(hidden_size: usize, patch_dim: usize, modulation: &str, vb: VarBuilder) -> Result<Self> {
+        let modulation = vb.pp("adaLN_modulation").pp(modulation);
+        Ok(Self {
+            linear: Linear::zeros(hidden_size, patch_dim, vb.pp("linear"))?,
+            ada_ln: Linear::zeros(hidden_size, 2 * hidden_size, modulation)?,
+        })
+    }
+
+    /// The same layer for a network of another form.
+    pub fn into_form<F: Form>(self) -> Result<FinalLayer<F::Linear>> {
+        Ok(FinalLayer { linear: F::linear(self.linear)?, ada_ln: F::linear(self.ada_ln)? })
+    }
+}
+
+impl<L: Module> FinalLayer<L> {
+    const EPS: f64 = 1e-6;
+
+    /// Shift, then scale, from the condition: `(B, 1 or L, D) -> (B, 1 or L, 2D)`.
+    pub fn shift_scale(&self, condition: &Tensor) -> Result<Tensor> {
+        self.ada_ln.forward(condition)
     }
 
     /// # Shapes
-    /// `xs: (B, C, H, W) -> (B, L, D)`.
-    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.proj.forward(&patchify(xs, self.patch_size)?)
+    /// `xs: (B, L, D) -> (B, L, C P^2)`.
+    pub fn forward(&self, xs: &Tensor, shift_scale: &Tensor) -> Result<Tensor> {
+        self.linear.forward(&ddt_kernels::layer_norm_modulate(xs, shift_scale, Self::EPS)?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use ddt_blocks::AxialRope2d;
 use ddt_flow::{FlowError, Guidance, Step, TimeGrid};
-use ddt_model::{DdtConfig, ModelError, NetworkCalls, Sampled};
+use ddt_model::{DdtConfig, NetworkCalls, Sampled, check_batch};
 use ddt_sharing::SharingPlan;
 
 use crate::{
@@ -53,7 +53,7 @@ impl Run {
     /// Checks noise and labels as the CPU's sampler does, and lays out the steps.
     ///
     /// # Errors
-    /// [`ModelError::Noise`], [`ModelError::Label`], a plan for other steps.
+    /// Noise, labels or a plan that do not fit.
     pub fn new(
         cfg: &DdtConfig,
         precision: Precision,
@@ -61,11 +61,9 @@ impl Run {
         labels: &[u32],
         options: &EulerOptions<'_>,
     ) -> Result<Self, GpuError> {
-        let batch = batch_of(cfg, precision, noise, labels)?;
-        let out_of_range = |&(_, label): &(usize, &u32)| *label as usize > cfg.num_classes;
-        if let Some((image, &label)) = labels.iter().enumerate().find(out_of_range) {
-            return Err(ModelError::Label { image, label, num_classes: cfg.num_classes }.into());
-        }
+        check_batch(cfg, noise, labels)?;
+        let (images, _, height, width) = noise.dims4()?;
+        let batch = Batch { images, height, width, precision };
         let none = std::iter::repeat_n(cfg.num_classes as u32, labels.len());
         let kinds = step_kinds(&options.grid, &options.guidance, options.plan)?;
         let channels =
@@ -94,28 +92,6 @@ impl Run {
     pub fn calls(&self) -> NetworkCalls {
         let encoder = self.steps.iter().filter(|it| it.kind.encode().is_some()).count();
         NetworkCalls { encoder, decoder: self.steps.len() }
-    }
-}
-
-fn batch_of(
-    cfg: &DdtConfig,
-    precision: Precision,
-    noise: &Tensor,
-    labels: &[u32],
-) -> Result<Batch, ModelError> {
-    let whole = |side: usize| side > 0 && side.is_multiple_of(cfg.patch_size);
-    match *noise.dims() {
-        [b, c, height, width]
-            if b > 0 && b == labels.len() && c == cfg.in_channels && whole(height) && whole(width) =>
-        {
-            Ok(Batch { images: b, height, width, precision })
-        }
-        _ => Err(ModelError::Noise {
-            got: noise.dims().to_vec(),
-            images: labels.len(),
-            channels: cfg.in_channels,
-            patch_size: cfg.patch_size,
-        }),
     }
 }
 

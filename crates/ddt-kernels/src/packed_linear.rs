@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Module, Result, Tensor, bail};
 use half::bf16;
 
 use crate::cpu::element::Element;
@@ -245,6 +245,12 @@ impl PackedLinear {
 fn pack<T: Packable>(weight: &Tensor) -> Result<PackedWeights> {
     let (outputs, inputs) = weight.dims2()?;
     with_slices([weight], |[it]| T::weights(PackedB::new(Matrix::transposed(it, inputs, outputs))))
+}
+
+impl Module for PackedLinear {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        PackedLinear::forward(self, x)
+    }
 }
 
 impl fmt::Debug for PackedLinear {

@@ -1,20 +1,42 @@
-//! The whole network.
+//! The Decoupled Diffusion Transformer (arXiv:2504.05741, Fig. 2).
+//!
+//! ```text
+//! c   = silu(t_emb + y_emb)
+//! z_t = silu(t_emb + encoder_blocks(s_embedder(x_t), c))           (Eq. 4)
+//! v_t = final_layer(decoder_blocks(x_embedder(x_t), z_t), z_t)     (Eq. 5)
+//! ```
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
+use ddt_blocks::{
+    AxialRope2d, Block, ConditionEmbed, FinalLayer, Form, Frozen, Fused, PatchEmbed, Plain, RopeTable,
+    TransformerBlock, unpatchify,
+};
+use ddt_kernels::add_silu;
 
 use crate::{
-    condition_encoder::ConditionEncoder, config::DdtConfig, error::ModelError, network::VelocityNetwork,
-    network_config::NetworkConfig, seeded_init::SeededInit, velocity_decoder::VelocityDecoder,
+    config::DdtConfig,
+    init::SeededInit,
+    network::{DecoderModulations, DecoupledNetwork, VelocityNetwork, run_blocks},
+    network_config::NetworkConfig,
 };
 
 /// The Decoupled Diffusion Transformer: a [`ConditionEncoder`] and a [`VelocityDecoder`].
+///
+/// `Ddt` is the definition: layer by layer, differentiable, in any dtype. [`fuse`](Self::fuse) makes the form for
+/// training and [`freeze`](Self::freeze) the form for sampling; both compute the same.
 #[derive(Debug, Clone)]
-pub struct Ddt {
+pub struct Ddt<F: Form = Plain> {
     cfg: NetworkConfig,
-    encoder: ConditionEncoder,
-    decoder: VelocityDecoder,
+    encoder: ConditionEncoder<F>,
+    decoder: VelocityDecoder<F>,
 }
+
+/// The form for training: each block is one differentiable operation. In f32 on the CPU.
+pub type TrainingDdt = Ddt<Fused>;
+
+/// The form for sampling: packed weights, not differentiable. In f32 and bf16 on the CPU.
+pub type FrozenDdt = Ddt<Frozen>;
 
 impl Ddt {
     /// Parameters under the names of the published checkpoints.
@@ -22,52 +44,44 @@ impl Ddt {
     /// # Errors
     /// When the sizes make no network ([`DdtConfig::validate`]) or `vb` lacks a parameter.
     pub fn new(cfg: &DdtConfig, vb: VarBuilder) -> Result<Self> {
-        Self::from_halves(&cfg.clone().into(), vb)
-    }
-
-    /// Any network of two halves: another decoder (Tab. 5), or SiT's blocks (DDT†).
-    ///
-    /// The paper says of DDT† that it is the split on SiT's blocks, and no more. Here each half has SiT's
-    /// patch embedder and positions, the SiLUs stay in the blocks' modulations, so that
-    /// `z_t = t_emb + encoder output`, and the output has the latent's channels.
-    ///
-    /// # Errors
-    /// [`ModelError::NoHalves`] for a family without; otherwise as [`new`](Self::new).
-    pub fn from_config(cfg: &NetworkConfig, vb: VarBuilder) -> std::result::Result<Self, ModelError> {
-        if !cfg.family.has_halves() {
-            return Err(ModelError::NoHalves { family: cfg.family });
-        }
-        Ok(Self::from_halves(cfg, vb)?)
-    }
-
-    fn from_halves(cfg: &NetworkConfig, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            cfg: cfg.clone(),
-            encoder: ConditionEncoder::from_config(cfg, vb.clone())?,
-            decoder: VelocityDecoder::from_config(cfg, vb)?,
+            cfg: cfg.clone().into(),
+            encoder: ConditionEncoder::new(cfg, vb.clone())?,
+            decoder: VelocityDecoder::new(cfg, vb)?,
         })
     }
 
     /// An untrained network, the same for the same seed. Its velocity is zero: the final layer starts so.
+    ///
+    /// # Errors
+    /// When the sizes make no network.
     pub fn random(cfg: &DdtConfig, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
         Self::new(cfg, VarBuilder::from_backend(Box::new(SeededInit::new(seed)), dtype, device.clone()))
     }
 
-    /// Its sizes.
-    pub fn config(&self) -> &DdtConfig {
-        &self.cfg.sizes
+    /// The form for training, which shares the parameters.
+    ///
+    /// # Errors
+    /// Unless weights are f32 on the CPU; train the definition elsewhere.
+    pub fn fuse(self) -> Result<TrainingDdt> {
+        self.into_form()
     }
 
-    /// The half that makes a self-condition.
-    pub fn encoder(&self) -> &ConditionEncoder {
-        &self.encoder
+    /// The form for sampling. Weights are packed layer by layer, and the originals dropped.
+    ///
+    /// # Errors
+    /// Unless weights are f32 or bf16 on the CPU; sample with the definition elsewhere.
+    pub fn freeze(self) -> Result<FrozenDdt> {
+        self.into_form()
     }
 
-    /// The half that makes a velocity.
-    pub fn decoder(&self) -> &VelocityDecoder {
-        &self.decoder
+    pub(crate) fn into_form<F: Form>(self) -> Result<Ddt<F>> {
+        let Self { cfg, encoder, decoder } = self;
+        Ok(Ddt { cfg, encoder: encoder.into_form()?, decoder: decoder.into_form()? })
     }
+}
 
+impl<F: Form> Ddt<F> {
     /// The velocity at `(x_t, t)` for each label; label `num_classes` is "no class".
     ///
     /// # Shapes
@@ -77,17 +91,205 @@ impl Ddt {
     /// # Errors
     /// On any other shape, and on the CPU for a label above `num_classes`.
     pub fn forward(&self, x_t: &Tensor, t: &Tensor, labels: &Tensor) -> Result<Tensor> {
-        self.decoder.forward(x_t, &self.encoder.forward(x_t, t, labels)?)
+        let z_t = self.encoder.forward(x_t, t, labels)?;
+        self.decoder.forward(x_t, &z_t)
+    }
+
+    /// The half that makes a self-condition.
+    pub fn encoder(&self) -> &ConditionEncoder<F> {
+        &self.encoder
+    }
+
+    /// The half that makes a velocity.
+    pub fn decoder(&self) -> &VelocityDecoder<F> {
+        &self.decoder
     }
 }
 
-impl VelocityNetwork for Ddt {
-    fn config(&self) -> &NetworkConfig {
-        &self.cfg
+/// Condition encoder: noisy latent, time and class to the self-condition `z_t` (Eq. 4).
+///
+/// Differs from DiT: the SiLU is part of the condition, not of the blocks' modulation.
+#[derive(Debug, Clone)]
+pub struct ConditionEncoder<F: Form = Plain> {
+    cfg: DdtConfig,
+    condition: ConditionEmbed,
+    s_embedder: PatchEmbed<F::Linear>,
+    blocks: Vec<F::Block>,
+}
+
+impl ConditionEncoder {
+    /// Parameters `t_embedder`, `y_embedder`, `s_embedder` and the first `num_encoder_blocks` `blocks`.
+    ///
+    /// # Errors
+    /// When the sizes make no network or `vb` lacks a parameter.
+    pub fn new(cfg: &DdtConfig, vb: VarBuilder) -> Result<Self> {
+        cfg.validate().map_err(candle_core::Error::wrap)?;
+        let d = cfg.hidden_size;
+        let block = |i| Block::new(d, cfg.num_heads, vb.pp("blocks").pp(i));
+        Ok(Self {
+            condition: ConditionEmbed::new(cfg.num_classes, d, vb.clone())?,
+            s_embedder: PatchEmbed::new(cfg.in_channels, cfg.patch_size, d, vb.pp("s_embedder"))?,
+            blocks: (0..cfg.num_encoder_blocks).map(block).collect::<Result<_>>()?,
+            cfg: cfg.clone(),
+        })
     }
 
-    fn forward(&self, x_t: &Tensor, t: &Tensor, labels: &Tensor) -> Result<Tensor> {
-        Ddt::forward(self, x_t, t, labels)
+    pub(crate) fn into_form<F: Form>(self) -> Result<ConditionEncoder<F>> {
+        let Self { cfg, condition, s_embedder, blocks } = self;
+        Ok(ConditionEncoder {
+            cfg,
+            condition: condition.into_form::<F>()?,
+            s_embedder: s_embedder.into_form::<F>()?,
+            blocks: blocks.into_iter().map(F::block).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl<F: Form> ConditionEncoder<F> {
+    /// The self-condition `z_t`.
+    ///
+    /// # Shapes
+    /// `x_t: (B, C, H, W)`; `t: (B)` f32 in [0, 1]; `labels: (B)` u32 in `0..=num_classes`;
+    /// `-> (B, L, D)` in the weights' dtype.
+    ///
+    /// # Errors
+    /// On any other shape, and on the CPU for a label outside the table.
+    pub fn forward(&self, x_t: &Tensor, t: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        Ok(self.forward_with_features(x_t, t, labels, 0)?.0)
+    }
+
+    /// The self-condition, and the output of encoder block `align_layer` (from 1; 0 is the embedded
+    /// latent), before any activation, `(B, L, D)`: what representation alignment projects.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and when there is no such block.
+    pub fn forward_with_features(
+        &self,
+        x_t: &Tensor,
+        t: &Tensor,
+        labels: &Tensor,
+        align_layer: usize,
+    ) -> Result<(Tensor, Tensor)> {
+        let (t_emb, y_emb) = self.condition.forward(t, labels)?;
+        let c = add_silu(&y_emb, &t_emb)?; // (B, 1, D)
+        let xs = self.s_embedder.forward(&x_t.to_dtype(c.dtype())?)?; // (B, L, D)
+        let rope = rope_table(&self.cfg, x_t)?;
+        let (xs, features) = run_blocks(self.blocks.iter(), xs, align_layer, |block, xs| {
+            block.forward(xs, &block.modulation(&c)?, &rope)
+        })?;
+        Ok((add_silu(&xs, &t_emb)?, features))
+    }
+}
+
+/// Velocity decoder: noisy latent and condition to the velocity (Eq. 5 and Sec. 3.2).
+///
+/// The condition is a self-condition, one vector per token, in DDT; one vector per image works as well,
+/// and makes the decoder the paper's Improved-SiT.
+#[derive(Debug, Clone)]
+pub struct VelocityDecoder<F: Form = Plain> {
+    cfg: DdtConfig,
+    x_embedder: PatchEmbed<F::Linear>,
+    blocks: Vec<F::Block>,
+    final_layer: FinalLayer<F::Linear>,
+}
+
+impl VelocityDecoder {
+    /// Parameters `x_embedder`, the last `num_decoder_blocks` `blocks`, and `final_layer`.
+    ///
+    /// # Errors
+    /// When the sizes make no network or `vb` lacks a parameter.
+    pub fn new(cfg: &DdtConfig, vb: VarBuilder) -> Result<Self> {
+        cfg.validate().map_err(candle_core::Error::wrap)?;
+        let d = cfg.hidden_size;
+        let block = |i| Block::new(d, cfg.num_heads, vb.pp("blocks").pp(i));
+        Ok(Self {
+            x_embedder: PatchEmbed::new(cfg.in_channels, cfg.patch_size, d, vb.pp("x_embedder"))?,
+            blocks: (cfg.num_encoder_blocks..cfg.num_blocks()).map(block).collect::<Result<_>>()?,
+            final_layer: FinalLayer::new(d, cfg.patch_dim(), vb.pp("final_layer"))?,
+            cfg: cfg.clone(),
+        })
+    }
+
+    pub(crate) fn into_form<F: Form>(self) -> Result<VelocityDecoder<F>> {
+        let Self { cfg, x_embedder, blocks, final_layer } = self;
+        Ok(VelocityDecoder {
+            cfg,
+            x_embedder: x_embedder.into_form::<F>()?,
+            blocks: blocks.into_iter().map(F::block).collect::<Result<_>>()?,
+            final_layer: final_layer.into_form::<F>()?,
+        })
+    }
+}
+
+impl<F: Form> VelocityDecoder<F> {
+    /// The velocity.
+    ///
+    /// # Shapes
+    /// `x_t: (B, C, H, W)`; `condition: (B, L or 1, D)`; `-> (B, C, H, W)` in f32.
+    ///
+    /// # Errors
+    /// On any other shape.
+    pub fn forward(&self, x_t: &Tensor, condition: &Tensor) -> Result<Tensor> {
+        self.forward_cached(x_t, &self.modulations(condition)?)
+    }
+
+    /// The modulations of all layers under `condition`.
+    ///
+    /// # Errors
+    /// On any shape but `(B, L or 1, D)`.
+    pub fn modulations(&self, condition: &Tensor) -> Result<DecoderModulations> {
+        Ok(DecoderModulations {
+            blocks: self.blocks.iter().map(|it| it.modulation(condition)).collect::<Result<_>>()?,
+            final_shift_scale: self.final_layer.shift_scale(condition)?,
+        })
+    }
+
+    /// The velocity under modulations computed before: [`forward`](Self::forward) without its matmuls on the
+    /// condition.
+    ///
+    /// # Shapes
+    /// `x_t: (B, C, H, W) -> (B, C, H, W)` in f32.
+    ///
+    /// # Errors
+    /// On any other shape, and for modulations of another network or batch.
+    pub fn forward_cached(&self, x_t: &Tensor, modulations: &DecoderModulations) -> Result<Tensor> {
+        Ok(self.forward_with_features(x_t, modulations, 0)?.0)
+    }
+
+    /// [`forward_cached`](Self::forward_cached), and the output of block `align_layer` of this decoder
+    /// (from 1; 0 is the embedded latent), `(B, L, D)`.
+    ///
+    /// # Errors
+    /// As [`forward_cached`](Self::forward_cached), and when there is no such block.
+    pub fn forward_with_features(
+        &self,
+        x_t: &Tensor,
+        modulations: &DecoderModulations,
+        align_layer: usize,
+    ) -> Result<(Tensor, Tensor)> {
+        let (_, _, h, w) = x_t.dims4()?;
+        let DecoderModulations { final_shift_scale, .. } = modulations;
+        let xs = self.x_embedder.forward(&x_t.to_dtype(final_shift_scale.dtype())?)?; // (B, L, D)
+        let rope = rope_table(&self.cfg, x_t)?;
+        let blocks = modulations.of(&self.blocks)?;
+        let (xs, features) = run_blocks(blocks, xs, align_layer, |(block, modulation), xs| {
+            block.forward(xs, modulation, &rope)
+        })?;
+        let patches = self.final_layer.forward(&xs, final_shift_scale)?.to_dtype(DType::F32)?; // (B, L, C P^2)
+        Ok((unpatchify(&patches, self.cfg.patch_size, (h, w))?, features))
+    }
+}
+
+/// The rotary angles of a latent's tokens.
+fn rope_table(cfg: &DdtConfig, x_t: &Tensor) -> Result<RopeTable> {
+    let (_, _, h, w) = x_t.dims4()?;
+    let (rows, columns) = cfg.token_grid(h, w);
+    AxialRope2d::new(cfg.head_dim())?.table(rows, columns, x_t.device())
+}
+
+impl<F: Form> VelocityNetwork for Ddt<F> {
+    fn config(&self) -> &NetworkConfig {
+        &self.cfg
     }
 
     fn forward_with_features(
@@ -101,7 +303,21 @@ impl VelocityNetwork for Ddt {
         Ok((self.decoder.forward(x_t, &z_t)?, features))
     }
 
-    fn halves(&self) -> Option<&Ddt> {
+    fn decoupled(&self) -> Option<&dyn DecoupledNetwork> {
         Some(self)
+    }
+}
+
+impl<F: Form> DecoupledNetwork for Ddt<F> {
+    fn encode(&self, x_t: &Tensor, t: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        self.encoder.forward(x_t, t, labels)
+    }
+
+    fn modulations(&self, z_t: &Tensor) -> Result<DecoderModulations> {
+        self.decoder.modulations(z_t)
+    }
+
+    fn decode(&self, x_t: &Tensor, modulations: &DecoderModulations) -> Result<Tensor> {
+        self.decoder.forward_cached(x_t, modulations)
     }
 }

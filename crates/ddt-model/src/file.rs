@@ -1,10 +1,6 @@
 //! Files of weights: the published ones, and this project's own.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -12,17 +8,22 @@ use ddt_files::{Checkpoint, LoadOptions, load_exact, write_safetensors};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    config::DdtConfig, ddt::Ddt, error::ModelError, network::VelocityNetwork, network_config::NetworkConfig,
+    config::DdtConfig,
+    ddt::Ddt,
+    error::ModelError,
+    network::VelocityNetwork,
+    network_config::{Family, NetworkConfig, TokenMixer},
 };
 
-/// An opened file of weights, and what it says of itself.
+/// An opened file of weights with its description.
 ///
 /// Safetensors written by [`DdtFile::write`] carry their configuration, and may carry class names and the
-/// latents they were trained on. The published Lightning checkpoints carry neither; their average
+/// latents they were trained on. The published Lightning checkpoints carry neither; their averaged
 /// weights (`ema_denoiser.*`) are the ones read.
 #[derive(Debug)]
 pub struct DdtFile {
     checkpoint: Checkpoint,
+    prefix: String,
     config: Option<NetworkConfig>,
     classes: Option<Vec<String>>,
     latents: Option<LatentInfo>,
@@ -53,13 +54,16 @@ impl DdtFile {
     /// Opens a file; reads its description, no weights.
     ///
     /// # Errors
-    /// [`ModelError::Checkpoint`] when it is no file of tensors, [`ModelError::Metadata`] and
-    /// [`ModelError::Config`] when its own description is malformed.
+    /// [`ModelError::Checkpoint`] when it is no file of tensors, [`ModelError::File`] and
+    /// [`ModelError::Config`] when its description is malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         Self::new(Checkpoint::open(path)?)
     }
 
-    /// The same for a safetensors file in memory; `name` stands for its path in messages.
+    /// The same for a safetensors file in memory; `name` takes the place of its path in messages.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>, name: &str) -> Result<Self, ModelError> {
         Self::new(Checkpoint::from_bytes(bytes, name)?)
     }
@@ -70,28 +74,36 @@ impl DdtFile {
         let classes: Option<Vec<String>> = described(&checkpoint, CLASSES)?;
         let latents: Option<LatentInfo> = described(&checkpoint, LATENTS)?;
         if let Some(config) = &config {
-            let file = checkpoint.path().display().to_string();
-            check_description(&file, &config.sizes, classes.as_deref(), latents.as_ref())?;
+            check_description(checkpoint.path(), &config.sizes, classes.as_deref(), latents.as_ref())?;
         }
-        Ok(Self { checkpoint, config, classes, latents })
+        // Published checkpoints have the average beside the weights that training ended with.
+        let average = checkpoint.names().iter().any(|it| it.starts_with(AVERAGE_PREFIX));
+        let prefix = if average { AVERAGE_PREFIX } else { "" }.to_owned();
+        Ok(Self { checkpoint, prefix, config, classes, latents })
     }
 
-    /// The network's sizes, if the file says them.
+    /// The same file, of which the weights under `prefix` (its final dot included) are read: `denoiser.` has the
+    /// published weights that are not averaged.
+    pub fn with_prefix(self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self }
+    }
+
+    /// The network's sizes, if the file states them.
     pub fn config(&self) -> Option<&DdtConfig> {
         self.config.as_ref().map(|it| &it.sizes)
     }
 
-    /// The network's family and sizes, if the file says them.
+    /// The network's family and sizes, if the file states them.
     pub fn network_config(&self) -> Option<&NetworkConfig> {
         self.config.as_ref()
     }
 
-    /// Names of the classes, if the file says them.
+    /// Names of the classes, if the file states them.
     pub fn classes(&self) -> Option<&[String]> {
         self.classes.as_deref()
     }
 
-    /// The latents it was trained on, if the file says so.
+    /// The latents it was trained on, if the file states them.
     pub fn latents(&self) -> Option<&LatentInfo> {
         self.latents.as_ref()
     }
@@ -101,35 +113,29 @@ impl DdtFile {
         self.checkpoint.metadata()
     }
 
-    /// Reads a network of two halves. `sizes` is needed when the file does not say them; when it does, the
-    /// two must agree.
+    /// Reads the paper's DDT, as its definition; [`Ddt::freeze`] it to sample. `sizes` is needed when the file does
+    /// not state them; when it does, the two must agree.
     ///
     /// # Errors
-    /// [`ModelError::ConfigNeeded`], [`ModelError::ConfigDiffers`]; [`ModelError::NoHalves`] when the file
-    /// says another family; [`ModelError::Checkpoint`] with every missing, unexpected and misshapen name.
+    /// [`ModelError::File`] for sizes that are unknown or differ, and for another family;
+    /// [`ModelError::Checkpoint`] with every missing, unexpected and misshapen name.
     pub fn load(&self, sizes: Option<&DdtConfig>, dtype: DType, device: &Device) -> Result<Ddt, ModelError> {
-        self.load_under(self.default_prefix(), sizes, dtype, device)
-    }
-
-    /// [`load`](Self::load) from the names under `prefix` (its final dot included): `denoiser.` has the
-    /// published weights that are not averaged.
-    pub fn load_under(
-        &self,
-        prefix: &str,
-        sizes: Option<&DdtConfig>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Ddt, ModelError> {
         let cfg = self.agreed(self.completed(sizes).as_ref())?;
-        let vb = self.builder(&cfg, prefix, dtype, device)?;
-        Ddt::from_config(&cfg, vb)
+        if (cfg.family, cfg.decoder_mixer) != (Family::Ddt, TokenMixer::Attention) {
+            let (family, mixer) = (cfg.family, cfg.decoder_mixer);
+            let reason =
+                format!("expected a network of family Ddt with attention, got {family:?} with {mixer:?}");
+            return Err(ModelError::file(self.checkpoint.path(), reason));
+        }
+        Ok(Ddt::new(&cfg.sizes, self.builder(&cfg, dtype, device)?)?)
     }
 
-    /// Reads a network of any family. `config` is needed when the file does not say it; when it does, the
-    /// two must agree.
+    /// Reads a network of any family to sample from: [frozen](NetworkConfig::build_frozen) in f32 and bf16 on the
+    /// CPU, [its definition](NetworkConfig::build) in other dtypes and on other devices. `config` is needed when the
+    /// file does not state it; when it does, the two must agree.
     ///
     /// # Errors
-    /// As [`load`](Self::load), but for [`ModelError::NoHalves`].
+    /// As [`load`](Self::load), for any family.
     pub fn load_network(
         &self,
         config: Option<&NetworkConfig>,
@@ -137,55 +143,47 @@ impl DdtFile {
         device: &Device,
     ) -> Result<Box<dyn VelocityNetwork>, ModelError> {
         let cfg = self.agreed(config)?;
-        Ok(cfg.build(self.builder(&cfg, self.default_prefix(), dtype, device)?)?)
+        let vb = self.builder(&cfg, dtype, device)?;
+        let freezes = device.is_cpu() && matches!(dtype, DType::F32 | DType::BF16);
+        Ok(if freezes { cfg.build_frozen(vb)? } else { cfg.build(vb)? })
     }
 
-    /// The weights that [`load`](Self::load) would use, as they are stored: to write them again, in another
-    /// format or another dtype.
+    /// The weights that [`load_network`](Self::load_network) would use, in the dtype in which they are stored: to
+    /// write them again, in another format or another dtype.
     ///
     /// # Errors
     /// As [`load_network`](Self::load_network).
     pub fn weights(&self, sizes: Option<&DdtConfig>) -> Result<BTreeMap<String, Tensor>, ModelError> {
         let cfg = self.agreed(self.completed(sizes).as_ref())?;
-        self.read(&cfg, self.default_prefix(), &LoadOptions::new(&Device::Cpu))
+        self.read(&cfg, &LoadOptions::new(&Device::Cpu))
     }
 
     fn builder(
         &self,
         cfg: &NetworkConfig,
-        prefix: &str,
         dtype: DType,
         device: &Device,
     ) -> Result<VarBuilder<'static>, ModelError> {
-        let options = LoadOptions::new(device).cast(dtype);
-        let tensors: HashMap<String, Tensor> = self.read(cfg, prefix, &options)?.into_iter().collect();
-        Ok(VarBuilder::from_tensors(tensors, dtype, device))
+        let tensors = self.read(cfg, &LoadOptions::new(device).cast(dtype))?;
+        Ok(VarBuilder::from_tensors(tensors.into_iter().collect(), dtype, device))
     }
 
     fn read(
         &self,
         cfg: &NetworkConfig,
-        prefix: &str,
         options: &LoadOptions<'_>,
     ) -> Result<BTreeMap<String, Tensor>, ModelError> {
         cfg.validate()?;
         let mut shapes = cfg.parameter_shapes()?;
         let fixed = cfg.fixed_tensors()?;
-        shapes.extend(fixed.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())));
+        shapes.extend(shapes_of(&fixed));
         let expected: Vec<_> = shapes.into_iter().collect();
-        let tensors: BTreeMap<_, _> =
-            load_exact(&self.checkpoint.with_prefix(prefix), &expected, options)?.into_iter().collect();
-        check_fixed(&self.checkpoint.path().display().to_string(), &fixed, &tensors)?;
+        let tensors = load_exact(&self.checkpoint.with_prefix(&self.prefix), &expected, options)?;
+        check_fixed(self.checkpoint.path(), &fixed, &tensors)?;
         Ok(tensors)
     }
 
-    /// Where the weights to sample with stand: the average's prefix in published checkpoints, else none.
-    fn default_prefix(&self) -> &'static str {
-        let published = self.checkpoint.names().iter().any(|it| it.starts_with(AVERAGE_PREFIX));
-        if published { AVERAGE_PREFIX } else { "" }
-    }
-
-    /// What the caller's sizes mean: everything beside them is as the file says, or as in a plain DDT.
+    /// The caller's sizes as a configuration: everything beside them is as the file states it, or as in a plain DDT.
     fn completed(&self, sizes: Option<&DdtConfig>) -> Option<NetworkConfig> {
         let sizes = sizes?.clone();
         Some(match &self.config {
@@ -196,22 +194,36 @@ impl DdtFile {
 
     /// The file's configuration or the caller's; both, if they are the same.
     fn agreed(&self, asked: Option<&NetworkConfig>) -> Result<NetworkConfig, ModelError> {
-        let file = || self.checkpoint.path().display().to_string();
+        let wrong = |reason| Err(ModelError::file(self.checkpoint.path(), reason));
         match (&self.config, asked) {
-            (Some(found), Some(expected)) if found != expected => {
-                let (expected, found) = (Box::new(expected.clone()), Box::new(found.clone()));
-                Err(ModelError::ConfigDiffers { file: file(), expected, found })
+            (Some(found), Some(asked)) if found != asked => {
+                wrong(format!("expected a network of {asked:?}, got {found:?}"))
             }
             (Some(cfg), _) | (None, Some(cfg)) => Ok(cfg.clone()),
-            (None, None) => {
-                let known = DdtConfig::preset_names().join(", ");
-                Err(ModelError::ConfigNeeded { file: file(), known })
-            }
+            (None, None) => wrong(format!(
+                "the file does not state the sizes of its network; name a preset, one of {}",
+                DdtConfig::preset_names().join(", ")
+            )),
         }
     }
 }
 
-/// What a file says of the network in it.
+impl Ddt {
+    /// Reads the paper's DDT from a file, as its definition; see [`DdtFile::load`].
+    ///
+    /// # Errors
+    /// As there, and when the file cannot be opened.
+    pub fn load(
+        path: impl AsRef<Path>,
+        sizes: Option<&DdtConfig>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self, ModelError> {
+        DdtFile::open(path)?.load(sizes, dtype, device)
+    }
+}
+
+/// The description of a network in a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
     /// The network's family and sizes; of a [`DdtConfig`], `into()` makes one.
@@ -230,8 +242,8 @@ impl DdtFile {
     /// The file is written beside, synced and renamed.
     ///
     /// # Errors
-    /// When names or shapes are not those of the configuration (fixed positions may be left out), the
-    /// description makes no sense, or the file cannot be written.
+    /// [`ModelError::File`] when names or shapes are not those of the configuration (fixed positions may be left
+    /// out) or the description does not fit; [`ModelError::Checkpoint`] when the file cannot be written.
     pub fn write(
         path: &Path,
         description: &Description,
@@ -239,25 +251,27 @@ impl DdtFile {
     ) -> Result<(), ModelError> {
         let Description { config, classes, latents, metadata } = description;
         config.validate()?;
-        let file = || path.display().to_string();
-        check_description(&file(), &config.sizes, classes.as_deref(), latents.as_ref())?;
+        check_description(path, &config.sizes, classes.as_deref(), latents.as_ref())?;
         let fixed = config.fixed_tensors()?;
         let mut weights = weights.clone();
         for (name, table) in &fixed {
             weights.entry(name.clone()).or_insert_with(|| table.clone());
         }
         let mut expected = config.parameter_shapes()?;
-        expected.extend(fixed.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())));
-        let got: BTreeMap<_, _> =
-            weights.iter().map(|(name, it)| (name.clone(), it.dims().to_vec())).collect();
+        expected.extend(shapes_of(&fixed));
+        let got: BTreeMap<_, _> = shapes_of(&weights).collect();
         if let Some(name) = expected.keys().chain(got.keys()).find(|it| expected.get(*it) != got.get(*it)) {
-            let (expected, got) = (expected.get(name).cloned(), got.get(name).cloned());
-            return Err(ModelError::Weight { file: file(), name: name.clone(), expected, got });
+            let shape = |it: Option<&Vec<usize>>| {
+                it.map_or("no such weight".to_owned(), |it| format!("shape {it:?}"))
+            };
+            let (expected, got) = (shape(expected.get(name)), shape(got.get(name)));
+            let reason = format!("not written, because of {name}: expected {expected}, got {got}");
+            return Err(ModelError::file(path, reason));
         }
-        check_fixed(&file(), &fixed, &weights)?;
+        check_fixed(path, &fixed, &weights)?;
         let mut metadata = metadata.clone();
-        let mut describe = |key: &'static str, json: serde_json::Result<String>| {
-            let json = json.map_err(|error| malformed(&file(), key, error.to_string()))?;
+        let mut describe = |key: &str, json: serde_json::Result<String>| {
+            let json = json.map_err(|error| malformed(path, key, &error.to_string()))?;
             metadata.insert(key.to_owned(), json);
             Ok::<(), ModelError>(())
         };
@@ -273,25 +287,38 @@ impl DdtFile {
     }
 }
 
-fn malformed(file: &str, key: &'static str, reason: String) -> ModelError {
-    ModelError::Metadata { file: file.to_owned(), key, reason }
+fn shapes_of(tensors: &BTreeMap<String, Tensor>) -> impl Iterator<Item = (String, Vec<usize>)> {
+    tensors.iter().map(|(name, it)| (name.clone(), it.dims().to_vec()))
 }
 
-/// Whether the tensors that are no parameters are what the formula says, which is what the network uses.
+fn malformed(file: &Path, key: &str, reason: &str) -> ModelError {
+    ModelError::file(file, format!("metadata {key:?} is malformed: {reason}"))
+}
+
+fn described<T: DeserializeOwned>(checkpoint: &Checkpoint, key: &str) -> Result<Option<T>, ModelError> {
+    let parse = |json: &String| {
+        serde_json::from_str(json).map_err(|error| malformed(checkpoint.path(), key, &error.to_string()))
+    };
+    checkpoint.metadata().get(key).map(parse).transpose()
+}
+
+/// Whether the tensors that are no parameters are those that the network computes.
 fn check_fixed(
-    file: &str,
+    file: &Path,
     fixed: &BTreeMap<String, Tensor>,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<(), ModelError> {
     for (name, table) in fixed {
         let Some(stored) = tensors.get(name) else { continue };
-        // Sines and cosines of other libraries differ by f32 rounding; of 16 bits half a unit is 2^-9.
+        // Sines and cosines of other libraries differ by f32 rounding; in 16 bits half a unit is 2^-9.
         let allowed = if stored.dtype() == DType::F32 { 1e-4 } else { 4e-3 };
         let difference = (stored.to_device(&Device::Cpu)?.to_dtype(DType::F32)? - table)?;
         let largest = f64::from(difference.abs()?.max_all()?.to_scalar::<f32>()?);
         if largest > allowed || largest.is_nan() {
-            let (file, name) = (file.to_owned(), name.clone());
-            return Err(ModelError::Positions { file, name, largest, allowed });
+            let reason = format!(
+                "{name} differs from the sines and cosines of its family by {largest}, expected at most {allowed}"
+            );
+            return Err(ModelError::file(file, reason));
         }
     }
     Ok(())
@@ -299,7 +326,7 @@ fn check_fixed(
 
 /// Whether classes and latents fit the sizes.
 fn check_description(
-    file: &str,
+    file: &Path,
     cfg: &DdtConfig,
     classes: Option<&[String]>,
     latents: Option<&LatentInfo>,
@@ -308,10 +335,10 @@ fn check_description(
         && classes.len() != cfg.num_classes
     {
         let reason = format!("expected {} names, got {}", cfg.num_classes, classes.len());
-        return Err(malformed(file, CLASSES, reason));
+        return Err(malformed(file, CLASSES, &reason));
     }
     let Some(it) = latents else { return Ok(()) };
-    let wrong = |reason| Err(malformed(file, LATENTS, reason));
+    let wrong = |reason: String| Err(malformed(file, LATENTS, &reason));
     if it.mean.len() != cfg.in_channels || it.std.len() != cfg.in_channels {
         return wrong(format!("expected a mean and std for each of {} channels", cfg.in_channels));
     }
@@ -324,27 +351,4 @@ fn check_description(
         return wrong(format!("expected sides that are multiples of {p}, got {h} x {w}"));
     }
     Ok(())
-}
-
-impl Ddt {
-    /// Reads a network from a file; see [`DdtFile`].
-    pub fn load(
-        path: impl AsRef<Path>,
-        sizes: Option<&DdtConfig>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self, ModelError> {
-        DdtFile::open(path)?.load(sizes, dtype, device)
-    }
-}
-
-fn described<T: DeserializeOwned>(
-    checkpoint: &Checkpoint,
-    key: &'static str,
-) -> Result<Option<T>, ModelError> {
-    let parse = |json: &String| {
-        let file = checkpoint.path().display().to_string();
-        serde_json::from_str(json).map_err(|error| malformed(&file, key, error.to_string()))
-    };
-    checkpoint.metadata().get(key).map(parse).transpose()
 }

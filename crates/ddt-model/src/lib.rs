@@ -3,12 +3,14 @@
 //! A [`Ddt`] is two networks with one set of weights.
 //! Its [`ConditionEncoder`] turns (noisy latent, time, class) into a self-condition `z_t`;
 //! its [`VelocityDecoder`] turns (noisy latent, `z_t`) into a velocity.
-//! [`Ddt::load`] reads the published checkpoints and this project's own files, [`sample`] draws latents,
-//! and [`Shared`] keeps one self-condition for several steps as a
+//! `Ddt` is the definition; a [`TrainingDdt`] and a [`FrozenDdt`] compute the same faster.
+//! [`Ddt::load`] reads the published checkpoints and this project's own files, [`sample`] generates latents,
+//! and [`Shared`] reuses one self-condition for several steps as a
 //! [`SharingPlan`](ddt_sharing::SharingPlan) says.
 //!
-//! The paper's other systems, SiT, REPA and their improved forms, are [`DecoderOnly`] networks. All of them
-//! are a [`VelocityNetwork`], which a [`NetworkConfig`] describes, builds and names.
+//! The paper's other systems are small networks of their own: [`ImprovedSit`], [`MixerDdt`], [`DdtDagger`], [`Sit`]
+//! and [`Repa`]. All networks are a [`VelocityNetwork`], which a [`NetworkConfig`] describes, names and builds; those
+//! of two halves are a [`DecoupledNetwork`] too.
 //!
 //! Time runs from 0, pure noise, to 1, data.
 //!
@@ -17,7 +19,7 @@
 //! use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 //! use ddt_model::{Ddt, DdtConfig, SampleOptions, sample};
 //!
-//! // Free sizes; `DdtConfig::preset("ddt-xl2-22en6de")` has the paper's.
+//! // A small network; `DdtConfig::xl_2()` has the paper's sizes.
 //! let cfg = DdtConfig {
 //!     in_channels: 4,
 //!     patch_size: 2,
@@ -27,7 +29,7 @@
 //!     num_decoder_blocks: 1,
 //!     num_classes: 10,
 //! };
-//! let network = Ddt::random(&cfg, 0, DType::F32, &Device::Cpu)?;
+//! let network = Ddt::random(&cfg, 0, DType::F32, &Device::Cpu)?.freeze()?;
 //! let noise = noise_batch(0, &[0, 1], (4, 8, 8), &Device::Cpu)?;
 //! let options = SampleOptions {
 //!     grid: TimeGrid::new(5, None, 1.0)?,
@@ -42,39 +44,27 @@
 
 #![forbid(unsafe_code)]
 
-pub use crate::{
-    condition_encoder::ConditionEncoder,
-    config::{ConfigError, DdtConfig},
-    ddt::Ddt,
-    decoder_only::DecoderOnly,
-    error::ModelError,
-    file::{DdtFile, Description, LatentInfo},
-    labelled::Labelled,
-    network::VelocityNetwork,
-    network_config::{Family, NetworkConfig, Projection, TokenMixer},
-    sample::{OnStep, SampleOptions, Sampled, sample, sample_autoguided},
-    seeded_init::SeededInit,
-    shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState},
-    velocity_decoder::{DecoderModulations, VelocityDecoder},
-};
-
-mod condition_encoder;
+mod baselines;
+mod build;
 mod config;
-mod cost;
 mod ddt;
-mod decoder_only;
-mod embed;
 mod error;
 mod file;
-mod labelled;
+mod init;
 mod network;
-mod network_block;
 mod network_config;
-mod network_preset;
-mod parameter_shapes;
-mod preset;
-mod projector;
+mod published;
 mod sample;
-mod seeded_init;
 mod shared;
-mod velocity_decoder;
+
+pub use baselines::{DdtDagger, ImprovedSit, MixerDdt, Repa, Sit};
+pub use config::{ConfigError, DdtConfig};
+pub use ddt::{ConditionEncoder, Ddt, FrozenDdt, TrainingDdt, VelocityDecoder};
+pub use error::ModelError;
+pub use file::{DdtFile, Description, LatentInfo};
+pub use init::SeededInit;
+pub use network::{DecoderModulations, DecoupledNetwork, VelocityNetwork};
+pub use network_config::{Family, NetworkConfig, Projection, TokenMixer};
+pub use published::{DDT_XL_2_R256, DDT_XL_2_R512, PublishedWeights};
+pub use sample::{Labelled, OnStep, SampleOptions, Sampled, check_batch, sample, sample_autoguided};
+pub use shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState};

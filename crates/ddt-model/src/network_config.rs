@@ -1,19 +1,8 @@
-//! What a network is, beside its sizes.
+//! Which system a network is, beside its sizes, and the paper's systems by name.
 
-use std::collections::BTreeMap;
-
-use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
-use ddt_blocks::sincos_positions;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    config::{ConfigError, DdtConfig},
-    ddt::Ddt,
-    decoder_only::DecoderOnly,
-    network::VelocityNetwork,
-    parameter_shapes::parameter_shapes,
-};
+use crate::config::{ConfigError, DdtConfig};
 
 /// Which of the paper's systems a network is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +22,23 @@ pub enum Family {
     /// its projection head.
     Repa,
     /// DDT's split on SiT's blocks, the paper's DDT†.
-    #[serde(rename = "ddt-dagger", alias = "ddt-unimproved")]
+    #[serde(alias = "ddt-unimproved")] // its name before version 0.2
     DdtDagger,
 }
 
-/// How the tokens of a decoder block meet (Tab. 5 of arXiv:2504.05741).
+impl Family {
+    /// Whether its networks are a condition encoder and a velocity decoder.
+    pub fn is_decoupled(self) -> bool {
+        matches!(self, Self::Ddt | Self::DdtDagger)
+    }
+
+    /// Whether it is made of SiT's blocks, with fixed positions.
+    pub(crate) fn has_sit_blocks(self) -> bool {
+        matches!(self, Self::Sit | Self::Repa | Self::DdtDagger)
+    }
+}
+
+/// How the tokens of a decoder block see each other (Tab. 5 of arXiv:2504.05741).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenMixer {
@@ -46,7 +47,7 @@ pub enum TokenMixer {
     Attention,
     /// By a 3 x 3 convolution on the token grid.
     Conv3x3,
-    /// Not at all: a second MLP stands in the place of attention.
+    /// Not at all: a second MLP in place of attention.
     Mlp,
 }
 
@@ -66,130 +67,30 @@ pub struct Projection {
 ///
 /// Written as one flat object, the family beside the sizes; without `family` it is a DDT.
 /// [`From<DdtConfig>`](From) makes one of plain sizes.
+// serde documents `flatten` and `deny_unknown_fields` as an unsupported pair, because a flattened map would take all
+// keys; a flattened struct takes its own. A test refuses unknown keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Document", into = "Document")]
+#[serde(deny_unknown_fields)]
 pub struct NetworkConfig {
     /// Which system it is.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub family: Family,
-    /// Its sizes. One without halves has as many blocks as both numbers of blocks say together.
+    /// Its sizes. One without a split has as many blocks as both numbers of blocks together.
+    #[serde(flatten)]
     pub sizes: DdtConfig,
-    /// The decoder's token mixer; other families than [`Family::Ddt`] have attention alone.
+    /// The decoder's token mixer; attention in all families but [`Family::Ddt`].
+    #[serde(default, skip_serializing_if = "is_default")]
     pub decoder_mixer: TokenMixer,
-    /// Tokens on either side of the latent, for the families with fixed positions: SiT's, REPA's and DDT†'s.
+    /// Tokens along either side of the latent, for the families with fixed positions: SiT's, REPA's and DDT†'s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grid_side: Option<usize>,
-    /// REPA's projection head; without one it is a REPA network that another head is trained with.
+    /// REPA's projection head; a REPA network without one is trained with a head of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projection: Option<Projection>,
-}
-
-/// What a configuration is written as.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    #[serde(default, skip_serializing_if = "is_default")]
-    family: Family,
-    in_channels: usize,
-    patch_size: usize,
-    hidden_size: usize,
-    num_heads: usize,
-    num_encoder_blocks: usize,
-    num_decoder_blocks: usize,
-    num_classes: usize,
-    #[serde(default, skip_serializing_if = "is_default")]
-    decoder_mixer: TokenMixer,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    grid_side: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    projection: Option<Projection>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-/// The name under which files of SiT's kind carry the positions.
-const POSITIONS: &str = "pos_embed";
-
-impl Family {
-    /// Whether its networks are a condition encoder and a velocity decoder.
-    pub fn has_halves(self) -> bool {
-        matches!(self, Self::Ddt | Self::DdtDagger)
-    }
-
-    /// Whether it is made of SiT's blocks, with fixed positions.
-    pub(crate) fn has_sit_blocks(self) -> bool {
-        matches!(self, Self::Sit | Self::Repa | Self::DdtDagger)
-    }
-}
-
-impl NetworkConfig {
-    /// Builds the network; `vb` gives parameters under the names published for its family.
-    ///
-    /// # Errors
-    /// When the configuration makes no network ([`validate`](Self::validate)) or `vb` lacks a parameter.
-    pub fn build(&self, vb: VarBuilder) -> Result<Box<dyn VelocityNetwork>> {
-        if self.family.has_halves() {
-            let ddt = Ddt::from_config(self, vb).map_err(candle_core::Error::from)?;
-            return Ok(Box::new(ddt));
-        }
-        Ok(Box::new(DecoderOnly::new(self, vb)?))
-    }
-
-    /// Names and shapes of the network's parameters, sorted by name, without making one.
-    ///
-    /// # Errors
-    /// When the configuration makes no network.
-    pub fn parameter_shapes(&self) -> Result<BTreeMap<String, Vec<usize>>> {
-        parameter_shapes(|vb| self.build(vb))
-    }
-
-    /// What a file holds beside the parameters: SiT's positions, a formula that its files carry as a tensor.
-    ///
-    /// # Errors
-    /// When the configuration makes no network.
-    pub fn fixed_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let grid_side = self.grid_side.filter(|_| self.family.has_sit_blocks());
-        let table = |side| Ok((POSITIONS.to_owned(), sincos_positions(self.sizes.hidden_size, side)?));
-        grid_side.into_iter().map(table).collect()
-    }
-
-    /// Whether this makes a network.
-    ///
-    /// # Errors
-    /// Names the first part that does not, and what it may be.
-    pub fn validate(&self) -> std::result::Result<(), ConfigError> {
-        self.sizes.validate()?;
-        let Self { family, sizes, .. } = self;
-        let wrong =
-            |part, expected: &str| ConfigError::Part { family: *family, part, expected: expected.to_owned() };
-        if self.decoder_mixer != TokenMixer::Attention && *family != Family::Ddt {
-            return Err(wrong("decoder_mixer", "attention: other mixers are for family ddt"));
-        }
-        match self.grid_side {
-            None if family.has_sit_blocks() => return Err(wrong("grid_side", "the tokens on a side")),
-            Some(_) if !family.has_sit_blocks() => {
-                return Err(wrong("grid_side", "none: positions are rotary"));
-            }
-            Some(got) if !(1..=1 << 10).contains(&got) => {
-                return Err(ConfigError::Size { name: "grid_side", expected: "1 to 1024".to_owned(), got });
-            }
-            _ => {}
-        }
-        let Some(it) = self.projection else { return Ok(()) };
-        if *family != Family::Repa {
-            return Err(wrong("projection", "none: the head is part of family repa alone"));
-        }
-        let blocks = sizes.num_encoder_blocks + sizes.num_decoder_blocks;
-        for (name, got, high) in [
-            ("projection.align_layer", it.align_layer, blocks),
-            ("projection.hidden_size", it.hidden_size, 1 << 16),
-            ("projection.feature_size", it.feature_size, 1 << 16),
-        ] {
-            if !(1..=high).contains(&got) {
-                return Err(ConfigError::Size { name, expected: format!("1 to {high}"), got });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A DDT of these sizes.
@@ -205,39 +106,121 @@ impl From<DdtConfig> for NetworkConfig {
     }
 }
 
-impl From<Document> for NetworkConfig {
-    fn from(it: Document) -> Self {
-        let sizes = DdtConfig {
-            in_channels: it.in_channels,
-            patch_size: it.patch_size,
-            hidden_size: it.hidden_size,
-            num_heads: it.num_heads,
-            num_encoder_blocks: it.num_encoder_blocks,
-            num_decoder_blocks: it.num_decoder_blocks,
-            num_classes: it.num_classes,
+impl NetworkConfig {
+    /// Whether this makes a network.
+    ///
+    /// # Errors
+    /// Names the first part that does not, and what it may be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.sizes.validate()?;
+        let Self { family, sizes, .. } = self;
+        let wrong = |part, expected| {
+            Err(ConfigError::new(format!("{part} contradicts family {family:?}, expected {expected}")))
         };
-        let Document { family, decoder_mixer, grid_side, projection, .. } = it;
-        Self { family, sizes, decoder_mixer, grid_side, projection }
+        if self.decoder_mixer != TokenMixer::Attention && *family != Family::Ddt {
+            return wrong("decoder_mixer", "attention: other mixers are for family ddt");
+        }
+        match self.grid_side {
+            None if family.has_sit_blocks() => return wrong("grid_side", "the tokens along a side"),
+            Some(_) if !family.has_sit_blocks() => return wrong("grid_side", "none: positions are rotary"),
+            Some(got) if !(1..=1 << 10).contains(&got) => {
+                return Err(ConfigError::size("grid_side", "1 to 1024", got));
+            }
+            _ => {}
+        }
+        let Some(it) = self.projection else { return Ok(()) };
+        if *family != Family::Repa {
+            return wrong("projection", "none: only family repa has a head");
+        }
+        for (name, got, high) in [
+            ("projection.align_layer", it.align_layer, sizes.num_blocks()),
+            ("projection.hidden_size", it.hidden_size, 1 << 16),
+            ("projection.feature_size", it.feature_size, 1 << 16),
+        ] {
+            if !(1..=high).contains(&got) {
+                return Err(ConfigError::size(name, &format!("1 to {high}"), got));
+            }
+        }
+        Ok(())
     }
 }
 
-impl From<NetworkConfig> for Document {
-    fn from(it: NetworkConfig) -> Self {
-        let NetworkConfig { family, sizes, decoder_mixer, grid_side, projection } = it;
-        Self {
-            family,
-            in_channels: sizes.in_channels,
-            patch_size: sizes.patch_size,
-            hidden_size: sizes.hidden_size,
-            num_heads: sizes.num_heads,
-            num_encoder_blocks: sizes.num_encoder_blocks,
-            num_decoder_blocks: sizes.num_decoder_blocks,
-            num_classes: sizes.num_classes,
-            decoder_mixer,
-            grid_side,
-            projection,
-        }
+/// Prefixes of names; one that begins with another comes first.
+const FAMILIES: &[(&str, Family)] = &[
+    ("ddt-dagger-", Family::DdtDagger),
+    ("ddt-unimproved-", Family::DdtDagger),
+    ("ddt-", Family::Ddt),
+    ("improved-sit-", Family::ImprovedSit),
+    ("improved-repa-", Family::ImprovedSit),
+    ("sit-", Family::Sit),
+    ("repa-", Family::Repa),
+];
+
+/// Suffixes of a DDT's name, after its split.
+const MIXERS: &[(&str, TokenMixer)] = &[("-conv3x3", TokenMixer::Conv3x3), ("-mlp", TokenMixer::Mlp)];
+
+impl NetworkConfig {
+    /// The paper's networks by name, for ImageNet latents (4 channels, 1000 classes, patch 2; those with
+    /// fixed positions for 32 x 32 latents).
+    ///
+    /// | name | system | parameters in files, B, L, XL |
+    /// |---|---|---|
+    /// | `ddt-{b2,l2,xl2}`, with any split: `ddt-b2-6en6de` | DDT ([`DdtConfig::preset`]) | 130,262,800; 457,648,144; 674,646,352 |
+    /// | the same with `-conv3x3` or `-mlp` after the split | DDT with another decoder (Tab. 5) | |
+    /// | `ddt-dagger-b2`, with any size and split | DDT†: the split on SiT's blocks | |
+    /// | `improved-sit-{b2,l2,xl2}`, `improved-repa-{b2,l2,xl2}` | DDT's blocks without the split | 130,249,744; 457,630,736; 674,626,768 |
+    /// | `sit-{b2,l2,xl2}` | SiT, learnt sigma included | 130,512,416; 458,102,816; 675,129,632 |
+    /// | `repa-{b2,l2,xl2}` | REPA, projection head included (2048 channels, to 768, after block 8) | |
+    ///
+    /// # Errors
+    /// [`ConfigError`] for any other name.
+    pub fn preset(name: &str) -> Result<Self, ConfigError> {
+        parse(name).ok_or_else(|| ConfigError::unknown_preset(name, &Self::preset_names()))
     }
+
+    /// The full names of all presets; only the paper's splits and decoder types.
+    pub fn preset_names() -> Vec<String> {
+        let mut names = DdtConfig::preset_names();
+        // Figs. 7 and 8, and Tab. 5.
+        names.extend(
+            ["b2-4en8de", "b2-6en6de", "b2-10en2de", "l2-10en14de", "l2-12en12de", "l2-16en8de"]
+                .map(|it| format!("ddt-{it}")),
+        );
+        names.extend(MIXERS.iter().map(|(mixer, _)| format!("ddt-b2-8en4de{mixer}")));
+        names.push("ddt-dagger-b2-8en4de".to_owned());
+        for (prefix, family) in FAMILIES {
+            if !family.is_decoupled() {
+                names.extend(["b2", "l2", "xl2"].map(|size| format!("{prefix}{size}")));
+            }
+        }
+        names
+    }
+}
+
+fn parse(name: &str) -> Option<NetworkConfig> {
+    let (rest, family) =
+        FAMILIES.iter().find_map(|(prefix, family)| Some((name.strip_prefix(prefix)?, *family)))?;
+    let mixer = MIXERS.iter().find_map(|(suffix, mixer)| Some((rest.strip_suffix(suffix)?, *mixer)));
+    let (size, decoder_mixer) = mixer.unwrap_or((rest, TokenMixer::Attention));
+    let split = size.contains('-');
+    // A split means nothing without two halves; other mixers are for a DDT's decoder, whose split is named.
+    let fits = match family {
+        Family::Ddt => split || decoder_mixer == TokenMixer::Attention,
+        Family::DdtDagger => decoder_mixer == TokenMixer::Attention,
+        _ => !split && decoder_mixer == TokenMixer::Attention,
+    };
+    let sizes = DdtConfig::preset(&format!("ddt-{size}")).ok().filter(|_| fits)?;
+    Some(NetworkConfig {
+        family,
+        sizes,
+        decoder_mixer,
+        grid_side: family.has_sit_blocks().then_some(16),
+        projection: (family == Family::Repa).then_some(Projection {
+            align_layer: 8,
+            hidden_size: 2048,
+            feature_size: 768,
+        }),
+    })
 }
 
 #[cfg(test)]
@@ -246,7 +229,7 @@ mod tests {
 
     #[test]
     fn sizes_alone_are_a_ddt_and_are_written_as_before() {
-        let sizes = DdtConfig::preset("ddt-b2").unwrap();
+        let sizes = DdtConfig::b_2();
         let json = serde_json::to_string(&sizes).unwrap();
         let cfg: NetworkConfig = serde_json::from_str(&json).unwrap();
         assert_eq!(cfg, NetworkConfig::from(sizes));
@@ -254,19 +237,31 @@ mod tests {
     }
 
     #[test]
-    fn every_preset_is_written_and_read() {
+    fn every_preset_is_written_and_read_without_unknown_keys() {
         for name in NetworkConfig::preset_names() {
             let cfg = NetworkConfig::preset(&name).unwrap();
             cfg.validate().unwrap();
             let json = serde_json::to_string(&cfg).unwrap();
             assert_eq!(serde_json::from_str::<NetworkConfig>(&json).unwrap(), cfg, "{json}");
             let unknown = json.replacen('{', "{\"depth\":3,", 1);
-            assert!(serde_json::from_str::<NetworkConfig>(&unknown).is_err());
+            let message = serde_json::from_str::<NetworkConfig>(&unknown).unwrap_err().to_string();
+            assert!(message.contains("depth"), "{message}");
         }
+        assert!(serde_json::from_str::<DdtConfig>(r#"{"depth":3}"#).is_err());
     }
 
     #[test]
-    fn parts_that_do_not_belong_to_the_family_are_named() {
+    fn the_old_name_of_ddt_dagger_is_read() {
+        let dagger = NetworkConfig::preset("ddt-dagger-b2").unwrap();
+        assert_eq!(NetworkConfig::preset("ddt-unimproved-b2").unwrap(), dagger);
+        let json = serde_json::to_string(&dagger).unwrap();
+        let old = json.replace("\"ddt-dagger\"", "\"ddt-unimproved\"");
+        assert_ne!(json, old);
+        assert_eq!(serde_json::from_str::<NetworkConfig>(&old).unwrap(), dagger);
+    }
+
+    #[test]
+    fn parts_that_contradict_the_family_are_named() {
         let preset = |name: &str| NetworkConfig::preset(name).unwrap();
         let check = |cfg: NetworkConfig, part: &str| {
             let message = cfg.validate().unwrap_err().to_string();
@@ -280,5 +275,22 @@ mod tests {
         check(NetworkConfig { projection, ..preset("sit-b2") }, "projection");
         let projection = projection.map(|it| Projection { align_layer: 13, ..it });
         check(NetworkConfig { projection, ..preset("repa-b2") }, "projection.align_layer");
+    }
+
+    #[test]
+    fn other_names_are_refused_with_the_known_ones() {
+        for name in [
+            "",
+            "sit",
+            "sit-s2",
+            "sit-b2-8en4de",
+            "repa-b2-mlp",
+            "ddt-dagger-b2-8en4de-mlp",
+            "ddt-b2-mlp",
+            "ddt-b2-8en4de-conv5x5",
+        ] {
+            let message = NetworkConfig::preset(name).unwrap_err().to_string();
+            assert!(message.contains("repa-xl2"), "{message}");
+        }
     }
 }

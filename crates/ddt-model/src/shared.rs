@@ -1,17 +1,17 @@
-//! Keeping one self-condition for several steps.
+//! Reusing one self-condition for several steps.
 
 use candle_core::{Result, Tensor, bail};
 use ddt_flow::{CfgBatch, ClassConditional, Decoupled, Evaluation, Guidance, TimeGrid};
 use ddt_sharing::{PlanError, SharingPlan};
 
-/// What to encode at each step of one run: a plan, with guidance looked ahead.
+/// Which batch to encode at each step of one run: a plan, with guidance looked ahead.
 ///
-/// At a recompute step the "no class" rows are encoded too if any step before the next recompute is
-/// guided, so that a later guided step finds them, computed at the same time as the class rows: as the
-/// published sampler, which always encodes both, would have them.
+/// At a recompute step "no class" is encoded too if any step before the next recompute is guided, so that a later
+/// guided step finds it, computed at the same time as the conditional batch: as the published sampler, which always
+/// encodes both, would have it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecomputeSchedule {
-    rows: Vec<Option<CfgBatch>>,
+    steps: Vec<Option<CfgBatch>>,
 }
 
 impl RecomputeSchedule {
@@ -26,18 +26,18 @@ impl RecomputeSchedule {
     ) -> std::result::Result<Self, PlanError> {
         plan.check_num_steps(grid.num_steps())?;
         let guided = |i: usize| guidance.is_guided(grid.times()[i]);
-        let rows = (0..grid.num_steps()).map(|i| {
+        let steps = (0..grid.num_steps()).map(|i| {
             let both = || (i..plan.next_recompute(i)).any(guided);
             plan.is_recompute(i).then(|| if both() { CfgBatch::CondUncond } else { CfgBatch::Cond })
         });
-        Ok(Self { rows: rows.collect() })
+        Ok(Self { steps: steps.collect() })
     }
 }
 
-/// A [`Decoupled`] network that obeys a schedule (Eq. 6); without one it encodes at every evaluation.
+/// A [`Decoupled`] network that follows a schedule (Eq. 6); without one it encodes at every evaluation.
 ///
 /// A recompute step encodes at each of its evaluations, so a plan that recomputes everywhere changes
-/// nothing with any solver. The kept self-condition, and all that follows from it alone, lives in the
+/// nothing with any solver. The cached self-condition, and all that follows from it alone, is in the
 /// caller's [`SharedState`].
 #[derive(Debug, Clone)]
 pub struct Shared<M> {
@@ -45,11 +45,11 @@ pub struct Shared<M> {
     schedule: Option<RecomputeSchedule>,
 }
 
-/// What a [`Shared`] network keeps between evaluations.
+/// The cache of a [`Shared`] network between evaluations.
 #[derive(Debug, Clone)]
 pub struct SharedState<K> {
-    kept: Option<(K, CfgBatch)>,
-    calls: NetworkCalls,
+    cached: Option<(K, CfgBatch)>,
+    pub(crate) calls: NetworkCalls,
 }
 
 /// How often each half of the network ran; one without halves counts as a decoder.
@@ -77,7 +77,7 @@ impl<K> SharedState<K> {
 
 impl<K> Default for SharedState<K> {
     fn default() -> Self {
-        Self { kept: None, calls: NetworkCalls::default() }
+        Self { cached: None, calls: NetworkCalls::default() }
     }
 }
 
@@ -88,26 +88,28 @@ impl<M: Decoupled> ClassConditional for Shared<M> {
         &self,
         x_t: &Tensor,
         at: Evaluation,
-        rows: CfgBatch,
+        batch: CfgBatch,
         state: &mut Self::State,
     ) -> Result<Tensor> {
         let planned = match &self.schedule {
-            None => Some(rows),
-            Some(schedule) => schedule.rows.get(at.step).copied().flatten(),
+            None => Some(batch),
+            Some(schedule) => schedule.steps.get(at.step).copied().flatten(),
         };
         if let Some(planned) = planned {
-            let encode = if planned == CfgBatch::CondUncond { CfgBatch::CondUncond } else { rows };
-            // What is kept goes before its successor is made: together they are the peak of memory.
-            state.kept = None;
-            state.kept = Some((self.model.encode(x_t, at.t, encode)?, encode));
+            let encoded = if planned == CfgBatch::CondUncond { planned } else { batch };
+            // Dropped before the next one is computed, to halve peak memory.
+            state.cached = None;
+            state.cached = Some((self.model.encode(x_t, at.t, encoded)?, encoded));
             state.calls.encoder += 1;
         }
-        let kept = match &state.kept {
-            Some((kept, have)) if *have == CfgBatch::CondUncond || rows == CfgBatch::Cond => kept,
-            Some(_) => bail!("step {}: expected both halves to be kept, got the class half alone", at.step),
-            None => bail!("step {}: expected a kept self-condition, got none; start at step 0", at.step),
+        let cached = match &state.cached {
+            Some((cached, have)) if *have == CfgBatch::CondUncond || batch == CfgBatch::Cond => cached,
+            Some(_) => {
+                bail!("step {}: expected \"no class\" in the cached self-condition, got none", at.step)
+            }
+            None => bail!("step {}: expected a cached self-condition, got none; start at step 0", at.step),
         };
         state.calls.decoder += 1;
-        self.model.decode(x_t, kept, rows)
+        self.model.decode(x_t, cached, batch)
     }
 }

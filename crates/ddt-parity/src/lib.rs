@@ -39,6 +39,8 @@ use candle_core::DType;
 
 pub use compare::{Comparison, Tolerance, relative_rms};
 pub use fixture::Fixture;
+#[cfg(feature = "model")]
+pub use model::compare_halves;
 
 type Kind = fn(&Fixture) -> Result<Vec<Comparison>>;
 

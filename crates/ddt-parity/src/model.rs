@@ -3,11 +3,11 @@
 use std::{collections::HashMap, ops::ControlFlow};
 
 use anyhow::{Context, Result, bail};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
 use ddt_flow::{Guidance, TimeGrid, solver_by_name};
 use ddt_model::{
-    Ddt, DdtConfig, DdtFile, DecoderOnly, Family, NetworkConfig, Projection, SampleOptions, VelocityNetwork,
+    DdtConfig, DdtFile, DecoupledNetwork, Family, NetworkConfig, Projection, SampleOptions, VelocityNetwork,
     sample,
 };
 use ddt_sharing::SharingPlan;
@@ -66,19 +66,36 @@ impl Fixture {
     }
 }
 
+/// The network of a fixture, in the form that sampling uses.
+fn network(fixture: &Fixture, cfg: &NetworkConfig) -> Result<Box<dyn VelocityNetwork>> {
+    let vb = fixture.builder("model.")?;
+    Ok(match fixture.dtype() {
+        DType::F32 | DType::BF16 => cfg.build_frozen(vb)?,
+        _ => cfg.build(vb)?,
+    })
+}
+
 /// Velocity and self-condition of one call, and the velocity elsewhere under the same self-condition.
 pub(crate) fn ddt_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
-    let network = Ddt::new(&fixture.sizes()?, fixture.builder("model.")?)?;
+    let network = network(fixture, &fixture.sizes()?.into())?;
+    compare_halves(fixture, network.decoupled().context("a DDT has two halves")?)
+}
+
+/// The outputs of a fixture of kind `ddt_forward` against those of `network`.
+///
+/// # Errors
+/// Outputs of another shape.
+pub fn compare_halves(fixture: &Fixture, network: &dyn DecoupledNetwork) -> Result<Vec<Comparison>> {
     let (x, t, y) = fixture.call()?;
-    let z_t = network.encoder().forward(&x, &t, &y)?;
-    let cached = network.decoder().modulations(&z_t)?;
-    let velocity = network.decoder().forward(&x, &z_t)?;
+    let z_t = network.encode(&x, &t, &y)?;
+    let cached = network.modulations(&z_t)?;
+    let velocity = network.forward(&x, &t, &y)?;
     let mut all = vec![
         fixture.compare("out.velocity", &velocity, Tolerance::FORWARD)?,
         fixture.compare("out.state", &z_t, Tolerance::FORWARD)?,
     ];
     if fixture.has("out.velocity_shared") {
-        let shared = network.decoder().forward_cached(&fixture.tensor("in.x2")?, &cached)?;
+        let shared = network.decode(&fixture.tensor("in.x2")?, &cached)?;
         all.push(fixture.compare("out.velocity_shared", &shared, Tolerance::FORWARD)?);
     }
     Ok(all)
@@ -87,7 +104,7 @@ pub(crate) fn ddt_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
 /// DDT's blocks without the split.
 pub(crate) fn decoder_only_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let cfg = NetworkConfig { family: Family::ImprovedSit, ..fixture.sizes()?.into() };
-    let network = cfg.build(fixture.builder("model.")?)?;
+    let network = network(fixture, &cfg)?;
     let (x, t, y) = fixture.call()?;
     Ok(vec![fixture.compare("out.velocity", &network.forward(&x, &t, &y)?, Tolerance::FORWARD)?])
 }
@@ -124,7 +141,7 @@ fn positions(fixture: &Fixture, cfg: &NetworkConfig) -> Result<Comparison> {
 /// SiT: the velocity, which is the first half of the channels it returns.
 pub(crate) fn sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let cfg = sit_config(fixture, Family::Sit)?;
-    let network = cfg.build(fixture.builder("model.")?)?;
+    let network = network(fixture, &cfg)?;
     let (x, t, y) = fixture.call()?;
     let velocity = network.forward(&x, &t, &y)?;
     let want = fixture.tensor("out.velocity")?.narrow(1, 0, velocity.dim(1)?)?;
@@ -135,13 +152,13 @@ pub(crate) fn sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
 /// REPA, in its own time direction, and its projection.
 pub(crate) fn repa_sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let cfg = sit_config(fixture, Family::Repa)?;
-    let network = DecoderOnly::new(&cfg, fixture.builder("model.")?)?;
+    let network = network(fixture, &cfg)?;
     let (x, t, y) = fixture.call()?;
-    let head = cfg.projection.as_ref().context("the fixture has no projection")?;
+    let align_layer = cfg.projection.context("the fixture has no projection")?.align_layer;
+    let head = network.projection_head().context("the network has no projection")?;
     // The network runs in this project's direction: t = 1 is data.
-    let (velocity, features) =
-        network.forward_with_features(&x, &t.affine(-1.0, 1.0)?, &y, head.align_layer)?;
-    let projection = network.project(&features)?.context("the network has no projection")?;
+    let (velocity, features) = network.forward_with_features(&x, &t.affine(-1.0, 1.0)?, &y, align_layer)?;
+    let projection = head.forward(&features)?;
     Ok(vec![
         fixture.compare("out.velocity", &velocity.neg()?, Tolerance::FORWARD)?,
         fixture.compare("out.projection", &projection, Tolerance::FORWARD)?,
@@ -152,8 +169,8 @@ pub(crate) fn repa_sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
 /// A checkpoint beside the fixture, loaded and called.
 pub(crate) fn checkpoint_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let prefix = format!("{}.", fixture.text("weights")?);
-    let file = DdtFile::open(fixture.beside("checkpoint")?)?;
-    let network = file.load_under(&prefix, Some(&fixture.sizes()?), fixture.dtype(), &Device::Cpu)?;
+    let file = DdtFile::open(fixture.beside("checkpoint")?)?.with_prefix(&prefix);
+    let network = file.load_network(Some(&fixture.sizes()?.into()), fixture.dtype(), &Device::Cpu)?;
     let (x, t, y) = fixture.call()?;
     Ok(vec![fixture.compare("out.velocity", &network.forward(&x, &t, &y)?, Tolerance::FORWARD)?])
 }
@@ -193,7 +210,7 @@ impl Run {
 
 /// One final latent for each entry of `cases`.
 pub(crate) fn ddt_sample(fixture: &Fixture) -> Result<Vec<Comparison>> {
-    let network = Ddt::new(&fixture.sizes()?, fixture.builder("model.")?)?;
+    let network = network(fixture, &fixture.sizes()?.into())?;
     let noise = fixture.tensor("in.noise")?;
     let labels: Vec<u32> = fixture.labels("in.labels")?.to_vec1()?;
     let runs: Vec<Run> = fixture.json("cases")?;
@@ -206,7 +223,7 @@ pub(crate) fn ddt_sample(fixture: &Fixture) -> Result<Vec<Comparison>> {
             guidance: Guidance::new(run.guidance, run.interval)?,
             plan: plan.as_ref(),
         };
-        let sampled = sample(&network, &noise, &labels, &options, &mut |_| ControlFlow::Continue(()))?;
+        let sampled = sample(&*network, &noise, &labels, &options, &mut |_| ControlFlow::Continue(()))?;
         fixture.compare(&format!("out.{i}"), &sampled.latents, Tolerance::SAMPLE)
     };
     runs.iter().enumerate().map(|run| compare(run).with_context(|| format!("case {}", run.0))).collect()

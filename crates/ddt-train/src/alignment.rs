@@ -1,8 +1,6 @@
 //! Representation alignment: the encoder's tokens should say what a frozen network sees.
 
 use candle_core::{D, Result, Tensor, bail};
-use candle_nn::VarBuilder;
-use ddt_blocks::Linear;
 use serde::{Deserialize, Serialize};
 
 /// Which tokens are aligned, with what, and how much it counts.
@@ -41,42 +39,6 @@ impl Features {
             return Ok(self.tokens.clone());
         }
         ddt_flow::resample_tokens(&self.tokens, self.grid, grid)
-    }
-}
-
-/// The projection from the network's tokens to the frozen network's: `Linear, SiLU, Linear, SiLU, Linear`.
-///
-/// Used in training alone; published checkpoints have it as `diffusion_trainer.proj.0`.
-#[derive(Debug, Clone)]
-pub struct AlignmentHead {
-    layers: [Linear; 3],
-}
-
-impl AlignmentHead {
-    /// Parameters `0`, `2` and `4`, from tokens of `token_dim` channels through `width` to `feature_dim`.
-    ///
-    /// # Errors
-    /// When `vb` lacks a parameter.
-    pub fn new(token_dim: usize, width: usize, feature_dim: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            layers: [
-                Linear::new(token_dim, width, vb.pp(0))?,
-                Linear::new(width, width, vb.pp(2))?,
-                Linear::new(width, feature_dim, vb.pp(4))?,
-            ],
-        })
-    }
-
-    /// # Shapes
-    /// `xs: (B, L, D) -> (B, L, F)`.
-    ///
-    /// # Errors
-    /// On any other shape.
-    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let [first, second, third] = &self.layers;
-        let xs = ddt_kernels::silu(&first.forward(xs)?)?;
-        let xs = ddt_kernels::silu(&second.forward(&xs)?)?;
-        third.forward(&xs)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The paper's objective: flow matching, and alignment beside it.
 
-use candle_core::Tensor;
+use candle_core::{DType, Module, Tensor};
 use candle_nn::VarBuilder;
+use ddt_blocks::ProjectionHead;
 use ddt_flow::{TimeSampling, flow_matching_loss};
 use ddt_model::{NetworkConfig, VelocityNetwork};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    alignment::{AlignmentConfig, AlignmentHead, Features, alignment_loss},
+    alignment::{AlignmentConfig, Features, alignment_loss},
     data::Batch,
     error::TrainError,
     noisy_batch::NoisyBatch,
@@ -76,18 +77,18 @@ impl Default for FlowConfig {
 pub struct FlowMatching {
     cfg: FlowConfig,
     network: Box<dyn VelocityNetwork>,
-    head: Option<AlignmentHead>,
+    /// The head of networks that have none of their own.
+    head: Option<ProjectionHead>,
 }
 
 impl FlowMatching {
     /// Where the head's parameters stand, as in published checkpoints.
     pub const HEAD_PREFIX: &'static str = "diffusion_trainer.proj.0";
 
-    /// Where it stands in REPA's networks, whose own head it then is.
-    const REPA_HEAD_PREFIX: &'static str = "projectors.0";
-
-    /// The network's parameters under their own names, the head's under [`HEAD_PREFIX`](Self::HEAD_PREFIX), or
-    /// those of the network's own projection, if it has one. Without alignment such a projection is left out.
+    /// The network's parameters under their own names, the head's under [`HEAD_PREFIX`](Self::HEAD_PREFIX).
+    ///
+    /// A network with a projection head of its own, REPA's, is aligned by that; without alignment its head is left
+    /// out. In f32 on the CPU the network is built in its fused form.
     ///
     /// # Errors
     /// [`TrainError`] when settings or sizes make no network, or `vb` lacks a parameter.
@@ -95,16 +96,16 @@ impl FlowMatching {
         cfg.validate()?;
         let projection = network.projection.filter(|_| cfg.alignment.is_some());
         let network = NetworkConfig { projection, ..network.clone() };
-        let built = network.build(vb.clone())?;
-        let tokens = network.sizes.hidden_size;
-        let head = |it: AlignmentConfig| match &projection {
-            None => AlignmentHead::new(tokens, tokens, it.feature_dim, vb.pp(Self::HEAD_PREFIX)),
-            // Its parameters exist by now, and are shared.
-            Some(own) => {
-                AlignmentHead::new(tokens, own.hidden_size, it.feature_dim, vb.pp(Self::REPA_HEAD_PREFIX))
-            }
-        };
-        Ok(Self { cfg, head: cfg.alignment.map(head).transpose()?, network: built })
+        if projection.is_some_and(|own| cfg.alignment.is_some_and(|it| it.feature_dim != own.feature_size)) {
+            let expected = "the feature_size of the network's own projection";
+            return Err(TrainError::Config { name: "alignment.feature_dim", expected });
+        }
+        let fuses = vb.dtype() == DType::F32 && vb.device().is_cpu();
+        let built = if fuses { network.build_fused(vb.clone())? } else { network.build(vb.clone())? };
+        let d = network.sizes.hidden_size;
+        let head = |it: AlignmentConfig| ProjectionHead::new(d, d, it.feature_dim, vb.pp(Self::HEAD_PREFIX));
+        let head = cfg.alignment.filter(|_| projection.is_none()).map(head).transpose()?;
+        Ok(Self { cfg, head, network: built })
     }
 
     /// The network.
@@ -124,7 +125,8 @@ impl FlowMatching {
     /// [`TrainError::Candle`] when the batch does not fit the network.
     pub fn noisy_loss(&self, noisy: &NoisyBatch, features: Option<&Features>) -> Result<Loss, TrainError> {
         let NoisyBatch { x_t, t, labels, target } = noisy;
-        let (Some(head), Some(alignment)) = (&self.head, &self.cfg.alignment) else {
+        let head = self.head.as_ref().or(self.network.projection_head());
+        let (Some(head), Some(alignment)) = (head, &self.cfg.alignment) else {
             let total = flow_matching_loss(&self.network.forward(x_t, t, labels)?, target)?;
             return Ok(Loss { total, parts: Vec::new() });
         };

@@ -39,7 +39,7 @@
 
 pub use crate::{
     adamw::{AdamWConfig, Moments, adamw_step},
-    alignment::{AlignmentConfig, AlignmentHead, Features, alignment_loss},
+    alignment::{AlignmentConfig, Features, alignment_loss},
     average::average_step,
     config::{Precision, TrainConfig},
     data::{Batch, LatentDataset},

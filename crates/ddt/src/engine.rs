@@ -65,7 +65,7 @@ impl Engine {
                 Ok(match guiding {
                     None => sample(&**network, noise, labels, options, &mut on_step),
                     Some(guiding) => {
-                        sample_autoguided((&**network, &**guiding), noise, labels, options, &mut on_step)
+                        sample_autoguided(&**network, &**guiding, noise, labels, options, &mut on_step)
                     }
                 })
             }

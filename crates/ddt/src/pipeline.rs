@@ -293,7 +293,7 @@ impl Opened {
         if let (Sharing::File(_), Some(plan)) = (&config.sharing, &plan) {
             config.sharing = Sharing::Plan(plan.clone());
         }
-        if plan.is_some() && !self.network.family.has_halves() {
+        if plan.is_some() && !self.network.family.is_decoupled() {
             return invalid(format!(
                 "expected a network of two halves to share, got {:?}",
                 self.network.family

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use ddt_flow::{Guidance, LinearPath, NoiseSource, Solver, TimeGrid};
-use ddt_model::{Ddt, SampleOptions, sample};
+use ddt_model::{SampleOptions, VelocityNetwork, sample};
 
 use crate::generate::{Interrupted, Item, noise};
 use crate::job::Job;
@@ -11,7 +11,7 @@ use crate::progress::Cancel;
 
 /// A network, and the images that are drawn with it again and again.
 pub struct Runs<'a> {
-    network: &'a Ddt,
+    network: &'a dyn VelocityNetwork,
     /// Noise and labels of each batch.
     batches: Vec<(Tensor, Vec<u32>)>,
     seed: u64,
@@ -24,7 +24,12 @@ impl<'a> Runs<'a> {
     /// # Errors
     ///
     /// Too little memory.
-    pub fn new(job: &Job, network: &'a Ddt, items: &[Item], cancel: &'a Cancel) -> Result<Self> {
+    pub fn new(
+        job: &Job,
+        network: &'a dyn VelocityNetwork,
+        items: &[Item],
+        cancel: &'a Cancel,
+    ) -> Result<Self> {
         let batch = |items: &[Item]| Ok((noise(job, items)?, items.iter().map(|it| it.label).collect()));
         let batches = items.chunks(job.batch).map(batch).collect::<Result<_>>()?;
         Ok(Self { network, batches, seed: job.seed, cancel })

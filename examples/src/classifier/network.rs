@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
 use ddt_blocks::{Linear, RmsNorm};
 use ddt_files::{Checkpoint, LoadOptions, load_exact};

@@ -115,7 +115,7 @@ impl<'a> Bench<'a> {
         // Away from the images that plans are made from.
         let items = spread(self.args.images, self.job.weights.classes.len(), 1000);
         let painter = Painter {
-            network: &self.model.network,
+            network: &*self.model.network,
             decoder: &*self.model.decoder,
             noise: &|items| noise(self.job, items),
         };
@@ -134,7 +134,7 @@ impl<'a> Bench<'a> {
                     Some(it) => it,
                     None => {
                         let items = spread(CALIBRATION_IMAGES, self.job.weights.classes.len(), 0);
-                        calibration::measure(self.job, &self.model.network, &items, self.cancel)?
+                        calibration::measure(self.job, self.model.halves()?, &items, self.cancel)?
                             .similarity()?
                     }
                 };

@@ -64,7 +64,7 @@ pub fn compare(
                 plan: run.plan,
             };
             let started = Instant::now();
-            let sampled = sample(&model.network, &noise, &labels, &options, &mut |_| {
+            let sampled = sample(&*model.network, &noise, &labels, &options, &mut |_| {
                 progress.step(batch.len());
                 cancel.flow()
             });

@@ -50,7 +50,7 @@ pub fn decoder(settings: &AutoencoderSettings, info: &LatentInfo) -> Result<Box<
 pub fn averaged(trainer: &Trainer<FlowMatching>, decay: usize) -> Result<Box<dyn VelocityNetwork>> {
     let config = trainer.objective().network().config();
     let weights = trainer.averaged_weights(decay)?.into_iter().collect();
-    Ok(config.build(VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu))?)
+    Ok(config.build_frozen(VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu))?)
 }
 
 /// Draws a grid of the first classes with the averaged weights, always from the same noise.

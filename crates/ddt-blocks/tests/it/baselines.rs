@@ -1,6 +1,6 @@
-//! The unimproved parts, and blocks without attention.
+//! SiT's layers, and blocks without attention.
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Device, Module, Result, Tensor, Var};
 use ddt_blocks::{
     FinalLayer, GridConv, MixerBlock, Modulation, SitAttention, SitBlock, SitPatchEmbed, TimestepEmbed,
 };
@@ -45,7 +45,7 @@ fn blocks_without_attention() {
 
 #[test]
 fn sit_embedders_and_final_layer() {
-    let (patch, vars) = part(|vb| SitPatchEmbed::new((3, 2), D, 2, vb));
+    let (patch, vars) = part(|vb| SitPatchEmbed::new(3, 2, D, 2, vb));
     let latents = numbers(&[2, 3, 4, 4], 0.1);
     check(&vars, || patch.forward(&latents));
     assert!(patch.forward(&numbers(&[2, 3, 4, 6], 0.1)).is_err());

@@ -1,14 +1,16 @@
-//! Every part is differentiable end to end, and its gradient is the right one.
+//! Every layer is differentiable end to end, and its gradient is the right one.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use ddt_blocks::{
-    AdaLn, Attention, AxialRope2d, Block, FinalLayer, LabelEmbed, PatchEmbed, RmsNorm, SwiGlu, TimestepEmbed,
+    Attention, AxialRope2d, Block, FinalLayer, LabelEmbed, PatchEmbed, ProjectionHead, RmsNorm, SwiGlu,
+    TimestepEmbed, TransformerBlock,
 };
 
 mod baselines;
+mod forms;
 
 const D: usize = 16;
 const HEADS: usize = 2;
@@ -82,7 +84,7 @@ fn block() {
 }
 
 #[test]
-fn a_condition_an_image_is_the_same_condition_for_every_token() {
+fn a_condition_per_image_is_the_same_condition_for_every_token() {
     let (block, _) = part(|vb| Block::new(D, HEADS, vb));
     let xs = numbers(&[2, 6, D], 0.5);
     let condition = numbers(&[2, 1, D], 0.7);
@@ -105,29 +107,78 @@ fn attention() {
 }
 
 #[test]
-fn swiglu_and_ada_ln() {
+fn swiglu_and_projection_head() {
     let (mlp, vars) = part(|vb| SwiGlu::new(D, 42, vb));
     let xs = numbers(&[2, 3, D], 0.1);
     check(&vars, || mlp.forward(&xs));
-    let (ada_ln, vars) = part(|vb| AdaLn::new(D, vb));
-    check(&vars, || {
-        let it = ada_ln.forward(&xs)?;
-        Tensor::cat(&[it.attn_shift_scale, it.attn_gate, it.mlp_shift_scale, it.mlp_gate], 2)
-    });
+    let (head, vars) = part(|vb| ProjectionHead::new(D, 12, 5, vb));
+    check(&vars, || head.forward(&xs));
+    let (head, vars) = part(|vb| ProjectionHead::xavier(D, 12, 5, vb));
+    check(&vars, || head.forward(&xs));
+}
+
+/// The block written out in candle's own operations, from the parameters alone.
+fn block_by_hand(vars: &[(String, Var)], xs: &Tensor, condition: &Tensor, angles: &Tensor) -> Result<Tensor> {
+    let var = |name: &str| vars.iter().find(|it| it.0 == name).unwrap().1.as_tensor().clone();
+    let linear = |xs: &Tensor, name: &str| xs.broadcast_matmul(&var(&format!("{name}.weight")).t()?);
+    let rms = |xs: &Tensor, name: &str| {
+        let root = (xs.sqr()?.mean_keepdim(candle_core::D::Minus1)? + 1e-6)?.sqrt()?;
+        xs.broadcast_div(&root)?.broadcast_mul(&var(&format!("{name}.weight")))
+    };
+    let (b, l, k) = (xs.dim(0)?, xs.dim(1)?, D / HEADS);
+    // Pairs of neighbours as complex numbers, times exp(i angle).
+    let rotate = |xs: &Tensor| {
+        let pairs = xs.reshape((b, HEADS, l, k / 2, 2))?;
+        let (re, im) = (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?);
+        let (cos, sin) = (angles.cos()?, angles.sin()?);
+        let real = (re.broadcast_mul(&cos)? - im.broadcast_mul(&sin)?)?;
+        let imaginary = (re.broadcast_mul(&sin)? + im.broadcast_mul(&cos)?)?;
+        Tensor::stack(&[real, imaginary], 4)?.reshape((b, HEADS, l, k))
+    };
+    let modulation =
+        linear(condition, "adaLN_modulation.0")?.broadcast_add(&var("adaLN_modulation.0.bias"))?;
+    let [shift1, scale1, gate1, shift2, scale2, gate2] =
+        [0, 1, 2, 3, 4, 5].map(|i| modulation.narrow(2, i * D, D).unwrap());
+    let modulate =
+        |xs: &Tensor, shift: &Tensor, scale: &Tensor| xs.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(shift);
+
+    let qkv = linear(&modulate(&rms(xs, "norm1")?, &shift1, &scale1)?, "attn.qkv")?;
+    let qkv = qkv.reshape((b, l, 3, HEADS, k))?;
+    let part = |i: usize| qkv.narrow(2, i, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous();
+    let (q, key, v) = (part(0)?, part(1)?, part(2)?);
+    let (q, key) = (rotate(&rms(&q, "attn.q_norm")?)?, rotate(&rms(&key, "attn.k_norm")?)?);
+    let scores = (q.matmul(&key.t()?)? / (k as f64).sqrt())?;
+    let ys = candle_nn::ops::softmax(&scores, 3)?.matmul(&v)?.transpose(1, 2)?.reshape((b, l, D))?;
+    let ys = linear(&ys, "attn.proj")?.broadcast_add(&var("attn.proj.bias"))?;
+    let xs = (xs + ys.broadcast_mul(&gate1)?)?;
+
+    let ys = modulate(&rms(&xs, "norm2")?, &shift2, &scale2)?;
+    let ys = linear(&(linear(&ys, "mlp.w1")?.silu()? * linear(&ys, "mlp.w3")?)?, "mlp.w2")?;
+    &xs + ys.broadcast_mul(&gate2)?
 }
 
 #[test]
-fn ada_ln_splits_in_the_published_order() {
-    let (ada_ln, vars) = part(|vb| AdaLn::new(D, vb));
-    let xs = numbers(&[1, 2, D], 0.1);
-    let it = ada_ln.forward(&xs).unwrap();
-    let parts =
-        Tensor::cat(&[it.attn_shift_scale, it.attn_gate, it.mlp_shift_scale, it.mlp_gate], 2).unwrap();
-    let var = |name: &str| vars.iter().find(|it| it.0 == name).unwrap().1.as_tensor().clone();
-    let whole = xs.reshape((2, D)).unwrap().matmul(&var("0.weight").t().unwrap()).unwrap();
-    let whole = whole.broadcast_add(&var("0.bias")).unwrap().reshape((1, 2, 6 * D)).unwrap();
-    let error = (whole - parts).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-    assert!(error < 1e-6, "{error}");
+fn block_is_its_formula() {
+    let (block, vars) = part(|vb| Block::new(D, HEADS, vb));
+    let xs = numbers(&[2, 6, D], 0.5);
+    let rope = AxialRope2d::new(D / HEADS).unwrap().table(2, 3, &Device::Cpu).unwrap();
+    // Tokens at x = 0, 8, 16 in rows y = 0, 16; frequencies 1 and 0.01.
+    let angles: Vec<f32> = [0f32, 16.0]
+        .iter()
+        .flat_map(|y| [0f32, 8.0, 16.0].iter().flat_map(move |x| [*x, *y, 0.01 * x, 0.01 * y]))
+        .collect();
+    let angles = Tensor::from_vec(angles, (1, 1, 6, D / HEADS / 2), &Device::Cpu).unwrap();
+    for tokens in [1, 6] {
+        let condition = numbers(&[2, tokens, D], 0.7);
+        let got = block.forward(&xs, &block.modulation(&condition).unwrap(), &rope).unwrap();
+        let want = block_by_hand(&vars, &xs, &condition, &angles).unwrap();
+        assert!(relative_rms(&got, &want) < 1e-5, "{}", relative_rms(&got, &want));
+    }
+}
+
+fn relative_rms(got: &Tensor, want: &Tensor) -> f64 {
+    let square = |it: Tensor| f64::from(it.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+    (square((got - want).unwrap()) / square(want.clone())).sqrt()
 }
 
 #[test]

@@ -3,14 +3,22 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use ddt_model::{Ddt, DdtConfig, DdtFile, Description, LatentInfo, ModelError};
+use ddt_model::{Ddt, DdtConfig, DdtFile, Description, LatentInfo, ModelError, VelocityNetwork};
 
 use crate::networks::{normal, perturbed, relative_rms, sizes, weights};
 
-fn velocity(network: &Ddt) -> Tensor {
+fn velocity(network: &dyn VelocityNetwork) -> Tensor {
     let t = Tensor::new(&[0.4f32], &Device::Cpu).unwrap();
     let labels = Tensor::new(&[2u32], &Device::Cpu).unwrap();
     network.forward(&normal(5, &[1, 2, 4, 4]), &t, &labels).unwrap().detach()
+}
+
+/// The message of a file that is refused.
+fn refused<T: std::fmt::Debug>(result: Result<T, ModelError>) -> String {
+    match result {
+        Err(error @ ModelError::File { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn latents() -> LatentInfo {
@@ -56,17 +64,20 @@ fn sizes_must_be_known_and_agree() {
     let path = folder.path().join("net.safetensors");
     DdtFile::write(&path, &description(), &weights(&map)).unwrap();
     let other = DdtConfig { num_encoder_blocks: 1, num_decoder_blocks: 3, ..sizes() };
-    let refused = Ddt::load(&path, Some(&other), DType::F32, &Device::Cpu);
-    assert!(matches!(refused, Err(ModelError::ConfigDiffers { .. })));
+    let message = refused(Ddt::load(&path, Some(&other), DType::F32, &Device::Cpu));
+    assert!(
+        message.contains("num_decoder_blocks: 3") && message.contains("num_decoder_blocks: 2"),
+        "{message}"
+    );
     let bare = folder.path().join("bare.safetensors");
     ddt_files::write_safetensors(&bare, &weights(&map), &BTreeMap::new()).unwrap();
-    let refused = Ddt::load(&bare, None, DType::F32, &Device::Cpu);
-    assert!(refused.unwrap_err().to_string().contains("ddt-xl2-22en6de"));
+    let message = refused(Ddt::load(&bare, None, DType::F32, &Device::Cpu));
+    assert!(message.contains("ddt-xl2-22en6de"), "{message}");
     Ddt::load(&bare, Some(&sizes()), DType::F32, &Device::Cpu).unwrap();
 }
 
 #[test]
-fn every_wrong_name_stands_in_one_message() {
+fn one_message_names_every_wrong_tensor() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("net.safetensors");
     let (_, map) = perturbed(&sizes());
@@ -90,12 +101,15 @@ fn nothing_wrong_is_written() {
     let (_, map) = perturbed(&sizes());
     let mut short = weights(&map);
     short.remove("final_layer.linear.bias").unwrap();
-    let refused = DdtFile::write(&path, &description(), &short);
-    assert!(matches!(refused, Err(ModelError::Weight { got: None, .. })));
+    let message = refused(DdtFile::write(&path, &description(), &short));
+    assert!(
+        message.ends_with("final_layer.linear.bias: expected shape [8], got no such weight"),
+        "{message}"
+    );
     let mut long = weights(&map);
     long.insert("more".to_owned(), normal(0, &[1]));
-    let refused = DdtFile::write(&path, &description(), &long);
-    assert!(matches!(refused, Err(ModelError::Weight { expected: None, .. })));
+    let message = refused(DdtFile::write(&path, &description(), &long));
+    assert!(message.ends_with("more: expected no such weight, got shape [1]"), "{message}");
     for bad in [
         LatentInfo { mean: vec![0.0], ..latents() },
         LatentInfo { std: vec![1.0, 0.0], ..latents() },
@@ -103,8 +117,8 @@ fn nothing_wrong_is_written() {
         LatentInfo { height: 3, ..latents() },
     ] {
         let description = Description { latents: Some(bad), ..description() };
-        let refused = DdtFile::write(&path, &description, &weights(&map));
-        assert!(matches!(refused, Err(ModelError::Metadata { .. })));
+        let message = refused(DdtFile::write(&path, &description, &weights(&map)));
+        assert!(message.contains("ddt.latents"), "{message}");
     }
     assert!(!path.exists());
 }
@@ -129,19 +143,23 @@ fn a_description_that_makes_no_sense_is_refused() {
     let (_, map) = perturbed(&sizes());
     DdtFile::write(&path, &description(), &weights(&map)).unwrap();
     let good = DdtFile::open(&path).unwrap().metadata().clone();
-    let check = |key: &str, json: &str| {
+    let opened = |key: &str, json: &str| {
         let mut metadata = good.clone();
         metadata.insert(key.to_owned(), json.to_owned());
         ddt_files::write_safetensors(&path, &weights(&map), &metadata).unwrap();
-        DdtFile::open(&path).unwrap_err()
+        DdtFile::open(&path)
+    };
+    let check = |key: &str, json: &str| {
+        let message = refused(opened(key, json));
+        assert!(message.contains(key), "{message}");
     };
     for json in ["", "{}", r#"{"in_channels":-1}"#, "[[[[[["] {
-        assert!(matches!(check("ddt.config", json), ModelError::Metadata { .. }), "{json:?}");
+        check("ddt.config", json);
     }
     let zero = good["ddt.config"].replace("\"patch_size\":2", "\"patch_size\":0");
-    assert!(matches!(check("ddt.config", &zero), ModelError::Config(_)));
+    assert!(matches!(opened("ddt.config", &zero), Err(ModelError::Config(_))));
     let latents = r#"{"autoencoder":"none","height":3,"width":4,"mean":[0,1],"std":[1,2]}"#;
-    assert!(matches!(check("ddt.latents", latents), ModelError::Metadata { .. }));
-    assert!(matches!(check("ddt.classes", r#"["a"]"#), ModelError::Metadata { .. }));
+    check("ddt.latents", latents);
+    check("ddt.classes", r#"["a"]"#);
     assert!(DdtFile::open(folder.path().join("absent")).is_err());
 }

@@ -27,7 +27,7 @@ pub(crate) fn perturbed(cfg: &DdtConfig) -> (Ddt, VarMap) {
     (network, map)
 }
 
-pub(crate) fn perturb(map: &VarMap) {
+fn perturb(map: &VarMap) {
     let mut vars: Vec<_> = map.data().lock().unwrap().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     vars.sort_by(|a, b| a.0.cmp(&b.0));
     for (i, (name, var)) in vars.iter().enumerate() {
@@ -37,10 +37,21 @@ pub(crate) fn perturb(map: &VarMap) {
     }
 }
 
+/// The form of a network that is trained.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Build {
+    Plain,
+    Fused,
+}
+
 /// [`perturbed`] for any family.
-pub(crate) fn perturbed_network(cfg: &NetworkConfig) -> (Box<dyn VelocityNetwork>, VarMap) {
+pub(crate) fn perturbed_network(cfg: &NetworkConfig, build: Build) -> (Box<dyn VelocityNetwork>, VarMap) {
     let map = VarMap::new();
-    let network = cfg.build(VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu)).unwrap();
+    let vb = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
+    let network = match build {
+        Build::Plain => cfg.build(vb).unwrap(),
+        Build::Fused => cfg.build_fused(vb).unwrap(),
+    };
     perturb(&map);
     (network, map)
 }

@@ -1,7 +1,12 @@
-//! Parameters from a seed.
+//! Where the parameters of a network come from when there is no file: a seed, or nothing but their shapes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
-use candle_nn::{Init, var_builder::SimpleBackend};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use ddt_flow::{CounterNoise, Purpose};
 
 /// Makes parameters by their initialisers, each from the seed and its own name alone: neither order nor
@@ -50,4 +55,36 @@ impl SimpleBackend for SeededInit {
 fn fnv1a(text: &str) -> u64 {
     text.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Names and shapes of the parameters that `build` asks its builder for, sorted by name.
+pub(crate) fn parameter_shapes<T>(
+    build: impl FnOnce(VarBuilder) -> Result<T>,
+) -> Result<BTreeMap<String, Vec<usize>>> {
+    let probe = ShapeProbe::default();
+    build(VarBuilder::from_backend(Box::new(probe.clone()), DType::F32, Device::Cpu))?;
+    let shapes = std::mem::take(&mut *probe.shapes.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(shapes)
+}
+
+/// Notes every request, and answers it with one number repeated to its shape, which takes no memory.
+#[derive(Clone, Default)]
+struct ShapeProbe {
+    shapes: Arc<Mutex<BTreeMap<String, Vec<usize>>>>,
+}
+
+impl SimpleBackend for ShapeProbe {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
+        shapes.insert(name.to_owned(), shape.dims().to_vec());
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("expected a shape with the request for {name}")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
 }

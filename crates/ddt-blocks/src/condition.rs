@@ -1,0 +1,137 @@
+//! Time and class as vectors.
+
+use candle_core::{DType, Module, Result, Tensor, bail};
+use candle_nn::{Init, VarBuilder};
+
+use crate::{
+    form::Form,
+    linear::{Linear, NORMAL_0_02, ZEROS, pytorch_uniform},
+};
+
+/// Timestep embedder: sines and cosines of the flow time, then an MLP.
+///
+/// ```text
+/// angle[k] = t * exp(-ln(period) k / 128), k = 0 .. 128;  y = mlp.2(silu(mlp.0([cos, sin])))
+/// ```
+///
+/// `t` in [0, 1] is not scaled. The longest period is 10 in DDT, 10,000 in SiT.
+///
+/// # Shapes
+/// `t: (B)` in f32 `-> (B, D)` in the weights' dtype.
+#[derive(Debug, Clone)]
+pub struct TimestepEmbed {
+    first: Linear,
+    second: Linear,
+    max_period: f64,
+}
+
+impl TimestepEmbed {
+    const HALF: usize = 128;
+
+    /// DDT's: parameters `mlp.0` and `mlp.2`, biases as PyTorch's.
+    pub fn new(hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        Self::build(hidden_size, 10.0, pytorch_uniform, vb)
+    }
+
+    /// SiT's: the same parameters, with zero biases.
+    pub fn sit(hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        Self::build(hidden_size, 10_000.0, |_| ZEROS, vb)
+    }
+
+    fn build(hidden_size: usize, max_period: f64, bias: fn(usize) -> Init, vb: VarBuilder) -> Result<Self> {
+        let linear = |fan_in, vb| Linear::with_init(fan_in, hidden_size, NORMAL_0_02, Some(bias(fan_in)), vb);
+        let vb = vb.pp("mlp");
+        let (first, second) = (linear(2 * Self::HALF, vb.pp("0"))?, linear(hidden_size, vb.pp("2"))?);
+        Ok(Self { first, second, max_period })
+    }
+}
+
+impl Module for TimestepEmbed {
+    fn forward(&self, t: &Tensor) -> Result<Tensor> {
+        let freqs: Vec<f32> = (0..Self::HALF)
+            .map(|k| (-self.max_period.ln() * k as f64 / Self::HALF as f64).exp() as f32)
+            .collect();
+        let freqs = Tensor::from_vec(freqs, (1, Self::HALF), t.device())?;
+        let angles = t.to_dtype(DType::F32)?.unsqueeze(1)?.broadcast_mul(&freqs)?; // (B, HALF)
+        let embedding = Tensor::cat(&[angles.cos()?, angles.sin()?], 1)?;
+        let hidden = self.first.forward(&embedding.to_dtype(self.first.weight().dtype())?)?;
+        self.second.forward(&ddt_kernels::silu(&hidden)?)
+    }
+}
+
+/// Label embedder: a table of `num_classes + 1` rows, of which the last is "no class".
+///
+/// # Shapes
+/// `labels: (B)`, u32 in `0..=num_classes`, `-> (B, D)`. On the CPU a label outside the table is an error.
+#[derive(Debug, Clone)]
+pub struct LabelEmbed {
+    table: Tensor,
+}
+
+impl LabelEmbed {
+    /// Parameter `embedding_table.weight`.
+    pub fn new(num_classes: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        let shape = (num_classes + 1, hidden_size);
+        Ok(Self { table: vb.pp("embedding_table").get_with_hints(shape, "weight", NORMAL_0_02)? })
+    }
+}
+
+impl Module for LabelEmbed {
+    fn forward(&self, labels: &Tensor) -> Result<Tensor> {
+        self.table.index_select(labels, 0)
+    }
+}
+
+/// Time and class of each image, embedded: what a network's condition is made of.
+#[derive(Debug, Clone)]
+pub struct ConditionEmbed {
+    t_embedder: TimestepEmbed,
+    y_embedder: LabelEmbed,
+}
+
+impl ConditionEmbed {
+    /// DDT's: parameters `t_embedder` and `y_embedder`.
+    pub fn new(num_classes: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            t_embedder: TimestepEmbed::new(hidden_size, vb.pp("t_embedder"))?,
+            y_embedder: LabelEmbed::new(num_classes, hidden_size, vb.pp("y_embedder"))?,
+        })
+    }
+
+    /// SiT's: the same parameters, with SiT's timestep embedder.
+    pub fn sit(num_classes: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            t_embedder: TimestepEmbed::sit(hidden_size, vb.pp("t_embedder"))?,
+            y_embedder: LabelEmbed::new(num_classes, hidden_size, vb.pp("y_embedder"))?,
+        })
+    }
+
+    /// The embeddings of time and class.
+    ///
+    /// # Shapes
+    /// `t: (B)` in f32, `labels: (B)` in u32 `-> (t_emb, y_emb)`, each `(B, 1, D)`.
+    ///
+    /// # Errors
+    /// When there are more times than labels or fewer, or a label is outside the table.
+    pub fn forward(&self, t: &Tensor, labels: &Tensor) -> Result<(Tensor, Tensor)> {
+        if t.dims1()? != labels.dims1()? {
+            bail!("expected as many times as labels, got {:?} and {:?}", t.dims(), labels.dims());
+        }
+        let t_emb = self.t_embedder.forward(t)?.unsqueeze(1)?;
+        Ok((t_emb, self.y_embedder.forward(labels)?.unsqueeze(1)?))
+    }
+
+    /// The same layers for a network of another form.
+    pub fn into_form<F: Form>(self) -> Result<Self> {
+        let Self { t_embedder: TimestepEmbed { first, second, max_period }, y_embedder } = self;
+        let linear = |it: Linear| {
+            let bias = it.bias().cloned().map(F::tensor).transpose()?;
+            Ok::<_, candle_core::Error>(Linear::from_tensors(F::tensor(it.weight().clone())?, bias))
+        };
+        let (first, second) = (linear(first)?, linear(second)?);
+        Ok(Self {
+            t_embedder: TimestepEmbed { first, second, max_period },
+            y_embedder: LabelEmbed { table: F::tensor(y_embedder.table)? },
+        })
+    }
+}

@@ -1,0 +1,171 @@
+//! The three forms of a network: its definition, fused for training, packed for sampling.
+
+use std::fmt;
+
+use candle_core::{DType, Module, Result, Tensor, bail};
+use ddt_kernels::{
+    BlockWeights, PackedBlockWeights, PackedLinear, PackedSwiGlu, RopeTable, packed_block, transformer_block,
+};
+
+use crate::{
+    attention::{Attention, RmsNorm},
+    block::{Block, Modulation, SwiGlu, TransformerBlock},
+    linear::Linear,
+};
+
+/// How the layers of a network compute.
+///
+/// A network is built in the form [`Plain`], its definition, and converted as a whole. Conversion consumes a layer,
+/// so the memory of the original is free before the next one is converted.
+pub trait Form: fmt::Debug + Clone + Send + Sync + 'static {
+    /// A linear layer.
+    type Linear: Module + fmt::Debug + Clone + Send + Sync;
+    /// A transformer block.
+    type Block: TransformerBlock;
+
+    /// Converts a linear layer.
+    ///
+    /// # Errors
+    /// When the form does not exist for the layer's dtype or device.
+    fn linear(layer: Linear) -> Result<Self::Linear>;
+
+    /// Converts a block.
+    ///
+    /// # Errors
+    /// As [`linear`](Self::linear).
+    fn block(block: Block) -> Result<Self::Block>;
+
+    /// Converts a parameter that a layer keeps as a tensor.
+    fn tensor(parameter: Tensor) -> Result<Tensor> {
+        Ok(parameter)
+    }
+}
+
+/// Layer by layer and differentiable: the definition. Any dtype and device.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain;
+
+/// For training: a block is one differentiable operation, [`transformer_block`]. In f32 on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub struct Fused;
+
+/// For sampling: weights are packed once for matmul, and a block is one operation, [`packed_block`], that is not
+/// differentiable. In f32 and bf16 on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub struct Frozen;
+
+impl Form for Plain {
+    type Linear = Linear;
+    type Block = Block;
+
+    fn linear(layer: Linear) -> Result<Linear> {
+        Ok(layer)
+    }
+
+    fn block(block: Block) -> Result<Block> {
+        Ok(block)
+    }
+}
+
+impl Form for Fused {
+    type Linear = Linear;
+    type Block = FusedBlock;
+
+    fn linear(layer: Linear) -> Result<Linear> {
+        Ok(layer)
+    }
+
+    fn block(block: Block) -> Result<FusedBlock> {
+        let weight = block.ada_ln.weight();
+        if weight.dtype() != DType::F32 || !weight.device().is_cpu() {
+            let (dtype, device) = (weight.dtype(), weight.device().location());
+            bail!(
+                "expected weights in f32 on the CPU for fused blocks, got {dtype:?} on {device:?}; \
+                 train the plain network"
+            );
+        }
+        Ok(FusedBlock(block))
+    }
+}
+
+impl Form for Frozen {
+    type Linear = PackedLinear;
+    type Block = FrozenBlock;
+
+    fn linear(layer: Linear) -> Result<PackedLinear> {
+        PackedLinear::new(layer.weight(), layer.bias())
+    }
+
+    fn block(block: Block) -> Result<FrozenBlock> {
+        let Block { norm1, attn, norm2, mlp: SwiGlu { w1, w2, w3 }, ada_ln } = block;
+        let Attention { qkv, q_norm, k_norm, proj, num_heads } = attn;
+        let norm = |it: RmsNorm| Self::tensor(it.weight().clone());
+        Ok(FrozenBlock {
+            ada_ln: Self::linear(ada_ln)?,
+            weights: PackedBlockWeights {
+                norm1: norm(norm1)?,
+                qkv: Self::linear(qkv)?,
+                q_norm: norm(q_norm)?,
+                k_norm: norm(k_norm)?,
+                proj: Self::linear(proj)?,
+                norm2: norm(norm2)?,
+                gate: PackedSwiGlu::new(w1.weight(), w3.weight())?,
+                w2: Self::linear(w2)?,
+            },
+            num_heads,
+        })
+    }
+
+    /// A copy that no variable changes and no gradient reaches.
+    fn tensor(parameter: Tensor) -> Result<Tensor> {
+        parameter.detach().copy()
+    }
+}
+
+/// A [`Block`] as one differentiable operation, in f32 on the CPU.
+#[derive(Debug, Clone)]
+pub struct FusedBlock(Block);
+
+impl TransformerBlock for FusedBlock {
+    fn modulation(&self, condition: &Tensor) -> Result<Modulation> {
+        Modulation::joint(&self.0.ada_ln, condition)
+    }
+
+    fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
+        let Block { norm1, attn, norm2, mlp, .. } = &self.0;
+        let Some(proj_bias) = attn.proj.bias() else {
+            bail!("expected a bias of the attention's projection")
+        };
+        let weights = BlockWeights {
+            norm1: norm1.weight(),
+            qkv: attn.qkv.weight(),
+            q_norm: attn.q_norm.weight(),
+            k_norm: attn.k_norm.weight(),
+            proj_weight: attn.proj.weight(),
+            proj_bias,
+            norm2: norm2.weight(),
+            w1: mlp.w1.weight(),
+            w2: mlp.w2.weight(),
+            w3: mlp.w3.weight(),
+        };
+        transformer_block(xs, &modulation.to_joint()?, &weights, rope, attn.num_heads, RmsNorm::EPS)
+    }
+}
+
+/// A [`Block`] with packed weights as one operation that is not differentiable, in f32 or bf16 on the CPU.
+#[derive(Debug, Clone)]
+pub struct FrozenBlock {
+    ada_ln: PackedLinear,
+    weights: PackedBlockWeights,
+    num_heads: usize,
+}
+
+impl TransformerBlock for FrozenBlock {
+    fn modulation(&self, condition: &Tensor) -> Result<Modulation> {
+        Modulation::joint(&self.ada_ln, condition)
+    }
+
+    fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
+        packed_block(xs, &modulation.to_joint()?, &self.weights, rope, self.num_heads, RmsNorm::EPS)
+    }
+}
