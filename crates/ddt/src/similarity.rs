@@ -48,7 +48,7 @@ impl ClassConditional for Recorded<'_> {
             state.channels = z_t.dim(candle_core::D::Minus1)?;
             state.states.push(z_t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?);
         }
-        self.0.decode(x_t, &self.0.keep(&z_t)?, rows)
+        self.0.decode(x_t, &self.0.modulations(&z_t)?, rows)
     }
 }
 
@@ -69,7 +69,7 @@ impl Pipeline {
         rng: NoiseSource,
         watch: &mut Watch<'_>,
     ) -> Result<SimilarityAccumulator> {
-        let Some(network) = self.network().and_then(|it| it.halves()) else {
+        let Some(network) = self.network().and_then(|it| it.decoupled()) else {
             return invalid("similarity is measured on a network of two halves, on the CPU");
         };
         let options = self.sample_options(None);
