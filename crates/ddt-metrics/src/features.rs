@@ -1,10 +1,9 @@
-//! Rows of numbers that an extractor gave, one row an image.
+//! Features: rows of numbers that an extractor computed, one row per image.
 
-use crate::MetricsError;
-use crate::error::check_range;
+use crate::error::{MetricsError, check_range};
 
-/// The longest rows that are taken; a covariance of this size is 512 MiB.
-pub const MAX_FEATURE_SIZE: usize = 8192;
+/// The longest rows accepted; a covariance of this size is 512 MiB.
+pub(crate) const MAX_FEATURE_SIZE: usize = 8192;
 
 /// A view of rows of finite numbers.
 ///
@@ -23,22 +22,17 @@ impl<'a> Features<'a> {
     ///
     /// # Errors
     ///
-    /// [`MetricsError::OutOfRange`] unless `size` is in `1..=`[`MAX_FEATURE_SIZE`],
-    /// [`MetricsError::NotWholeRows`], or [`MetricsError::NotFinite`] with the place of the first NaN or
-    /// infinity.
+    /// [`MetricsError::Input`] unless `size` is in `1..=8192`, the rows are whole, and all numbers are finite; the
+    /// first NaN or infinity is named.
     pub fn new(values: &'a [f32], size: usize) -> Result<Self, MetricsError> {
         check_size(size)?;
         if !values.len().is_multiple_of(size) {
-            return Err(MetricsError::NotWholeRows { size, len: values.len() });
+            let len = values.len();
+            return Err(MetricsError::Input(format!(
+                "expected whole rows of {size} numbers, got {len} numbers"
+            )));
         }
-        if let Some(at) = values.iter().position(|it| !it.is_finite()) {
-            return Err(MetricsError::NotFinite {
-                what: "features",
-                row: at / size,
-                column: at % size,
-                value: values[at].into(),
-            });
-        }
+        check_finite("features", values, size)?;
         Ok(Self { values, size })
     }
 
@@ -48,7 +42,7 @@ impl<'a> Features<'a> {
         self.size
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     #[must_use]
     pub fn num_rows(&self) -> usize {
         self.values.len() / self.size
@@ -65,7 +59,7 @@ impl<'a> Features<'a> {
         self.values.chunks_exact(self.size)
     }
 
-    /// One row; the caller knows that it is there.
+    /// One row, which must exist.
     pub(crate) fn row(&self, row: usize) -> &'a [f32] {
         &self.values[row * self.size..(row + 1) * self.size]
     }
@@ -74,6 +68,35 @@ impl<'a> Features<'a> {
 /// Checks the length of a row.
 pub(crate) fn check_size(size: usize) -> Result<(), MetricsError> {
     check_range("numbers in a row", 1, MAX_FEATURE_SIZE as u64, size as u64)
+}
+
+/// Checks that all numbers of a matrix are finite.
+pub(crate) fn check_finite<T: Copy + Into<f64>>(
+    what: &str,
+    values: &[T],
+    size: usize,
+) -> Result<(), MetricsError> {
+    let Some(at) = values.iter().position(|it| !(*it).into().is_finite()) else { return Ok(()) };
+    let (value, row, column): (f64, _, _) = (values[at].into(), at / size, at % size);
+    Err(MetricsError::Input(format!(
+        "expected finite numbers, got {value} in {what}, row {row}, column {column}"
+    )))
+}
+
+/// Numbers for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    /// Normal numbers from a seed: sums of twelve uniform ones.
+    pub(crate) fn gaussian(len: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut uniform = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 24) as f32
+        };
+        (0..len).map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0).collect()
+    }
 }
 
 #[cfg(test)]
@@ -87,15 +110,11 @@ mod tests {
         assert_eq!((features.num_rows(), features.size()), (2, 2));
         assert_eq!(features.row(1), [3.0, 4.0]);
         assert_eq!(Features::new(&[], 7).unwrap().num_rows(), 0);
-        assert!(matches!(
-            Features::new(&values[..3], 2),
-            Err(MetricsError::NotWholeRows { size: 2, len: 3 })
-        ));
-        let error = Features::new(&values, 3).unwrap_err();
-        assert!(matches!(error, MetricsError::NotFinite { row: 1, column: 2, .. }));
-        assert_eq!(error.to_string(), "expected finite numbers, got NaN in features, row 1, column 2");
+        let error = |values, size| Features::new(values, size).unwrap_err().to_string();
+        assert_eq!(error(&values[..3], 2), "expected whole rows of 2 numbers, got 3 numbers");
+        assert_eq!(error(&values, 3), "expected finite numbers, got NaN in features, row 1, column 2");
         for size in [0, MAX_FEATURE_SIZE + 1, usize::MAX] {
-            assert!(matches!(Features::new(&values, size), Err(MetricsError::OutOfRange { .. })));
+            assert!(error(&values, size).contains("numbers in a row from 1 to 8192"));
         }
     }
 }

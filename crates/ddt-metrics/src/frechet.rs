@@ -7,8 +7,7 @@
 //! With `A = Ua Da UaT` the root's trace is the sum of the singular values of `sqrt(Da) UaT Ub sqrt(Db)`,
 //! since that matrix times its transpose is `sqrt(A) B sqrt(A)` in the basis `Ua`. Taking singular values
 //! instead of roots of eigenvalues keeps small ones exact to rounding, where a square root would turn
-//! rounding of 1e-16 into 1e-8. Nothing here can give NaN or a complex number on a covariance without an
-//! inverse.
+//! rounding of 1e-16 into 1e-8. A singular covariance gives neither NaN nor a complex number.
 
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
@@ -17,23 +16,26 @@ use faer::linalg::{evd, svd};
 use faer::{Accum, Mat, MatRef, Par};
 use serde::{Deserialize, Serialize};
 
-use crate::error::check_row_size;
-use crate::{MetricsError, Statistics, Warning};
+use crate::{
+    error::{MetricsError, check_row_size, overflow},
+    statistics::Statistics,
+    warnings::Warning,
+};
 
-/// Eigenvalues below minus this share of the largest are no rounding of a file, but damage.
+/// Eigenvalues below minus this share of the largest are not rounding of a file, but damage.
 const DAMAGE: f64 = 1e-3;
 
-/// The distance and its parts.
+/// A Fréchet distance and its parts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FrechetDistance {
     /// The squared distance, as FID is reported; at least 0.
     pub distance: f64,
-    /// What the means contribute.
+    /// Contribution of the means.
     pub mean_term: f64,
-    /// What the covariances contribute; rounding may leave it just below 0.
+    /// Contribution of the covariances; rounding may leave it just below 0.
     pub covariance_term: f64,
-    /// What to know beside it.
+    /// Reasons not to trust it.
     pub warnings: Vec<Warning>,
 }
 
@@ -53,8 +55,8 @@ pub struct FrechetDistance {
 ///
 /// # Errors
 ///
-/// [`MetricsError::RowSize`] for features of different extractors, [`MetricsError::NotPositive`] for a matrix
-/// that is no covariance, [`MetricsError::NoConvergence`], or [`MetricsError::Overflow`].
+/// [`MetricsError::Input`] for features of different extractors or a matrix that is not a covariance,
+/// [`MetricsError::Numerical`] for an overflow or a decomposition that does not converge.
 pub fn frechet_distance(
     samples: &Statistics,
     references: &Statistics,
@@ -63,7 +65,7 @@ pub fn frechet_distance(
     let size = samples.size();
     let means = samples.mean().iter().zip(references.mean());
     let mean_term: f64 = means.map(|(a, b)| (a - b) * (a - b)).sum();
-    // Only the size of numbers near the ends of f64 needs it; a power of two changes no digit.
+    // Only numbers near the ends of f64 need it; a power of two changes no digit.
     let entries = samples.covariance().iter().chain(references.covariance());
     let largest = entries.map(|it| it.abs()).fold(0.0, f64::max);
     let scale = if largest > 0.0 { largest.log2().ceil().clamp(-1000.0, 1000.0).exp2() } else { 1.0 };
@@ -79,9 +81,9 @@ pub fn frechet_distance(
     let covariance_term = (traces - 2.0 * root) * scale;
 
     let distance = (mean_term + covariance_term).max(0.0);
-    // `max` drops a NaN, so the sum itself is looked at.
+    // `max` drops a NaN, so the sum itself is checked.
     if !(mean_term + covariance_term).is_finite() {
-        return Err(MetricsError::Overflow { what: "the statistics" });
+        return Err(overflow("the statistics"));
     }
     let warnings = [left.warnings, right.warnings].concat();
     Ok(FrechetDistance { distance, mean_term, covariance_term, warnings })
@@ -106,14 +108,13 @@ impl Root {
         let (smallest, largest) = (values[0], values[size - 1]);
         let rounding = size as f64 * f64::EPSILON * largest.abs();
         if !smallest.is_finite() || !largest.is_finite() {
-            return Err(MetricsError::Overflow { what });
+            return Err(overflow(what));
         }
         if smallest < -DAMAGE * largest.abs() {
-            return Err(MetricsError::NotPositive {
-                what,
-                smallest: smallest * scale,
-                largest: largest * scale,
-            });
+            let (smallest, largest) = (smallest * scale, largest * scale);
+            return Err(MetricsError::Input(format!(
+                "expected a covariance without negative eigenvalues, got {smallest:e} beside {largest:e} in {what}"
+            )));
         }
         let zeros = values.iter().take_while(|it| **it <= rounding).count();
         for (at, value) in values.iter().enumerate().skip(zeros) {
@@ -138,7 +139,7 @@ fn eigen(what: &'static str, of: &Statistics, scale: f64) -> Result<(Vec<f64>, M
     let size = of.size();
     let scaled: Vec<f64> = of.covariance().iter().map(|it| it / scale).collect();
     if scaled.iter().any(|it| !it.is_finite()) {
-        return Err(MetricsError::Overflow { what });
+        return Err(overflow(what));
     }
     let (mut values, mut vectors) = (Diag::<f64>::zeros(size), Mat::<f64>::zeros(size, size));
     let need = evd::self_adjoint_evd_scratch::<f64>(
@@ -155,11 +156,15 @@ fn eigen(what: &'static str, of: &Statistics, scale: f64) -> Result<(Vec<f64>, M
         MemStack::new(&mut MemBuffer::new(need)),
         Default::default(),
     )
-    .map_err(|_| MetricsError::NoConvergence { what })?;
+    .map_err(|_| no_convergence(what))?;
     Ok((values.column_vector().iter().copied().collect(), vectors))
 }
 
-/// Singular values, in no promised order.
+fn no_convergence(what: &str) -> MetricsError {
+    MetricsError::Numerical(format!("the decomposition of the covariance of {what} did not converge"))
+}
+
+/// Singular values, in any order.
 fn singular_values(matrix: MatRef<'_, f64>) -> Result<Vec<f64>, MetricsError> {
     let (rows, columns) = matrix.shape();
     let mut values = Diag::<f64>::zeros(rows.min(columns));
@@ -180,15 +185,14 @@ fn singular_values(matrix: MatRef<'_, f64>) -> Result<Vec<f64>, MetricsError> {
         MemStack::new(&mut MemBuffer::new(need)),
         Default::default(),
     )
-    .map_err(|_| MetricsError::NoConvergence { what: "the product of the roots" })?;
+    .map_err(|_| no_convergence("the product of the roots"))?;
     Ok(values.column_vector().iter().copied().collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Features;
-    use crate::testing::gaussian;
+    use crate::features::{Features, testing::gaussian};
 
     fn diagonal_of(variances: &[f64]) -> Vec<f64> {
         let size = variances.len();
@@ -244,22 +248,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_covariance_is_an_error() {
+    fn matrices_that_are_not_covariances_are_refused() {
         let whole = statistics(&[0.0; 2], &[1.0, 1.0]);
         let negative = statistics(&[0.0; 2], &[1.0, -0.5]);
-        assert!(matches!(
-            frechet_distance(&whole, &negative),
-            Err(MetricsError::NotPositive { what: "references", .. })
-        ));
+        let message = |a, b| frechet_distance(a, b).unwrap_err().to_string();
+        let error = message(&whole, &negative);
+        assert!(error.contains("got -5e-1 beside 1e0 in references"), "{error}");
         let rounded = statistics(&[0.0; 2], &[1.0, -1e-9]);
         let got = frechet_distance(&rounded, &whole).unwrap();
         assert!(matches!(got.warnings[0], Warning::NegativeEigenvalues { .. }));
         let other = statistics(&[0.0; 3], &[1.0; 3]);
-        assert!(matches!(frechet_distance(&whole, &other), Err(MetricsError::RowSize { .. })));
+        assert!(message(&whole, &other).contains("rows of 2 numbers, got rows of 3"));
     }
 
     #[test]
-    fn the_ends_of_f64_are_no_trouble() {
+    fn numbers_near_the_ends_of_f64_are_handled() {
         for size in [1e-290, 1e-150, 1e150, 1e290] {
             let a = statistics(&[0.0; 2], &[size, 4.0 * size]);
             let b = statistics(&[0.0; 2], &[size, size]);
@@ -268,7 +271,7 @@ mod tests {
         }
         let far = statistics(&[1e200, 0.0], &[1.0, 1.0]);
         let near = statistics(&[0.0; 2], &[1.0, 1.0]);
-        assert!(matches!(frechet_distance(&far, &near), Err(MetricsError::Overflow { .. })));
+        assert!(matches!(frechet_distance(&far, &near), Err(MetricsError::Numerical(_))));
         let wide = statistics(&[0.0; 2], &[f64::MAX, f64::MAX]);
         assert!(frechet_distance(&wide, &near).is_err());
         let skew = Statistics::new(vec![0.0; 2], vec![1e-300, 1e300, 1e300, 1e-300], None).unwrap();

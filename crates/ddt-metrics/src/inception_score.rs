@@ -9,14 +9,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{check_range, check_row_size};
-use crate::features::check_size;
-use crate::{Features, MetricsError};
+use crate::{
+    error::{MetricsError, check_range, check_row_size, check_rows},
+    features::{Features, check_size},
+};
 
-/// Rows of a split, as ADM's evaluation has it.
+/// Rows of a split in ADM's evaluation.
 pub const SPLIT_SIZE: usize = 5000;
 
-/// The score over all splits.
+/// Inception Score over all splits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InceptionScore {
@@ -28,7 +29,7 @@ pub struct InceptionScore {
     pub splits: Vec<f64>,
 }
 
-/// Takes logits in the order of the sample and keeps one row of sums.
+/// Accumulates the Inception Score of logits in the order of the sample, in one row of sums.
 #[derive(Debug, Clone)]
 pub struct InceptionScoreAccumulator {
     split_size: usize,
@@ -46,8 +47,7 @@ impl InceptionScoreAccumulator {
     ///
     /// # Errors
     ///
-    /// [`MetricsError::OutOfRange`] unless `num_classes` is in `1..=`[`MAX_FEATURE_SIZE`](crate::MAX_FEATURE_SIZE)
-    /// and `split_size` at least 1.
+    /// [`MetricsError::Input`] unless `num_classes` is in `1..=8192` and `split_size` at least 1.
     pub fn new(num_classes: usize, split_size: usize) -> Result<Self, MetricsError> {
         check_size(num_classes)?;
         check_range("rows in a split", 1, u64::MAX, split_size as u64)?;
@@ -59,7 +59,7 @@ impl InceptionScoreAccumulator {
     ///
     /// # Errors
     ///
-    /// [`MetricsError::RowSize`] for another number of classes; nothing has been added then.
+    /// [`MetricsError::Input`] for another number of classes; nothing has been added then.
     pub fn push(&mut self, logits: Features<'_>) -> Result<(), MetricsError> {
         check_row_size("the logits to add", self.probabilities.len(), logits.size())?;
         for row in logits.rows() {
@@ -84,14 +84,12 @@ impl InceptionScoreAccumulator {
     ///
     /// # Errors
     ///
-    /// [`MetricsError::TooFewRows`] if there was none.
+    /// [`MetricsError::Input`] if there was none.
     pub fn finish(mut self) -> Result<InceptionScore, MetricsError> {
         if self.num_rows > 0 {
             self.close_split();
         }
-        if self.splits.is_empty() {
-            return Err(MetricsError::TooFewRows { what: "the logits", expected: 1, got: 0 });
-        }
+        check_rows("the logits", 1, self.splits.len() as u64)?;
         let num_splits = self.splits.len() as f64;
         let mean = self.splits.iter().sum::<f64>() / num_splits;
         let variance = self.splits.iter().map(|it| (it - mean) * (it - mean)).sum::<f64>() / num_splits;
@@ -113,7 +111,7 @@ impl InceptionScoreAccumulator {
     }
 }
 
-/// The score of logits that are all at hand.
+/// Inception Score of logits that are all in memory.
 ///
 /// # Errors
 ///
@@ -160,10 +158,8 @@ mod tests {
         assert!(InceptionScoreAccumulator::new(0, 1).is_err());
         assert!(InceptionScoreAccumulator::new(1, 0).is_err());
         let mut score = InceptionScoreAccumulator::new(3, 1).unwrap();
-        assert!(matches!(
-            score.push(Features::new(&[0.0; 2], 2).unwrap()),
-            Err(MetricsError::RowSize { expected: 3, got: 2, .. })
-        ));
-        assert!(matches!(score.finish(), Err(MetricsError::TooFewRows { .. })));
+        let error = score.push(Features::new(&[0.0; 2], 2).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("rows of 3 numbers, got rows of 2"), "{error}");
+        assert!(score.finish().unwrap_err().to_string().contains("at least 1 rows"));
     }
 }

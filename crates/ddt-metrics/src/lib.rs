@@ -1,26 +1,22 @@
-//! Sample quality: Fréchet distance, Inception Score, precision and recall, and how they came about.
+//! Sample quality: Fréchet distance, Inception Score, precision and recall, with the protocol of each number.
 //!
-//! The mathematics takes rows of numbers that some network has made of images; it knows neither images nor
+//! The mathematics takes rows of numbers that some network computed from images; it knows neither images nor
 //! networks, computes in f64, and no result depends on the number of threads.
 //!
-//! How the nouns meet:
-//!
 //! - [`Features`] is a checked view of rows: whole and finite.
-//! - [`Moments`] sums rows as they come, and merges what several processes have summed; it ends as
-//!   [`Statistics`], a mean and a covariance. Two of these have a [`frechet_distance`] (FID, and sFID on
-//!   spatial features).
+//! - [`Moments`] accumulates rows as they come, and merges those of several processes; it ends as [`Statistics`],
+//!   a mean and a covariance. Two of these have a [`frechet_distance`] (FID, and sFID on spatial features).
 //! - [`InceptionScoreAccumulator`] takes logits in the sample's order; [`precision_recall`] compares rows with
 //!   rows.
-//! - [`Warning`] is what a reader should know beside a number: a covariance without full rank, rows
-//!   [sorted by class](sorted_by_class), [`Duplicates`].
-//! - A number is worth what is known of it: [`Protocol`] says how the sample was drawn and measured,
-//!   [`NamedProtocol`] whether that is what papers call FID, [`Report`] keeps all of it, and [`explain`] says
-//!   what stands between two reports.
+//! - [`Warning`] is a reason not to trust a number: a singular covariance, rows [sorted by
+//!   class](sorted_by_class), [`Duplicates`].
+//! - [`Protocol`] states how a sample was generated and measured, [`NamedProtocol`] whether that is what papers
+//!   call FID, [`Report`] stores all of it, and [`explain`] lists the differences between two reports.
 //!
 //! ```
 //! use ddt_metrics::{Features, Moments, frechet_distance, precision_recall};
 //!
-//! // Rows of two numbers: the samples arrive in two batches, and lie one to the right of the references.
+//! // Rows of two numbers: the samples arrive in two batches, one to the right of the references.
 //! let references = [0.0, 0.0, 0.0, 2.0, 2.0, 0.0, 2.0, 2.0, 1.0, 1.0];
 //! let samples: Vec<f32> = references.chunks(2).flat_map(|row| [row[0] + 1.0, row[1]]).collect();
 //! let (mut ours, mut theirs) = (Moments::new(2)?, Moments::new(2)?);
@@ -37,38 +33,30 @@
 
 #![forbid(unsafe_code)]
 
-mod difference;
-mod distances;
-mod duplicates;
 mod error;
 mod features;
 mod frechet;
 mod inception_score;
 mod moments;
-mod named_protocol;
 mod neighbours;
 mod precision_recall;
 mod protocol;
 mod report;
-mod row_order;
 mod statistics;
-#[cfg(test)]
-mod testing;
-mod warning;
+mod warnings;
 
-pub use difference::{Difference, Explanation, explain};
-pub use duplicates::Duplicates;
 pub use error::MetricsError;
-pub use features::{Features, MAX_FEATURE_SIZE};
+pub use features::Features;
 pub use frechet::{FrechetDistance, frechet_distance};
 pub use inception_score::{InceptionScore, InceptionScoreAccumulator, SPLIT_SIZE, inception_score};
 pub use moments::{MomentParts, Moments};
-pub use named_protocol::{Departure, NAMED_PROTOCOLS, NamedProtocol, Quantity, Verdict};
 pub use precision_recall::{
     NEIGHBOURHOOD, PrecisionRecall, precision_recall, precision_recall_with_progress,
 };
-pub use protocol::{ClassCounts, EvaluationProtocol, Evaluator, INCEPTION_2015, ImageSet, Protocol};
-pub use report::{MAX_REPORT_BYTES, Metric, REPORT_VERSION, Report};
-pub use row_order::{predicted_classes, sorted_by_class};
+pub use protocol::{
+    ClassCounts, Departure, EvaluationProtocol, Evaluator, INCEPTION_2015, ImageSet, NamedProtocol, Protocol,
+    Quantity, Verdict,
+};
+pub use report::{Difference, Explanation, Metric, REPORT_VERSION, Report, explain};
 pub use statistics::Statistics;
-pub use warning::Warning;
+pub use warnings::{Duplicates, Warning, predicted_classes, sorted_by_class};

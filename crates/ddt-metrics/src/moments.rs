@@ -1,7 +1,7 @@
-//! Mean and scatter of rows, streaming in f64.
+//! Moments: mean and scatter of rows, streaming in f64.
 //!
-//! Rows are taken in blocks. A block is centred on its own mean, so nothing cancels however far the features
-//! lie from zero, and joined to what came before by
+//! Rows are processed in blocks. A block is centred on its own mean, so that nothing cancels however far the
+//! features are from zero, and merged with the earlier ones by
 //!
 //! ```text
 //! d       = mean_b - mean_a
@@ -9,27 +9,28 @@
 //! scatter = scatter_a + scatter_b + d dT n_a n_b / (n_a + n_b)
 //! ```
 //!
-//! (Chan, Golub and LeVeque 1983). Blocks have one size however the rows arrive, and every entry adds them up
-//! in one order, so results depend neither on the size of batches nor on the number of threads.
+//! (Chan, Golub and LeVeque 1983). Blocks have one size however the rows arrive, and every entry sums them in
+//! one order, so results depend neither on the size of batches nor on the number of threads.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{check_range, check_row_size};
-use crate::features::check_size;
-use crate::statistics::{check_finite, check_square};
-use crate::{Features, MetricsError, Statistics};
+use crate::{
+    error::{MetricsError, check_range, check_row_size, check_rows, overflow},
+    features::{Features, check_finite, check_size},
+    statistics::{Statistics, check_square},
+};
 
 /// Rows of a block.
 const BLOCK: usize = 512;
-/// Rows of the scatter that one thread works on at a time.
+/// Rows of the scatter that a thread computes at a time.
 const STRIP: usize = 128;
 /// Counts up to here are exact in f64.
 const MAX_ROWS: u64 = 1 << 53;
 
-/// Sums rows up; what several processes have summed can be merged.
+/// Moments of rows, which may be pushed in parts; the moments of several processes can be merged.
 ///
 /// ```
 /// use ddt_metrics::{Features, Moments};
@@ -51,9 +52,9 @@ pub struct Moments {
     /// Rows in `mean` and `scatter`.
     num_rows: u64,
     mean: Vec<f64>,
-    // Row-major; only `column <= row` is kept up.
+    // Row-major; only `column <= row` is maintained.
     scatter: Vec<f64>,
-    /// Rows that wait for a full block.
+    /// Rows waiting for a full block.
     pending: Vec<f32>,
 }
 
@@ -61,7 +62,7 @@ pub struct Moments {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MomentParts {
-    /// Rows that were summed.
+    /// Number of rows.
     pub num_rows: u64,
     /// Their mean, `(size)`.
     pub mean: Vec<f64>,
@@ -74,7 +75,7 @@ impl Moments {
     ///
     /// # Errors
     ///
-    /// [`MetricsError::OutOfRange`] unless `size` is in `1..=`[`MAX_FEATURE_SIZE`](crate::MAX_FEATURE_SIZE).
+    /// [`MetricsError::Input`] unless `size` is in `1..=8192`.
     pub fn new(size: usize) -> Result<Self, MetricsError> {
         check_size(size)?;
         let (mean, scatter) = (vec![0.0; size], vec![0.0; size * size]);
@@ -97,7 +98,7 @@ impl Moments {
     ///
     /// # Errors
     ///
-    /// [`MetricsError::RowSize`] if they have another length; nothing has been added then.
+    /// [`MetricsError::Input`] if they have another length; nothing has been added then.
     pub fn push(&mut self, features: Features<'_>) -> Result<(), MetricsError> {
         check_row_size("the rows to add", self.size, features.size())?;
         let block = BLOCK * self.size;
@@ -117,12 +118,12 @@ impl Moments {
         Ok(())
     }
 
-    /// Adds what another has summed.
+    /// Merges the moments of other rows.
     ///
     /// # Errors
     ///
-    /// [`MetricsError::RowSize`] if its rows have another length, [`MetricsError::OutOfRange`] for more than
-    /// 2^53 rows; nothing has been added then.
+    /// [`MetricsError::Input`] if its rows have another length, or for more than 2^53 rows; nothing has been merged
+    /// then.
     pub fn merge(&mut self, other: &Moments) -> Result<(), MetricsError> {
         check_row_size("the moments to merge", self.size, other.size)?;
         check_range("rows", 0, MAX_ROWS, self.num_rows().saturating_add(other.num_rows()))?;
@@ -146,18 +147,15 @@ impl Moments {
     ///
     /// # Errors
     ///
-    /// [`MetricsError::TooFewRows`] for fewer than two rows; [`MetricsError::Overflow`] if sums that were
-    /// merged are beyond f64.
+    /// [`MetricsError::Input`] for fewer than two rows; [`MetricsError::Numerical`] if merged sums are beyond f64.
     pub fn finish(mut self) -> Result<Statistics, MetricsError> {
         self.flush();
-        if self.num_rows < 2 {
-            return Err(MetricsError::TooFewRows { what: "the features", expected: 2, got: self.num_rows });
-        }
+        check_rows("the features", 2, self.num_rows)?;
         let scale = (self.num_rows - 1) as f64;
         self.scatter.iter_mut().for_each(|it| *it /= scale);
         self.mirror();
         if self.mean.iter().chain(&self.scatter).any(|it| !it.is_finite()) {
-            return Err(MetricsError::Overflow { what: "the features" });
+            return Err(overflow("the features"));
         }
         Ok(Statistics::from_moments(self.mean, self.scatter, self.num_rows))
     }
@@ -170,12 +168,12 @@ impl Moments {
         MomentParts { num_rows: self.num_rows, mean: self.mean, scatter: self.scatter }
     }
 
-    /// Sums that [`Moments::into_parts`] gave.
+    /// Moments from the numbers of [`Moments::into_parts`].
     ///
     /// # Errors
     ///
-    /// [`MetricsError::OutOfRange`] for a size or a number of rows that cannot be,
-    /// [`MetricsError::NotSquare`] or [`MetricsError::NotFinite`].
+    /// [`MetricsError::Input`] for an impossible size or number of rows, a scatter that is not square, or numbers
+    /// that are not finite.
     pub fn from_parts(parts: MomentParts) -> Result<Self, MetricsError> {
         let MomentParts { num_rows, mean, scatter } = parts;
         let size = mean.len();
@@ -187,7 +185,7 @@ impl Moments {
         Ok(Self { size, num_rows, mean, scatter, pending: Vec::new() })
     }
 
-    /// Adds the rows that wait.
+    /// Adds the waiting rows.
     fn flush(&mut self) {
         if !self.pending.is_empty() {
             let mut pending = std::mem::take(&mut self.pending);
@@ -205,7 +203,7 @@ impl Moments {
             mean.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
         }
         mean.iter_mut().for_each(|it| *it /= num_rows as f64);
-        // What joins the block to the rest is one more row of it.
+        // Merging the block with the rest is one more row of it.
         let mut centred = Vec::with_capacity(rows.len() + size);
         for row in rows.chunks_exact(size) {
             centred.extend(row.iter().zip(&mean).map(|(&x, mean)| f64::from(x) - mean));
@@ -221,7 +219,7 @@ impl Moments {
         });
     }
 
-    /// Moves the mean to that of all rows; gives `d sqrt(n_a n_b / (n_a + n_b))`.
+    /// Moves the mean to that of all rows; returns `d sqrt(n_a n_b / (n_a + n_b))`.
     fn shift_mean(&mut self, mean: &[f64], num_rows: u64) -> Vec<f64> {
         let (before, more) = (self.num_rows as f64, num_rows as f64);
         let share = more / (before + more);
@@ -236,7 +234,7 @@ impl Moments {
         shift.collect()
     }
 
-    /// Copies what is below the diagonal to above it.
+    /// Copies the entries below the diagonal to above it.
     fn mirror(&mut self) {
         for row in 0..self.size {
             for column in row + 1..self.size {
@@ -246,10 +244,23 @@ impl Moments {
     }
 }
 
+impl Statistics {
+    /// Statistics of rows that are all in memory; [`Moments`] takes them in parts.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricsError::Input`] if there are fewer than two.
+    pub fn of(features: Features<'_>) -> Result<Self, MetricsError> {
+        let mut moments = Moments::new(features.size())?;
+        moments.push(features)?;
+        moments.finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::gaussian;
+    use crate::features::testing::gaussian;
 
     /// Covariance in two passes, by its definition.
     fn two_passes(values: &[f32], size: usize) -> (Vec<f64>, Vec<f64>) {
@@ -311,23 +322,23 @@ mod tests {
     #[test]
     fn bad_sums_are_refused() {
         let mut moments = Moments::new(2).unwrap();
-        assert!(matches!(Moments::new(0), Err(MetricsError::OutOfRange { .. })));
-        assert!(matches!(
-            moments.push(Features::new(&[1.0; 3], 3).unwrap()),
-            Err(MetricsError::RowSize { expected: 2, got: 3, .. })
-        ));
-        assert!(matches!(moments.merge(&Moments::new(3).unwrap()), Err(MetricsError::RowSize { .. })));
+        let message = |error: MetricsError| error.to_string();
+        assert!(message(Moments::new(0).unwrap_err()).contains("from 1 to 8192"));
+        let error = message(moments.push(Features::new(&[1.0; 3], 3).unwrap()).unwrap_err());
+        assert!(error.contains("rows of 2 numbers, got rows of 3 in the rows to add"), "{error}");
+        let error = message(moments.merge(&Moments::new(3).unwrap()).unwrap_err());
+        assert!(error.contains("in the moments to merge"), "{error}");
         moments.push(Features::new(&[1.0; 2], 2).unwrap()).unwrap();
-        assert!(matches!(moments.clone().finish(), Err(MetricsError::TooFewRows { got: 1, .. })));
+        assert!(message(moments.clone().finish().unwrap_err()).contains("at least 2 rows"));
         let parts = MomentParts { num_rows: 2, mean: vec![0.0; 2], scatter: vec![0.0; 3] };
-        assert!(matches!(Moments::from_parts(parts.clone()), Err(MetricsError::NotSquare { .. })));
+        assert!(message(Moments::from_parts(parts.clone()).unwrap_err()).contains("got 3"));
         let parts = MomentParts { scatter: vec![1.7e308; 4], ..parts };
         let mut huge = Moments::from_parts(parts.clone()).unwrap();
         huge.merge(&Moments::from_parts(parts.clone()).unwrap()).unwrap();
-        assert!(matches!(huge.finish(), Err(MetricsError::Overflow { .. })));
+        assert!(matches!(huge.finish(), Err(MetricsError::Numerical(_))));
         let parts = MomentParts { num_rows: u64::MAX, ..parts };
-        assert!(matches!(Moments::from_parts(parts.clone()), Err(MetricsError::OutOfRange { .. })));
+        assert!(message(Moments::from_parts(parts.clone()).unwrap_err()).contains("rows from 0"));
         let mut most = Moments::from_parts(MomentParts { num_rows: MAX_ROWS, ..parts }).unwrap();
-        assert!(matches!(most.merge(&moments), Err(MetricsError::OutOfRange { .. })));
+        assert!(message(most.merge(&moments).unwrap_err()).contains("rows from 0"));
     }
 }

@@ -1,26 +1,27 @@
 //! Improved precision and recall (Kynkäänniemi et al. 2019).
 //!
-//! A set of features stands for the union of balls around its rows, each as wide as the distance to the row's
-//! k-th neighbour other than itself. Precision is the share of samples inside some ball of the references,
-//! recall the share of references inside some ball of the samples; on the boundary is inside.
+//! A set of features represents the union of balls around its rows, each with the distance to the row's k-th
+//! nearest other row as radius. Precision is the share of samples inside some ball of the references, recall the
+//! share of references inside some ball of the samples; the boundary is inside.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::distances::{Frame, FramedRows, Tile, squared_distance};
-use crate::error::{check_range, check_row_size};
-use crate::neighbours::squared_radii;
-use crate::{Features, MetricsError};
+use crate::{
+    error::{MetricsError, check_range, check_row_size, check_rows},
+    features::Features,
+    neighbours::{Frame, FramedRows, Tile, squared_distance, squared_radii},
+};
 
-/// The neighbour that radii reach to, in ADM's evaluation and most papers.
+/// Neighbour that radii reach to in ADM's evaluation and most papers.
 pub const NEIGHBOURHOOD: usize = 3;
 
-/// The largest neighbourhood that is taken.
+/// The largest neighbourhood accepted.
 const MAX_NEIGHBOURHOOD: usize = 1024;
 
-/// Shares in [0, 1].
+/// Precision and recall, each in [0, 1].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrecisionRecall {
@@ -48,8 +49,8 @@ pub struct PrecisionRecall {
 ///
 /// # Errors
 ///
-/// [`MetricsError::RowSize`] for features of different extractors, [`MetricsError::TooFewRows`] unless either
-/// side has more rows than `neighbourhood`, [`MetricsError::OutOfRange`] unless that is in 1..=1024.
+/// [`MetricsError::Input`] for features of different extractors, a `neighbourhood` outside 1..=1024, or a side
+/// without more rows than that.
 pub fn precision_recall(
     samples: Features<'_>,
     references: Features<'_>,
@@ -58,7 +59,7 @@ pub fn precision_recall(
     precision_recall_with_progress(samples, references, neighbourhood, &|_| ())
 }
 
-/// [`precision_recall`] that says how far it is: the share of work done, in [0, 1], from any thread.
+/// [`precision_recall`] that reports progress: the share of work done, in [0, 1], from any thread.
 ///
 /// # Errors
 ///
@@ -72,10 +73,7 @@ pub fn precision_recall_with_progress(
     check_range("neighbours", 1, MAX_NEIGHBOURHOOD as u64, neighbourhood as u64)?;
     check_row_size("the references", samples.size(), references.size())?;
     for (what, rows) in [("the samples", samples.num_rows()), ("the references", references.num_rows())] {
-        if rows <= neighbourhood {
-            let expected = neighbourhood as u64 + 1;
-            return Err(MetricsError::TooFewRows { what, expected, got: rows as u64 });
-        }
+        check_rows(what, neighbourhood as u64 + 1, rows as u64)?;
     }
     let frame = Frame::around([samples, references]);
     let (samples, references) = (FramedRows::new(samples, &frame), FramedRows::new(references, &frame));
@@ -98,7 +96,7 @@ struct Side<'a> {
     rows: FramedRows<'a>,
     /// Squared radii in units of the frame.
     radii: Vec<f64>,
-    /// Which rows are inside a ball of the other set; threads only ever set these.
+    /// Whether each row is inside a ball of the other set; threads only ever set these.
     inside: Vec<AtomicBool>,
 }
 
@@ -131,9 +129,9 @@ impl<'a> Side<'a> {
 fn mark_inside(samples: &Side<'_>, references: &Side<'_>, at: (usize, usize), frame: &Frame) {
     let (rows, columns) = (samples.rows.tile(at.0), references.rows.tile(at.1));
     let tile = Tile::new((&samples.rows, at.0), (&references.rows, at.1));
-    // Marked once a tile, not once a pair: threads share the flags' memory.
+    // Marked per tile, not per pair: threads share the flags' memory.
     let (mut rows_inside, mut columns_inside) = (vec![false; rows.len()], vec![false; columns.len()]);
-    // Pairs that rounding leaves open are decided last: most rows are inside of something by then.
+    // Pairs that rounding leaves open are decided last: most rows are inside some ball by then.
     let mut open = Vec::new();
     for (row, row_inside) in rows_inside.iter_mut().enumerate() {
         let radius = samples.radii[rows.start + row];
@@ -169,7 +167,7 @@ fn mark_inside(samples: &Side<'_>, references: &Side<'_>, at: (usize, usize), fr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::gaussian;
+    use crate::features::testing::gaussian;
 
     /// By the definition, pair by pair.
     fn brute_force(samples: Features<'_>, references: Features<'_>, k: usize) -> PrecisionRecall {
@@ -264,13 +262,11 @@ mod tests {
     fn bad_input_is_refused() {
         let rows = gaussian(12, 1);
         let (wide, narrow) = (Features::new(&rows, 3).unwrap(), Features::new(&rows, 2).unwrap());
-        assert!(matches!(precision_recall(wide, narrow, 3), Err(MetricsError::RowSize { .. })));
-        assert!(matches!(
-            precision_recall(wide, wide, 4),
-            Err(MetricsError::TooFewRows { what: "the samples", expected: 5, got: 4 })
-        ));
+        let error = |a, b, k| precision_recall(a, b, k).unwrap_err().to_string();
+        assert!(error(wide, narrow, 3).contains("rows of 3 numbers, got rows of 2"));
+        assert!(error(wide, wide, 4).contains("at least 5 rows in the samples, got 4"));
         for k in [0, usize::MAX] {
-            assert!(matches!(precision_recall(wide, wide, k), Err(MetricsError::OutOfRange { .. })));
+            assert!(error(wide, wide, k).contains("neighbours from 1 to 1024"));
         }
     }
 }

@@ -1,21 +1,23 @@
-//! The result of an evaluation: numbers, with all that they depend on.
+//! Reports: the numbers of an evaluation with everything they depend on, and the differences between two.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::{fmt, fs::File, io::Read, path::Path};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::{MetricsError, Protocol, Verdict, Warning};
+use crate::{
+    error::MetricsError,
+    protocol::{Protocol, Verdict},
+    warnings::Warning,
+};
 
-/// The largest file that is read as a report.
-pub const MAX_REPORT_BYTES: u64 = 16 << 20;
+/// Largest file that is read as a report.
+const MAX_REPORT_BYTES: u64 = 16 << 20;
 
-/// The version of reports that this crate writes.
+/// Version of reports that this crate writes.
 pub const REPORT_VERSION: u32 = 1;
 
-/// One number.
+/// A number with its name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metric {
@@ -25,7 +27,7 @@ pub struct Metric {
     pub value: f64,
 }
 
-/// Numbers with their protocol; what `evaluate` writes.
+/// Report of an evaluation: numbers with their protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
@@ -33,16 +35,16 @@ pub struct Report {
     pub version: u32,
     /// The numbers, in the order in which they are shown.
     pub metrics: Vec<Metric>,
-    /// Whether a named protocol was followed, if one was asked for.
+    /// Whether a named protocol was followed, if one was requested.
     pub verdict: Option<Verdict>,
-    /// What to know beside the numbers.
+    /// Reasons not to trust the numbers.
     pub warnings: Vec<Warning>,
-    /// How they came about.
+    /// How they were measured.
     pub protocol: Protocol,
 }
 
 impl Report {
-    /// Looks a number up by its name.
+    /// The number of a name.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<f64> {
         self.metrics.iter().find(|it| it.name == name).map(|it| it.value)
@@ -52,112 +54,183 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// What serde cannot write; nothing in a report is of that kind.
+    /// None in practice: everything in a report can be written as JSON.
     pub fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string_pretty(self)
     }
 
-    /// Reads a report, at most [`MAX_REPORT_BYTES`].
+    /// Reads a report of at most 16 MiB.
     ///
     /// # Errors
     ///
-    /// [`MetricsError::ReportFile`], [`MetricsError::ReportSize`], [`MetricsError::ReportVersion`] or
-    /// [`MetricsError::ReportFormat`], each with the path.
+    /// [`MetricsError::Report`] for a file that cannot be read, or is not a report of this version.
     pub fn read(path: &Path) -> Result<Self, MetricsError> {
-        let named = || path.to_owned();
-        let unreadable = |source| MetricsError::ReportFile { path: named(), source };
-        let no_report = |source| MetricsError::ReportFormat { path: named(), source };
+        let wrong = |problem: String| MetricsError::Report { path: path.to_owned(), problem };
+        let unreadable = |it: std::io::Error| wrong(format!("cannot read the report: {it}"));
+        let not_a_report =
+            |it: serde_json::Error| wrong(format!("expected a report, got JSON that is not: {it}"));
         let mut text = Vec::new();
         let file = File::open(path).map_err(unreadable)?;
         file.take(MAX_REPORT_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
         if text.len() as u64 > MAX_REPORT_BYTES {
-            return Err(MetricsError::ReportSize { path: named(), got: text.len() as u64 });
+            return Err(wrong(format!("expected a report of at most {MAX_REPORT_BYTES} bytes, got more")));
         }
-        let value: Value = serde_json::from_slice(&text).map_err(no_report)?;
-        // Before the fields, which another version may have others of.
+        let value: Value = serde_json::from_slice(&text).map_err(not_a_report)?;
+        // Checked before the fields, which differ in other versions.
         if let Some(got) = value["version"].as_u64().and_then(|it| u32::try_from(it).ok())
             && got != REPORT_VERSION
         {
-            return Err(MetricsError::ReportVersion { path: named(), expected: REPORT_VERSION, got });
+            return Err(wrong(format!("expected a report of version {REPORT_VERSION}, got version {got}")));
         }
-        serde_json::from_value(value).map_err(no_report)
+        serde_json::from_value(value).map_err(not_a_report)
     }
 }
 
-#[cfg(test)]
-pub(crate) mod testing {
-    use super::*;
-    use crate::{ClassCounts, EvaluationProtocol, Evaluator, INCEPTION_2015, ImageSet};
+/// A field that differs between two reports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// Path of the field, such as `sample.guidance.scale`.
+    pub field: String,
+    /// Its value in the first report; `None` where it has none.
+    pub first: Option<String>,
+    /// Its value in the second report.
+    pub second: Option<String>,
+}
 
-    /// A protocol that follows ADM's at 256 pixels.
-    pub(crate) fn protocol() -> Protocol {
-        let set = |name: &str, num_images, precomputed_statistics| ImageSet {
-            name: name.to_owned(),
-            sha256: "ab".repeat(32),
-            num_images,
-            image_size: Some((256, 256)),
-            classes: Some(ClassCounts { num_classes: 1000, fewest: 50, most: 50 }),
-            precomputed_statistics,
-        };
-        Protocol {
-            sample: Some(serde_json::json!({
-                "solver": "euler", "guidance": { "scale": 2.0, "interval": [0.3, 1.0] }, "plan": null,
-            })),
-            evaluation: EvaluationProtocol {
-                samples: set("samples.npz", 50_000, false),
-                references: set("VIRTUAL_imagenet256_labeled.npz", 10_000, true),
-                evaluator: Evaluator {
-                    name: INCEPTION_2015.to_owned(),
-                    weights_sha256: "cd".repeat(32),
-                    feature_size: 2048,
-                },
-                neighbourhood: 3,
-                split_size: 5000,
-            },
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |it: &Option<String>| it.clone().unwrap_or_else(|| "unknown".to_owned());
+        write!(f, "{}: {} and {}", self.field, shown(&self.first), shown(&self.second))
+    }
+}
+
+/// Comparison of two reports.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Explanation {
+    /// All numbers of both, equal or not.
+    pub metrics: Vec<Difference>,
+    /// Differences in their protocols; without any, the numbers can be compared.
+    pub protocol: Vec<Difference>,
+    /// Fields that neither protocol states, and that may differ.
+    pub unknown: Vec<String>,
+}
+
+/// Compares two reports.
+#[must_use]
+pub fn explain(first: &Report, second: &Report) -> Explanation {
+    let mut explanation = Explanation::default();
+    let fields = |report: &Report| serde_json::to_value(&report.protocol).unwrap_or_default();
+    compare("", &fields(first), &fields(second), &mut explanation);
+    let names = first.metrics.iter().chain(&second.metrics).map(|it| it.name.as_str());
+    for name in names {
+        if explanation.metrics.iter().all(|it| it.field != name) {
+            let shown = |report: &Report| report.value(name).map(|it| it.to_string());
+            let (first, second) = (shown(first), shown(second));
+            explanation.metrics.push(Difference { field: name.to_owned(), first, second });
         }
     }
+    explanation
+}
 
-    pub(crate) fn report() -> Report {
-        let warnings = vec![Warning::Note { text: "a test".to_owned() }];
-        let metrics = vec![Metric { name: "fid".to_owned(), value: 0.1 + 0.2 }];
-        Report { version: REPORT_VERSION, metrics, verdict: None, warnings, protocol: protocol() }
+fn compare<'a>(field: &str, first: &'a Value, second: &'a Value, into: &mut Explanation) {
+    match (first, second) {
+        (Value::Object(first), Value::Object(second)) => {
+            let mut names: Vec<&String> = first.keys().chain(second.keys()).collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                let field = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
+                let value = |of: &'a Map<String, Value>| of.get(name).unwrap_or(&Value::Null);
+                compare(&field, value(first), value(second), into);
+            }
+        }
+        (Value::Null, Value::Null) => into.unknown.push(field.to_owned()),
+        (first, second) if first == second => (),
+        (first, second) => {
+            let field = field.to_owned();
+            into.protocol.push(Difference { field, first: shown(first), second: shown(second) });
+        }
+    }
+}
+
+fn shown(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::testing::protocol;
+
+    fn report() -> Report {
+        let warnings = vec![Warning::Note { text: "a test".to_owned() }];
+        let metrics = vec![Metric { name: "fid".to_owned(), value: 0.1 + 0.2 }];
+        Report { version: REPORT_VERSION, metrics, verdict: None, warnings, protocol: protocol() }
+    }
 
     #[test]
     fn reports_come_back_bit_for_bit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.json");
-        let report = testing::report();
+        let report = report();
         std::fs::write(&path, report.to_json().unwrap()).unwrap();
         assert_eq!(Report::read(&path).unwrap(), report);
         assert_eq!((report.value("fid"), report.value("sfid")), (Some(0.1 + 0.2), None));
     }
 
     #[test]
-    fn what_is_no_report_is_named() {
+    fn files_that_are_not_reports_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("report.json");
         let read = |text: &[u8]| {
             std::fs::write(&path, text).unwrap();
             Report::read(&path)
         };
-        assert!(matches!(read(b""), Err(MetricsError::ReportFormat { .. })));
-        assert!(matches!(read(b"[1, 2"), Err(MetricsError::ReportFormat { .. })));
-        assert!(matches!(read(&[0xff; 100]), Err(MetricsError::ReportFormat { .. })));
-        assert!(matches!(read("[".repeat(100_000).as_bytes()), Err(MetricsError::ReportFormat { .. })));
-        assert!(matches!(read(b"{\"version\": 7}"), Err(MetricsError::ReportVersion { got: 7, .. })));
-        assert!(matches!(read(b"{\"version\": 1}"), Err(MetricsError::ReportFormat { .. })));
-        let mut unknown: Value = serde_json::from_str(&testing::report().to_json().unwrap()).unwrap();
+        let refused = |outcome: Result<Report, MetricsError>| outcome.unwrap_err().to_string();
+        assert!(refused(read(b"")).contains("expected a report, got JSON"));
+        assert!(refused(read(b"[1, 2")).contains("expected a report, got JSON"));
+        assert!(refused(read(&[0xff; 100])).contains("expected a report, got JSON"));
+        assert!(refused(read("[".repeat(100_000).as_bytes())).contains("expected a report, got JSON"));
+        assert!(refused(read(b"{\"version\": 7}")).contains("version 1, got version 7"));
+        assert!(refused(read(b"{\"version\": 1}")).contains("expected a report, got JSON"));
+        let mut unknown: Value = serde_json::from_str(&report().to_json().unwrap()).unwrap();
         unknown["extra"] = 1.into();
-        assert!(matches!(read(unknown.to_string().as_bytes()), Err(MetricsError::ReportFormat { .. })));
+        assert!(refused(read(unknown.to_string().as_bytes())).contains("expected a report, got JSON"));
         File::create(&path).unwrap().set_len(MAX_REPORT_BYTES + 1).unwrap();
-        assert!(matches!(Report::read(&path), Err(MetricsError::ReportSize { .. })));
-        let absent = Report::read(&folder.path().join("absent.json")).unwrap_err();
-        assert!(absent.to_string().contains("absent.json"), "{absent}");
+        assert!(refused(Report::read(&path)).contains("at most 16777216 bytes"));
+        let absent = refused(Report::read(&folder.path().join("absent.json")));
+        assert!(absent.contains("absent.json: cannot read"), "{absent}");
+    }
+
+    #[test]
+    fn differences_are_named_and_equal_reports_have_none() {
+        let first = report();
+        let same = explain(&first, &first);
+        assert!(same.protocol.is_empty() && same.metrics.len() == 1);
+        assert_eq!(same.unknown, ["sample.plan"]);
+
+        let mut second = first.clone();
+        second.protocol.sample = Some(serde_json::json!({
+            "guidance": { "scale": 2.0, "interval": [0.0, 1.0] }, "plan": null, "steps": 50,
+        }));
+        second.protocol.evaluation.evaluator.name = "other".to_owned();
+        second.metrics.push(Metric { name: "recall".to_owned(), value: 0.5 });
+        let got = explain(&first, &second);
+        let lines: Vec<String> = got.protocol.iter().map(ToString::to_string).collect();
+        let expected = [
+            "evaluation.evaluator.name: inception-2015-tf and other",
+            "sample.guidance.interval: [0.3,1.0] and [0.0,1.0]",
+            "sample.solver: euler and unknown",
+            "sample.steps: unknown and 50",
+        ];
+        assert_eq!(lines, expected);
+        second.protocol.sample = None;
+        let got = explain(&first, &second);
+        assert!(got.protocol.iter().any(|it| it.field == "sample" && it.second.is_none()));
+        assert_eq!(got.metrics[1].to_string(), "recall: unknown and 0.5");
     }
 }

@@ -1,9 +1,11 @@
-//! Mean and covariance of features, as the Fréchet distance takes them.
+//! Mean and covariance of features, the input of the Fréchet distance.
 
-use crate::features::check_size;
-use crate::{Features, MetricsError, Moments};
+use crate::{
+    error::MetricsError,
+    features::{check_finite, check_size},
+};
 
-/// How far mirrored entries may differ, relative to the largest variance: files hold rounded numbers.
+/// Largest difference of mirrored entries, relative to the largest variance: files hold rounded numbers.
 const ASYMMETRY: f64 = 1e-6;
 
 /// Mean and covariance of rows, in f64.
@@ -20,15 +22,15 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    /// Takes a mean and a covariance from elsewhere, such as the file of a reference.
+    /// A mean and a covariance computed elsewhere, such as those in a reference file.
     ///
-    /// `num_rows` is how many rows they came from, where that is known. Entries that differ from their
+    /// `num_rows` is the number of rows they came from, where that is known. Entries that differ from their
     /// mirror images by rounding are averaged.
     ///
     /// # Errors
     ///
-    /// [`MetricsError::OutOfRange`] for a size that is not in `1..=`[`MAX_FEATURE_SIZE`](crate::MAX_FEATURE_SIZE),
-    /// [`MetricsError::NotSquare`], [`MetricsError::NotFinite`] or [`MetricsError::NotSymmetric`].
+    /// [`MetricsError::Input`] unless the size is in `1..=8192`, the covariance is square and symmetric, and all
+    /// numbers are finite.
     pub fn new(
         mean: Vec<f64>,
         mut covariance: Vec<f64>,
@@ -44,7 +46,9 @@ impl Statistics {
             for column in row + 1..size {
                 let (above, below) = (covariance[row * size + column], covariance[column * size + row]);
                 if (above - below).abs() > ASYMMETRY * largest {
-                    return Err(MetricsError::NotSymmetric { row, column, above, below });
+                    return Err(MetricsError::Input(format!(
+                        "expected a symmetric covariance, got {above} above and {below} below the diagonal at row {row}, column {column}"
+                    )));
                 }
                 let middle = above / 2.0 + below / 2.0;
                 covariance[row * size + column] = middle;
@@ -54,18 +58,7 @@ impl Statistics {
         Ok(Self { mean, covariance, num_rows })
     }
 
-    /// The statistics of rows that are all at hand; [`Moments`] takes them in parts.
-    ///
-    /// # Errors
-    ///
-    /// [`MetricsError::TooFewRows`] if there are fewer than two.
-    pub fn of(features: Features<'_>) -> Result<Self, MetricsError> {
-        let mut moments = Moments::new(features.size())?;
-        moments.push(features)?;
-        moments.finish()
-    }
-
-    /// For [`Moments`], which keeps the invariant itself.
+    /// For [`Moments`](crate::Moments), which keeps the invariant itself.
     pub(crate) fn from_moments(mean: Vec<f64>, covariance: Vec<f64>, num_rows: u64) -> Self {
         Self { mean, covariance, num_rows: Some(num_rows) }
     }
@@ -88,7 +81,7 @@ impl Statistics {
         &self.covariance
     }
 
-    /// How many rows were measured, where that is known.
+    /// Number of rows measured, where that is known.
     #[must_use]
     pub fn num_rows(&self) -> Option<u64> {
         self.num_rows
@@ -100,12 +93,10 @@ pub(crate) fn check_square(size: usize, matrix: &[f64]) -> Result<(), MetricsErr
     if matrix.len() == expected {
         return Ok(());
     }
-    Err(MetricsError::NotSquare { size, expected, got: matrix.len() })
-}
-
-pub(crate) fn check_finite(what: &'static str, values: &[f64], size: usize) -> Result<(), MetricsError> {
-    let Some(at) = values.iter().position(|it| !it.is_finite()) else { return Ok(()) };
-    Err(MetricsError::NotFinite { what, row: at / size, column: at % size, value: values[at] })
+    let got = matrix.len();
+    Err(MetricsError::Input(format!(
+        "expected a covariance of {expected} numbers, the square of the mean's {size}, got {got}"
+    )))
 }
 
 #[cfg(test)]
@@ -113,28 +104,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_covariance_is_refused() {
+    fn matrices_that_are_not_covariances_are_refused() {
         let statistics =
             |mean: &[f64], covariance: &[f64]| Statistics::new(mean.into(), covariance.into(), None);
-        assert!(matches!(statistics(&[], &[]), Err(MetricsError::OutOfRange { got: 0, .. })));
-        assert!(matches!(
-            statistics(&[0.0; 2], &[1.0; 3]),
-            Err(MetricsError::NotSquare { expected: 4, got: 3, .. })
-        ));
-        assert!(matches!(
-            statistics(&[0.0, f64::NAN], &[1.0; 4]),
-            Err(MetricsError::NotFinite { what: "the mean", .. })
-        ));
-        let infinite = [1.0, 0.0, 0.0, f64::INFINITY];
-        assert!(matches!(
-            statistics(&[0.0; 2], &infinite),
-            Err(MetricsError::NotFinite { what: "the covariance", row: 1, column: 1, .. })
-        ));
-        let skew = [1.0, 0.5, 0.4, 1.0];
-        assert!(matches!(
-            statistics(&[0.0; 2], &skew),
-            Err(MetricsError::NotSymmetric { row: 0, column: 1, .. })
-        ));
+        for (mean, covariance, part) in [
+            (&[][..], &[][..], "from 1 to 8192, got 0"),
+            (&[0.0; 2], &[1.0; 3], "of 4 numbers, the square of the mean's 2, got 3"),
+            (&[0.0, f64::NAN], &[1.0; 4], "NaN in the mean"),
+            (&[0.0; 2], &[1.0, 0.0, 0.0, f64::INFINITY], "inf in the covariance, row 1, column 1"),
+            (&[0.0; 2], &[1.0, 0.5, 0.4, 1.0], "0.5 above and 0.4 below the diagonal at row 0, column 1"),
+        ] {
+            let message = statistics(mean, covariance).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
         let rounded = statistics(&[0.0; 2], &[1.0, 0.5, 0.5 + 1e-8, 1.0]).unwrap();
         assert_eq!(rounded.covariance()[1], rounded.covariance()[2]);
     }
