@@ -1,11 +1,11 @@
-//! Which class folder is which label, and what people call it.
+//! Class lists: labels, class folders and readable names.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::BTreeSet, collections::HashMap, fs, path::Path};
 
-use crate::{error::DataError, read::cannot_read};
+use crate::{decode::cannot_read, error::DataError};
 
 /// Classes in label order: the folder (for ImageNet its synset) and a readable name of each.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClassList {
     classes: Vec<Entry>,
     labels: HashMap<String, u32>,
@@ -27,8 +27,8 @@ impl ClassList {
         Self::parse(&text, path)
     }
 
-    /// Parses lines `index<TAB>folder<TAB>name`, indices 0, 1, 2, ... in this order; empty lines are passed
-    /// over. `path` is for messages.
+    /// Parses lines `index<TAB>folder<TAB>name` with indices 0, 1, 2, ... in order; empty lines are ignored.
+    /// `path` is for messages.
     ///
     /// ```
     /// let list = ddt_data::ClassList::parse("0\tn01440764\ttench\n1\tn01443537\tgoldfish\n", "list".as_ref())?;
@@ -37,22 +37,31 @@ impl ClassList {
     /// ```
     ///
     /// # Errors
-    /// [`DataError::ClassList`] for a line that is not so, an index out of turn, a folder that occurs twice,
-    /// or no line at all.
+    /// [`DataError::Layout`] for any other line, a folder that occurs twice, or no line at all.
     pub fn parse(text: &str, path: &Path) -> Result<Self, DataError> {
-        let mut list = Self { classes: Vec::new(), labels: HashMap::new() };
+        let mut list = Self::default();
+        let wrong = |problem| DataError::Layout { path: path.to_owned(), problem };
         for (i, line) in text.lines().enumerate().filter(|it| !it.1.trim().is_empty()) {
-            list.add(line).map_err(|reason| DataError::ClassList {
-                path: path.to_owned(),
-                line: i + 1,
-                reason,
+            list.parse_line(line).map_err(|problem| {
+                let line = i + 1;
+                wrong(format!("line {line}: {problem}; expected index<TAB>folder<TAB>name, indices from 0"))
             })?;
         }
-        if list.classes.is_empty() {
-            let reason = "no class is listed".to_owned();
-            return Err(DataError::ClassList { path: path.to_owned(), line: 1, reason });
+        if list.classes.is_empty() { Err(wrong("expected a class, got none".to_owned())) } else { Ok(list) }
+    }
+
+    /// A list of names, which are also the folders.
+    ///
+    /// # Errors
+    /// [`DataError::Argument`] when a name is empty or occurs twice, or there is none.
+    pub fn from_names<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self, DataError> {
+        let mut list = Self::default();
+        let wrong =
+            |got| DataError::Argument { expected: "one or more different class names".to_owned(), got };
+        for name in names {
+            list.add(name.as_ref().trim(), name.as_ref().trim()).map_err(wrong)?;
         }
-        Ok(list)
+        if list.classes.is_empty() { Err(wrong("none".to_owned())) } else { Ok(list) }
     }
 
     /// Number of classes.
@@ -76,20 +85,56 @@ impl ClassList {
         self.classes.get(label as usize).map(|it| it.name.as_str())
     }
 
-    fn add(&mut self, line: &str) -> Result<(), String> {
+    /// The label that a user's text means: a label, a class folder or a name, each in full.
+    ///
+    /// `label:10` and `name:10` say which is meant.
+    ///
+    /// # Errors
+    /// [`DataError::Argument`] for text that fits no class, or several: a number that is one class's label
+    /// and another one's name among them.
+    pub fn find(&self, text: &str) -> Result<u32, DataError> {
+        let wrong = |expected: String| Err(DataError::Argument { expected, got: format!("{text:?}") });
+        let (as_label, as_name) = match (text.strip_prefix("label:"), text.strip_prefix("name:")) {
+            (Some(label), _) => (Some(label), None),
+            (_, Some(name)) => (None, Some(name)),
+            _ => (Some(text), Some(text)),
+        };
+        let label = as_label.and_then(|it| it.parse().ok()).filter(|it| self.name(*it).is_some());
+        let is_named = |entry: &Entry| as_name.is_some_and(|it| entry.folder == it || entry.name == it);
+        let named = (0..).zip(&self.classes).filter(|it| is_named(it.1)).map(|it| it.0);
+        let fitting: BTreeSet<u32> = label.into_iter().chain(named).collect();
+        match (fitting.first(), fitting.len()) {
+            (Some(label), 1) => Ok(*label),
+            (None, _) => wrong(format!("a label below {}, a class folder or a class name", self.len())),
+            _ => {
+                let shown: Vec<String> = fitting
+                    .iter()
+                    .map(|it| format!("label {it} ({})", self.name(*it).unwrap_or_default()))
+                    .collect();
+                wrong(format!("one class, which this is not: it fits {}; write label:N", shown.join(" and ")))
+            }
+        }
+    }
+
+    fn parse_line(&mut self, line: &str) -> Result<(), String> {
         let fields: Vec<&str> = line.splitn(3, '\t').map(str::trim).collect();
         let &[index, folder, name] = fields.as_slice() else {
-            return Err(format!("{} fields", fields.len()));
+            return Err(format!("got {} fields", fields.len()));
         };
         let label = self.classes.len() as u32;
         if index.parse() != Ok(label) {
-            return Err(format!("index {index:?} where {label} is due"));
+            return Err(format!("got index {index:?} where {label} is due"));
         }
+        self.add(folder, name)
+    }
+
+    fn add(&mut self, folder: &str, name: &str) -> Result<(), String> {
         if folder.is_empty() {
-            return Err("an empty folder name".to_owned());
+            return Err("got an empty folder name".to_owned());
         }
+        let label = self.classes.len() as u32;
         if let Some(earlier) = self.labels.insert(folder.to_owned(), label) {
-            return Err(format!("folder {folder:?} is class {earlier} already"));
+            return Err(format!("{folder:?} is class {earlier} already"));
         }
         self.classes.push(Entry { folder: folder.to_owned(), name: name.to_owned() });
         Ok(())
@@ -103,13 +148,40 @@ mod tests {
     #[test]
     fn a_wrong_line_is_named() {
         let error = |text: &str| ClassList::parse(text, Path::new("classes.tsv")).unwrap_err().to_string();
-        assert!(error("0\ta").contains("classes.tsv line 1: 2 fields"));
-        assert!(error("0\ta\tA\n\n2\tb\tB").contains("line 3: index \"2\" where 1 is due"));
+        assert!(error("0\ta").contains("classes.tsv: line 1: got 2 fields"));
+        assert!(error("0\ta\tA\n\n2\tb\tB").contains("line 3: got index \"2\" where 1 is due"));
         assert!(error("0\ta\tA\n1\ta\tB").contains("is class 0 already"));
         assert!(error("0\t\tA").contains("empty folder name"));
-        assert!(error("\n").contains("no class"));
+        assert!(error("\n").contains("got none"));
         let list = ClassList::parse("0\ta\tA, or B\tC\r\n", Path::new("x")).unwrap();
         assert_eq!((list.len(), list.name(0), list.folder(0)), (1, Some("A, or B\tC"), Some("a")));
         assert_eq!((list.name(1), list.label("b")), (None, None));
+    }
+
+    #[test]
+    fn a_class_is_found_by_label_folder_or_name() {
+        let list = ClassList::parse("0\tn01\ttench\n1\tn02\tcat, tomcat\n", Path::new("x")).unwrap();
+        for (text, label) in [("0", 0), ("n02", 1), ("tench", 0), ("cat, tomcat", 1), ("label:1", 1)] {
+            assert_eq!(list.find(text).unwrap(), label, "{text}");
+        }
+        for text in ["2", "-1", "dog", "", "name:1", "label:tench", "label:7"] {
+            let message = list.find(text).unwrap_err().to_string();
+            assert!(message.contains("below 2") && message.contains(&format!("{text:?}")), "{message}");
+        }
+        assert!(ClassList::from_names([""; 1]).is_err() && ClassList::from_names(["a", "a "]).is_err());
+        assert!(ClassList::from_names::<&str>([]).is_err());
+    }
+
+    #[test]
+    fn a_label_that_is_another_classs_name_is_refused() {
+        // Folders 1 to 3 have labels 0 to 2.
+        let list = ClassList::from_names(["1", "2", "3"]).unwrap();
+        let message = list.find("2").unwrap_err().to_string();
+        assert!(message.contains("label 1 (2) and label 2 (3)"), "{message}");
+        assert_eq!((list.find("label:2").unwrap(), list.find("name:2").unwrap()), (2, 1));
+        assert_eq!((list.find("0").unwrap(), list.find("3").unwrap()), (0, 2));
+        // Where numbers are their own labels, nothing is ambiguous.
+        let list = ClassList::from_names(["0", "1", "2"]).unwrap();
+        assert_eq!(list.find("2").unwrap(), 2);
     }
 }

@@ -1,15 +1,31 @@
-//! Bytes to pixels.
+//! Decoding: bytes or files to pixels.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    fs::File,
+    io::{self, Cursor, ErrorKind, Read},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
-use crate::{error::ImageError, rgb8::Rgb8};
+use image::{
+    DynamicImage, ImageDecoder,
+    codecs::{bmp::BmpDecoder, webp::WebPDecoder},
+};
+use png::{BitDepth, ColorType, Transformations};
+use zune_jpeg::{
+    JpegDecoder,
+    errors::DecodeErrors,
+    zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
+};
 
-mod jpeg;
-mod png;
+use crate::{
+    error::{DataError, ImageError},
+    rgb8::Rgb8,
+};
 
-/// Bounds that a file must keep, so that no file takes more memory than planned for.
+/// Bounds on a file, so that no file takes more memory than planned for.
 ///
-/// Decoding takes at most about 12 bytes a pixel (progressive JPEG, whose coefficients are kept).
+/// Decoding takes at most about 12 bytes per pixel (progressive JPEG, whose coefficients are kept).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Size of a file, in bytes; 128 MiB by default.
@@ -25,52 +41,242 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn check(&self, width: u32, height: u32) -> Result<(), ImageError> {
-        if u64::from(width) * u64::from(height) > self.max_pixels {
-            return Err(ImageError::TooManyPixels { width, height, max_pixels: self.max_pixels });
+    fn check_bytes(&self, bytes: u64) -> Result<(), ImageError> {
+        if bytes <= self.max_bytes {
+            return Ok(());
         }
-        Ok(())
+        let got = format!("the file has {bytes} bytes");
+        Err(ImageError::TooLarge { got, limit: self.max_bytes.to_string() })
+    }
+
+    fn check_pixels(&self, width: u32, height: u32) -> Result<(), ImageError> {
+        if u64::from(width) * u64::from(height) <= self.max_pixels {
+            return Ok(());
+        }
+        let got = format!("the image is {width} x {height}");
+        Err(ImageError::TooLarge { got, limit: format!("{} pixels", self.max_pixels) })
     }
 }
 
-/// Decodes a JPEG or PNG to red, green and blue bytes.
+/// Reads and decodes a file as [`decode_rgb8`] does.
 ///
-/// The format is told by the first bytes, not by a name. As ADM's `convert("RGB")` does: grey is repeated,
-/// palettes are looked up, alpha is dropped (colours under transparent pixels stay), CMYK is taken as Adobe
-/// writes it, colour profiles and EXIF orientation are ignored, an animation is its first picture. 16-bit
-/// samples keep their high byte; here Pillow differs for grey ones, which it clips to white.
+/// # Errors
+/// [`DataError::Io`] when it cannot be read, [`DataError::Layout`] for a pipe or a device, and
+/// [`DataError::Image`], which names the file, for anything but an image within the limits.
+pub fn read_rgb8(path: &Path, limits: &Limits) -> Result<Rgb8, DataError> {
+    let not_an_image = |reason| DataError::Image { path: path.to_owned(), reason };
+    let metadata = path.metadata().map_err(cannot_read(path))?;
+    // Opening a pipe would wait for a writer.
+    if !metadata.is_file() {
+        return Err(not_a_file(path));
+    }
+    limits.check_bytes(metadata.len()).map_err(not_an_image)?;
+    let file = File::open(path).map_err(cannot_read(path))?;
+    let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
+    // A file that grows meanwhile stays bounded; decoding notices one byte too many.
+    file.take(limits.max_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(cannot_read(path))?;
+    decode_rgb8(&bytes, limits).map_err(not_an_image)
+}
+
+/// Decodes a JPEG, PNG, WebP or BMP to red, green and blue bytes.
 ///
-/// A JPEG without its end, or whose compressed data holds what is no code, is an error and not a picture that
+/// The first bytes tell the format, not a name. As ADM's `convert("RGB")` does: grey is repeated, palettes
+/// are looked up, alpha is dropped (colours under transparent pixels stay), CMYK is taken as Adobe writes it,
+/// colour profiles and EXIF orientation are ignored, an animation is its first picture. 16-bit samples keep
+/// their high byte; here Pillow differs for grey ones, which it clips to white.
+///
+/// A JPEG without its end, or with an invalid code in its compressed data, is an error and not a picture that
 /// is grey from there on. Damage that leaves valid codes goes unnoticed: the format has no checksum. PNG has.
 ///
 /// # Errors
-/// [`ImageError`] for anything that is not a whole JPEG or PNG within the limits. No bytes make it panic.
+/// [`ImageError`] for anything but a whole image within the limits. No bytes make it panic.
 pub fn decode_rgb8(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
-    let length = bytes.len() as u64;
-    if length > limits.max_bytes {
-        return Err(ImageError::TooManyBytes { bytes: length, max_bytes: limits.max_bytes });
-    }
-    let decode = match bytes {
-        [] => return Err(ImageError::Empty),
-        [0xff, 0xd8, ..] => jpeg::decode,
-        [0x89, b'P', b'N', b'G', ..] => png::decode,
-        _ => return Err(unknown(bytes)),
+    limits.check_bytes(bytes.len() as u64)?;
+    let (format, decode): (&str, fn(&[u8], &Limits) -> Result<Rgb8, ImageError>) = match bytes {
+        [0xff, 0xd8, ..] => (JPEG, jpeg),
+        [0x89, b'P', b'N', b'G', ..] => (PNG, png),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => (WEBP, webp),
+        [b'B', b'M', ..] => (BMP, bmp),
+        _ => return Err(unsupported(describe(bytes))),
     };
-    // The decoders are others' code that untrusted files pass through.
-    catch_unwind(AssertUnwindSafe(|| decode(bytes, limits))).unwrap_or(Err(ImageError::DecoderPanicked))
+    // The decoders are third-party code that parses untrusted files.
+    let panicked = |_| ImageError::Damaged { format, reason: "the decoder panicked".to_owned() };
+    catch_unwind(AssertUnwindSafe(|| decode(bytes, limits))).map_err(panicked)?
 }
 
-/// Names a format that is known but not decoded.
-fn unknown(bytes: &[u8]) -> ImageError {
-    let what = match bytes {
-        [b'G', b'I', b'F', b'8', ..] => "a GIF",
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "a WebP",
-        [b'B', b'M', ..] => "a BMP",
-        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => "a TIFF",
-        [_, _, _, _, b'f', b't', b'y', b'p', ..] => "an AVIF, HEIC or video file",
-        _ => return ImageError::NotAnImage { first: bytes[..bytes.len().min(8)].to_vec() },
+const JPEG: &str = "JPEG";
+const PNG: &str = "PNG";
+const WEBP: &str = "WebP";
+const BMP: &str = "BMP";
+
+fn unsupported(got: impl Into<String>) -> ImageError {
+    ImageError::Unsupported { got: got.into() }
+}
+
+/// Names known formats that are not decoded.
+fn describe(bytes: &[u8]) -> String {
+    match bytes {
+        [] => "an empty file".to_owned(),
+        [b'G', b'I', b'F', b'8', ..] => "a GIF; convert it first".to_owned(),
+        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => "a TIFF; convert it first".to_owned(),
+        [_, _, _, _, b'f', b't', b'y', b'p', ..] => {
+            "an AVIF, HEIC or video file; convert it first".to_owned()
+        }
+        _ => format!("a file that begins with {:02x?}", &bytes[..bytes.len().min(8)]),
+    }
+}
+
+/// Baseline and progressive JPEG.
+fn jpeg(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
+    // The format's own bound on a side.
+    const MAX_SIDE: usize = 65_535;
+    let damaged = |it: DecodeErrors| ImageError::Damaged { format: JPEG, reason: it.to_string() };
+    let truncated = ImageError::Truncated { format: JPEG };
+    let whole = jpeg_has_end(bytes);
+    let lenient = DecoderOptions::default()
+        .jpeg_set_out_colorspace(ColorSpace::RGB)
+        .set_max_width(MAX_SIDE)
+        .set_max_height(MAX_SIDE)
+        .set_strict_mode(false);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), lenient);
+    if let Err(error) = decoder.decode_headers() {
+        return Err(if whole { damaged(error) } else { truncated });
+    }
+    let (width, height) = decoder.dimensions().unwrap_or((0, 0));
+    let (width, height) = (width as u32, height as u32);
+    limits.check_pixels(width, height)?;
+    match decoder.input_colorspace() {
+        Some(
+            ColorSpace::Luma | ColorSpace::YCbCr | ColorSpace::RGB | ColorSpace::CMYK | ColorSpace::YCCK,
+        ) => {}
+        _ => return Err(unsupported("a JPEG of unusual colours")),
+    }
+    if !whole {
+        return Err(truncated);
+    }
+    // Headers of real photos have harmless stray bytes. In compressed data, lenient decoding would give a
+    // picture that is grey from the damage on.
+    decoder.set_options(lenient.set_strict_mode(true));
+    let mut pixels = vec![0; 3 * width as usize * height as usize];
+    decoder.decode_into(&mut pixels).map_err(damaged)?;
+    Rgb8::new(width, height, pixels)
+}
+
+/// Whether an end-of-image marker follows the first start of scan.
+///
+/// Compressed data never holds the marker's two bytes, since it stuffs a zero after each 0xff; a thumbnail
+/// has its own, but in the headers.
+fn jpeg_has_end(bytes: &[u8]) -> bool {
+    jpeg_scan(bytes).is_some_and(|data| data.windows(2).rev().any(|it| it == [0xff, 0xd9]))
+}
+
+/// The bytes after the first start-of-scan marker.
+fn jpeg_scan(bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.get(2..)?;
+    loop {
+        // Stray bytes and fill bytes may precede a marker.
+        let marker = rest.windows(2).position(|it| it[0] == 0xff && !matches!(it[1], 0 | 0xff))?;
+        let code = rest[marker + 1];
+        rest = &rest[marker + 2..];
+        match code {
+            0xda => return Some(rest),
+            0x01 | 0xd0..=0xd9 => {} // without a length
+            _ => {
+                let length = usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?]));
+                rest = rest.get(length.max(2)..)?;
+            }
+        }
+    }
+}
+
+/// PNG of every colour type and depth.
+fn png(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
+    /// Memory for everything but pixels, in bytes.
+    const BESIDE_PIXELS: usize = 16 << 20;
+    let error = |error: png::DecodingError| match error {
+        png::DecodingError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
+            ImageError::Truncated { format: PNG }
+        }
+        other => ImageError::Damaged { format: PNG, reason: other.to_string() },
     };
-    ImageError::Unsupported { what }
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
+    // To 8 bits: palettes and small depths are expanded, 16 bits keep the high byte.
+    decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
+    let header = decoder.read_header_info().map_err(error)?;
+    let (width, height) = (header.width, header.height);
+    limits.check_pixels(width, height)?;
+    let pixels = width as usize * height as usize;
+    // As much as an image of this size can need (16-bit RGBA), and no more.
+    decoder.set_limits(png::Limits { bytes: pixels.saturating_mul(8).saturating_add(BESIDE_PIXELS) });
+    let mut reader = decoder.read_info().map_err(error)?;
+    let Some(size) = reader.output_buffer_size() else {
+        return Err(unsupported(format!("a PNG of {width} x {height}, too large for this machine")));
+    };
+    let mut samples = vec![0; size];
+    let frame = reader.next_frame(&mut samples).map_err(error)?;
+    if (frame.width, frame.height, frame.bit_depth) != (width, height, BitDepth::Eight) {
+        return Err(unsupported("a PNG whose first picture does not fill it"));
+    }
+    let rgb = match frame.color_type {
+        ColorType::Rgb => samples,
+        ColorType::Grayscale => samples.iter().flat_map(|it| [*it; 3]).collect(),
+        ColorType::GrayscaleAlpha => samples.chunks_exact(2).flat_map(|it| [it[0]; 3]).collect(),
+        ColorType::Rgba => samples.chunks_exact(4).flat_map(|it| [it[0], it[1], it[2]]).collect(),
+        ColorType::Indexed => return Err(unsupported("a PNG without its palette")),
+    };
+    Rgb8::new(width, height, rgb)
+}
+
+/// Lossy and lossless WebP.
+fn webp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
+    // The header states the size of everything after its first 8 bytes.
+    let stated = bytes.get(4..8).map_or(0, |it| u32::from_le_bytes([it[0], it[1], it[2], it[3]]));
+    if (bytes.len() as u64) < 8 + u64::from(stated) {
+        return Err(ImageError::Truncated { format: WEBP });
+    }
+    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|it| decoding(WEBP, it))?;
+    with_image_crate(WEBP, decoder, limits)
+}
+
+/// BMP of every depth.
+fn bmp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|it| decoding(BMP, it))?;
+    with_image_crate(BMP, decoder, limits)
+}
+
+fn with_image_crate(
+    format: &'static str,
+    mut decoder: impl ImageDecoder,
+    limits: &Limits,
+) -> Result<Rgb8, ImageError> {
+    let (width, height) = decoder.dimensions();
+    limits.check_pixels(width, height)?;
+    let mut bounds = image::Limits::no_limits();
+    bounds.max_alloc = Some(limits.max_pixels.saturating_mul(8));
+    decoder.set_limits(bounds).map_err(|it| decoding(format, it))?;
+    let pixels = DynamicImage::from_decoder(decoder).map_err(|it| decoding(format, it))?;
+    Rgb8::new(width, height, pixels.into_rgb8().into_raw())
+}
+
+fn decoding(format: &'static str, error: image::ImageError) -> ImageError {
+    match error {
+        image::ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
+            ImageError::Truncated { format }
+        }
+        other => ImageError::Damaged { format, reason: other.to_string() },
+    }
+}
+
+/// Adds the path to an error of the system's.
+pub(crate) fn cannot_read(path: &Path) -> impl FnOnce(io::Error) -> DataError + '_ {
+    move |source| DataError::Io { path: path.to_owned(), source }
+}
+
+/// Pipes, sockets and devices.
+pub(crate) fn not_a_file(path: &Path) -> DataError {
+    DataError::Layout { path: path.to_owned(), problem: "expected a regular file".to_owned() }
 }
 
 #[cfg(test)]
@@ -78,14 +284,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_decoded_is_named() {
+    fn formats_that_are_not_decoded_are_named() {
         let decode = |bytes: &[u8]| decode_rgb8(bytes, &Limits::default()).unwrap_err().to_string();
         assert!(decode(b"").contains("empty"));
         assert!(decode(b"GIF89a........").contains("a GIF"));
-        assert!(decode(b"RIFF....WEBPVP8 ").contains("a WebP"));
         assert!(decode(b"\0\0\0\x20ftypavif").contains("AVIF"));
-        assert!(decode(b"hello").contains("first bytes"));
+        assert!(decode(b"II*\0....").contains("TIFF"));
+        assert!(decode(b"hello").contains("begins with [68, 65"));
         let limits = Limits { max_bytes: 2, ..Limits::default() };
-        assert!(matches!(decode_rgb8(b"abc", &limits), Err(ImageError::TooManyBytes { bytes: 3, .. })));
+        assert!(matches!(decode_rgb8(b"abc", &limits), Err(ImageError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn the_end_marker_of_a_thumbnail_is_not_the_images() {
+        let thumbnail = [0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 0, 0, 0xff, 0xda, 0, 2];
+        assert!(!jpeg_has_end(&[thumbnail.as_slice(), &[1, 2, 3]].concat()));
+        assert!(jpeg_has_end(&[thumbnail.as_slice(), &[1, 2, 0xff, 0xd9, 9]].concat()));
+        for cut in 0..thumbnail.len() {
+            assert!(!jpeg_has_end(&thumbnail[..cut]));
+        }
     }
 }

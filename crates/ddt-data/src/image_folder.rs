@@ -1,45 +1,64 @@
-//! Which images there are, and their labels.
+//! Image folders: which images there are, their labels, and what was left out.
 
 use std::{
-    cmp::Ordering,
     collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
 };
 
+use sha2::{Digest, Sha256};
+
 use crate::{
     class_list::ClassList,
+    decode::cannot_read,
     error::DataError,
-    natural_order::natural_order,
-    walk::{Listing, images_below, list},
+    listing::{ENDINGS, Listing, add, format, list, list_below, natural_order},
 };
 
-/// How many unknown class folders a message names.
+/// Unknown class folders that a message names.
 const NAMED: usize = 10;
 
-/// A folder of images, listed once, in an order that depends on names alone.
+/// A folder of images, listed once, in an order that depends on names only.
 ///
-/// Files count as images by their ending (`.jpg`, `.jpeg`, `.png`, in any case). Names that begin with a dot
-/// are passed over, other files are counted in [`ImageFolder::num_others`], links are followed.
+/// Files count as images by their ending (`.jpg`, `.jpeg`, `.png`, `.webp`, `.bmp`, in any case). Names that
+/// begin with a dot are ignored, other files are counted in [`ImageFolder::report`], links are followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFolder {
     root: PathBuf,
     num_classes: usize,
     classes: Vec<Class>,
     images: Vec<Image>,
-    num_others: usize,
+    left_out: BTreeMap<String, usize>,
 }
 
 /// A class folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Class {
-    /// What the network is told: the rank of the folder's name, or the place in the class list.
+    /// The label networks are trained on: rank of the folder's name, or index in the class list.
     pub label: u32,
     /// Name of the folder.
     pub folder: String,
     /// Readable name, where a class list gives one.
     pub name: Option<String>,
-    /// How many images it holds.
+    /// Number of its images.
     pub num_images: usize,
+}
+
+/// What a folder holds: images by format, and the files that were left out.
+///
+/// ```text
+/// 44 images in 3 classes (4 JPEG, 40 WebP); left out 2 files (1 .gif, 1 .txt)
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderReport {
+    /// Number of images.
+    pub images: usize,
+    /// Number of class folders; 0 for a flat folder.
+    pub classes: usize,
+    /// Images of each format, by their endings.
+    pub formats: BTreeMap<&'static str, usize>,
+    /// Files that are not images by name: how many of each ending.
+    pub left_out: BTreeMap<String, usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,18 +68,22 @@ struct Image {
 }
 
 impl ImageFolder {
-    /// Lists `root/<class>/<image>`; labels are 0, 1, 2, ... by sorted folder name.
+    /// Lists `root/<class>/<image>`; labels are 0, 1, 2, ... by sorted folder name. Names that are all
+    /// numbers are sorted as numbers.
     ///
     /// Folders inside a class folder belong to that class. Images come class by class, in the byte order of
-    /// their paths. Files beside the class folders are not part of it.
+    /// their paths.
     ///
     /// # Errors
-    /// [`DataError::NoClasses`], [`DataError::EmptyClass`], [`DataError::LinkLoop`], [`DataError::NotAFile`],
-    /// [`DataError::ClassName`], and [`DataError::Io`] for what cannot be read, links that lead nowhere
-    /// included.
+    /// [`DataError::Layout`] when there are no class folders, one without images or with a name that is not
+    /// UTF-8, images beside the class folders, links in a circle, or pipes and devices; [`DataError::Io`]
+    /// for what cannot be read, dangling links included.
     pub fn open(root: impl AsRef<Path>) -> Result<Self, DataError> {
         let root = root.as_ref();
-        let (folders, others) = class_folders(root)?;
+        let (mut folders, others) = class_folders(root)?;
+        let numbers = folders.iter().all(|it| it.0.bytes().all(|byte| byte.is_ascii_digit()));
+        folders
+            .sort_by(|a, b| if numbers { natural_order(a.0.as_bytes(), b.0.as_bytes()) } else { a.cmp(b) });
         let num_classes = folders.len();
         let labelled = folders.into_iter().zip(0..).map(|((folder, path), label)| {
             let class = Class { label, folder, name: None, num_images: 0 };
@@ -74,48 +97,74 @@ impl ImageFolder {
     /// Classes of the list may be absent from the folder; labels do not shift then.
     ///
     /// # Errors
-    /// Those of [`ImageFolder::open`], and [`DataError::UnknownClasses`] for folders that are not in the list.
+    /// Those of [`ImageFolder::open`], and [`DataError::Layout`] for folders that are not in the list.
     pub fn open_with(root: impl AsRef<Path>, list: &ClassList) -> Result<Self, DataError> {
         let root = root.as_ref();
         let (folders, others) = class_folders(root)?;
-        let unknown: Vec<&String> = folders.keys().filter(|it| list.label(it).is_none()).collect();
-        if !unknown.is_empty() {
-            return Err(DataError::UnknownClasses {
-                path: root.to_owned(),
-                unknown: unknown.len(),
-                folders: unknown.into_iter().take(NAMED).cloned().collect(),
-                classes: list.len(),
-            });
+        let mut labelled = Vec::with_capacity(folders.len());
+        let mut unknown = Vec::new();
+        for (folder, path) in folders {
+            match list.label(&folder) {
+                Some(label) => {
+                    let name = list.name(label).map(str::to_owned);
+                    labelled.push((Class { label, folder, name, num_images: 0 }, path));
+                }
+                None => unknown.push(folder),
+            }
         }
-        let labelled = folders.into_iter().filter_map(|(folder, path)| {
-            let label = list.label(&folder)?;
-            let name = list.name(label).map(str::to_owned);
-            Some((Class { label, folder, name, num_images: 0 }, path))
-        });
-        let mut labelled: Vec<(Class, PathBuf)> = labelled.collect();
+        if !unknown.is_empty() {
+            unknown.sort();
+            let (count, classes) = (unknown.len(), list.len());
+            unknown.truncate(NAMED);
+            let problem = format!(
+                "{count} class folders are not in the list of {classes} classes: {}",
+                unknown.join(", ")
+            );
+            return Err(layout(root, problem));
+        }
         labelled.sort_by_key(|it| it.0.label);
         Self::from_classes(root, labelled, list.len(), others)
     }
 
-    /// Lists the images that lie in `root` itself, without labels, numbers in names counted as numbers
-    /// (`2.png` before `10.png`).
+    /// Lists the images directly in `root`, without labels; numbers in names count as numbers (`2.png`
+    /// before `10.png`).
     ///
     /// # Errors
-    /// [`DataError::NoImages`], [`DataError::NotAFile`] and [`DataError::Io`].
+    /// [`DataError::Layout`] when there are none, or there are folders with images beside them;
+    /// [`DataError::Io`] for what cannot be read.
     pub fn flat(root: impl AsRef<Path>) -> Result<Self, DataError> {
         let root = root.as_ref();
-        let Listing { mut images, others, .. } = list(root)?;
+        let Listing { mut images, folders, others } = list(root)?;
         if images.is_empty() {
-            return Err(DataError::NoImages { path: root.to_owned() });
+            return Err(layout(root, format!("expected images, found no {ENDINGS}")));
         }
-        let bytes = |it: &Path| relative(root, it).as_os_str().as_encoded_bytes().to_vec();
-        images.sort_by_cached_key(|it| NaturallyOrdered(bytes(it)));
-        let images =
-            images.iter().map(|it| Image { relative: relative(root, it).into(), label: None }).collect();
-        Ok(Self { root: root.to_owned(), num_classes: 0, classes: Vec::new(), images, num_others: others })
+        for folder in folders {
+            let below = list_below(&folder)?.images.len();
+            if below > 0 {
+                return Err(both_layouts(root, images.len(), &folder));
+            }
+        }
+        images.sort_by(|a, b| natural_order(name_bytes(root, a), name_bytes(root, b)));
+        let images = images.iter().map(|it| Image { relative: relative(root, it).into(), label: None });
+        let images = images.collect();
+        Ok(Self { root: root.to_owned(), num_classes: 0, classes: Vec::new(), images, left_out: others })
     }
 
-    /// The folder that was listed.
+    /// Lists class folders or, where images are directly in `root`, a flat folder.
+    ///
+    /// # Errors
+    /// Those of [`ImageFolder::open`] and [`ImageFolder::flat`]; a folder with both layouts is refused.
+    pub fn detect(root: impl AsRef<Path>) -> Result<Self, DataError> {
+        let root = root.as_ref();
+        let listing = list(root)?;
+        if listing.images.is_empty() && !listing.folders.is_empty() {
+            Self::open(root)
+        } else {
+            Self::flat(root)
+        }
+    }
+
+    /// The listed folder.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -136,93 +185,166 @@ impl ImageFolder {
         &self.classes
     }
 
-    /// Files that were passed over because they have no image's ending; a dataset of another format shows
-    /// here.
-    pub fn num_others(&self) -> usize {
-        self.num_others
+    /// Names of all labels, in order: readable name, else folder, else `class N` for a label of the list
+    /// without a folder.
+    pub fn class_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = (0..self.num_classes).map(|label| format!("class {label}")).collect();
+        for class in &self.classes {
+            if let Some(name) = names.get_mut(class.label as usize) {
+                *name = class.name.clone().unwrap_or_else(|| class.folder.clone());
+            }
+        }
+        names
     }
 
-    /// Where an image is.
+    /// Counts of images, formats and files left out.
+    pub fn report(&self) -> FolderReport {
+        let mut formats = BTreeMap::new();
+        for image in &self.images {
+            *formats.entry(format(&image.relative).unwrap_or_default()).or_default() += 1;
+        }
+        let left_out = self.left_out.clone();
+        FolderReport { images: self.len(), classes: self.classes.len(), formats, left_out }
+    }
+
+    /// Path of an image.
     ///
     /// # Errors
-    /// [`DataError::NoSuchImage`].
+    /// [`DataError::Argument`] for an index beyond the last.
     pub fn path(&self, index: usize) -> Result<PathBuf, DataError> {
         Ok(self.root.join(self.relative(index)?))
     }
 
-    /// Where an image is, below the root.
+    /// Path of an image below the root.
     ///
     /// # Errors
-    /// [`DataError::NoSuchImage`].
+    /// [`DataError::Argument`] for an index beyond the last.
     pub fn relative(&self, index: usize) -> Result<&Path, DataError> {
         self.image(index).map(|it| &*it.relative)
     }
 
-    /// An image's label; none in a flat folder.
+    /// Label of an image; none in a flat folder.
     ///
     /// # Errors
-    /// [`DataError::NoSuchImage`].
+    /// [`DataError::Argument`] for an index beyond the last.
     pub fn label(&self, index: usize) -> Result<Option<u32>, DataError> {
         self.image(index).map(|it| it.label)
     }
 
+    /// SHA-256, in hex, of path below the root, label and size of each image, in order.
+    ///
+    /// Reads no image, so a file rewritten at the same length goes unnoticed. Does not depend on where the
+    /// root is.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] for a file that is gone.
+    pub fn identity(&self) -> Result<String, DataError> {
+        let mut hash = Sha256::new();
+        hash.update((self.num_classes() as u64).to_le_bytes());
+        for image in &self.images {
+            let path = self.root.join(&image.relative);
+            let size = path.metadata().map_err(cannot_read(&path))?.len();
+            for part in image.relative.components() {
+                hash.update(part.as_os_str().as_encoded_bytes());
+                hash.update(b"/");
+            }
+            // No name holds a zero byte.
+            hash.update([0]);
+            hash.update(image.label.map_or(u64::MAX, u64::from).to_le_bytes());
+            hash.update(size.to_le_bytes());
+        }
+        Ok(hash.finalize().iter().map(|it| format!("{it:02x}")).collect())
+    }
+
     fn image(&self, index: usize) -> Result<&Image, DataError> {
-        self.images.get(index).ok_or(DataError::NoSuchImage { index, len: self.len() })
+        self.images.get(index).ok_or_else(|| {
+            let expected = format!("an index below {}, the number of images", self.len());
+            DataError::Argument { expected, got: index.to_string() }
+        })
     }
 
     fn from_classes(
         root: &Path,
-        classes: Vec<(Class, PathBuf)>,
+        folders: Vec<(Class, PathBuf)>,
         num_classes: usize,
-        mut num_others: usize,
+        mut left_out: BTreeMap<String, usize>,
     ) -> Result<Self, DataError> {
-        let (mut images, mut kept) = (Vec::new(), Vec::with_capacity(classes.len()));
-        for (mut class, path) in classes {
-            let (mut below, others) = images_below(&path)?;
-            if below.is_empty() {
-                return Err(DataError::EmptyClass { path });
+        let (mut images, mut classes) = (Vec::new(), Vec::with_capacity(folders.len()));
+        for (mut class, path) in folders {
+            let mut below = list_below(&path)?;
+            if below.images.is_empty() {
+                return Err(layout(
+                    &path,
+                    format!("expected a class folder, found no {ENDINGS}; fill or remove it"),
+                ));
             }
-            below.sort();
-            num_others += others;
-            class.num_images = below.len();
+            below.images.sort();
+            add(&mut left_out, below.others);
+            class.num_images = below.images.len();
             let label = Some(class.label);
-            images.extend(below.iter().map(|it| Image { relative: relative(root, it).into(), label }));
-            kept.push(class);
+            images.extend(below.images.iter().map(|it| Image { relative: relative(root, it).into(), label }));
+            classes.push(class);
         }
-        Ok(Self { root: root.to_owned(), num_classes, classes: kept, images, num_others })
+        Ok(Self { root: root.to_owned(), num_classes, classes, images, left_out })
     }
 }
 
-/// A name that sorts naturally.
-#[derive(PartialEq, Eq)]
-struct NaturallyOrdered(Vec<u8>);
-
-impl PartialOrd for NaturallyOrdered {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+impl fmt::Display for FolderReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |it: Vec<String>| it.join(", ");
+        let formats = self.formats.iter().map(|(format, count)| format!("{count} {format}")).collect();
+        write!(f, "{} images", self.images)?;
+        if self.classes > 0 {
+            write!(f, " in {} classes", self.classes)?;
+        }
+        write!(f, " ({})", list(formats))?;
+        if !self.left_out.is_empty() {
+            let total: usize = self.left_out.values().sum();
+            let endings = self.left_out.iter().map(|(ending, count)| format!("{count} {ending}")).collect();
+            write!(f, "; left out {total} files ({})", list(endings))?;
+        }
+        Ok(())
     }
 }
 
-impl Ord for NaturallyOrdered {
-    fn cmp(&self, other: &Self) -> Ordering {
-        natural_order(&self.0, &other.0)
-    }
-}
-
-/// Class folders by name, and how many files lie beside them.
-fn class_folders(root: &Path) -> Result<(BTreeMap<String, PathBuf>, usize), DataError> {
+/// Class folders by name, in no order, and the files beside them.
+fn class_folders(root: &Path) -> Result<(Vec<(String, PathBuf)>, BTreeMap<String, usize>), DataError> {
     let Listing { folders, images, others } = list(root)?;
-    if folders.is_empty() {
-        return Err(DataError::NoClasses { path: root.to_owned(), images: images.len() });
+    let Some(first) = folders.iter().min() else {
+        let problem = format!(
+            "expected class folders (root/<class>/<image>), found none, but {} images directly in it; \
+             make a folder per class",
+            images.len()
+        );
+        return Err(layout(root, problem));
+    };
+    if !images.is_empty() {
+        return Err(both_layouts(root, images.len(), first));
     }
-    let mut named = BTreeMap::new();
+    let mut named = Vec::with_capacity(folders.len());
     for path in folders {
         let Some(name) = path.file_name().and_then(|it| it.to_str()).map(str::to_owned) else {
-            return Err(DataError::ClassName { path });
+            return Err(layout(&path, "expected a class folder with a UTF-8 name; rename it".to_owned()));
         };
-        named.insert(name, path);
+        named.push((name, path));
     }
-    Ok((named, others + images.len()))
+    Ok((named, others))
+}
+
+fn both_layouts(root: &Path, images: usize, folder: &Path) -> DataError {
+    let folder = relative(root, folder).display();
+    let problem = format!(
+        "expected class folders or images, found both: {images} images beside the folder {folder}; move one of them away"
+    );
+    layout(root, problem)
+}
+
+fn layout(path: &Path, problem: String) -> DataError {
+    DataError::Layout { path: path.to_owned(), problem }
+}
+
+fn name_bytes<'a>(root: &Path, path: &'a Path) -> &'a [u8] {
+    relative(root, path).as_os_str().as_encoded_bytes()
 }
 
 fn relative<'a>(root: &Path, path: &'a Path) -> &'a Path {

@@ -1,24 +1,23 @@
-//! Images decoded and cropped ahead of their use, in order.
+//! Loader: images decoded and cropped ahead of their use, in order.
 
 use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use crate::{
     crop::{MAX_CROP_SIZE, center_crop},
-    decode::Limits,
+    decode::{Limits, read_rgb8},
     error::DataError,
     image_folder::ImageFolder,
     ordered_pool::OrderedPool,
-    read::read_rgb8,
     rgb8::Rgb8,
 };
 
-/// How many skipped files a report names; all are counted.
-pub const MAX_SKIPPED_NAMES: usize = 1000;
+/// Skipped files that a report names; all are counted.
+const MAX_SKIPPED_NAMES: usize = 1000;
 
 const MAX_THREADS: usize = 1024;
 const MAX_QUEUE: usize = 1 << 20;
 
-/// What to do about a file that is no image.
+/// What a loader does about a file that is not an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnCorrupt {
     /// Deliver an error that names it.
@@ -27,31 +26,33 @@ pub enum OnCorrupt {
     Skip,
 }
 
-/// How a [`Loader`] works. None of it but `size` and `on_corrupt` changes what is delivered.
+/// Options of a [`Loader`]. Only `size` and `on_corrupt` change what it delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoaderOptions {
     /// Side of the centre crop, in pixels.
     pub size: u32,
-    /// Threads of the loader's own, 1 to 1024.
+    /// The loader's own threads, 1 to 1024.
     pub threads: usize,
-    /// Images decoded ahead at most, waiting ones included; 1 to 1,048,576, of `3 size^2` bytes each.
+    /// Images decoded ahead at most, 1 to 1,048,576, of `3 size^2` bytes each.
     pub queue: usize,
-    /// What to do about a file that is no image.
+    /// What to do about a file that is not an image.
     pub on_corrupt: OnCorrupt,
     /// Bounds on a file.
     pub limits: Limits,
 }
 
 impl LoaderOptions {
-    /// Fails on corrupt files, has the default limits, and decodes 16 images a thread ahead.
+    /// Fails on corrupt files, keeps the default limits, and decodes 16 images per thread ahead.
     pub fn new(size: u32, threads: usize) -> Self {
         let queue = threads.saturating_mul(16);
         Self { size, threads, queue, on_corrupt: OnCorrupt::Fail, limits: Limits::default() }
     }
 
     fn validate(&self) -> Result<(), DataError> {
-        let check =
-            |ok: bool, expected, got| if ok { Ok(()) } else { Err(DataError::Options { expected, got }) };
+        let check = |ok: bool, expected: &str, got: usize| {
+            let wrong = || DataError::Argument { expected: expected.to_owned(), got: got.to_string() };
+            if ok { Ok(()) } else { Err(wrong()) }
+        };
         let size_ok = (1..=MAX_CROP_SIZE).contains(&self.size);
         check(size_ok, "a crop size of 1 to 8192 pixels", self.size as usize)?;
         check((1..=MAX_THREADS).contains(&self.threads), "1 to 1024 loader threads", self.threads)?;
@@ -70,16 +71,16 @@ pub struct Sample {
     pub pixels: Rgb8,
 }
 
-/// Files that were passed over because they are no images.
+/// Files that were skipped because they are not images.
 #[derive(Debug, Default)]
 pub struct Skipped {
-    /// How often.
+    /// How many.
     pub count: u64,
-    /// The first [`MAX_SKIPPED_NAMES`] of them, in order of delivery.
+    /// The first 1000 of them, in order of delivery.
     pub files: Vec<SkippedFile>,
 }
 
-/// A file that is no image.
+/// A file that is not an image.
 #[derive(Debug)]
 pub struct SkippedFile {
     /// The file.
@@ -90,20 +91,20 @@ pub struct SkippedFile {
 
 /// Reads, decodes and crops images on threads of its own and delivers them in the order of `order`.
 ///
-/// An iterator of results; an error takes the place of its image, and whoever goes on gets the next one.
-/// What is delivered depends on the files and on `order` alone: for a seeded order, on seed and epoch.
+/// An iterator of results; an error takes the place of its image, and the next call gives the next image.
+/// What is delivered depends on the files and on `order` only: for a seeded order, on seed and epoch.
 ///
 /// The threads are not those of rayon's pool, which belongs to the training step: loading neither waits for
-/// it nor holds it up. At most [`LoaderOptions::queue`] images are in memory beside those at hand, so a slow
-/// consumer stops the loader. `order` is read by the consumer's thread, that far ahead. Dropping the loader
-/// ends its threads after the images at hand.
+/// it nor delays it. At most [`LoaderOptions::queue`] images are waiting in memory, so a slow consumer stops
+/// the loader. The consumer's thread reads `order`, that far ahead. Dropping the loader ends its threads
+/// after the images they are decoding.
 #[derive(Debug)]
 pub struct Loader<I> {
     folder: Arc<ImageFolder>,
     /// None once it has ended.
     order: Option<I>,
     pool: OrderedPool<Job, Result<Rgb8, DataError>>,
-    /// What was submitted and not delivered, oldest first.
+    /// Indices submitted and not delivered, oldest first.
     expected: VecDeque<usize>,
     options: LoaderOptions,
     skipped: Skipped,
@@ -115,7 +116,7 @@ impl<I: Iterator<Item = usize>> Loader<I> {
     /// Starts loading.
     ///
     /// # Errors
-    /// [`DataError::Options`] and [`DataError::Thread`].
+    /// [`DataError::Argument`] for options out of range, and [`DataError::Thread`].
     pub fn new(
         folder: Arc<ImageFolder>,
         order: impl IntoIterator<IntoIter = I>,
@@ -126,9 +127,9 @@ impl<I: Iterator<Item = usize>> Loader<I> {
         let load = move |job: Job| {
             let path = job?;
             let pixels = read_rgb8(&path, &limits)?;
-            center_crop(&pixels, size).map_err(|source| DataError::Image { path, source })
+            center_crop(&pixels, size).map_err(|reason| DataError::Image { path, reason })
         };
-        let pool = OrderedPool::new(options.threads, load).map_err(|source| DataError::Thread { source })?;
+        let pool = OrderedPool::new(options.threads, load).map_err(DataError::Thread)?;
         let order = Some(order.into_iter());
         let mut loader =
             Self { folder, order, pool, expected: VecDeque::new(), options, skipped: Skipped::default() };
@@ -136,7 +137,7 @@ impl<I: Iterator<Item = usize>> Loader<I> {
         Ok(loader)
     }
 
-    /// What was passed over so far.
+    /// Files skipped so far.
     pub fn skipped(&self) -> &Skipped {
         &self.skipped
     }
@@ -175,14 +176,18 @@ impl<I: Iterator<Item = usize>> Iterator for Loader<I> {
             self.fill();
             return Some(match result {
                 Ok(Ok(pixels)) => self.sample(index, pixels),
-                // A file that cannot be read at all is no matter of the dataset, and never skipped.
-                Ok(Err(DataError::Image { path, source })) if self.options.on_corrupt == OnCorrupt::Skip => {
-                    self.note_skipped(path, source.to_string());
+                // A file that cannot be read is a fault of the system, not of the dataset: never skipped.
+                Ok(Err(DataError::Image { path, reason })) if self.options.on_corrupt == OnCorrupt::Skip => {
+                    self.note_skipped(path, reason.to_string());
                     continue;
                 }
                 Ok(Err(error)) => Err(error),
-                Err(_) => self.folder.path(index).and_then(|path| Err(DataError::LoaderPanicked { path })),
+                Err(_) => self.folder.path(index).and_then(|path| Err(panicked(path))),
             });
         }
     }
+}
+
+fn panicked(path: PathBuf) -> DataError {
+    DataError::Layout { path, problem: "the loader panicked on this file".to_owned() }
 }

@@ -1,7 +1,7 @@
-//! Work on a few threads, results in the order of submission.
+//! Thread pool whose results come in the order of submission.
 //!
 //! ```text
-//! submit ──► jobs ──► threads ──► slots (one a job, in order) ──► next
+//! submit ──► jobs ──► threads ──► slots (one per job, in order) ──► next
 //! ```
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     thread::{Builder, JoinHandle},
 };
 
-/// Threads that turn jobs into results. Dropping it lets each thread finish the job at hand, no more.
+/// Threads that turn jobs into results. Dropping it lets each thread finish its current job, no more.
 #[derive(Debug)]
 pub(crate) struct OrderedPool<J, R> {
     shared: Arc<Shared<J, R>>,
@@ -62,7 +62,7 @@ impl<J: Send + 'static, R: Send + 'static> OrderedPool<J, R> {
         Ok(pool)
     }
 
-    /// Puts a job in line. Whoever submits bounds the line.
+    /// Queues a job. The caller bounds the queue.
     pub(crate) fn submit(&self, job: J) {
         let mut state = self.shared.lock();
         let ticket = state.first + state.slots.len() as u64;
@@ -95,7 +95,7 @@ impl<J, R> Drop for OrderedPool<J, R> {
         drop(state);
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
-            // Panics of the function are caught and reported as results; there is none left to report.
+            // Panics of the function were caught and reported as results.
             let _ = thread.join();
         }
     }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_the_result_of_its_job_alone() {
+    fn a_panic_is_the_result_of_its_job_only() {
         let pool = OrderedPool::new(2, |job: u32| 60 / job).unwrap();
         [6, 0, 5].into_iter().for_each(|job| pool.submit(job));
         let results: Vec<_> = std::iter::from_fn(|| pool.next()).collect();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_ends_the_threads_and_forgets_what_is_in_line() {
+    fn dropping_ends_the_threads_and_drops_queued_jobs() {
         let begun = Arc::new(AtomicUsize::new(0));
         let counter = begun.clone();
         let pool = OrderedPool::new(2, move |()| {

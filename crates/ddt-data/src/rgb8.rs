@@ -1,4 +1,4 @@
-//! Pixels as bytes.
+//! RGB images: 8-bit pixels as bytes.
 
 use std::fmt;
 
@@ -18,26 +18,27 @@ impl Rgb8 {
     /// Takes `height * width * 3` bytes.
     ///
     /// # Errors
-    /// [`ImageError::Shape`] for another number of bytes or a side of zero.
+    /// [`ImageError::Size`] for another number of bytes or a side of zero.
     pub fn new(width: u32, height: u32, bytes: Vec<u8>) -> Result<Self, ImageError> {
         let expected = (width as usize).checked_mul(height as usize).and_then(|it| it.checked_mul(3));
         if width == 0 || height == 0 || expected != Some(bytes.len()) {
-            return Err(ImageError::Shape { width, height, bytes: bytes.len() });
+            let expected = format!("{width} x {height} x 3 bytes and no empty side");
+            return Err(ImageError::Size { expected, got: format!("{} bytes", bytes.len()) });
         }
         Ok(Self { width, height, bytes })
     }
 
-    /// In pixels.
+    /// Width in pixels.
     pub fn width(&self) -> u32 {
         self.width
     }
 
-    /// In pixels.
+    /// Height in pixels.
     pub fn height(&self) -> u32 {
         self.height
     }
 
-    /// Red, green, blue of the first row's first pixel, and so on.
+    /// Interleaved red, green and blue, row by row.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -47,7 +48,7 @@ impl Rgb8 {
         self.bytes
     }
 
-    /// Mirrors left and right in place; whether to is the caller's decision.
+    /// Mirrors left and right, in place.
     ///
     /// ```
     /// let mut pixels = ddt_data::Rgb8::new(2, 1, vec![1, 2, 3, 4, 5, 6])?;
@@ -64,7 +65,7 @@ impl Rgb8 {
     }
 }
 
-/// The size alone: a photo's bytes would fill a log.
+/// The size only: a photo's bytes would fill a log.
 impl fmt::Debug for Rgb8 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Rgb8({} x {})", self.width, self.height)
@@ -78,7 +79,7 @@ mod tests {
     #[test]
     fn a_shape_must_fit_and_a_double_flip_is_none() {
         for (width, height, bytes) in [(0, 1, 0), (1, 0, 0), (2, 2, 11), (u32::MAX, u32::MAX, 3)] {
-            assert!(matches!(Rgb8::new(width, height, vec![0; bytes]), Err(ImageError::Shape { .. })));
+            assert!(matches!(Rgb8::new(width, height, vec![0; bytes]), Err(ImageError::Size { .. })));
         }
         let image = Rgb8::new(5, 3, (0..45).collect()).unwrap();
         let mut flipped = image.clone();

@@ -8,6 +8,8 @@ use ddt_files::npz::{Dtype, NpzFile};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::progress::say;
+
 /// Images of a chunk at most, and bytes of their pixels: what is lost when the program is stopped, and what
 /// memory it needs.
 const CHUNK_IMAGES: usize = 128;
@@ -96,19 +98,14 @@ impl Images {
         Ok(Self { path, num_images, size: Some((height, width)), labels, source: Source::Npz(file) })
     }
 
-    /// The JPEG and PNG files that lie in a folder, or in the class folders in it.
+    /// The images in a folder, or in the class folders in it.
     ///
     /// # Errors
     ///
-    /// A folder without images, or one that cannot be read.
+    /// A folder without images or with both layouts, or one that cannot be read.
     pub fn folder(path: &Path) -> Result<Self> {
-        let folder = match ImageFolder::flat(path) {
-            Err(DataError::NoImages { .. }) => match ImageFolder::open(path) {
-                Err(DataError::NoClasses { .. }) => ImageFolder::flat(path),
-                other => other,
-            },
-            other => other,
-        }?;
+        let folder = ImageFolder::detect(path)?;
+        say(&format!("{}: {}", path.display(), folder.report()));
         let labels = (0..folder.len()).map(|at| Ok(folder.label(at)?.map(i64::from)));
         let labels = labels.collect::<Result<Option<Vec<i64>>, DataError>>()?;
         let (path, num_images) = (path.to_owned(), folder.len());
