@@ -11,11 +11,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
-use ddt_examples::{
-    program::status,
-    progress::Cancel,
-    train::{run::run, settings::Settings},
-};
+use ddt_examples::{program::status, progress::Cancel, train::run};
+use ddt_train::Settings;
 
 /// Train a network, or go on with a run that was stopped.
 #[derive(Parser)]

@@ -1,6 +1,6 @@
 //! An autoencoder whose latents are scaled channel by channel.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use ddt_adapters::Autoencoder;
 use ddt_model::LatentInfo;
 
@@ -24,8 +24,8 @@ impl Normalized {
     /// Unless there is one mean and one positive standard deviation for each channel of `inner`.
     pub fn new(inner: Box<dyn Autoencoder>, info: &LatentInfo, device: &Device) -> Result<Self> {
         let channels = inner.latent_channels();
-        let per_channel = |what: &str, values: &[f32]| match values.len() {
-            n if n == channels => Tensor::from_slice(values, (1, n, 1, 1), device),
+        let per_channel = |what: &str, values: &[f64]| match values.len() {
+            n if n == channels => Tensor::from_slice(values, (1, n, 1, 1), device)?.to_dtype(DType::F32),
             n => {
                 bail!("expected the {what} of each of the autoencoder's {channels} latent channels, got {n}")
             }
@@ -62,7 +62,7 @@ mod tests {
 
     use super::*;
 
-    fn wrap(mean: &[f32], std: &[f32]) -> Result<Normalized> {
+    fn wrap(mean: &[f64], std: &[f64]) -> Result<Normalized> {
         let (mean, std) = (mean.to_vec(), std.to_vec());
         let info = LatentInfo { autoencoder: "pixels".to_owned(), height: 1, width: 1, mean, std };
         Normalized::new(Box::new(PixelSpace), &info, &Device::Cpu)

@@ -12,6 +12,7 @@ use ddt_data::Rgb8;
 use ddt_files::npz::{ArrayData, write_npz};
 use ddt_metrics::{Features, Moments, Statistics, frechet_distance};
 use ddt_model::{SampleOptions, VelocityNetwork, sample};
+use ddt_train::{ImageSettings, Photos, pixels as to_pixels};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -19,10 +20,6 @@ use crate::{
     evaluate::reference::ImageInput,
     generate::{Interrupted, Item},
     progress::{Cancel, Counting},
-    train::{
-        photos::{Photos, to_pixels},
-        settings::Images,
-    },
 };
 
 /// Images that are drawn and looked at together.
@@ -75,7 +72,7 @@ impl<'a> OfflineMetric<'a> {
         keep: &Path,
         cancel: &'a Cancel,
     ) -> Result<Self> {
-        let identity = open(photos, "train")?.folder.identity()?;
+        let identity = open(photos, "train")?.folder().identity()?;
         let start = |hash: &str| hash.chars().take(12).collect::<String>();
         let kept = keep.join(format!("train-{}-{}.npz", start(&identity), start(sha256)));
         // One that is damaged is made again.
@@ -168,12 +165,11 @@ fn rounded(pixels: &Tensor) -> Result<Tensor> {
     let images = to_rgb8(pixels)?;
     let side = SIDE as u32;
     let images = images.into_iter().map(|bytes| Rgb8::new(side, side, bytes));
-    let images = images.collect::<Result<Vec<_>, _>>()?;
-    to_pixels(&images.iter().collect::<Vec<_>>())
+    Ok(to_pixels(&images.collect::<Result<Vec<_>, _>>()?)?)
 }
 
 fn open(photos: &Path, split: &str) -> Result<Photos> {
-    let images = Images::plain(photos.join(split), SIDE as u32);
+    let images = ImageSettings::plain(photos.join(split), SIDE as u32);
     Photos::open(&images.train, &images).context("--photos")
 }
 
@@ -186,7 +182,7 @@ fn for_photos(
     mut take: impl FnMut(&Tensor, &[u32]) -> Result<()>,
 ) -> Result<()> {
     let photos = open(photos, split)?;
-    let len = photos.folder.len();
+    let len = photos.folder().len();
     let count = count.min(len);
     let mut loader = photos.load((0..count).map(move |i| i * len / count))?;
     let mut progress = Counting::start("looking at photos", count as u64);
@@ -197,8 +193,9 @@ fn for_photos(
         }
         let samples = loader.by_ref().take(BATCH).collect::<Result<Vec<_>, _>>()?;
         let labels: Vec<u32> = samples.iter().filter_map(|it| it.label).collect();
-        take(&to_pixels(&samples.iter().map(|it| &it.pixels).collect::<Vec<_>>())?, &labels)?;
         done += samples.len();
+        let images: Vec<Rgb8> = samples.into_iter().map(|it| it.pixels).collect();
+        take(&to_pixels(&images)?, &labels)?;
         progress.reached(done as u64);
     }
     Ok(())

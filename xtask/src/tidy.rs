@@ -26,7 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "ddt-cuda",
         &["ddt-adapters", "ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-model", "ddt-sharing"],
     ),
-    ("ddt-train", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-model"]),
+    ("ddt-train", &["ddt-blocks", "ddt-data", "ddt-files", "ddt-flow", "ddt-model"]),
     ("ddt-picture", &[]),
     ("ddt-plot", &[]),
     ("ddt-hub", &[]),

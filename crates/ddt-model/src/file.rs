@@ -40,9 +40,9 @@ pub struct LatentInfo {
     /// Width in latent pixels.
     pub width: usize,
     /// Mean of each channel, subtracted from the autoencoder's latents.
-    pub mean: Vec<f32>,
+    pub mean: Vec<f64>,
     /// Standard deviation of each channel, which then divides them.
-    pub std: Vec<f32>,
+    pub std: Vec<f64>,
 }
 
 const CONFIG: &str = "ddt.config";

@@ -1,4 +1,4 @@
-//! One checkpoint: a folder of tensor files, and `state.json` with their hashes.
+//! Checkpoint: a folder of tensor files, and `state.json` with their hashes.
 
 use std::{
     collections::BTreeMap,
@@ -12,24 +12,24 @@ use ddt_files::{Checkpoint, LoadOptions, load_exact, sha256_file, write_safetens
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    adamw::Moments,
     config::{Precision, TrainConfig},
     durable::{io_error, sync_folder},
     error::TrainError,
     objective::Objective,
-    trainer::{Counters, ParameterState, Part, Saved, Trainer},
+    optimiser::{Moments, ParameterState},
+    trainer::{Counters, Part, Saved, Trainer},
 };
 
-/// What a checkpoint says about itself. Equal states have equal files.
+/// Description of a checkpoint. Equal states have equal files.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
     version: u32,
-    /// What is trained, in the words of its objective.
+    /// Identity of the objective.
     objective: serde_json::Value,
     config: TrainConfig,
     counters: Counters,
-    /// What it is trained on.
+    /// Identity of the training data.
     data: String,
     /// Bytes of the log that belong to this checkpoint.
     pub(crate) log_bytes: u64,
@@ -37,7 +37,7 @@ pub(crate) struct State {
     sha256: BTreeMap<String, String>,
 }
 
-/// The part of a state that every version has.
+/// The field that every version has.
 #[derive(Deserialize)]
 struct Version {
     version: u32,
@@ -76,12 +76,12 @@ pub(crate) fn write<O: Objective>(
     Ok(state)
 }
 
-/// Reads a checkpoint's state, and compares the files with it: exactly those of its settings, each with
-/// its hash.
+/// Reads a checkpoint's state and compares the files with it: exactly those of its settings, each with its
+/// hash.
 pub(crate) fn verify(folder: &Path) -> Result<State, TrainError> {
     let path = folder.join(STATE);
     let json = fs::read(&path).map_err(io_error("read", &path))?;
-    let damaged = |problem: String| TrainError::Damaged { path: path.clone(), problem };
+    let damaged = |problem: String| TrainError::Unusable { path: path.clone(), problem };
     let malformed = |error: serde_json::Error| damaged(error.to_string());
     let Version { version } = serde_json::from_slice(&json).map_err(malformed)?;
     if version != VERSION {
@@ -89,9 +89,9 @@ pub(crate) fn verify(folder: &Path) -> Result<State, TrainError> {
     }
     let state: State = serde_json::from_slice(&json).map_err(malformed)?;
     if !state.counters.are_possible(state.config.batch_size) {
-        return Err(damaged(format!("no run can stand at {:?}", state.counters)));
+        return Err(damaged(format!("no run can have {:?}", state.counters)));
     }
-    // Only these names become paths, whatever the file says.
+    // Only these names become paths, whatever the file states.
     let names: Vec<String> = parts(&state.config).map(file_name).collect();
     let listed = |name: &String| state.sha256.contains_key(name);
     if names.len() != state.sha256.len() || !names.iter().all(listed) {
@@ -107,7 +107,7 @@ pub(crate) fn verify(folder: &Path) -> Result<State, TrainError> {
     Ok(state)
 }
 
-/// Reads a whole checkpoint of the run that `trainer` is; changes nothing.
+/// Reads a complete checkpoint of `trainer`'s run; changes nothing.
 pub(crate) fn read<O: Objective>(folder: &Path, trainer: &Trainer<O>) -> Result<(State, Saved), TrainError> {
     let state = verify(folder)?;
     let other = |what| TrainError::OtherRun { path: folder.to_owned(), what };
@@ -131,11 +131,11 @@ pub(crate) fn read<O: Objective>(folder: &Path, trainer: &Trainer<O>) -> Result<
         let values = tensors(part, &Device::Cpu)?.into_iter().map(|it| it.flatten_all()?.to_vec1());
         Ok(values.collect::<candle_core::Result<Vec<_>>>()?.into_iter())
     };
-    // Masters of 32 bits, whatever the network computes in.
+    // Masters have 32 bits, whatever the network computes in.
     let weights = tensors(Part::Weights, trainer.device())?;
     if let Some(it) = weights.iter().find(|it| it.dtype() != DType::F32) {
         let (path, got) = (folder.join(file_name(Part::Weights)), it.dtype().as_str());
-        return Err(TrainError::Damaged { path, problem: format!("expected f32, got {got}") });
+        return Err(TrainError::Unusable { path, problem: format!("expected f32, got {got}") });
     }
     let moments = values(Part::FirstMoments)?.zip(values(Part::SecondMoments)?);
     let averages = (0..state.config.ema_decays.len()).map(|i| values(Part::Average(i)));

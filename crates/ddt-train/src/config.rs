@@ -1,19 +1,22 @@
-//! How a training run goes: its length, its steps, its optimiser.
+//! Settings of the mathematics: length and steps of a run, optimiser, learning rate, loss.
+
+use std::ops::Range;
 
 use candle_core::DType;
+use ddt_flow::TimeSampling;
 use serde::{Deserialize, Serialize};
 
-use crate::{adamw::AdamWConfig, error::TrainError, schedule::LrSchedule};
+use crate::error::TrainError;
 
-/// Settings of a training run; what is left away in a file is the paper's.
+/// Length, steps and optimiser of a run; omitted settings default to the paper's values.
 ///
-/// Its length and learning rate may change when it is resumed; all else is part of its identity.
+/// Length and learning rate may change when a run is resumed; all else is part of its identity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
     /// Root of all randomness.
     pub seed: u64,
-    /// Images a step, at most 2^20.
+    /// Images per step, at most 2^20.
     pub batch_size: usize,
     /// Images that go through the network at once, their gradients added up over the step; `None` for
     /// all of them. Memory follows this number, not the batch.
@@ -31,7 +34,7 @@ pub struct TrainConfig {
     pub ema_decays: Vec<f64>,
 }
 
-/// Type of the weights in forward and backward; optimiser and averages are f32 always.
+/// Type of the weights in forward and backward; optimiser and averages are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -43,7 +46,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// candle's name.
+    /// The same as candle's type.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -60,9 +63,9 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Far above any batch that fits a machine.
+    /// Well above any batch that fits a machine.
     pub(crate) const MAX_BATCH_SIZE: usize = 1 << 20;
-    /// Far above any run; keeps counts of images exact in f64, and their products far from overflow.
+    /// Well above any run; keeps counts of images exact in f64, and their products far from overflow.
     pub(crate) const MAX_IMAGES: u64 = 1 << 52;
 
     /// The paper's settings (Sec. 4 and appendix B), for 80 epochs of ImageNet.
@@ -79,44 +82,37 @@ impl TrainConfig {
         }
     }
 
-    /// Whether these settings make a run.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// [`TrainError::Config`] names the first that does not.
+    /// [`TrainError::Setting`] names the first that makes no run.
     pub fn validate(&self) -> Result<(), TrainError> {
         let unit = |x: f64| (0.0..1.0).contains(&x);
-        let checks = [
-            ("batch_size", (1..=Self::MAX_BATCH_SIZE).contains(&self.batch_size), "1 to 2^20"),
-            (
-                "micro_batch",
-                self.micro_batch.is_none_or(|it| (1..=self.batch_size).contains(&it)),
-                "1 to batch_size",
-            ),
-            ("total_images", (1..=Self::MAX_IMAGES).contains(&self.total_images), "1 to 2^52"),
-            ("lr.peak", self.lr.peak.is_finite() && self.lr.peak > 0.0, "a finite number above 0"),
-            ("adamw.beta1", unit(self.adamw.beta1), "in [0, 1)"),
-            ("adamw.beta2", unit(self.adamw.beta2), "in [0, 1)"),
-            // As it is used, in f32: at 0, a parameter that never had a gradient would become 0 / 0.
-            (
-                "adamw.eps",
-                (self.adamw.eps as f32).is_finite() && self.adamw.eps as f32 > 0.0,
-                "a number above 0 and finite in f32",
-            ),
-            (
-                "adamw.weight_decay",
-                self.adamw.weight_decay.is_finite() && self.adamw.weight_decay >= 0.0,
-                "a finite number, 0 or above",
-            ),
-            (
-                "ema_decays",
-                !self.ema_decays.is_empty() && self.ema_decays.iter().all(|it| unit(*it)),
-                "one or more in [0, 1)",
-            ),
-        ];
-        match checks.iter().find(|it| !it.1) {
-            None => Ok(()),
-            Some((name, _, expected)) => Err(TrainError::Config { name, expected }),
-        }
+        let AdamWConfig { beta1, beta2, eps, weight_decay } = self.adamw;
+        let micro_batch = self.micro_batch.unwrap_or(self.batch_size);
+        let decays = &self.ema_decays;
+        check(
+            "batch_size",
+            (1..=Self::MAX_BATCH_SIZE).contains(&self.batch_size),
+            "1 to 2^20",
+            self.batch_size,
+        )?;
+        check("micro_batch", (1..=self.batch_size).contains(&micro_batch), "1 to batch_size", micro_batch)?;
+        check(
+            "total_images",
+            (1..=Self::MAX_IMAGES).contains(&self.total_images),
+            "1 to 2^52",
+            self.total_images,
+        )?;
+        check("lr.peak", is_positive(self.lr.peak), "a finite number above 0", self.lr.peak)?;
+        check("adamw.beta1", unit(beta1), "a number in [0, 1)", beta1)?;
+        check("adamw.beta2", unit(beta2), "a number in [0, 1)", beta2)?;
+        // As it is used, in f32: at 0, a parameter that never had a gradient would become 0 / 0.
+        check("adamw.eps", is_positive(f64::from(eps as f32)), "a number above 0 and finite in f32", eps)?;
+        let decay_fits = weight_decay.is_finite() && weight_decay >= 0.0;
+        check("adamw.weight_decay", decay_fits, "a finite number, 0 or above", weight_decay)?;
+        let decays_fit = !decays.is_empty() && decays.iter().all(|it| unit(*it));
+        check("ema_decays", decays_fit, "one or more numbers in [0, 1)", format!("{decays:?}"))
     }
 
     /// Images that go through the network at once.
@@ -124,14 +120,159 @@ impl TrainConfig {
         self.micro_batch.unwrap_or(self.batch_size).max(1)
     }
 
-    /// Steps of the whole run; an empty batch, which makes no run, counts as one image.
+    /// Steps of the whole run; an empty batch, which is invalid, counts as one image.
     pub fn total_steps(&self) -> u64 {
         self.total_images.div_ceil(self.batch_size.max(1) as u64)
     }
 
-    /// Whether `other` is the same run, of any length and learning rate.
+    /// Whether `other` is the same run, whatever its length and learning rate.
     pub fn same_run(&self, other: &Self) -> bool {
         let length = Self { total_images: self.total_images, lr: self.lr, ..other.clone() };
         *self == length
+    }
+}
+
+/// Settings of AdamW other than the learning rate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, times the learning rate.
+    pub weight_decay: f64,
+}
+
+impl AdamWConfig {
+    /// The paper's (appendix B): beta 0.9 and 0.95, no weight decay.
+    pub const PAPER: Self = Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 };
+}
+
+/// Learning rate: warm-up, plateau, decay, in images, so that it does not change with the batch.
+///
+/// ```text
+/// lr(begin..end) = peak * min(1, end / warmup) * min(1, (total - begin) / decay)
+/// ```
+///
+/// The rise is evaluated at the end of a step and the fall at its beginning, so that neither the first nor
+/// the last step has a rate of zero. The paper's is constant: no warm-up, no decay.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LrSchedule {
+    /// Learning rate on the plateau.
+    pub peak: f64,
+    /// Images over which it rises from zero; 0 for none.
+    pub warmup_images: u64,
+    /// Images over which it falls towards zero at the end; 0 for none.
+    pub decay_images: u64,
+}
+
+impl LrSchedule {
+    /// The learning rate of the step that sees `images`, counted from the start of the run, of
+    /// `total_images`.
+    pub fn lr(&self, images: Range<u64>, total_images: u64) -> f64 {
+        let ramp = |part: u64, of: u64| if of == 0 { 1.0 } else { (part as f64 / of as f64).min(1.0) };
+        let left = total_images.saturating_sub(images.start);
+        self.peak * ramp(images.end, self.warmup_images) * ramp(left, self.decay_images)
+    }
+}
+
+/// Flow-matching loss: how times and labels are drawn, and the alignment.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FlowConfig {
+    /// Probability that a label becomes "no class".
+    pub label_dropout: f64,
+    /// Distribution of training times.
+    pub times: TimeSampling,
+    /// Respacing of training times, above 1 for more of them near noise.
+    pub timeshift: f64,
+    /// Alignment, if any.
+    pub alignment: Option<AlignmentConfig>,
+}
+
+impl FlowConfig {
+    /// The paper's (Sec. 4): lognorm times, labels dropped one time in ten, no time shift; alignment as
+    /// [`AlignmentConfig::PAPER`] where there are features.
+    pub const PAPER: Self =
+        Self { label_dropout: 0.1, times: TimeSampling::LogitNormal, timeshift: 1.0, alignment: None };
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] names the first that makes no loss.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let dropout = self.label_dropout;
+        check("label_dropout", (0.0..=1.0).contains(&dropout), "a number in [0, 1]", dropout)?;
+        check("timeshift", is_positive(self.timeshift), "a finite number above 0", self.timeshift)?;
+        let Some(AlignmentConfig { layer, feature_dim, weight }) = self.alignment else { return Ok(()) };
+        check("alignment.layer", layer > 0, "1 or more", layer)?;
+        check("alignment.feature_dim", (1..=1 << 16).contains(&feature_dim), "1 to 2^16", feature_dim)?;
+        let expected = "a finite number above 0; omit alignment for none";
+        check("alignment.weight", is_positive(weight), expected, weight)
+    }
+}
+
+impl Default for FlowConfig {
+    fn default() -> Self {
+        Self::PAPER
+    }
+}
+
+/// Representation alignment: block, features and weight.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlignmentConfig {
+    /// Block whose output is aligned, counted from 1.
+    pub layer: usize,
+    /// Channels of the frozen network's tokens.
+    pub feature_dim: usize,
+    /// Factor of the alignment loss.
+    pub weight: f64,
+}
+
+impl AlignmentConfig {
+    /// The paper's, for DINOv2 ViT-B/14: block 8, weight 0.5.
+    pub const PAPER: Self = Self { layer: 8, feature_dim: 768, weight: 0.5 };
+}
+
+fn is_positive(x: f64) -> bool {
+    x.is_finite() && x > 0.0
+}
+
+fn check(name: &str, fits: bool, expected: &str, got: impl ToString) -> Result<(), TrainError> {
+    if fits {
+        return Ok(());
+    }
+    Err(TrainError::Setting { name: name.to_owned(), expected: expected.to_owned(), got: got.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rises_stays_and_falls() {
+        let schedule = LrSchedule { peak: 2.0, warmup_images: 10, decay_images: 20 };
+        let lr = |end| schedule.lr(end - 5..end, 100);
+        assert_eq!([lr(5), lr(10), lr(85), lr(90), lr(95)], [1.0, 2.0, 2.0, 1.5, 1.0]);
+        assert_eq!((lr(100), lr(105)), (0.5, 0.0));
+    }
+
+    #[test]
+    fn every_step_of_a_run_moves() {
+        let schedule = LrSchedule { peak: 1.0, warmup_images: 100, decay_images: 100 };
+        // The last batch may reach beyond the end.
+        assert!((0..15).all(|step| schedule.lr(7 * step..7 * step + 7, 100) > 0.0));
+    }
+
+    #[test]
+    fn constant_without_ramps() {
+        let schedule = LrSchedule { peak: 1e-4, warmup_images: 0, decay_images: 0 };
+        assert_eq!(schedule.lr(0..256, 1000), 1e-4);
+        assert_eq!(schedule.lr(768..1024, 1000), 1e-4);
     }
 }

@@ -1,15 +1,16 @@
-//! What is trained on: latents and labels, in memory or in a cache on disk.
+//! Datasets of latents and labels, in memory or in a cache on disk.
 
 use candle_core::{Device, Tensor};
-use ddt_flow::CounterNoise;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    alignment::Features, config::TrainConfig, epoch_order::Pick, error::TrainError,
-    latent_cache::LatentCache, noisy_batch::normals_like,
+    batch::{Batch, Pick},
+    config::TrainConfig,
+    error::TrainError,
+    latent_cache::LatentCache,
 };
 
-/// Latents and their labels, ready for the network: scaled as it is trained.
+/// Latents and labels, normalised as the network sees them.
 #[derive(Debug)]
 pub struct LatentDataset {
     store: Store,
@@ -25,38 +26,11 @@ enum Store {
     Cache(Box<LatentCache>),
 }
 
-/// Some images of a dataset.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    /// `(B, C, H, W)` f32; the means, where an autoencoder gives a distribution.
-    pub latents: Tensor,
-    /// Standard deviations of that distribution, in the same shape.
-    pub posterior_std: Option<Tensor>,
-    /// One an image.
-    pub labels: Vec<u32>,
-    /// A frozen network's view of the images.
-    pub features: Option<Features>,
-}
-
-impl Batch {
-    /// Latents drawn from the autoencoder's distribution with the noise at each image's address; those
-    /// given, where there is none.
-    ///
-    /// # Errors
-    /// When the deviations do not have the latents' shape.
-    pub fn sampled(&self, address: impl Fn(u64) -> CounterNoise + Sync) -> candle_core::Result<Tensor> {
-        match &self.posterior_std {
-            None => Ok(self.latents.clone()),
-            Some(std) => &self.latents + (std * normals_like(std, address)?)?,
-        }
-    }
-}
-
 impl LatentDataset {
-    /// `latents` holds one image after the other, each of `shape = (C, H, W)`.
+    /// A dataset in memory: `latents` holds one image after the other, each of `shape = (C, H, W)`.
     ///
     /// # Errors
-    /// [`TrainError::Data`] when there are no images, images of no size, or as many labels do not fit.
+    /// [`TrainError::Data`] when there are no images, an image is empty, or labels and latents differ in number.
     pub fn new(
         latents: Vec<f32>,
         labels: Vec<u32>,
@@ -67,16 +41,14 @@ impl LatentDataset {
         let wanted = size.and_then(|it| it.checked_mul(labels.len()));
         let max_label = labels.iter().copied().max();
         let (Some(max_label), true) = (max_label, wanted == Some(latents.len())) else {
-            return Err(TrainError::Data {
-                expected: format!("one or more images of {shape:?}, as many as the {} labels", labels.len()),
-                got: format!("{} numbers", latents.len()),
-            });
+            let expected = format!("one or more images of {shape:?}, as many as the {} labels", labels.len());
+            return Err(TrainError::data(expected, format!("{} numbers", latents.len())));
         };
         let (len, sha256) = (labels.len(), hash(&latents, &labels, shape));
         Ok(Self { store: Store::Memory { latents, labels }, len, shape, max_label, sha256 })
     }
 
-    /// The images of a cache, read from disk batch by batch, each channel normalised as the cache says.
+    /// The images of a cache, read from disk batch by batch, each channel normalised as the cache states.
     pub fn cached(cache: LatentCache) -> Self {
         Self {
             len: cache.len(),
@@ -87,7 +59,7 @@ impl LatentDataset {
         }
     }
 
-    /// Images in it.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -107,32 +79,30 @@ impl LatentDataset {
         self.max_label
     }
 
-    /// What the data is, in lower-case hexadecimal: SHA-256 of shape, labels and latents in memory, or of
+    /// Identity of the data in lower-case hexadecimal: SHA-256 of shape, labels and latents in memory, or of
     /// a cache's index, which has the hashes of its files.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// The images named, in that order.
+    /// The picked images, in order.
     ///
     /// # Errors
-    /// [`TrainError::Data`] when there is no such image, more than 2^20 are asked for, or a mirrored one
-    /// that was not cached; [`TrainError::Checkpoint`] when the cache cannot be read.
+    /// [`TrainError::Data`] for an image that is not there or more than 2^20 of them, or a mirrored one that was
+    /// not cached; [`TrainError::Checkpoint`] when the cache cannot be read.
     pub fn batch(&self, picks: &[Pick], device: &Device) -> Result<Batch, TrainError> {
         if picks.len() > TrainConfig::MAX_BATCH_SIZE {
             let expected = format!("a batch of at most {} images", TrainConfig::MAX_BATCH_SIZE);
-            return Err(TrainError::Data { expected, got: format!("{} images", picks.len()) });
+            return Err(TrainError::data(expected, format!("{} images", picks.len())));
         }
         if let Some(pick) = picks.iter().find(|it| it.image >= self.len) {
-            let expected = format!("an image below {}", self.len);
-            return Err(TrainError::Data { expected, got: format!("image {}", pick.image) });
+            return Err(TrainError::data(format!("an image below {}", self.len), pick.image.to_string()));
         }
         match &self.store {
             Store::Cache(cache) => cache.batch(picks, device),
             Store::Memory { latents, labels } => {
                 if picks.iter().any(|it| it.flipped) {
-                    let (expected, got) = ("images as they are in memory", "a mirrored one");
-                    return Err(TrainError::Data { expected: expected.to_owned(), got: got.to_owned() });
+                    return Err(TrainError::data("images as they are in memory", "a mirrored one"));
                 }
                 let (c, h, w) = self.shape;
                 let size = c * h * w;

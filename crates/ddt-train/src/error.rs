@@ -1,32 +1,41 @@
-//! What can go wrong in training.
+//! Errors of training.
 
-use std::path::PathBuf;
+use std::{error::Error, path::PathBuf};
 
+use ddt_data::DataError;
 use ddt_files::CheckpointError;
 use ddt_flow::FlowError;
 use ddt_model::ModelError;
 
-/// Why a run could not start, go on or be saved.
+/// Why a run could not start, continue or be saved.
 #[derive(thiserror::Error, Debug)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A setting makes no run.
-    #[error("{name} does not make a training run, expected {expected}")]
-    Config {
-        /// The setting.
-        name: &'static str,
-        /// What it may be.
-        expected: &'static str,
+    /// A setting that makes no run.
+    #[error("{name}: expected {expected}, got {got}")]
+    Setting {
+        /// Name of the setting, or the file of settings.
+        name: String,
+        /// Valid values.
+        expected: String,
+        /// The value given.
+        got: String,
     },
-    /// Data and its labels, or data and network, do not fit.
+    /// Data that does not fit its labels, the network, or the weights.
     #[error("training data does not fit: expected {expected}, got {got}")]
     Data {
         /// What was expected.
         expected: String,
-        /// What was got.
+        /// What was given.
         got: String,
     },
-    /// The checkpoint belongs to another run.
+    /// Weights to start from that do not fit the network.
+    #[error("the weights to start from do not fit: {problem}")]
+    Weights {
+        /// What is wrong, expected and got.
+        problem: String,
+    },
+    /// A checkpoint of another run.
     #[error(
         "{path} is a checkpoint of another run: its {what} differ; resume with those its state.json names, or choose another folder"
     )]
@@ -36,82 +45,37 @@ pub enum TrainError {
         /// What differs.
         what: &'static str,
     },
-    /// A cache of latents was made from something else.
-    #[error(
-        "{path} is a cache of other latents: expected {expected}, got {got}; name another folder, or remove this one"
-    )]
-    OtherCache {
-        /// The cache.
-        path: PathBuf,
-        /// What was asked for.
-        expected: String,
-        /// What the cache has.
-        got: String,
-    },
-    /// A cache of latents does not have all its images yet.
-    #[error("{path} is not finished: go on encoding with the command that began it")]
-    UnfinishedCache {
-        /// The cache.
-        path: PathBuf,
-    },
-    /// Weights to start from do not fit.
-    #[error("the weights to start from do not fit: {problem}")]
-    Weights {
-        /// What is wrong, expected and got.
-        problem: String,
-    },
-    /// Another process holds the run or the cache.
+    /// A run or cache that another process holds.
     #[error("another process works in {path}: wait for it, or choose another folder")]
     Locked {
         /// Its folder.
         path: PathBuf,
     },
-    /// A run's file could not be read or written.
+    /// A file or folder of a run or cache that contradicts itself or what was asked for.
+    #[error("{path}: {problem}")]
+    Unusable {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, expected and got, and what to do.
+        problem: String,
+    },
+    /// A file of a run that could not be read or written.
     #[error("cannot {action} {path}")]
     Io {
         /// What was tried.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Why it failed.
-        #[source]
+        /// The system's reason.
         source: std::io::Error,
     },
-    /// The log lacks lines that belong to the checkpoint.
-    #[error(
-        "{path} is cut: it has {got} bytes, its checkpoint goes with {expected}; put the log back, or choose another folder"
-    )]
-    ShortLog {
-        /// The log.
-        path: PathBuf,
-        /// Bytes that belong to the checkpoint.
-        expected: u64,
-        /// Bytes there are.
-        got: u64,
-    },
-    /// A checkpoint contradicts itself.
-    #[error("{path} is damaged: {problem}")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, expected and got.
-        problem: String,
-    },
-    /// A checkpoint exists, but none of them is whole.
-    #[error("no checkpoint in {path} is whole, the newest: {reason}; move the folder away to start anew")]
-    NoValidCheckpoint {
-        /// The folder of checkpoints.
-        path: PathBuf,
-        /// What is wrong with the newest.
-        reason: String,
-    },
-    /// The loss does not depend on a parameter, which could never learn.
+    /// A parameter on which the loss does not depend, so that it would never learn.
     #[error("the loss gives parameter {name} no gradient: expected every parameter to take part in it")]
     NoGradient {
         /// The parameter.
         name: String,
     },
-    /// Too many steps in a row gave a loss or gradient that is not finite or too large for f32.
+    /// Too many steps in a row with a loss or gradient that is not finite or too large for f32.
     #[error(
         "{count} steps in a row, up to step {step}, gave a loss or gradient that is not finite or too large: lower the learning rate"
     )]
@@ -121,16 +85,46 @@ pub enum TrainError {
         /// The last of them.
         step: u64,
     },
-    /// A tensor file failed.
+    /// The caller asked to stop; everything is saved, and the same call resumes.
+    #[error("stopped on request; the same command resumes")]
+    Stopped,
+    /// Photos that cannot be listed or read.
+    #[error(transparent)]
+    Photos(#[from] DataError),
+    /// A file of tensors that cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The network failed.
+    /// An error of the network.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The flow's mathematics refused its input.
+    /// An error of the flow's mathematics.
     #[error(transparent)]
     Flow(#[from] FlowError),
-    /// A tensor operation failed.
+    /// An error of a tensor operation.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl TrainError {
+    pub(crate) fn data(expected: impl Into<String>, got: impl Into<String>) -> Self {
+        Self::Data { expected: expected.into(), got: got.into() }
+    }
+
+    pub(crate) fn setting(name: &str, expected: impl Into<String>, got: impl ToString) -> Self {
+        Self::Setting { name: name.to_owned(), expected: expected.into(), got: got.to_string() }
+    }
+}
+
+/// An error with its causes, each once.
+pub(crate) fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }

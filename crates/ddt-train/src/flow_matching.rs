@@ -1,70 +1,19 @@
-//! The paper's objective: flow matching, and alignment beside it.
+//! The paper's objective: flow matching, with representation alignment beside it.
 
-use candle_core::{DType, Module, Tensor};
+use candle_core::{D, DType, Device, Module, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_blocks::ProjectionHead;
-use ddt_flow::{TimeSampling, flow_matching_loss};
+use ddt_flow::{CounterNoise, Purpose, TimeSampling, flow_matching_loss};
 use ddt_model::{NetworkConfig, VelocityNetwork};
-use serde::{Deserialize, Serialize};
 
 use crate::{
-    alignment::{AlignmentConfig, Features, alignment_loss},
-    data::Batch,
+    batch::{Batch, Features, NoisyBatch, Pick},
+    config::{AlignmentConfig, FlowConfig},
+    data::LatentDataset,
     error::TrainError,
-    noisy_batch::NoisyBatch,
     objective::{Loss, Objective, StepAt},
+    trainer::Trainer,
 };
-
-/// How times and labels are drawn, and what is aligned.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FlowConfig {
-    /// Probability that a label becomes "no class".
-    pub label_dropout: f64,
-    /// Distribution of training times.
-    pub times: TimeSampling,
-    /// Respacing of training times, above 1 for more of them near noise.
-    pub timeshift: f64,
-    /// Alignment; none without.
-    pub alignment: Option<AlignmentConfig>,
-}
-
-impl FlowConfig {
-    /// The paper's (Sec. 4): lognorm times, labels dropped one time in ten, no time shift; alignment as
-    /// [`AlignmentConfig::PAPER`] where there are features.
-    pub const PAPER: Self =
-        Self { label_dropout: 0.1, times: TimeSampling::LogitNormal, timeshift: 1.0, alignment: None };
-
-    /// Whether these settings make a loss.
-    ///
-    /// # Errors
-    /// [`TrainError::Config`] names the first that does not.
-    pub fn validate(&self) -> Result<(), TrainError> {
-        let positive = |x: f64| x.is_finite() && x > 0.0;
-        let aligned = |good: fn(&AlignmentConfig) -> bool| self.alignment.as_ref().is_none_or(good);
-        let checks = [
-            ("label_dropout", (0.0..=1.0).contains(&self.label_dropout), "in [0, 1]"),
-            ("timeshift", positive(self.timeshift), "a finite number above 0"),
-            ("alignment.layer", aligned(|it| it.layer > 0), "1 or more"),
-            ("alignment.feature_dim", aligned(|it| (1..=1 << 16).contains(&it.feature_dim)), "1 to 2^16"),
-            (
-                "alignment.weight",
-                aligned(|it| it.weight.is_finite() && it.weight > 0.0),
-                "a finite number above 0; leave alignment away for none",
-            ),
-        ];
-        match checks.iter().find(|it| !it.1) {
-            None => Ok(()),
-            Some((name, _, expected)) => Err(TrainError::Config { name, expected }),
-        }
-    }
-}
-
-impl Default for FlowConfig {
-    fn default() -> Self {
-        Self::PAPER
-    }
-}
 
 /// A velocity network with the paper's loss.
 ///
@@ -72,7 +21,7 @@ impl Default for FlowConfig {
 /// loss = mean (v - (x - eps))^2 + weight * mean (1 - cos(head(h), features))      (Eqs. 3, 5)
 /// ```
 ///
-/// `h` is the output of one of the network's blocks; the second term is there with alignment alone.
+/// `h` is the output of one of the network's blocks; without alignment there is only the first term.
 #[derive(Debug)]
 pub struct FlowMatching {
     cfg: FlowConfig,
@@ -82,10 +31,10 @@ pub struct FlowMatching {
 }
 
 impl FlowMatching {
-    /// Where the head's parameters stand, as in published checkpoints.
+    /// Prefix of the projection head's parameters, as in published checkpoints.
     pub const HEAD_PREFIX: &'static str = "diffusion_trainer.proj.0";
 
-    /// The network's parameters under their own names, the head's under [`HEAD_PREFIX`](Self::HEAD_PREFIX).
+    /// The network's parameters have their own names, the head's the prefix [`HEAD_PREFIX`](Self::HEAD_PREFIX).
     ///
     /// A network with a projection head of its own, REPA's, is aligned by that; without alignment its head is left
     /// out. In f32 on the CPU the network is built in its fused form.
@@ -96,9 +45,11 @@ impl FlowMatching {
         cfg.validate()?;
         let projection = network.projection.filter(|_| cfg.alignment.is_some());
         let network = NetworkConfig { projection, ..network.clone() };
-        if projection.is_some_and(|own| cfg.alignment.is_some_and(|it| it.feature_dim != own.feature_size)) {
-            let expected = "the feature_size of the network's own projection";
-            return Err(TrainError::Config { name: "alignment.feature_dim", expected });
+        if let (Some(own), Some(it)) = (&projection, &cfg.alignment)
+            && it.feature_dim != own.feature_size
+        {
+            let expected = format!("{}, the network's own projection", own.feature_size);
+            return Err(TrainError::setting("alignment.feature_dim", expected, it.feature_dim));
         }
         let fuses = vb.dtype() == DType::F32 && vb.device().is_cpu();
         let built = if fuses { network.build_fused(vb.clone())? } else { network.build(vb.clone())? };
@@ -113,15 +64,15 @@ impl FlowMatching {
         self.network.as_ref()
     }
 
-    /// How times and labels are drawn, and what is aligned.
+    /// The loss's settings.
     pub fn config(&self) -> &FlowConfig {
         &self.cfg
     }
 
-    /// The loss on a batch that has been drawn.
+    /// The loss on a batch with its noise drawn.
     ///
     /// # Errors
-    /// [`TrainError::Data`] when there is alignment, but no features; [`TrainError::Model`] or
+    /// [`TrainError::Data`] when alignment lacks features; [`TrainError::Model`] or
     /// [`TrainError::Candle`] when the batch does not fit the network.
     pub fn noisy_loss(&self, noisy: &NoisyBatch, features: Option<&Features>) -> Result<Loss, TrainError> {
         let NoisyBatch { x_t, t, labels, target } = noisy;
@@ -130,10 +81,8 @@ impl FlowMatching {
             let total = flow_matching_loss(&self.network.forward(x_t, t, labels)?, target)?;
             return Ok(Loss { total, parts: Vec::new() });
         };
-        let features = features.ok_or_else(|| TrainError::Data {
-            expected: "features to align with, beside the latents".to_owned(),
-            got: "latents alone".to_owned(),
-        })?;
+        let features = features
+            .ok_or_else(|| TrainError::data("features to align with, beside the latents", "only latents"))?;
         let (velocity, hidden) = self.network.forward_with_features(x_t, t, labels, alignment.layer)?;
         let flow = flow_matching_loss(&velocity, target)?;
         let patch = self.network.config().sizes.patch_size;
@@ -143,7 +92,7 @@ impl FlowMatching {
         Ok(Loss { total, parts: vec![("flow", flow), ("alignment", aligned)] })
     }
 
-    /// The flow-matching loss alone, a scalar.
+    /// Only the flow-matching loss, a scalar.
     pub(crate) fn flow_loss(network: &dyn VelocityNetwork, noisy: &NoisyBatch) -> Result<Tensor, TrainError> {
         Ok(flow_matching_loss(&network.forward(&noisy.x_t, &noisy.t, &noisy.labels)?, &noisy.target)?)
     }
@@ -160,12 +109,111 @@ impl Objective for FlowMatching {
         let sizes = &self.network.config().sizes;
         let (channels, max_label) = (batch.latents.dims4()?.1, batch.labels.iter().max().copied());
         if channels != sizes.in_channels || max_label.is_some_and(|it| it as usize >= sizes.num_classes) {
-            return Err(TrainError::Data {
-                expected: format!("{} channels and labels below {}", sizes.in_channels, sizes.num_classes),
-                got: format!("{channels} channels and labels up to {}", max_label.unwrap_or_default()),
-            });
+            return Err(TrainError::data(
+                format!("{} channels and labels below {}", sizes.in_channels, sizes.num_classes),
+                format!("{channels} channels and labels up to {}", max_label.unwrap_or_default()),
+            ));
         }
         let noisy = NoisyBatch::draw(&self.cfg, sizes.num_classes, batch, at)?;
         self.noisy_loss(&noisy, batch.features.as_ref())
+    }
+}
+
+impl Trainer<FlowMatching> {
+    /// The network with the averaged weights of this number; see [`Trainer::averaged_weights`].
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] when there is no such average; [`TrainError::Candle`] when a tensor cannot be
+    /// made.
+    pub fn averaged_network(&self, decay: usize) -> Result<Box<dyn VelocityNetwork>, TrainError> {
+        let weights = self.averaged_weights(decay)?.into_iter().collect();
+        let vb = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+        Ok(self.objective().network().config().build_frozen(vb)?)
+    }
+}
+
+/// Alignment loss: one minus the cosine between projected and target tokens.
+///
+/// ```text
+/// mean over rows and tokens of 1 - cos(projected, target)      (Eq. 3)
+/// ```
+///
+/// # Shapes
+/// Both `(B, L, F)`; `-> ()`, in f32.
+///
+/// # Errors
+/// When the shapes differ.
+pub fn alignment_loss(projected: &Tensor, target: &Tensor) -> candle_core::Result<Tensor> {
+    if projected.dims() != target.dims() {
+        bail!("expected tokens {:?} to align with, got {:?}", projected.dims(), target.dims());
+    }
+    let unit = |xs: &Tensor| {
+        let xs = xs.to_dtype(DType::F32)?;
+        // Inside the root, so that a token of zeros has a gradient.
+        xs.broadcast_div(&(xs.sqr()?.sum_keepdim(D::Minus1)? + 1e-16)?.sqrt()?)
+    };
+    // Targets are constants: no gradient flows there.
+    let cosine = (unit(projected)? * unit(&target.detach())?)?.sum(D::Minus1)?;
+    1.0 - cosine.mean_all()?
+}
+
+/// Flow-matching loss over `images` images evenly spread over a dataset (all, if it has fewer), with times
+/// and noise that depend on the position only and no label dropped: comparable between networks.
+///
+/// Training draws none of these numbers, whatever its seed.
+///
+/// # Errors
+/// [`TrainError::Data`] when `images` is 0; [`TrainError::Model`] or [`TrainError::Candle`] when the data
+/// does not fit the network.
+pub fn evaluate_loss(
+    network: &dyn VelocityNetwork,
+    data: &LatentDataset,
+    images: usize,
+    times: TimeSampling,
+    device: &Device,
+) -> Result<f64, TrainError> {
+    const BATCH: usize = 250;
+    // The last two parts of an address: quantity and image.
+    let at = |what, image| CounterNoise::new(0, Purpose::Evaluation, what, image);
+    let (noise, time, posterior) = (0, 1, 2);
+    // Evenly spaced: data on disk is often sorted by class.
+    let count = images.min(data.len());
+    let images: Vec<usize> = (0..count).map(|i| i * data.len() / count).collect();
+    if images.is_empty() {
+        return Err(TrainError::data("at least 1 image to evaluate", "0"));
+    }
+    let mut sum = 0.0;
+    for (i, chunk) in images.chunks(BATCH).enumerate() {
+        let first = (i * BATCH) as u64;
+        let picks: Vec<Pick> = chunk.iter().map(|&image| Pick { image, flipped: false }).collect();
+        let batch = data.batch(&picks, device)?;
+        let latents = batch.sampled(|image| at(posterior, first + image))?;
+        let draw = |image| times.draw(&at(time, first + image), None);
+        let drawn = (0..chunk.len() as u64).map(draw).collect::<Result<_, _>>()?;
+        let noisy = NoisyBatch::mix(&latents, drawn, batch.labels, |image| at(noise, first + image))?;
+        let loss = FlowMatching::flow_loss(network, &noisy)?;
+        sum += f64::from(loss.to_scalar::<f32>()?) * chunk.len() as f64;
+    }
+    Ok(sum / images.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn counts_directions_not_lengths() {
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap().reshape((1, 2, 2)).unwrap();
+        let loss = |a: &[f32], b: &[f32]| {
+            alignment_loss(&tensor(a), &tensor(b)).unwrap().to_scalar::<f32>().unwrap()
+        };
+        let xs = [1.0, 2.0, -3.0, 0.5];
+        assert!(loss(&xs, &[10.0, 20.0, -3e3, 5e2]).abs() < 1e-6);
+        assert!((loss(&xs, &[-1.0, -2.0, 3.0, -0.5]) - 2.0).abs() < 1e-6);
+        // One token agrees, the other is orthogonal.
+        assert!((loss(&xs, &[1.0, 2.0, 0.5, 3.0]) - 0.5).abs() < 1e-6);
+        assert!(alignment_loss(&tensor(&xs), &tensor(&xs).squeeze(0).unwrap()).is_err());
     }
 }

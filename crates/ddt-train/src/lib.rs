@@ -1,10 +1,14 @@
 //! Training DDT: the step, its optimiser, averages of the weights, and runs that resume exactly.
 //!
-//! A [`Trainer`] owns an [`Objective`] (a network and its loss: [`FlowMatching`] is the paper's), its
-//! [`Parameters`], their AdamW [`Moments`] and their averages, and takes one batch a step. An
-//! [`EpochOrder`] says which image stands where in a run; a [`LatentDataset`] has the images, in memory or in
-//! a [`LatentCache`] on disk. All randomness is a function of (seed, purpose, step, sample), so a
-//! [`RunFolder`]'s checkpoint needs no generator state: a run that was killed goes on with the same
+//! [`run`] is a whole run: it reads [`Settings`] from a TOML file, encodes a folder of photos once, trains on
+//! the latents and writes averaged weights. The caller loads the [`Frozen`] networks, decodes samples and
+//! shows progress.
+//!
+//! Its parts serve other runs too. A [`Trainer`] owns an [`Objective`] (a network with its loss:
+//! [`FlowMatching`] is the paper's), its [`Parameters`], their AdamW [`Moments`] and averages, and takes a
+//! batch per step. An [`EpochOrder`] decides which image comes when; a [`LatentDataset`] holds the images, in
+//! memory or in a [`LatentCache`] on disk. All randomness is a function of (seed, purpose, step, sample), so
+//! the checkpoints of a [`RunFolder`] need no generator state: a run that was killed continues with the same
 //! numbers as one that was not.
 //!
 //! ```
@@ -38,41 +42,44 @@
 #![forbid(unsafe_code)]
 
 pub use crate::{
-    adamw::{AdamWConfig, Moments, adamw_step},
-    alignment::{AlignmentConfig, Features, alignment_loss},
-    average::average_step,
-    config::{Precision, TrainConfig},
-    data::{Batch, LatentDataset},
-    epoch_order::{EpochOrder, Pick},
+    batch::{Batch, EpochOrder, Features, NoisyBatch, Pick},
+    cache_writer::{EncodedImages, LatentCacheWriter},
+    config::{AdamWConfig, AlignmentConfig, FlowConfig, LrSchedule, Precision, TrainConfig},
+    data::LatentDataset,
     error::TrainError,
-    evaluate::evaluate_loss,
-    flow_matching::{FlowConfig, FlowMatching},
-    latent_cache::{CacheContent, EncodedImages, FeatureShape, LatentCache, LatentCacheWriter},
-    noisy_batch::NoisyBatch,
-    objective::{Loss, Objective, StepAt},
-    parameters::Parameters,
-    run_folder::{Rejected, Resumed, RunFolder},
-    schedule::LrSchedule,
+    event::{Event, OnEvent, Samples},
+    flow_matching::{FlowMatching, alignment_loss, evaluate_loss},
+    latent_cache::{CacheContent, FeatureShape, LatentCache},
+    objective::{Loss, Objective, Parameters, StepAt},
+    optimiser::{Moments, adamw_step, average_step},
+    photos::{Encode, Extract, FeatureExtractor, Frozen, LatentEncoder, Photos, encode_photos, pixels},
+    run::run,
+    run_folder::{Rejected, Resumed, RunFolder, read_log},
+    settings::{
+        AlignmentSettings, AutoencoderSettings, FlowSettings, ImageSettings, NetworkSettings, Settings,
+        StartSettings, WatchSettings,
+    },
+    tensorboard::EventsFile,
     trainer::{StepReport, Trainer},
+    weight_files::Exported,
 };
 
-mod adamw;
-mod alignment;
-mod average;
+mod batch;
+mod cache_writer;
 mod checkpoint;
 mod config;
 mod data;
 mod durable;
-mod epoch_order;
 mod error;
-mod evaluate;
+mod event;
 mod flow_matching;
-mod gradients;
 mod latent_cache;
-mod noisy_batch;
 mod objective;
-mod parameters;
+mod optimiser;
+mod photos;
+mod run;
 mod run_folder;
-mod schedule;
+mod settings;
+mod tensorboard;
 mod trainer;
-mod update;
+mod weight_files;

@@ -1,18 +1,26 @@
-//! What training minimises.
+//! Objectives: what a trainer trains, its parameters in a fixed order, and their gradients.
 
-use candle_core::Tensor;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use crate::error::TrainError;
+use candle_core::{DType, Device, Shape, Tensor, Var, bail};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use ddt_model::SeededInit;
+use rayon::prelude::*;
 
-/// A network with a loss: what a [`Trainer`](crate::Trainer) trains.
+use crate::{error::TrainError, optimiser::with_values};
+
+/// A network with its loss: what a [`Trainer`](crate::Trainer) trains.
 ///
 /// The loss must be a pure function of parameters, batch and [`StepAt`], and depend on every parameter.
 pub trait Objective {
-    /// Some images, with all that the loss needs to know of them.
+    /// Some images, with everything the loss needs.
     type Batch;
 
-    /// Everything beside the run's settings that makes it another run when it differs: sizes, weights of
-    /// losses. Stands in every checkpoint and is compared on resume.
+    /// Everything beside the run's settings that identifies a run: sizes, weights of losses. Checkpoints store
+    /// it, and resuming compares it.
     fn identity(&self) -> serde_json::Value;
 
     /// The mean loss over a batch.
@@ -22,7 +30,7 @@ pub trait Objective {
     fn loss(&self, batch: &Self::Batch, at: StepAt) -> Result<Loss, TrainError>;
 }
 
-/// Where in a run a batch is: the address of its randomness.
+/// Position of a batch in its run: the address of its randomness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepAt {
     /// Root of all randomness.
@@ -33,11 +41,135 @@ pub struct StepAt {
     pub first: u64,
 }
 
-/// A loss and what it is made of.
+/// A loss and its parts.
 #[derive(Debug, Clone)]
 pub struct Loss {
-    /// What is minimised, a scalar.
+    /// The scalar to minimise.
     pub total: Tensor,
-    /// Its parts before weighting, scalars with names for the log; none if there is only one.
+    /// Its parts before weighting, scalars with names for the log; empty if there is only one.
     pub parts: Vec<(&'static str, Tensor)>,
+}
+
+/// Named variables, sorted by name, so that every pass over them has the same order.
+#[derive(Debug, Clone)]
+pub struct Parameters {
+    vars: BTreeMap<String, Var>,
+}
+
+impl Parameters {
+    /// Collects the variables that `build` asks for, each initialised from `seed` and its name.
+    ///
+    /// # Errors
+    /// Those of `build`, and a name requested in two shapes.
+    pub fn create<T, E>(
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+        build: impl FnOnce(VarBuilder) -> Result<T, E>,
+    ) -> Result<(T, Self), E> {
+        let vars = Arc::new(Mutex::new(BTreeMap::new()));
+        let backend = Collector { init: SeededInit::new(seed), vars: vars.clone() };
+        let built = build(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()))?;
+        let vars = std::mem::take(&mut *vars.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok((built, Self { vars }))
+    }
+
+    /// Names and variables in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.vars.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// Number of variables.
+    pub fn len(&self) -> usize {
+        self.vars.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.vars.is_empty()
+    }
+}
+
+struct Collector {
+    init: SeededInit,
+    vars: Arc<Mutex<BTreeMap<String, Var>>>,
+}
+
+impl SimpleBackend for Collector {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let mut vars = self.vars.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(var) = vars.get(name) {
+            if *var.shape() != shape {
+                bail!("{name}: expected shape {:?} as before, got {shape:?}", var.shape());
+            }
+            return Ok(var.as_tensor().clone());
+        }
+        let var = Var::from_tensor(&self.init.get(shape, name, init, dtype, device)?)?;
+        let tensor = var.as_tensor().clone();
+        vars.insert(name.to_owned(), var);
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        bail!("expected a shape with the request for {name}")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// Mean loss and gradients over the parts of a batch added so far, weighted by their shares.
+#[derive(Debug, Default)]
+pub(crate) struct Gradients {
+    pub(crate) loss: f64,
+    pub(crate) parts: Vec<(&'static str, f64)>,
+    /// In f32, in the order of the parameters.
+    pub(crate) gradients: Vec<Tensor>,
+}
+
+impl Gradients {
+    /// Adds the gradient of `loss`, the mean over `share` of the batch.
+    pub(crate) fn add(&mut self, parameters: &Parameters, loss: &Loss, share: f64) -> Result<(), TrainError> {
+        let scalar =
+            |it: &Tensor| Ok::<_, TrainError>(f64::from(it.to_dtype(DType::F32)?.to_scalar::<f32>()?));
+        let mut store = loss.total.backward()?;
+        self.loss += share * scalar(&loss.total)?;
+        let first = self.gradients.is_empty();
+        for (i, (name, part)) in loss.parts.iter().enumerate() {
+            let part = share * scalar(part)?;
+            if first {
+                self.parts.push((name, part));
+            } else if let Some(sum) = self.parts.get_mut(i) {
+                sum.1 += part;
+            }
+        }
+        for (i, (name, var)) in parameters.iter().enumerate() {
+            let gradient =
+                store.remove(var).ok_or_else(|| TrainError::NoGradient { name: name.to_owned() })?;
+            let gradient = gradient.to_dtype(DType::F32)?;
+            let gradient = if share == 1.0 { gradient } else { (gradient * share)? };
+            if first {
+                self.gradients.push(gradient.contiguous()?);
+            } else {
+                self.gradients[i] = (&self.gradients[i] + gradient)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Euclidean norm, summed in f64, parameter by parameter in order.
+    pub(crate) fn norm(&self) -> Result<f64, TrainError> {
+        let square =
+            |it: &Tensor| with_values(it, |values| values.iter().map(|x| f64::from(*x).powi(2)).sum());
+        let squares: Vec<f64> = self.gradients.par_iter().map(square).collect::<Result<_, _>>()?;
+        Ok(squares.iter().sum::<f64>().sqrt())
+    }
 }

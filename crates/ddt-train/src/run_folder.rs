@@ -1,21 +1,19 @@
-//! A run on disk: its checkpoints and its log, such that a kill loses nothing that was saved.
+//! Run folder: checkpoints and log on disk, such that a kill loses nothing that was saved.
 //!
 //! ```text
 //! run/
 //!   run.lock                                 held while a process trains
-//!   log.jsonl                                one line a logged step, cut back to the checkpoint on resume
+//!   log.jsonl                                one line per logged step, cut back to the checkpoint on resume
 //!   checkpoints/step-0000000200/             weights, moments, averages, state.json
 //!   checkpoints/.partial-step-0000000300/    being written
 //!   checkpoints/.old-step-0000000300/        moved aside for a new one of the same step
 //! ```
 //!
-//! A checkpoint is written as a `.partial-` folder, synced, read again and renamed; an older one of the same
-//! step is first moved aside, and removed last.
-//! So at any moment every checkpoint that was saved is whole under one of the three names, and resuming takes
-//! the newest step that is whole under any of them.
+//! A checkpoint is written as a `.partial-` folder, synced, read back and renamed; an older one of the same step
+//! is first moved aside, and removed last. So at any moment every saved checkpoint is complete under one of the
+//! three names, and resuming takes the newest step that is complete under any of them.
 
 use std::{
-    error::Error,
     fmt,
     fs::{self, File, OpenOptions, TryLockError},
     io::{Seek, SeekFrom, Write},
@@ -25,7 +23,7 @@ use std::{
 use crate::{
     checkpoint,
     durable::{create_folder, io_error, remove_folder, sync_folder},
-    error::TrainError,
+    error::{TrainError, in_full},
     objective::Objective,
     trainer::Trainer,
 };
@@ -38,16 +36,16 @@ pub struct RunFolder {
     _lock: File,
 }
 
-/// Where a run goes on.
+/// Result of resuming a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resumed {
-    /// Step of the checkpoint; `None` when there was none, and the run starts.
+    /// Step of the checkpoint; `None` when there was none and the run starts.
     pub step: Option<u64>,
-    /// Checkpoints that are not whole and were passed over, newest first.
+    /// Damaged checkpoints that were ignored, newest first.
     pub rejected: Vec<Rejected>,
 }
 
-/// A checkpoint that was passed over.
+/// A damaged checkpoint that was ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
     /// Its folder.
@@ -62,7 +60,7 @@ impl fmt::Display for Rejected {
     }
 }
 
-/// A folder that is, or was to become, the checkpoint of a step; the order is that of trust.
+/// Kinds of folders that may hold the checkpoint of a step, most trusted first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     InPlace,
@@ -74,7 +72,7 @@ impl Kind {
     const ALL: [(Self, &str); 3] = [(Self::InPlace, ""), (Self::Partial, ".partial-"), (Self::Old, ".old-")];
 }
 
-/// Where a step's checkpoint is, or may be.
+/// A folder that may hold the checkpoint of a step.
 #[derive(Debug)]
 struct Found {
     step: u64,
@@ -82,6 +80,7 @@ struct Found {
     path: PathBuf,
 }
 
+/// Checkpoints that are retained.
 const KEEP: usize = 2;
 
 impl RunFolder {
@@ -109,14 +108,14 @@ impl RunFolder {
         Ok(Self { path: path.to_owned(), log, _lock: lock })
     }
 
-    /// Brings `trainer` to the newest whole checkpoint, and the log with it; without one, the run starts.
+    /// Restores `trainer` and the log to the newest complete checkpoint; without one, the run starts.
     ///
-    /// What a killed process left half done is finished or removed. On an error, `trainer` is as it was.
+    /// Finishes or removes what a killed process left half done. On an error, `trainer` is unchanged.
     ///
     /// # Errors
     /// [`TrainError::OtherRun`] when the checkpoint's settings, network, loss or data are not the trainer's;
-    /// [`TrainError::NoValidCheckpoint`] when there are checkpoints, but none is whole;
-    /// [`TrainError::ShortLog`] when the log lacks lines; [`TrainError::Io`] when a file fails.
+    /// [`TrainError::Unusable`] when there are checkpoints but none is complete, or the log lacks lines;
+    /// [`TrainError::Io`] when a file fails.
     pub fn resume<O: Objective>(&mut self, trainer: &mut Trainer<O>) -> Result<Resumed, TrainError> {
         let mut rejected = Vec::new();
         let found = self.found()?;
@@ -130,14 +129,16 @@ impl RunFolder {
                     return Ok(Resumed { step: Some(trainer.steps()), rejected });
                 }
                 Err(error @ TrainError::OtherRun { .. }) => return Err(error),
-                // A kill while it was written; it never was a checkpoint.
+                // The process was killed while writing it; it never was a checkpoint.
                 Err(_) if it.kind == Kind::Partial => {}
                 Err(error) => rejected.push(Rejected { path: it.path.clone(), reason: in_full(&error) }),
             }
         }
         if let Some(newest) = rejected.into_iter().next() {
-            let path = self.path.join("checkpoints");
-            return Err(TrainError::NoValidCheckpoint { path, reason: newest.to_string() });
+            let problem = format!(
+                "no checkpoint is complete, the newest: {newest}; move the folder away to start anew"
+            );
+            return Err(TrainError::Unusable { path: self.path.join("checkpoints"), problem });
         }
         found.iter().try_for_each(|it| remove_folder(&it.path))?;
         self.cut_log(0)?;
@@ -149,17 +150,17 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::Io`] when it cannot be written.
     pub fn log(&mut self, record: &serde_json::Value) -> Result<(), TrainError> {
-        // In one piece: formatting into the file would write token by token.
+        // In one piece: formatting into the file would write it token by token.
         self.log.write_all(format!("{record}\n").as_bytes()).map_err(io_error("write", &self.log_path()))
     }
 
-    /// Saves the trainer, verifies what was written, and removes older checkpoints but one.
+    /// Saves the trainer, verifies what was written, and removes all older checkpoints but one.
     ///
-    /// A checkpoint that is there already, whole and with the same content, stays as it is.
+    /// An existing checkpoint that is complete and equal stays as it is.
     ///
     /// # Errors
     /// [`TrainError::Io`] or [`TrainError::Checkpoint`] when a file cannot be written;
-    /// [`TrainError::Damaged`] when it reads differently. Earlier checkpoints are intact then.
+    /// [`TrainError::Unusable`] when it reads differently. Earlier checkpoints are intact then.
     pub fn save<O: Objective>(&mut self, trainer: &Trainer<O>) -> Result<PathBuf, TrainError> {
         let log_path = self.log_path();
         self.log.sync_all().map_err(io_error("sync", &log_path))?;
@@ -181,14 +182,14 @@ impl RunFolder {
             fs::rename(&partial, &folder).map_err(io_error("rename", &partial))?;
             sync_folder(&self.path.join("checkpoints"))?;
         }
-        // Newer ones may be there, damaged and passed over; they say nothing against older ones.
+        // Newer ones may exist, damaged and ignored; older ones are counted without them.
         let found = self.found()?;
         let older = found.iter().filter(|it| it.kind == Kind::InPlace && it.step < step).skip(KEEP - 1);
         older.map(|it| &it.path).chain([&old]).try_for_each(|it| remove_folder(it))?;
         Ok(folder)
     }
 
-    /// All that may be a checkpoint: the newest step first, and of a step the most trusted kind.
+    /// All folders that may be a checkpoint: newest step first, and within a step the most trusted kind.
     fn found(&self) -> Result<Vec<Found>, TrainError> {
         let folder = self.path.join("checkpoints");
         let mut found = Vec::new();
@@ -208,11 +209,11 @@ impl RunFolder {
         self.path.join("checkpoints").join(format!("{prefix}step-{step:010}"))
     }
 
-    /// Puts a whole checkpoint in its place, and removes what else a kill left behind.
+    /// Moves a complete checkpoint into place, and removes what else a kill left behind.
     fn settle(&self, whole: &Found, found: &[Found]) -> Result<(), TrainError> {
         if whole.kind != Kind::InPlace {
             let place = self.place(Kind::InPlace, whole.step);
-            // Found damaged, or it would have been chosen.
+            // It is damaged, or it would have been chosen.
             remove_folder(&place)?;
             fs::rename(&whole.path, &place).map_err(io_error("rename", &whole.path))?;
             sync_folder(&self.path.join("checkpoints"))?;
@@ -229,7 +230,13 @@ impl RunFolder {
         let path = self.log_path();
         let got = self.log.metadata().map_err(io_error("read", &path))?.len();
         // Making it longer would fill it with zeros.
-        if got < expected { Err(TrainError::ShortLog { path, expected, got }) } else { Ok(()) }
+        if got >= expected {
+            return Ok(());
+        }
+        let problem = format!(
+            "expected {expected} bytes, as the checkpoint needs, got {got}; put the log back, or choose another folder"
+        );
+        Err(TrainError::Unusable { path, problem })
     }
 
     fn cut_log(&mut self, bytes: u64) -> Result<(), TrainError> {
@@ -239,16 +246,18 @@ impl RunFolder {
     }
 }
 
-/// An error with its causes, each said once.
-fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
+/// The lines of a run's log.
+///
+/// # Errors
+/// [`TrainError::Io`] or [`TrainError::Unusable`] when it cannot be read, or a line is not JSON.
+pub fn read_log(folder: &Path) -> Result<Vec<serde_json::Value>, TrainError> {
+    let path = folder.join("log.jsonl");
+    let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+    let parse = |(number, line)| {
+        serde_json::from_str(line).map_err(|error| {
+            let problem = format!("line {}: expected JSON, got {error}", number + 1);
+            TrainError::Unusable { path: path.clone(), problem }
+        })
+    };
+    text.lines().enumerate().map(parse).collect()
 }

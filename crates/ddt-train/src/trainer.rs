@@ -1,4 +1,4 @@
-//! A run in memory: parameters, optimiser, averages, and the step that moves them.
+//! Trainer: a run in memory, and the step that updates parameters, optimiser and averages.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -7,16 +7,13 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use crate::{
-    adamw::Moments,
-    config::{Precision, TrainConfig},
+    config::TrainConfig,
     error::TrainError,
-    gradients::Gradients,
-    objective::{Objective, StepAt},
-    parameters::Parameters,
-    update::{Update, update_parameter},
+    objective::{Gradients, Objective, Parameters, StepAt},
+    optimiser::{ParameterState, Update, update_parameter},
 };
 
-/// An objective, its parameters, their optimiser and averages, after some number of steps.
+/// A run in memory: an objective, its parameters, their optimiser state and averages.
 #[derive(Debug)]
 pub struct Trainer<O> {
     cfg: TrainConfig,
@@ -28,26 +25,17 @@ pub struct Trainer<O> {
     data: String,
 }
 
-/// What training keeps beside a parameter, in f32; `averages` in the order of the configured decays.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ParameterState {
-    /// The parameter before it was rounded to 16 bits; `None` where it is f32 itself.
-    pub(crate) master: Option<Vec<f32>>,
-    pub(crate) moments: Moments,
-    pub(crate) averages: Vec<Vec<f32>>,
-}
-
-/// What a checkpoint keeps one file of: a tensor of every parameter's shape each.
+/// The parts of a run that have a file each in a checkpoint, with a tensor per parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     Weights,
     FirstMoments,
     SecondMoments,
-    /// By the index of its decay.
+    /// Number of its decay.
     Average(usize),
 }
 
-/// All that changes in training.
+/// Everything that changes in training.
 pub(crate) struct Saved {
     pub(crate) counters: Counters,
     /// In f32, in the order of the parameters, as are the states.
@@ -55,7 +43,7 @@ pub(crate) struct Saved {
     pub(crate) states: Vec<ParameterState>,
 }
 
-/// What one step did.
+/// The result of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// Steps taken so far, this one included.
@@ -64,24 +52,39 @@ pub struct StepReport {
     pub images_seen: u64,
     /// Loss of this step's batch, before the update.
     pub loss: f64,
-    /// What the loss is made of, if it has parts.
+    /// Parts of the loss, if it has any.
     pub parts: Vec<(&'static str, f64)>,
     /// Euclidean norm of the gradient of all parameters.
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Steps skipped so far because loss or gradient was not finite or too large.
+    /// Steps skipped so far because the loss or gradient was not finite or too large.
     pub skipped: u64,
 }
 
+impl StepReport {
+    /// The line of a run's log: only what the step decides and no time of day, so that it is the same
+    /// wherever the run was resumed.
+    pub fn record(&self) -> serde_json::Value {
+        let mut record = serde_json::json!({
+            "step": self.step, "images_seen": self.images_seen, "loss": self.loss,
+            "grad_norm": self.grad_norm, "lr": self.lr, "skipped": self.skipped,
+        });
+        for (name, part) in &self.parts {
+            record[format!("{name}_loss")] = (*part).into();
+        }
+        record
+    }
+}
+
 impl<O: Objective> Trainer<O> {
-    /// Skipped steps in a row after which a run gives up.
+    /// Skipped steps in a row that end a run.
     const MAX_SKIPPED_IN_A_ROW: u64 = 20;
 
-    /// An untrained objective, with parameters drawn from the seed and their names.
+    /// An untrained objective, its parameters initialised from the seed and their names.
     ///
-    /// `data` identifies what it will be trained on, such as
-    /// [`LatentDataset::sha256`](crate::LatentDataset::sha256): a checkpoint is resumed with that data alone.
+    /// `data` identifies the training data, such as [`LatentDataset::sha256`](crate::LatentDataset::sha256):
+    /// a checkpoint is only resumed with the same data.
     ///
     /// # Errors
     /// [`TrainError`] when settings or sizes make no run.
@@ -94,7 +97,7 @@ impl<O: Objective> Trainer<O> {
         cfg.validate()?;
         let (objective, parameters) =
             Parameters::create(cfg.seed, cfg.precision.dtype(), device, build).map_err(Into::into)?;
-        let states = parameters.iter().map(|(_, var)| ParameterState::new(values(var)?, &cfg));
+        let states = parameters.iter().map(|(_, var)| Ok(ParameterState::new(values(var)?, &cfg)));
         let states = states.collect::<Result<_, TrainError>>()?;
         let (device, data) = (device.clone(), data.to_owned());
         let counters = Counters { step: 0, skipped: 0, skipped_in_a_row: 0 };
@@ -102,7 +105,7 @@ impl<O: Objective> Trainer<O> {
     }
 
     /// Starts from given weights instead of random ones, averages included: fine-tuning. Parameters that
-    /// are not among them, such as another projection's, stay random.
+    /// are not among them, such as a new projection head's, keep their random values.
     ///
     /// # Errors
     /// [`TrainError::Weights`] after the first step, or when a weight has no parameter of its name and shape.
@@ -113,30 +116,33 @@ impl<O: Objective> Trainer<O> {
         }
         let shapes: BTreeMap<&str, &[usize]> = self.parameters.iter().map(|it| (it.0, it.1.dims())).collect();
         for (name, weight) in weights {
-            let expected = shapes.get(name.as_str());
-            if expected.is_none_or(|it| *it != weight.dims()) {
-                return Err(wrong(format!("{name}: expected shape {expected:?}, got {:?}", weight.dims())));
+            match shapes.get(name.as_str()) {
+                Some(shape) if *shape == weight.dims() => {}
+                Some(shape) => {
+                    return Err(wrong(format!("{name}: expected shape {shape:?}, got {:?}", weight.dims())));
+                }
+                None => return Err(wrong(format!("{name}: the network has no parameter of this name"))),
             }
         }
         for ((name, var), state) in self.parameters.iter().zip(&mut self.states) {
             let Some(weight) = weights.get(name) else { continue };
             let weight = weight.to_device(&self.device)?.to_dtype(DType::F32)?;
             var.set(&weight.to_dtype(var.dtype())?)?;
-            *state = ParameterState::new(values(&weight)?, &self.cfg)?;
+            *state = ParameterState::new(values(&weight)?, &self.cfg);
         }
         Ok(())
     }
 
-    /// Takes one step on the batches that `batch` returns, one for each range of positions it is asked
-    /// for: positions count images from the beginning of the run. Without micro-batches it is asked once.
+    /// Takes one step. `batch` returns the batch of a range of positions, which count images from the beginning
+    /// of the run; without micro-batches it is called once.
     ///
     /// A loss or gradient that is not finite, or a gradient of norm 1e18 or more, changes neither weights
     /// nor averages; the step counts as skipped.
     ///
     /// # Errors
-    /// What `batch` returns; [`TrainError::NotFinite`] after 20 skipped steps in a row;
-    /// [`TrainError::Data`] when the data does not fit the network; [`TrainError::NoGradient`] when a
-    /// parameter takes no part in the loss.
+    /// Those of `batch`; [`TrainError::NotFinite`] after 20 skipped steps in a row; [`TrainError::Data`] when
+    /// the data does not fit the network; [`TrainError::NoGradient`] when a parameter takes no part in the
+    /// loss.
     pub fn step<E: From<TrainError>>(
         &mut self,
         mut batch: impl FnMut(Range<u64>) -> Result<O::Batch, E>,
@@ -150,7 +156,7 @@ impl<O: Objective> Trainer<O> {
             let loss = self.objective.loss(&batch, at)?;
             sums.add(&self.parameters, &loss, (end - first) as f64 / of as f64)?;
         }
-        Ok(self.take(sums)?)
+        Ok(self.apply(sums)?)
     }
 
     /// Whether the configured images have been seen.
@@ -173,12 +179,12 @@ impl<O: Objective> Trainer<O> {
         &self.cfg
     }
 
-    /// What is trained, with its parameters as they are now.
+    /// The objective, with its parameters as they are now.
     pub fn objective(&self) -> &O {
         &self.objective
     }
 
-    /// What it is trained on.
+    /// Identity of the training data.
     pub fn data(&self) -> &str {
         &self.data
     }
@@ -191,14 +197,15 @@ impl<O: Objective> Trainer<O> {
         self.tensors(Part::Weights)
     }
 
-    /// The weights averaged with the configured decay of this number: those to sample with are 0.
+    /// The weights averaged with the configured decay of this number; 0 is the one to sample with.
     ///
     /// # Errors
-    /// [`TrainError::Config`] when there is no such average; [`TrainError::Candle`] when a tensor cannot be
+    /// [`TrainError::Setting`] when there is no such average; [`TrainError::Candle`] when a tensor cannot be
     /// made.
     pub fn averaged_weights(&self, decay: usize) -> Result<BTreeMap<String, Tensor>, TrainError> {
-        if decay >= self.cfg.ema_decays.len() {
-            return Err(TrainError::Config { name: "ema_decays", expected: "as many as are asked for" });
+        let decays = self.cfg.ema_decays.len();
+        if decay >= decays {
+            return Err(TrainError::setting("ema_decays", format!("an average below {decays}"), decay));
         }
         self.tensors(Part::Average(decay))
     }
@@ -215,7 +222,7 @@ impl<O: Objective> Trainer<O> {
         self.counters
     }
 
-    /// Takes the place of everything that changes in training; the shapes are the parameters'.
+    /// Replaces everything that changes in training; the shapes are the parameters'.
     pub(crate) fn restore(&mut self, saved: Saved) -> Result<(), TrainError> {
         for ((_, var), weight) in self.parameters.iter().zip(&saved.weights) {
             var.set(&weight.to_dtype(var.dtype())?)?;
@@ -224,7 +231,7 @@ impl<O: Objective> Trainer<O> {
         Ok(())
     }
 
-    /// One tensor a parameter, in f32.
+    /// A tensor per parameter, in f32.
     pub(crate) fn tensors(&self, part: Part) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let named = self.parameters.iter().zip(&self.states).map(|((name, var), state)| {
             let values = match (part, &state.master) {
@@ -239,8 +246,8 @@ impl<O: Objective> Trainer<O> {
         named.collect()
     }
 
-    /// Moves the parameters, or skips the step.
-    fn take(&mut self, sums: Gradients) -> Result<StepReport, TrainError> {
+    /// Updates the parameters, or skips the step.
+    fn apply(&mut self, sums: Gradients) -> Result<StepReport, TrainError> {
         let begin = self.images_seen();
         self.counters.step += 1;
         let images_seen = self.images_seen();
@@ -265,17 +272,7 @@ impl<O: Objective> Trainer<O> {
     }
 }
 
-impl ParameterState {
-    pub(crate) fn new(values: Vec<f32>, cfg: &TrainConfig) -> Result<Self, TrainError> {
-        Ok(Self {
-            moments: Moments::zeros(values.len()),
-            averages: vec![values.clone(); cfg.ema_decays.len()],
-            master: (cfg.precision != Precision::F32).then_some(values),
-        })
-    }
-}
-
-/// Where a run stands.
+/// Progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Counters {
@@ -285,7 +282,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Whether a run of such batches can stand here.
+    /// Whether a run of such batches can have this progress.
     pub(crate) fn are_possible(&self, batch_size: usize) -> bool {
         let images = self.step.checked_mul(batch_size as u64);
         images.is_some_and(|it| it <= TrainConfig::MAX_IMAGES + batch_size as u64)
@@ -294,11 +291,11 @@ impl Counters {
     }
 }
 
-/// Norms from here on are skipped like infinite ones: the square of a gradient has to stay below the
-/// largest f32 (3e38), or the second moment is infinite for the rest of the run.
+/// Norms from here on are skipped like infinite ones: the square of a gradient must stay below the largest
+/// f32 (3e38), or the second moment is infinite for the rest of the run.
 const MAX_GRAD_NORM: f64 = 1e18;
 
-/// Whether a step can be taken; a norm that is no number is not below the limit either.
+/// Whether a step can be taken; a NaN is not below the limit either.
 fn is_usable(loss: f64, grad_norm: f64) -> bool {
     loss.is_finite() && grad_norm < MAX_GRAD_NORM
 }
@@ -310,7 +307,10 @@ fn values(tensor: &Tensor) -> Result<Vec<f32>, TrainError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adamw::{AdamWConfig, adamw_step};
+    use crate::{
+        config::AdamWConfig,
+        optimiser::{Moments, adamw_step},
+    };
 
     #[test]
     fn the_largest_gradient_leaves_finite_moments() {

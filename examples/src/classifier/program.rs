@@ -7,7 +7,8 @@ use candle_core::{D, DType, Device};
 use candle_nn::VarBuilder;
 use ddt_files::write_safetensors;
 use ddt_train::{
-    AdamWConfig, EpochOrder, LatentDataset, LrSchedule, Pick, Precision, RunFolder, TrainConfig, Trainer,
+    AdamWConfig, EpochOrder, Event, ImageSettings, LatentDataset, LatentEncoder, LrSchedule, Photos, Pick,
+    Precision, RunFolder, TrainConfig, TrainError, Trainer, encode_photos,
 };
 
 use crate::{
@@ -16,13 +17,8 @@ use crate::{
         objective::Classification,
     },
     generate::Interrupted,
-    progress::{Cancel, say},
-    train::{
-        frozen::Encoder,
-        photos::{Photos, cached},
-        settings::{AutoencoderSettings, Images},
-        watch::{Log, Meter, print},
-    },
+    progress::{Cancel, Counting, say},
+    train::report::{Meter, print},
 };
 
 /// Seconds between checkpoints, and steps between lines of the log.
@@ -52,11 +48,20 @@ pub struct Job<'a> {
 pub fn run(job: &Job<'_>, cancel: &Cancel) -> Result<String> {
     let mut folder = RunFolder::open(job.run)?;
     let data = |name: &str, flips: bool| -> Result<LatentDataset> {
-        let images = Images { flips, ..Images::plain(job.photos.join(name), SIDE as u32) };
+        let images = ImageSettings { flips, ..ImageSettings::plain(job.photos.join(name), SIDE as u32) };
         let photos = Photos::open(&images.train, &images)?;
-        let encoder = Encoder::load(&AutoencoderSettings::Pixels)?;
-        let cache = cached(&photos, &images, &job.run.join("pixels").join(name), &encoder, None, cancel)?;
-        Ok(LatentDataset::cached(cache.normalised_with(&[0.0; 3], &[1.0; 3])?))
+        let (encoder, place) = (LatentEncoder::pixels(), job.run.join("pixels").join(name));
+        let mut progress = Counting::start("encoding", photos.folder().len() as u64);
+        let cache = encode_photos(&photos, &images, &place, &encoder, None, &mut |event| {
+            if let Event::Encoding(done, _) = event {
+                progress.reached(done);
+            }
+            cancel.flow()
+        });
+        match cache {
+            Err(TrainError::Stopped) => Err(Interrupted.into()),
+            cache => Ok(LatentDataset::cached(cache?.normalised_with(&[0.0; 3], &[1.0; 3])?)),
+        }
     };
     let (train, test) = (data("train", true)?, data("test", false)?);
     let total_images = job.epochs * train.len() as u64;
@@ -72,16 +77,15 @@ pub fn run(job: &Job<'_>, cancel: &Cancel) -> Result<String> {
     };
     let mut trainer = Trainer::new(cfg, train.sha256(), &Device::Cpu, Classification::new)?;
     for it in folder.resume(&mut trainer)?.rejected {
-        say(&format!("passed over a damaged checkpoint, {it}"));
+        say(&format!("ignored a damaged checkpoint, {it}"));
     }
     let order = EpochOrder::new(job.seed, train.len(), true)?;
-    let mut log = Log::open(job.run, false)?;
     let (mut meter, mut saved) = (Meter::new(trainer.images_seen()), Instant::now());
     while !trainer.finished() && !cancel.is_requested() {
         let report = trainer.step(|positions| train.batch(&order.picks(positions), &Device::Cpu))?;
         meter.add(&report);
         if report.step % LOG_EVERY == 0 {
-            log.step(&mut folder, &report)?;
+            folder.log(&report.record())?;
             meter.print(&report, total_images);
         }
         if saved.elapsed().as_secs() >= SAVE_EVERY {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Device};
 use ddt_flow::{EULER, Guidance, NoiseSource, TimeGrid};
 use ddt_model::{DdtFile, SampleOptions};
+use ddt_train::Settings;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     progress::Cancel,
     reproduce::{Args, systems::System},
     sampler_args::LAST_STEP,
-    train::{self, samples::decoder, settings::Settings},
+    train::{self, frozen::decoder},
 };
 
 /// Images of a step.
@@ -91,7 +92,7 @@ impl<'a> Study<'a> {
         atomic_file::write(&run.with_extension("toml"), text.as_bytes())?;
         let settings = Settings::parse(&text)?;
         let weights = run.join("weights.safetensors");
-        train::run::run(&settings, &weights, cancel)?;
+        train::run(&settings, &weights, cancel)?;
         let train_seconds = started.elapsed().as_secs_f64();
 
         let file = DdtFile::open(&weights)?;
@@ -170,9 +171,9 @@ mod tests {
             let settings = Settings::parse(&study.settings(&system, 2)).unwrap();
             assert_eq!(settings.run, study.folder(&system, 2));
             assert_eq!((settings.train.seed, settings.train.total_images), (2, args.images));
-            let network = settings.network(32, 10).unwrap();
+            let network = settings.network.unwrap().config(32, 10).unwrap();
             let of_seed_0 = Settings::parse(&study.settings(&system, 0)).unwrap();
-            assert_eq!(of_seed_0.network(32, 10).unwrap(), network);
+            assert_eq!(of_seed_0.network.unwrap().config(32, 10).unwrap(), network);
             let first = Settings::parse(&study.settings(&System::DecoderOnly, 2)).unwrap();
             assert_eq!((first.train, first.flow), (settings.train, settings.flow));
         }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use anyhow::{Context, Result};
+use ddt_train::read_log;
 
 use crate::{
     plot::{LinePlot, Series},
@@ -11,7 +12,6 @@ use crate::{
         study::{Outcome, Study},
         systems::{System, Table},
     },
-    train::watch::records,
 };
 
 /// A comparison in Markdown: means over the seeds, each with the standard deviation between them.
@@ -62,7 +62,7 @@ pub fn plot(table: Table, args: &Args, study: &Study<'_>) -> Result<String> {
     let line = |system: &System| -> Result<Series> {
         let mut sums = BTreeMap::<u64, f64>::new();
         for seed in 0..args.seeds {
-            for record in records(&study.folder(system, seed))? {
+            for record in read_log(&study.folder(system, seed))? {
                 if let (Some(x), Some(y)) = (record["images_seen"].as_u64(), record["test_loss"].as_f64()) {
                     *sums.entry(x).or_default() += y / f64::from(args.seeds);
                 }

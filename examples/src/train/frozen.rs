@@ -1,174 +1,115 @@
-//! The frozen networks of a run: what makes latents, and what they are aligned with.
+//! The frozen networks of a run: autoencoder and DINOv2, loaded as settings name them.
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use candle_core::{Device, Tensor};
-use ddt_adapters::{Autoencoder, DinoV2, DinoV2Config, KlAutoencoder, KlConfig, PixelSpace, TinyEncoder};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Device;
+use ddt_adapters::{Autoencoder, DinoV2, DinoV2Config, KlAutoencoder, KlConfig, KlDecoder, PixelSpace};
 use ddt_files::{Checkpoint, sha256_file};
-use ddt_train::{FeatureShape, Features};
-
-use crate::{
-    assets,
-    train::settings::{AlignmentSettings, AutoencoderSettings},
+use ddt_model::LatentInfo;
+use ddt_train::{
+    AlignmentSettings, AutoencoderSettings, FeatureExtractor, FeatureShape, Frozen, LatentEncoder, Settings,
 };
 
-/// An autoencoder's half that training needs, and what it is.
-pub struct Encoder {
-    network: EncoderNetwork,
-    /// Its name, as files of weights say it.
-    pub name: &'static str,
-    /// Its name and the hash of its weights.
-    pub identity: String,
-    /// Whether each channel is normalised over the training images.
-    pub normalised: bool,
+use crate::{assets, normalized::Normalized};
+
+/// Loads the networks.
+///
+/// # Errors
+///
+/// A file that is absent, damaged or holds another network; an unknown model; an image size that it cannot take.
+pub fn load(settings: &Settings) -> Result<Frozen<'static>> {
+    let features = |it| features(it, settings.images.size);
+    Ok(Frozen {
+        encoder: encoder(&settings.autoencoder)?,
+        features: settings.alignment.as_ref().map(features).transpose()?,
+    })
 }
 
-enum EncoderNetwork {
-    Kl(Box<KlAutoencoder>),
-    Tiny(Box<TinyEncoder>),
-    Pixels,
-}
-
-impl Encoder {
-    /// Reads the weights.
-    ///
-    /// # Errors
-    ///
-    /// A file that is absent, damaged, or another autoencoder's.
-    pub fn load(settings: &AutoencoderSettings) -> Result<Self> {
-        Ok(match settings {
-            AutoencoderSettings::SdVae { weights } => {
-                let identity = format!("sd-vae sha256:{}", hash(weights, "autoencoder.weights")?);
-                let file = Checkpoint::open(weights)?;
-                let network = KlAutoencoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu)
-                    .with_context(|| format!("cannot read the autoencoder {}", weights.display()))?;
-                let network = EncoderNetwork::Kl(Box::new(network));
-                Self { network, name: "sd-vae-ft-ema", identity, normalised: false }
-            }
-            AutoencoderSettings::TinyFlux2 => Self {
-                network: EncoderNetwork::Tiny(Box::new(assets::tiny_encoder()?)),
-                name: "tiny-flux2",
+/// The encoder of an autoencoder.
+fn encoder(settings: &AutoencoderSettings) -> Result<LatentEncoder<'static>> {
+    Ok(match settings {
+        AutoencoderSettings::Pixels => LatentEncoder::pixels(),
+        AutoencoderSettings::TinyFlux2 => {
+            let network = assets::tiny_encoder()?;
+            LatentEncoder {
+                name: "tiny-flux2".to_owned(),
                 identity: format!("tiny-flux2 sha256:{}", assets::tiny_encoder_sha256()),
-                normalised: true,
-            },
-            AutoencoderSettings::Pixels => Self {
-                network: EncoderNetwork::Pixels,
-                name: "pixels",
-                identity: "pixels".to_owned(),
-                normalised: false,
-            },
-        })
-    }
-
-    /// Channels, height and width of the latents of a square image.
-    ///
-    /// # Errors
-    ///
-    /// When the side is no multiple of what a latent stands for.
-    pub fn latent_shape(&self, size: u32) -> Result<(usize, usize, usize)> {
-        let (channels, factor) = match &self.network {
-            EncoderNetwork::Kl(it) => (it.latent_channels(), it.downscale()),
-            EncoderNetwork::Tiny(it) => (it.latent_channels(), it.downscale()),
-            EncoderNetwork::Pixels => (PixelSpace.latent_channels(), 1),
-        };
-        let side = size as usize;
-        if side == 0 || !side.is_multiple_of(factor) {
-            bail!("images.size: expected a multiple of {factor} for this autoencoder, got {size}");
-        }
-        Ok((channels, side / factor, side / factor))
-    }
-
-    /// Whether it gives a distribution.
-    #[must_use]
-    pub fn has_posterior(&self) -> bool {
-        matches!(self.network, EncoderNetwork::Kl(_))
-    }
-
-    /// Means and, where there are any, standard deviations, as the network is trained on them.
-    ///
-    /// # Shapes
-    ///
-    /// `pixels: (B, 3, f H, f W)` in `[-1, 1]`; `-> (B, C, H, W)` each.
-    ///
-    /// # Errors
-    ///
-    /// Any other shape.
-    pub fn encode(&self, pixels: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
-        Ok(match &self.network {
-            EncoderNetwork::Tiny(it) => (it.encode(pixels)?, None),
-            EncoderNetwork::Pixels => (PixelSpace.encode(pixels)?, None),
-            EncoderNetwork::Kl(it) => {
-                let (posterior, scale) = (it.posterior(pixels)?, it.config().scaling_factor);
-                let std = (posterior.logvar / 2.0)?.exp()?;
-                ((posterior.mean * scale)?, Some((std * scale)?))
+                channels: network.latent_channels(),
+                downscale: network.downscale(),
+                posterior: false,
+                normalise: true,
+                encode: Box::new(move |pixels| Ok((network.encode(pixels)?, None))),
             }
-        })
-    }
-}
-
-/// The network whose tokens are aligned with.
-pub struct Extractor {
-    network: DinoV2,
-    /// Its name and the hash of its weights.
-    pub identity: String,
-}
-
-impl Extractor {
-    /// Reads the weights.
-    ///
-    /// # Errors
-    ///
-    /// An unknown name; a file that is absent, damaged, or another network's.
-    pub fn load(settings: &AlignmentSettings) -> Result<Self> {
-        let name = settings.model.as_str();
-        let cfg = match name.strip_suffix("-reg").unwrap_or(name) {
-            "vit-s" => DinoV2Config::vit_s(),
-            "vit-b" => DinoV2Config::vit_b(),
-            "vit-l" => DinoV2Config::vit_l(),
-            "vit-g" => DinoV2Config::vit_g(),
-            _ => bail!(
-                "alignment.model: expected vit-s, vit-b, vit-l or vit-g, with -reg for registers, got {name:?}"
-            ),
-        };
-        let cfg = if name.ends_with("-reg") { cfg.with_registers() } else { cfg };
-        let identity = format!("dinov2-{name} sha256:{}", hash(&settings.weights, "alignment.weights")?);
-        let file = Checkpoint::open(&settings.weights)?;
-        let network = DinoV2::load(&cfg, &file, &Device::Cpu)
-            .with_context(|| format!("cannot read DINOv2 from {}", settings.weights.display()))?;
-        Ok(Self { network, identity })
-    }
-
-    /// Sizes of the features of a square image.
-    ///
-    /// # Errors
-    ///
-    /// When the resized side is no multiple of a patch.
-    pub fn shape(&self, size: u32) -> Result<FeatureShape> {
-        let cfg = self.network.config();
-        let side = 224 * size as usize / 256;
-        if side == 0 || !side.is_multiple_of(cfg.patch_size) {
-            bail!(
-                "images.size: {size} px become {side} px for DINOv2, expected a multiple of {}; 256 and 512 are",
-                cfg.patch_size
-            );
         }
-        let patches = side / cfg.patch_size;
-        Ok(FeatureShape { grid: (patches, patches), dim: cfg.hidden_size })
-    }
+        AutoencoderSettings::SdVae { weights } => {
+            let identity = format!("sd-vae sha256:{}", hash(weights, "autoencoder.weights")?);
+            let file = Checkpoint::open(weights)?;
+            let network = KlAutoencoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu)
+                .with_context(|| format!("cannot read the autoencoder {}", weights.display()))?;
+            LatentEncoder {
+                name: "sd-vae-ft-ema".to_owned(),
+                identity,
+                channels: network.latent_channels(),
+                downscale: network.downscale(),
+                posterior: true,
+                normalise: false,
+                encode: Box::new(move |pixels| {
+                    let (posterior, scale) = (network.posterior(pixels)?, network.config().scaling_factor);
+                    let std = (posterior.logvar / 2.0)?.exp()?;
+                    Ok(((posterior.mean * scale)?, Some((std * scale)?)))
+                }),
+            }
+        }
+    })
+}
 
-    /// Tokens of images in `[-1, 1]`, `(B, 3, H, W)`.
-    ///
-    /// # Errors
-    ///
-    /// Any other shape.
-    pub fn features(&self, pixels: &Tensor) -> Result<Features> {
-        let features = self.network.features(&((pixels + 1.0)? / 2.0)?)?;
-        Ok(Features { tokens: features.patch_tokens, grid: features.grid })
-    }
+/// The decoder of an autoencoder, for latents normalised as `info` states.
+///
+/// # Errors
+///
+/// Weights that cannot be read.
+pub fn decoder(settings: &AutoencoderSettings, info: &LatentInfo) -> Result<Box<dyn Autoencoder>> {
+    let inner: Box<dyn Autoencoder> = match settings {
+        AutoencoderSettings::SdVae { weights } => {
+            let file = Checkpoint::open(weights)?;
+            Box::new(KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu)?)
+        }
+        AutoencoderSettings::TinyFlux2 => Box::new(assets::tiny_decoder()?),
+        AutoencoderSettings::Pixels => Box::new(PixelSpace),
+    };
+    Ok(Box::new(Normalized::new(inner, info, &Device::Cpu)?))
+}
+
+/// DINOv2 on images of a size, resized to 224 for 256.
+fn features(settings: &AlignmentSettings, size: u32) -> Result<FeatureExtractor<'static>> {
+    let name = settings.model.as_str();
+    let cfg = match name.strip_suffix("-reg").unwrap_or(name) {
+        "vit-s" => DinoV2Config::vit_s(),
+        "vit-b" => DinoV2Config::vit_b(),
+        "vit-l" => DinoV2Config::vit_l(),
+        "vit-g" => DinoV2Config::vit_g(),
+        _ => bail!(
+            "alignment.model: expected vit-s, vit-b, vit-l or vit-g, with -reg for registers, got {name:?}"
+        ),
+    };
+    let cfg = if name.ends_with("-reg") { cfg.with_registers() } else { cfg };
+    let (side, patch) = (224 * size as usize / 256, cfg.patch_size);
+    ensure!(
+        side > 0 && side.is_multiple_of(patch),
+        "images.size: {size} px become {side} px for DINOv2, expected a multiple of {patch}; 256 and 512 are"
+    );
+    let identity = format!("dinov2-{name} sha256:{}", hash(&settings.weights, "alignment.weights")?);
+    let file = Checkpoint::open(&settings.weights)?;
+    let network = DinoV2::load(&cfg, &file, &Device::Cpu)
+        .with_context(|| format!("cannot read DINOv2 from {}", settings.weights.display()))?;
+    let extract =
+        move |pixels: &candle_core::Tensor| Ok(network.features(&((pixels + 1.0)? / 2.0)?)?.patch_tokens);
+    let shape = FeatureShape { grid: (side / patch, side / patch), dim: cfg.hidden_size };
+    Ok(FeatureExtractor { identity, shape, extract: Box::new(extract) })
 }
 
 fn hash(path: &Path, key: &str) -> Result<String> {
-    anyhow::ensure!(path.exists(), "{key}: there is no file {}", path.display());
+    ensure!(path.exists(), "{key}: there is no file {}", path.display());
     Ok(sha256_file(path)?)
 }

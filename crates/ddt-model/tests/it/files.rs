@@ -113,7 +113,7 @@ fn nothing_wrong_is_written() {
     for bad in [
         LatentInfo { mean: vec![0.0], ..latents() },
         LatentInfo { std: vec![1.0, 0.0], ..latents() },
-        LatentInfo { std: vec![1.0, f32::INFINITY], ..latents() },
+        LatentInfo { std: vec![1.0, f64::INFINITY], ..latents() },
         LatentInfo { height: 3, ..latents() },
     ] {
         let description = Description { latents: Some(bad), ..description() };

@@ -91,11 +91,9 @@ fn the_newest_whole_checkpoint_wins_and_the_others_are_named() {
     for step in [3, 4] {
         fs::remove_file(folder.path().join(format!("checkpoints/step-{step:010}/state.json"))).unwrap();
     }
-    match resume(folder.path()).0 {
-        Err(TrainError::NoValidCheckpoint { reason, .. }) => {
-            assert!(reason.contains("step-0000000006") && reason.contains("SHA-256"), "{reason}");
-        }
-        other => panic!("{other:?}"),
+    let message = resume(folder.path()).0.unwrap_err().to_string();
+    for part in ["no checkpoint is complete", "step-0000000006", "SHA-256"] {
+        assert!(message.contains(part), "{message}");
     }
     assert_eq!(names(folder.path()).len(), 3);
 }
@@ -107,7 +105,8 @@ fn a_shorter_log_is_an_error_and_stays_as_it_is() {
     let log = folder.path().join("log.jsonl");
     fs::write(&log, b"{}\n").unwrap();
     let (refused, trainer) = resume(folder.path());
-    assert!(matches!(refused, Err(TrainError::ShortLog { got: 3, .. })), "{refused:?}");
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("log.jsonl") && message.contains("got 3"), "{message}");
     assert_eq!(trainer.steps(), 0);
     assert_eq!(fs::read(&log).unwrap(), b"{}\n");
 }
@@ -154,10 +153,10 @@ fn a_state_that_was_tampered_with_is_refused() {
         },
         "expected hashes of",
     );
-    check(&|it| it["counters"]["step"] = u64::MAX.into(), "no run can stand");
-    check(&|it| it["counters"]["step"] = (1u64 << 60).into(), "no run can stand");
-    check(&|it| it["counters"]["skipped"] = 4.into(), "no run can stand");
-    check(&|it| it["counters"]["skipped_in_a_row"] = 1.into(), "no run can stand");
+    check(&|it| it["counters"]["step"] = u64::MAX.into(), "no run can have");
+    check(&|it| it["counters"]["step"] = (1u64 << 60).into(), "no run can have");
+    check(&|it| it["counters"]["skipped"] = 4.into(), "no run can have");
+    check(&|it| it["counters"]["skipped_in_a_row"] = 1.into(), "no run can have");
     check(&|it| it["data"] = Value::Null, "expected a string");
     check(&|it| it["version"] = 1.into(), "got version 1");
     check(&|it| it["more"] = 1.into(), "unknown field");

@@ -4,6 +4,7 @@
 
 mod cache;
 mod damage;
+mod from_settings;
 mod goldens;
 mod gradients;
 mod killed;

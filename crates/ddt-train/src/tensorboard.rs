@@ -1,4 +1,4 @@
-//! Scalars as TensorBoard reads them: an events file of framed, checksummed protocol buffers.
+//! TensorBoard events file: scalars as framed, checksummed protocol buffers.
 //!
 //! ```text
 //! u64 length | u32 crc(length) | event | u32 crc(event)            crc: CRC-32C, masked
@@ -9,42 +9,41 @@
 use std::{
     fs::File,
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result};
+use crate::{durable::io_error, error::TrainError};
 
 /// An events file that grows.
+#[derive(Debug)]
 pub struct EventsFile {
     file: File,
+    path: PathBuf,
 }
 
 impl EventsFile {
-    /// The file's name: TensorBoard looks for `tfevents` in it.
+    /// Name of the file: TensorBoard looks for `tfevents` in it.
     pub const NAME: &'static str = "events.out.tfevents.0.ddt";
 
-    /// Begins the file anew in a run's folder: what an earlier process wrote is written again from the log,
-    /// which was cut back to the step that the run goes on from.
+    /// Begins the file anew in a run's folder; the records of earlier processes come from the log.
     ///
     /// # Errors
-    ///
-    /// A file that cannot be written.
-    pub fn create(folder: &Path) -> Result<Self> {
+    /// [`TrainError::Io`] when the file cannot be written.
+    pub fn create(folder: &Path) -> Result<Self, TrainError> {
         let path = folder.join(Self::NAME);
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut events = Self { file };
+        let file = File::create(&path).map_err(io_error("create", &path))?;
+        let mut events = Self { file, path };
         let version = [now_field(), bytes_field(3, b"brain.Event:2")].concat();
         events.write(&version)?;
         Ok(events)
     }
 
-    /// Adds the numbers of a line of the log, under their keys.
+    /// Adds the numbers of a line of the log, tagged with their keys.
     ///
     /// # Errors
-    ///
-    /// A file that cannot be written.
-    pub fn add(&mut self, record: &serde_json::Value) -> Result<()> {
+    /// [`TrainError::Io`] when the file cannot be written.
+    pub fn add(&mut self, record: &serde_json::Value) -> Result<(), TrainError> {
         let Some(record) = record.as_object() else { return Ok(()) };
         let step = record.get("step").and_then(serde_json::Value::as_u64).unwrap_or_default();
         let mut summary = Vec::new();
@@ -58,11 +57,11 @@ impl EventsFile {
         self.write(&[now_field(), step, bytes_field(5, &summary)].concat())
     }
 
-    fn write(&mut self, event: &[u8]) -> Result<()> {
+    fn write(&mut self, event: &[u8]) -> Result<(), TrainError> {
         let length = (event.len() as u64).to_le_bytes();
         let (head, tail) = (masked_crc(&length).to_le_bytes(), masked_crc(event).to_le_bytes());
         let framed = [&length[..], &head[..], event, &tail[..]].concat();
-        self.file.write_all(&framed).context("cannot write TensorBoard's events")
+        self.file.write_all(&framed).map_err(io_error("write", &self.path))
     }
 }
 
@@ -76,7 +75,7 @@ fn bytes_field(number: u8, bytes: &[u8]) -> Vec<u8> {
     [vec![number << 3 | 2], varint(bytes.len() as u64), bytes.to_vec()].concat()
 }
 
-/// Seven bits a byte, the lowest first; the top bit says that more follow.
+/// Seven bits per byte, lowest first; the top bit marks that more follow.
 fn varint(mut value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while value >= 0x80 {
@@ -87,7 +86,7 @@ fn varint(mut value: u64) -> Vec<u8> {
     bytes
 }
 
-/// CRC-32C, turned and shifted by a constant as the format asks, so that a checksum of checksums differs.
+/// CRC-32C, rotated and offset by a constant as the format asks, so that a checksum of checksums differs.
 fn masked_crc(bytes: &[u8]) -> u32 {
     let step = |crc: u32, byte: &u8| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_and_numbers_are_the_formats() {
+    fn checksums_and_numbers_follow_the_format() {
         // The check value of CRC-32C.
         assert_eq!(masked_crc(b"123456789").wrapping_sub(0xa282_ead8).rotate_left(15), 0xe306_9283);
         assert_eq!(varint(0), [0]);
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_can_be_read_back() {
+    fn a_record_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let mut events = EventsFile::create(folder.path()).unwrap();
         events.add(&serde_json::json!({ "step": 300, "loss": 1.5, "note": "text" })).unwrap();

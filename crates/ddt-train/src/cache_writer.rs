@@ -1,4 +1,4 @@
-//! Filling a cache, in pieces that survive a kill.
+//! Writing a latent cache, shard by shard, so that a kill loses at most one shard.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use ddt_files::{Checkpoint, write_safetensors};
 use crate::{
     durable::{create_folder, io_error},
     error::TrainError,
-    latent_cache::index::{CacheContent, INDEX, Index, Scale, Shard, shard_name},
+    latent_cache::{CacheContent, INDEX, Index, Scale, Shard, shard_name},
 };
 
 /// A cache that is being filled.
@@ -27,24 +27,24 @@ pub struct LatentCacheWriter {
     _lock: File,
 }
 
-/// Some images as they go into a cache.
+/// Some images to add to a cache.
 #[derive(Debug, Clone)]
 pub struct EncodedImages {
-    /// One an image.
+    /// One label per image.
     pub labels: Vec<u32>,
-    /// `latents`, and as the content says `std`, `features`, and all of them with `flipped.` before their
-    /// names; the first axis counts images.
+    /// `latents`, and depending on the content `std`, `features`, and all of them again with the prefix
+    /// `flipped.`; the first axis counts images.
     pub fields: BTreeMap<String, Tensor>,
 }
 
 impl LatentCacheWriter {
-    /// Begins a cache in a folder, or goes on with the one that was begun there; a finished one is kept
-    /// and takes no more images.
+    /// Begins a cache in a folder, or resumes the one that was begun there; a finished one takes no more
+    /// images.
     ///
-    /// `dtype` is how numbers are stored; `shard_images` is how many images a file has.
+    /// Numbers are stored as `dtype`, `shard_images` images per file.
     ///
     /// # Errors
-    /// [`TrainError::OtherCache`] when the folder has a cache of other content; [`TrainError::Locked`] while
+    /// [`TrainError::Unusable`] when the folder has a cache of other content; [`TrainError::Locked`] while
     /// another process fills it.
     pub fn open(
         folder: &Path,
@@ -82,21 +82,21 @@ impl LatentCacheWriter {
         })
     }
 
-    /// Whether all images are there.
+    /// Whether all images are stored.
     pub fn is_finished(&self) -> bool {
         self.index.scale.is_some()
     }
 
-    /// How many images of the source have been taken: where to go on.
+    /// Images read from the source so far: where to resume.
     pub fn source_end(&self) -> u64 {
         self.source_end
     }
 
-    /// Adds images, or none; `source_end` counts those taken from the source so far, skipped ones included.
+    /// Adds images, or none; `source_end` counts the images read from the source so far, skipped ones included.
     ///
     /// # Errors
     /// [`TrainError::Data`] when the tensors are not those of the content; [`TrainError::Checkpoint`] when
-    /// a file cannot be written: the cache is then as it was, and can be gone on with.
+    /// a file cannot be written: the cache is then unchanged, and can be resumed.
     pub fn push(&mut self, images: EncodedImages, source_end: u64) -> Result<(), TrainError> {
         let count = images.labels.len();
         let fields = if count > 0 { self.index.content.fields() } else { Vec::new() };
@@ -104,14 +104,13 @@ impl LatentCacheWriter {
             let expected: Vec<usize> = [count].into_iter().chain(row).collect();
             let got = images.fields.get(name).map(|it| it.dims().to_vec());
             if got.as_ref() != Some(&expected) {
-                let (expected, got) = (format!("{name} of shape {expected:?}"), format!("{got:?}"));
-                return Err(TrainError::Data { expected, got });
+                let got = got.map_or("none".to_owned(), |it| format!("{it:?}"));
+                return Err(TrainError::data(format!("{name} of shape {expected:?}"), got));
             }
         }
         let classes = self.index.content.classes.len();
         if let Some(label) = images.labels.iter().find(|it| **it as usize >= classes) {
-            let (expected, got) = (format!("labels below {classes}"), label.to_string());
-            return Err(TrainError::Data { expected, got });
+            return Err(TrainError::data(format!("labels below {classes}"), label.to_string()));
         }
         if count > 0 {
             self.waiting.push(images);
@@ -123,7 +122,7 @@ impl LatentCacheWriter {
         Ok(())
     }
 
-    /// Writes what is left, measures the channels, and marks the cache as finished.
+    /// Writes the last shard, measures the channels, and marks the cache as finished.
     ///
     /// # Errors
     /// [`TrainError::Data`] when there are no images; [`TrainError::Checkpoint`] when a file fails.
@@ -157,7 +156,7 @@ impl LatentCacheWriter {
         Ok(())
     }
 
-    /// Mean and deviation of each channel over all images and places, shard by shard in f64.
+    /// Mean and deviation of each channel over all images and positions, shard by shard in f64.
     fn measure(&self) -> Result<Scale, TrainError> {
         let (c, h, w) = self.index.content.shape;
         let (mut count, mut sum, mut squares) = (0usize, vec![0f64; c], vec![0f64; c]);
@@ -173,19 +172,17 @@ impl LatentCacheWriter {
             count += latents.dim(0)? * h * w;
         }
         if count == 0 {
-            let (expected, got) = ("one or more images".to_owned(), "none".to_owned());
-            return Err(TrainError::Data { expected, got });
+            return Err(TrainError::data("one or more images", "none"));
         }
         let mean: Vec<f64> = sum.iter().map(|it| it / count as f64).collect();
         let variance = squares.iter().zip(&mean).map(|(it, mean)| it / count as f64 - mean * mean);
-        // A constant channel is left as it is.
+        // A constant channel is not scaled.
         let std = variance.map(|it| if it > 1e-12 { it.sqrt() } else { 1.0 }).collect();
         let scale = Scale { mean, std };
         if scale.mean.iter().chain(&scale.std).all(|it| it.is_finite()) {
             return Ok(scale);
         }
-        let (expected, got) = ("finite latents".to_owned(), "an infinite one or NaN".to_owned());
-        Err(TrainError::Data { expected, got })
+        Err(TrainError::data("finite latents", "an infinite one or NaN"))
     }
 }
 
@@ -193,26 +190,22 @@ fn check_same(folder: &Path, expected: &CacheContent, got: &CacheContent) -> Res
     if expected == got {
         return Ok(());
     }
-    let keys = expected.made_from.keys().chain(got.made_from.keys());
-    let differs = |key: &&String| expected.made_from.get(*key) != got.made_from.get(*key);
-    let what = match keys.into_iter().find(differs) {
-        Some(key) => {
-            let say = |it: &CacheContent| it.made_from.get(key).cloned().unwrap_or_else(|| "none".to_owned());
-            (format!("{key} {}", say(expected)), format!("{key} {}", say(got)))
-        }
-        None => {
-            let say = |it: &CacheContent| {
-                format!(
-                    "{} classes, shape {:?}, posterior {}, flips {}, features {:?}",
-                    it.classes.len(),
-                    it.shape,
-                    it.posterior,
-                    it.flips,
-                    it.features
-                )
-            };
-            (say(expected), say(got))
-        }
+    let mut keys = expected.made_from.keys().chain(got.made_from.keys());
+    let key = keys.find(|key| expected.made_from.get(*key) != got.made_from.get(*key));
+    let describe = |it: &CacheContent| match key {
+        Some(key) => format!("{key} {}", it.made_from.get(key).map_or("none", String::as_str)),
+        None => format!(
+            "{} classes, shape {:?}, posterior {}, flips {}, features {:?}",
+            it.classes.len(),
+            it.shape,
+            it.posterior,
+            it.flips,
+            it.features
+        ),
     };
-    Err(TrainError::OtherCache { path: folder.to_owned(), expected: what.0, got: what.1 })
+    let (expected, got) = (describe(expected), describe(got));
+    let problem = format!(
+        "a cache of other latents: expected {expected}, got {got}; name another folder, or remove this one"
+    );
+    Err(TrainError::Unusable { path: folder.to_owned(), problem })
 }
