@@ -29,19 +29,24 @@ pub struct Report<'a> {
     settings: &'a Settings,
     encoding: Option<Counting>,
     meter: Option<Meter>,
+    /// Time of the last event before the first step, from which its rate counts.
+    ready: Instant,
 }
 
 impl<'a> Report<'a> {
     /// The report of a run that has not begun.
     #[must_use]
     pub fn new(settings: &'a Settings) -> Self {
-        Self { settings, encoding: None, meter: None }
+        Self { settings, encoding: None, meter: None, ready: Instant::now() }
     }
 
     /// Shows an event.
     pub fn show(&mut self, event: &Event<'_>) {
         if !matches!(event, Event::Encoding(..)) {
             self.encoding = None;
+        }
+        if !matches!(event, Event::Step(_)) {
+            self.ready = Instant::now();
         }
         match event {
             Event::Photos(path, report) => say(&format!("{}: {report}", path.display())),
@@ -57,7 +62,8 @@ impl<'a> Report<'a> {
             Event::Started(path) => print(&format!("starting from {}", path.display())),
             Event::Step(report) => {
                 let before = report.images_seen.saturating_sub(self.settings.train.batch_size as u64);
-                let meter = self.meter.get_or_insert_with(|| Meter::new(before));
+                let since = self.ready;
+                let meter = self.meter.get_or_insert_with(|| Meter { since, ..Meter::new(before) });
                 meter.add(report);
                 if report.step.is_multiple_of(self.settings.watch.log_every) {
                     meter.print(report, self.settings.train.total_images);
