@@ -1,6 +1,6 @@
 //! Class lists: labels, class folders and readable names.
 
-use std::{collections::BTreeSet, collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs, path::Path};
 
 use crate::{decode::cannot_read, error::DataError};
 
@@ -50,20 +50,6 @@ impl ClassList {
         if list.classes.is_empty() { Err(wrong("expected a class, got none".to_owned())) } else { Ok(list) }
     }
 
-    /// A list of names, which are also the folders.
-    ///
-    /// # Errors
-    /// [`DataError::Argument`] when a name is empty or occurs twice, or there is none.
-    pub fn from_names<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self, DataError> {
-        let mut list = Self::default();
-        let wrong =
-            |got| DataError::Argument { expected: "one or more different class names".to_owned(), got };
-        for name in names {
-            list.add(name.as_ref().trim(), name.as_ref().trim()).map_err(wrong)?;
-        }
-        if list.classes.is_empty() { Err(wrong("none".to_owned())) } else { Ok(list) }
-    }
-
     /// Number of classes.
     #[allow(clippy::len_without_is_empty, reason = "a list without classes cannot be made")]
     pub fn len(&self) -> usize {
@@ -83,37 +69,6 @@ impl ClassList {
     /// The readable name of a label.
     pub fn name(&self, label: u32) -> Option<&str> {
         self.classes.get(label as usize).map(|it| it.name.as_str())
-    }
-
-    /// The label that a user's text means: a label, a class folder or a name, each in full.
-    ///
-    /// `label:10` and `name:10` say which is meant.
-    ///
-    /// # Errors
-    /// [`DataError::Argument`] for text that fits no class, or several: a number that is one class's label
-    /// and another one's name among them.
-    pub fn find(&self, text: &str) -> Result<u32, DataError> {
-        let wrong = |expected: String| Err(DataError::Argument { expected, got: format!("{text:?}") });
-        let (as_label, as_name) = match (text.strip_prefix("label:"), text.strip_prefix("name:")) {
-            (Some(label), _) => (Some(label), None),
-            (_, Some(name)) => (None, Some(name)),
-            _ => (Some(text), Some(text)),
-        };
-        let label = as_label.and_then(|it| it.parse().ok()).filter(|it| self.name(*it).is_some());
-        let is_named = |entry: &Entry| as_name.is_some_and(|it| entry.folder == it || entry.name == it);
-        let named = (0..).zip(&self.classes).filter(|it| is_named(it.1)).map(|it| it.0);
-        let fitting: BTreeSet<u32> = label.into_iter().chain(named).collect();
-        match (fitting.first(), fitting.len()) {
-            (Some(label), 1) => Ok(*label),
-            (None, _) => wrong(format!("a label below {}, a class folder or a class name", self.len())),
-            _ => {
-                let shown: Vec<String> = fitting
-                    .iter()
-                    .map(|it| format!("label {it} ({})", self.name(*it).unwrap_or_default()))
-                    .collect();
-                wrong(format!("one class, which this is not: it fits {}; write label:N", shown.join(" and ")))
-            }
-        }
     }
 
     fn parse_line(&mut self, line: &str) -> Result<(), String> {
@@ -156,32 +111,5 @@ mod tests {
         let list = ClassList::parse("0\ta\tA, or B\tC\r\n", Path::new("x")).unwrap();
         assert_eq!((list.len(), list.name(0), list.folder(0)), (1, Some("A, or B\tC"), Some("a")));
         assert_eq!((list.name(1), list.label("b")), (None, None));
-    }
-
-    #[test]
-    fn a_class_is_found_by_label_folder_or_name() {
-        let list = ClassList::parse("0\tn01\ttench\n1\tn02\tcat, tomcat\n", Path::new("x")).unwrap();
-        for (text, label) in [("0", 0), ("n02", 1), ("tench", 0), ("cat, tomcat", 1), ("label:1", 1)] {
-            assert_eq!(list.find(text).unwrap(), label, "{text}");
-        }
-        for text in ["2", "-1", "dog", "", "name:1", "label:tench", "label:7"] {
-            let message = list.find(text).unwrap_err().to_string();
-            assert!(message.contains("below 2") && message.contains(&format!("{text:?}")), "{message}");
-        }
-        assert!(ClassList::from_names([""; 1]).is_err() && ClassList::from_names(["a", "a "]).is_err());
-        assert!(ClassList::from_names::<&str>([]).is_err());
-    }
-
-    #[test]
-    fn a_label_that_is_another_classs_name_is_refused() {
-        // Folders 1 to 3 have labels 0 to 2.
-        let list = ClassList::from_names(["1", "2", "3"]).unwrap();
-        let message = list.find("2").unwrap_err().to_string();
-        assert!(message.contains("label 1 (2) and label 2 (3)"), "{message}");
-        assert_eq!((list.find("label:2").unwrap(), list.find("name:2").unwrap()), (2, 1));
-        assert_eq!((list.find("0").unwrap(), list.find("3").unwrap()), (0, 2));
-        // Where numbers are their own labels, nothing is ambiguous.
-        let list = ClassList::from_names(["0", "1", "2"]).unwrap();
-        assert_eq!(list.find("2").unwrap(), 2);
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{Autoencoder, to_rgb8};
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver};
 use ddt_hub::{Hub, Release};
@@ -302,7 +302,9 @@ impl Opened {
         let decoder = self.load_decoder()?;
         let channels = decoder.latent_channels();
         let scale = self.file.latents().map(|info| -> Result<Scale> {
-            let tensor = |values: &[f32]| Tensor::from_slice(values, (1, channels, 1, 1), &Device::Cpu);
+            let tensor = |values: &[f64]| {
+                Tensor::from_slice(values, (1, channels, 1, 1), &Device::Cpu)?.to_dtype(DType::F32)
+            };
             Ok(Scale { mean: tensor(&info.mean)?, std: tensor(&info.std)? })
         });
         let (scale, engine, solver) = (scale.transpose()?, Engine::load(&self)?, config.solver.solver()?);

@@ -145,7 +145,7 @@ fn plot_losses(folder: &Path) -> Result<Option<String>> {
     }
     let plot =
         LinePlot { title: "Loss", x_label: "images seen", y_label: "loss", log_y: false, series: &series };
-    plot.svg().map(Some)
+    Ok(Some(plot.svg()))
 }
 
 /// Mean loss and rate since the last line.
