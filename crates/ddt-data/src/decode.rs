@@ -92,7 +92,7 @@ pub fn read_rgb8(path: &Path, limits: &Limits) -> Result<Rgb8, DataError> {
 /// [`ImageError`] for anything but a whole image within the limits. No bytes make it panic.
 pub fn decode_rgb8(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     limits.check_bytes(bytes.len() as u64)?;
-    let (format, decode): (&str, fn(&[u8], &Limits) -> Result<Rgb8, ImageError>) = match bytes {
+    let (format, decode): (_, Decoder) = match bytes {
         [0xff, 0xd8, ..] => (JPEG, jpeg),
         [0x89, b'P', b'N', b'G', ..] => (PNG, png),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => (WEBP, webp),
@@ -103,6 +103,8 @@ pub fn decode_rgb8(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     let panicked = |_| ImageError::Damaged { format, reason: "the decoder panicked".to_owned() };
     catch_unwind(AssertUnwindSafe(|| decode(bytes, limits))).map_err(panicked)?
 }
+
+type Decoder = fn(&[u8], &Limits) -> Result<Rgb8, ImageError>;
 
 const JPEG: &str = "JPEG";
 const PNG: &str = "PNG";

@@ -28,8 +28,14 @@ pub struct ImageFolder {
     num_classes: usize,
     classes: Vec<Class>,
     images: Vec<Image>,
-    left_out: BTreeMap<String, usize>,
+    left_out: Counts,
 }
+
+/// Files by their ending.
+type Counts = BTreeMap<String, usize>;
+
+/// Class folders with their names.
+type NamedFolders = Vec<(String, PathBuf)>;
 
 /// A class folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -267,7 +273,7 @@ impl ImageFolder {
         root: &Path,
         folders: Vec<(Class, PathBuf)>,
         num_classes: usize,
-        mut left_out: BTreeMap<String, usize>,
+        mut left_out: Counts,
     ) -> Result<Self, DataError> {
         let (mut images, mut classes) = (Vec::new(), Vec::with_capacity(folders.len()));
         for (mut class, path) in folders {
@@ -308,7 +314,7 @@ impl fmt::Display for FolderReport {
 }
 
 /// Class folders by name, in no order, and the files beside them.
-fn class_folders(root: &Path) -> Result<(Vec<(String, PathBuf)>, BTreeMap<String, usize>), DataError> {
+fn class_folders(root: &Path) -> Result<(NamedFolders, Counts), DataError> {
     let Listing { folders, images, others } = list(root)?;
     let Some(first) = folders.iter().min() else {
         let problem = format!(
