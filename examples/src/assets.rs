@@ -1,7 +1,7 @@
 //! The weights that come with the examples.
 
 use anyhow::{Context, Result};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use ddt_adapters::{TinyDecoder, TinyEncoder};
 use ddt_demo::{CLASSIFIER, NETWORK as DEMO, TINY_DECODER, TINY_ENCODER};
 use ddt_files::Checkpoint;
@@ -54,7 +54,7 @@ fn sha256(bytes: &[u8]) -> String {
 /// None in practice, as for [`demo`].
 pub fn tiny_decoder() -> Result<TinyDecoder> {
     let file = Checkpoint::from_bytes(TINY_DECODER, "the embedded decoder")?;
-    TinyDecoder::load(&file, &Device::Cpu).context("the program was built with a damaged decoder")
+    TinyDecoder::load(&file, DType::F32, &Device::Cpu).context("the program was built with a damaged decoder")
 }
 
 /// Encoder of the tiny autoencoder for 32-channel latents: pixels to latents, 8 times down.
@@ -64,7 +64,7 @@ pub fn tiny_decoder() -> Result<TinyDecoder> {
 /// None in practice, as for [`demo`].
 pub fn tiny_encoder() -> Result<TinyEncoder> {
     let file = Checkpoint::from_bytes(TINY_ENCODER, "the embedded encoder")?;
-    TinyEncoder::load(&file, &Device::Cpu).context("the program was built with a damaged encoder")
+    TinyEncoder::load(&file, DType::F32, &Device::Cpu).context("the program was built with a damaged encoder")
 }
 
 /// The small network that tells CIFAR-10's classes apart, as `train_classifier` made it.
@@ -80,7 +80,7 @@ pub fn classifier() -> Result<Classifier> {
 #[cfg(test)]
 mod tests {
     use candle_core::Tensor;
-    use ddt_adapters::Autoencoder;
+    use ddt_adapters::LatentSpace;
 
     use super::*;
     use crate::classifier::network::FEATURES;

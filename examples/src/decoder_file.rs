@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
-use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, TinyDecoder};
+use candle_core::{DType, Device, Error};
+use ddt_adapters::{Decode, KlConfig, KlDecoder, PixelSpace, TinyDecoder, load_exact};
 use ddt_cuda::{CudaKlDecoder, DECODER_BYTES};
 use ddt_files::Checkpoint;
 
@@ -49,7 +49,7 @@ impl DecoderFile {
     /// # Errors
     ///
     /// A file that cannot be read, or holds no autoencoder that is known here; no such GPU.
-    pub fn load(&self, gpu: Option<Place>) -> Result<Box<dyn Autoencoder>> {
+    pub fn load(&self, gpu: Option<Place>) -> Result<Box<dyn Decode>> {
         Ok(match self {
             Self::Pixels => Box::new(PixelSpace),
             Self::Embedded => Box::new(assets::tiny_decoder()?),
@@ -79,18 +79,20 @@ fn open(path: &Path) -> Result<Checkpoint> {
     Checkpoint::open(path).context("--vae")
 }
 
-fn read(path: &Path, gpu: Option<Place>) -> Result<Box<dyn Autoencoder>> {
+fn read(path: &Path, gpu: Option<Place>) -> Result<Box<dyn Decode>> {
     let file = open(path)?;
     let broken = || format!("cannot read the autoencoder {}", path.display());
     if file.info("decoder.conv_in.weight").is_some() {
-        let decoder =
-            KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu).with_context(broken)?;
+        let cfg = KlConfig::sd_vae_ft_ema();
         return Ok(match gpu {
-            None => Box::new(decoder),
+            None => Box::new(KlDecoder::load(&cfg, &file, DType::F32, &Device::Cpu).with_context(broken)?),
             Some(Place { device, precision }) => {
-                Box::new(CudaKlDecoder::open(device, &decoder, precision, DECODER_BYTES).context("--device")?)
+                let decoder = load_exact(&file, DType::F32, &Device::Cpu, KlDecoder::reads, |vb| {
+                    CudaKlDecoder::open(device, &cfg, precision, DECODER_BYTES, vb).map_err(Error::wrap)
+                });
+                Box::new(decoder.with_context(broken).context("--device")?)
             }
         });
     }
-    Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu).with_context(broken)?))
+    Ok(Box::new(TinyDecoder::load(&file, DType::F32, &Device::Cpu).with_context(broken)?))
 }

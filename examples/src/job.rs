@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use ddt_adapters::Autoencoder;
+use ddt_adapters::Decode;
 use ddt_adapters::hub::HubOptions;
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
 use ddt_model::{DecoupledNetwork, VelocityNetwork};
@@ -72,7 +72,7 @@ pub struct Model {
     /// What guidance leads away from; `None` is "no class".
     pub weaker: Option<Box<dyn VelocityNetwork>>,
     /// Latents to pixels.
-    pub decoder: Box<dyn Autoencoder>,
+    pub decoder: Box<dyn Decode>,
 }
 
 impl Model {

@@ -1,7 +1,7 @@
 //! An autoencoder whose latents are scaled channel by channel.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use ddt_adapters::Autoencoder;
+use ddt_adapters::{Decode, LatentSpace};
 use ddt_model::LatentInfo;
 
 /// Shows a network latents of mean 0 and standard deviation 1, whatever the autoencoder's own are.
@@ -10,7 +10,7 @@ use ddt_model::LatentInfo;
 /// latents = (z - mean) / std,   z = latents std + mean        for each channel
 /// ```
 pub struct Normalized {
-    inner: Box<dyn Autoencoder>,
+    inner: Box<dyn Decode>,
     /// (1, C, 1, 1) each.
     mean: Tensor,
     std: Tensor,
@@ -22,7 +22,7 @@ impl Normalized {
     /// # Errors
     ///
     /// Unless there is one mean and one positive standard deviation for each channel of `inner`.
-    pub fn new(inner: Box<dyn Autoencoder>, info: &LatentInfo, device: &Device) -> Result<Self> {
+    pub fn new(inner: Box<dyn Decode>, info: &LatentInfo, device: &Device) -> Result<Self> {
         let channels = inner.latent_channels();
         let per_channel = |what: &str, values: &[f64]| match values.len() {
             n if n == channels => Tensor::from_slice(values, (1, n, 1, 1), device)?.to_dtype(DType::F32),
@@ -38,7 +38,7 @@ impl Normalized {
     }
 }
 
-impl Autoencoder for Normalized {
+impl LatentSpace for Normalized {
     fn latent_channels(&self) -> usize {
         self.inner.latent_channels()
     }
@@ -46,11 +46,9 @@ impl Autoencoder for Normalized {
     fn downscale(&self) -> usize {
         self.inner.downscale()
     }
+}
 
-    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.inner.encode(pixels)?.broadcast_sub(&self.mean)?.broadcast_div(&self.std)
-    }
-
+impl Decode for Normalized {
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         self.inner.decode(&latents.broadcast_mul(&self.std)?.broadcast_add(&self.mean)?)
     }
@@ -69,11 +67,9 @@ mod tests {
     }
 
     #[test]
-    fn scales_each_channel_and_back() {
+    fn scales_each_channel_back() {
         let coder = wrap(&[1.0, 0.0, -1.0], &[2.0, 1.0, 0.5]).unwrap();
-        let pixels = Tensor::new(&[[[[3f32]], [[4.0]], [[5.0]]]], &Device::Cpu).unwrap();
-        let latents = coder.encode(&pixels).unwrap();
-        assert_eq!(latents.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [1.0, 4.0, 12.0]);
+        let latents = Tensor::new(&[[[[1f32]], [[4.0]], [[12.0]]]], &Device::Cpu).unwrap();
         let back = coder.decode(&latents).unwrap();
         assert_eq!(back.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [3.0, 4.0, 5.0]);
         assert_eq!((coder.latent_channels(), coder.downscale()), (3, 1));

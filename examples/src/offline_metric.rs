@@ -7,7 +7,7 @@ use std::{fmt, path::Path};
 
 use anyhow::{Context, Result};
 use candle_core::{D, Tensor};
-use ddt_adapters::{Autoencoder, to_rgb8};
+use ddt_adapters::{Decode, to_rgb8};
 use ddt_data::Rgb8;
 use ddt_files::npz::{ArrayData, write_npz};
 use ddt_metrics::{Features, Moments, Statistics, frechet_distance};
@@ -46,7 +46,7 @@ pub struct Painter<'a> {
     /// Noise to latents.
     pub network: &'a dyn VelocityNetwork,
     /// Latents to pixels.
-    pub decoder: &'a dyn Autoencoder,
+    pub decoder: &'a dyn Decode,
     /// The noise of some images.
     pub noise: &'a dyn Fn(&[Item]) -> Result<Tensor>,
 }

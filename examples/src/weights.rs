@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use ddt_adapters::Autoencoder;
+use ddt_adapters::Decode;
 use ddt_adapters::hub::{HubOptions, find_cached};
 use ddt_model::{DdtConfig, DdtFile, LatentInfo, VelocityNetwork};
 use serde::Serialize;
@@ -134,7 +134,7 @@ impl Weights {
         &self,
         dtype: DType,
         gpu: Option<Place>,
-    ) -> Result<(Box<dyn VelocityNetwork>, Box<dyn Autoencoder>)> {
+    ) -> Result<(Box<dyn VelocityNetwork>, Box<dyn Decode>)> {
         let decoder = self.load_decoder(gpu)?;
         // A file that does not say its sizes is read as a plain DDT.
         let stated = self.file.network_config();
@@ -166,7 +166,7 @@ impl Weights {
         Ok(self.file.weights(Some(&self.config))?)
     }
 
-    fn load_decoder(&self, gpu: Option<Place>) -> Result<Box<dyn Autoencoder>> {
+    fn load_decoder(&self, gpu: Option<Place>) -> Result<Box<dyn Decode>> {
         let decoder = self.decoder.load(gpu)?;
         let (got, expected) = (decoder.latent_channels(), self.config.in_channels);
         ensure!(

@@ -21,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ddt-model", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-sharing"]),
     ("ddt-metrics", &[]),
     ("ddt-data", &[]),
-    ("ddt-adapters", &["ddt-files"]),
+    ("ddt-adapters", &["ddt-files", "ddt-kernels"]),
     (
         "ddt-cuda",
         &["ddt-adapters", "ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-model", "ddt-sharing"],

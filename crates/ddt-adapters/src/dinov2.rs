@@ -1,34 +1,35 @@
 //! DINOv2, a frozen vision transformer whose patch tokens DDT's encoder is aligned with.
 //!
-//! Names are those of the published files.
+//! Follows [`vision_transformer.py`] of DINOv2 and keeps the names of its files.
+//!
+//! [`vision_transformer.py`]: https://github.com/facebookresearch/dinov2/blob/112792f1667374eb2253cc82bca19d101655356f/dinov2/models/vision_transformer.py
 
-mod block;
-mod config;
-
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
+use ddt_kernels::{Activation, Window2d};
+use serde::{Deserialize, Serialize};
 
-use self::block::{Block, layer_norm};
-use crate::dense::{Epilogue, LayerNorm, Linear};
-use crate::load::{LoadError, build};
+use crate::layers::{Conv2d, LayerNorm, Linear, attention};
+use crate::load::{LoadError, load_exact};
 use crate::resize::{Interpolation, resize};
 
-pub use self::config::{DinoV2Config, DinoV2Mlp, swiglu_width};
-
-/// Mean and spread of ImageNet's pixels in `[0, 1]`, as red, green, blue.
+/// Mean and standard deviation of ImageNet's pixels in `[0, 1]`, as red, green, blue.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Of every norm: ten times below PyTorch's default.
+const NORM_EPS: f64 = 1e-6;
 
 /// Tokens that pass through the network at once, if they are not one image.
 const MAX_TOKENS_AT_ONCE: usize = 4096;
 
-/// What DINOv2 sees in some images, after its last norm.
+/// Features of some images, after the last norm.
 #[derive(Debug, Clone)]
 pub struct DinoV2Features {
-    /// One token a patch, row by row: `(B, rows columns, D)`, `f32`.
+    /// A token per patch, row by row: `(B, rows columns, D)`, `f32`.
     pub patch_tokens: Tensor,
-    /// One token an image: `(B, D)`, `f32`.
+    /// A token per image: `(B, D)`, `f32`.
     pub class_token: Tensor,
     /// Rows and columns of patches.
     pub grid: (usize, usize),
@@ -43,14 +44,15 @@ pub struct DinoV2Features {
 /// The stored positions `p` are resampled to the images' grid, bicubically with antialiasing (a = -0.5);
 /// registers have none. Sec. 3 of arXiv:2304.07193 and of arXiv:2309.16588.
 /// Computes in the type of its weights; takes and gives `f32`, a few images at a time.
-/// Frozen: on the CPU, a `backward` through it is an error.
+/// Frozen: on the CPU, images that depend on a variable are an error, so no gradient is lost silently.
 #[derive(Debug, Clone)]
 pub struct DinoV2 {
-    patches: Linear,
+    patch_embed: Conv2d,
+    /// With its position: `(1, 1, D)`.
     class_token: Tensor,
-    /// Of the class token `(1, 1, D)`, and of the patches `(D, grid, grid)`.
-    positions: (Tensor, Tensor),
     registers: Option<Tensor>,
+    /// Of the class token `(1, 1, D)`, and of the patches `(D, grid, grid)`, in `f32`.
+    positions: (Tensor, Tensor),
     blocks: Vec<Block>,
     norm: LayerNorm,
     cfg: DinoV2Config,
@@ -58,7 +60,7 @@ pub struct DinoV2 {
 }
 
 impl DinoV2 {
-    /// Makes the network; `vb` stands where `cls_token` is.
+    /// Builds the network; `vb` is where `cls_token` is.
     ///
     /// The published files also hold a `mask_token`, which only training uses: it is not asked for.
     ///
@@ -68,43 +70,46 @@ impl DinoV2 {
     pub fn new(cfg: &DinoV2Config, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
         let (width, patch, grid) = (cfg.hidden_size, cfg.patch_size, cfg.position_grid);
-        let proj = vb.pp("patch_embed.proj");
-        let weight = proj.get((width, 3, patch, patch), "weight")?.flatten_from(1)?;
+        let window = Window2d::new((patch, patch), patch, (0, 0));
         let positions = vb.get((1, 1 + grid * grid, width), "pos_embed")?;
-        let patch_positions = positions.get(0)?.narrow(0, 1, grid * grid)?.t()?;
+        let class_position = positions.narrow(1, 0, 1)?;
+        let patch_positions = positions.get(0)?.narrow(0, 1, grid * grid)?.t()?.to_dtype(DType::F32)?;
         let registers = match cfg.num_registers {
             0 => None,
             n => Some(vb.get((1, n, width), "register_tokens")?),
         };
         let blocks = vb.pp("blocks");
         Ok(Self {
-            patches: Linear::new(&weight, Some(&proj.get(width, "bias")?))?,
-            class_token: vb.get((1, 1, width), "cls_token")?,
-            positions: (positions.narrow(1, 0, 1)?, patch_positions.reshape((width, grid, grid))?),
+            patch_embed: Conv2d::new(3, width, window, vb.pp("patch_embed.proj"))?,
+            class_token: (vb.get((1, 1, width), "cls_token")? + &class_position)?,
             registers,
+            positions: (class_position.to_dtype(DType::F32)?, patch_positions.reshape((width, grid, grid))?),
             blocks: (0..cfg.num_blocks).map(|i| Block::new(cfg, blocks.pp(i))).collect::<Result<_>>()?,
-            norm: layer_norm(width, vb.pp("norm"))?,
+            norm: LayerNorm::new(width, NORM_EPS, vb.pp("norm"))?,
             cfg: cfg.clone(),
             dtype: vb.dtype(),
         })
     }
 
-    /// Makes the network, in `f32`, from a source that holds its tensors and no others.
-    ///
-    /// A `mask_token` is passed over.
+    /// Builds the network in `dtype` from a source that holds its tensors and no others but a `mask_token`.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(cfg: &DinoV2Config, source: &S, device: &Device) -> std::result::Result<Self, LoadError>
+    pub fn load<S>(
+        cfg: &DinoV2Config,
+        source: &S,
+        dtype: DType,
+        device: &Device,
+    ) -> std::result::Result<Self, LoadError>
     where
         S: TensorSource + Sync + ?Sized,
     {
-        build(source, device, |name| name != "mask_token", |vb| Self::new(cfg, vb))
+        load_exact(source, dtype, device, |name| name != "mask_token", |vb| Self::new(cfg, vb))
     }
 
-    /// The configuration it was made with.
+    /// The configuration that it was built with.
     pub fn config(&self) -> &DinoV2Config {
         &self.cfg
     }
@@ -142,12 +147,12 @@ impl DinoV2 {
         let &[b, 3, h, w] = pixels.dims() else {
             bail!("expected pixels (B, 3, H, W), got {:?}", pixels.shape());
         };
-        let to = (resized(h), resized(w));
-        if let Err(error) = self.grid(to) {
-            bail!("pixels of {h} x {w} become {} x {}: {error}", to.0, to.1);
+        let [rows, columns] = [h, w].map(|side| side.saturating_mul(224) / 256);
+        if let Err(error) = self.grid((rows, columns)) {
+            bail!("pixels of {h} x {w} become {rows} x {columns}: {error}");
         }
         let planes = pixels.to_dtype(DType::F32)?.reshape((b * 3, h, w))?;
-        let ys = resize(&planes, to, Interpolation::Cubic)?.reshape((b, 3, to.0, to.1))?;
+        let ys = resize(&planes, (rows, columns), Interpolation::Cubic)?.reshape((b, 3, rows, columns))?;
         let colours = |values: [f32; 3]| Tensor::new(&values, pixels.device())?.reshape((1, 3, 1, 1));
         ys.broadcast_sub(&colours(MEAN)?)?.broadcast_div(&colours(STD)?)
     }
@@ -169,14 +174,15 @@ impl DinoV2 {
         if b == 0 {
             bail!("expected at least one image, got {:?}", images.shape());
         }
-        let positions = self.positions_of(grid)?;
+        let positions = self.patch_positions(grid)?.to_dtype(self.dtype)?;
+        let images = images.permute((0, 2, 3, 1))?.contiguous()?; // (B, H, W, 3)
         let at_once = (MAX_TOKENS_AT_ONCE / (grid.0 * grid.1)).max(1);
         let mut all = Vec::new();
         for first in (0..b).step_by(at_once) {
             let some = images.narrow(0, first, at_once.min(b - first))?.to_dtype(self.dtype)?;
-            all.push(self.tokens(&some, grid, &positions)?);
+            all.push(self.tokens(&some, &positions)?.to_dtype(DType::F32)?);
         }
-        let tokens = Tensor::cat(&all, 0)?.to_dtype(DType::F32)?; // (B, 1 + registers + patches, D)
+        let tokens = Tensor::cat(&all, 0)?; // (B, 1 + registers + patches, D)
         Ok(DinoV2Features {
             patch_tokens: tokens.narrow(1, 1 + self.cfg.num_registers, grid.0 * grid.1)?.contiguous()?,
             class_token: tokens.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?,
@@ -184,13 +190,13 @@ impl DinoV2 {
         })
     }
 
-    /// The positions that patches of a grid get, `(1, 1 + rows columns, D)`, the class token's first.
+    /// The positions on a grid, `(1, 1 + rows columns, D)` in `f32`, the class token's first.
     ///
     /// # Errors
     ///
     /// A grid without patches.
     pub fn positions(&self, grid: (usize, usize)) -> Result<Tensor> {
-        Tensor::cat(&[&self.positions.0, &self.positions_of(grid)?], 1)
+        Tensor::cat(&[&self.positions.0, &self.patch_positions(grid)?], 1)
     }
 
     /// Rows and columns of patches in an image of this height and width.
@@ -202,25 +208,18 @@ impl DinoV2 {
         Ok((height / patch, width / patch))
     }
 
-    fn positions_of(&self, grid: (usize, usize)) -> Result<Tensor> {
-        let stored = self.positions.1.to_dtype(DType::F32)?;
-        let planes = resize(&stored, grid, Interpolation::CubicAntialias)?; // (D, rows, columns)
-        planes.flatten_from(1)?.t()?.unsqueeze(0)?.to_dtype(self.dtype) // (1, rows columns, D)
+    fn patch_positions(&self, grid: (usize, usize)) -> Result<Tensor> {
+        let planes = resize(&self.positions.1, grid, Interpolation::CubicAntialias)?; // (D, rows, columns)
+        planes.flatten_from(1)?.t()?.unsqueeze(0) // (1, rows columns, D)
     }
 
-    fn tokens(&self, images: &Tensor, (rows, columns): (usize, usize), positions: &Tensor) -> Result<Tensor> {
-        let (b, c, _, _) = images.dims4()?;
-        let patch = self.cfg.patch_size;
-        let pixels = images.reshape((b, c, rows, patch, columns, patch))?;
-        let pixels = pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((b, rows * columns, ()))?;
-        let patches = self.patches.forward(&pixels, Epilogue::None)?.broadcast_add(positions)?;
-        let every = |token: &Tensor| {
-            let (_, n, width) = token.dims3()?;
-            token.broadcast_as((b, n, width))
-        };
-        let mut tokens = vec![every(&(&self.class_token + &self.positions.0)?)?];
+    /// `(B, H, W, 3) -> (B, 1 + registers + patches, D)`
+    fn tokens(&self, images: &Tensor, positions: &Tensor) -> Result<Tensor> {
+        let patches = self.patch_embed.forward(images)?.flatten(1, 2)?.broadcast_add(positions)?;
+        let (b, _, width) = patches.dims3()?;
+        let mut tokens = vec![self.class_token.broadcast_as((b, 1, width))?];
         if let Some(registers) = &self.registers {
-            tokens.push(every(registers)?);
+            tokens.push(registers.broadcast_as((b, self.cfg.num_registers, width))?);
         }
         tokens.push(patches);
         let mut xs = Tensor::cat(&tokens, 1)?;
@@ -231,7 +230,211 @@ impl DinoV2 {
     }
 }
 
-/// A side after preprocessing.
-fn resized(side: usize) -> usize {
-    side.saturating_mul(224) / 256
+/// Transformer block: `(B, L, D) -> (B, L, D)`.
+///
+/// ```text
+/// x += gamma_1 attn(norm1(x)),   x += gamma_2 mlp(norm2(x))
+/// ```
+///
+/// Both `gamma` (`ls1`, `ls2`) are multiplied into the weights before them.
+#[derive(Debug, Clone)]
+struct Block {
+    norm1: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    norm2: LayerNorm,
+    mlp: Mlp,
+    num_heads: usize,
+}
+
+impl Block {
+    fn new(cfg: &DinoV2Config, vb: VarBuilder) -> Result<Self> {
+        let width = cfg.hidden_size;
+        let proj = scaled(width, width, &vb.get(width, "ls1.gamma")?, vb.pp("attn.proj"))?;
+        Ok(Self {
+            norm1: LayerNorm::new(width, NORM_EPS, vb.pp("norm1"))?,
+            qkv: Linear::new(width, 3 * width, vb.pp("attn.qkv"))?,
+            proj,
+            norm2: LayerNorm::new(width, NORM_EPS, vb.pp("norm2"))?,
+            mlp: Mlp::new(cfg, vb)?,
+            num_heads: cfg.num_heads,
+        })
+    }
+}
+
+impl Module for Block {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
+        let xs = self.proj.forward_add(&attention(&qkv, self.num_heads)?, xs)?;
+        let normed = self.norm2.forward(&xs)?;
+        match &self.mlp {
+            Mlp::Gelu { fc1, fc2 } => fc2.forward_add(&fc1.forward(&normed)?, &xs),
+            Mlp::SwiGlu { gate, up, down } => {
+                down.forward_add(&(gate.forward(&normed)? * up.forward(&normed)?)?, &xs)
+            }
+        }
+    }
+}
+
+/// The feed-forward layer; activations belong to `fc1` and `gate`.
+#[derive(Debug, Clone)]
+enum Mlp {
+    Gelu { fc1: Linear, fc2: Linear },
+    SwiGlu { gate: Linear, up: Linear, down: Linear },
+}
+
+impl Mlp {
+    /// `vb` is the block's.
+    fn new(cfg: &DinoV2Config, vb: VarBuilder) -> Result<Self> {
+        let (width, mlp, gamma) = (cfg.hidden_size, vb.pp("mlp"), vb.get(cfg.hidden_size, "ls2.gamma")?);
+        match cfg.mlp {
+            DinoV2Mlp::Gelu => Ok(Self::Gelu {
+                fc1: Linear::new(width, 4 * width, mlp.pp("fc1"))?.then(Activation::Gelu),
+                fc2: scaled(4 * width, width, &gamma, mlp.pp("fc2"))?,
+            }),
+            DinoV2Mlp::SwiGlu => {
+                let inner = swiglu_width(width);
+                let (weight, bias) =
+                    (mlp.get((2 * inner, width), "w12.weight")?, mlp.get(2 * inner, "w12.bias")?);
+                let half = |first| {
+                    Linear::of(&weight.narrow(0, first, inner)?, Some(&bias.narrow(0, first, inner)?))
+                };
+                Ok(Self::SwiGlu {
+                    gate: half(0)?.then(Activation::Silu),
+                    up: half(inner)?,
+                    down: scaled(inner, width, &gamma, mlp.pp("w3"))?,
+                })
+            }
+        }
+    }
+}
+
+/// A linear layer whose outputs are multiplied by `gamma`.
+fn scaled(inp: usize, out: usize, gamma: &Tensor, vb: VarBuilder) -> Result<Linear> {
+    let (weight, bias) = (vb.get((out, inp), "weight")?, vb.get(out, "bias")?);
+    Linear::of(&weight.broadcast_mul(&gamma.unsqueeze(1)?)?, Some(&(bias * gamma)?))
+}
+
+/// Sizes of a DINOv2 vision transformer.
+///
+/// The presets are the published ones, patch 14, trained on 518 px; [`with_registers`](Self::with_registers)
+/// gives their variants with register tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DinoV2Config {
+    /// Width of a token.
+    pub hidden_size: usize,
+    /// Number of transformer blocks.
+    pub num_blocks: usize,
+    /// Attention heads; they divide `hidden_size`.
+    pub num_heads: usize,
+    /// Pixels along a side of a patch.
+    pub patch_size: usize,
+    /// Patches along a side of the square that the stored positions are for.
+    pub position_grid: usize,
+    /// Register tokens: 4 in the published variants that have them, otherwise 0.
+    pub num_registers: usize,
+    /// The feed-forward layer of a block.
+    pub mlp: DinoV2Mlp,
+}
+
+/// The feed-forward layer of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DinoV2Mlp {
+    /// Exact GELU, four times as wide (`mlp.fc1`, `mlp.fc2`).
+    Gelu,
+    /// SwiGLU, 8/3 times as wide, rounded up to a multiple of 8 (`mlp.w12`, `mlp.w3`).
+    SwiGlu,
+}
+
+/// Hidden width of the SwiGLU feed-forward layer: two thirds of four times the width, rounded up to a multiple of 8.
+fn swiglu_width(hidden_size: usize) -> usize {
+    (hidden_size * 4 * 2 / 3).next_multiple_of(8)
+}
+
+impl DinoV2Config {
+    /// ViT-S/14, `dinov2_vits14_pretrain.pth`.
+    pub fn vit_s() -> Self {
+        Self {
+            hidden_size: 384,
+            num_blocks: 12,
+            num_heads: 6,
+            patch_size: 14,
+            position_grid: 37,
+            num_registers: 0,
+            mlp: DinoV2Mlp::Gelu,
+        }
+    }
+
+    /// ViT-B/14, `dinov2_vitb14_pretrain.pth`: the one that DDT is aligned with.
+    pub fn vit_b() -> Self {
+        Self { hidden_size: 768, num_heads: 12, ..Self::vit_s() }
+    }
+
+    /// ViT-L/14, `dinov2_vitl14_pretrain.pth`.
+    pub fn vit_l() -> Self {
+        Self { hidden_size: 1024, num_blocks: 24, num_heads: 16, ..Self::vit_s() }
+    }
+
+    /// ViT-g/14, `dinov2_vitg14_pretrain.pth`.
+    pub fn vit_g() -> Self {
+        Self { hidden_size: 1536, num_blocks: 40, num_heads: 24, mlp: DinoV2Mlp::SwiGlu, ..Self::vit_s() }
+    }
+
+    /// The same with four register tokens, `dinov2_vit*14_reg4_pretrain.pth`.
+    pub fn with_registers(self) -> Self {
+        Self { num_registers: 4, ..self }
+    }
+
+    /// Refuses sizes that no transformer has.
+    ///
+    /// # Errors
+    ///
+    /// A size of zero or beyond 65536, and heads that do not divide the width.
+    pub fn validate(&self) -> Result<()> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("num_blocks", self.num_blocks),
+            ("num_heads", self.num_heads),
+            ("patch_size", self.patch_size),
+            ("position_grid", self.position_grid),
+            ("num_registers", self.num_registers + 1),
+        ];
+        for (name, size) in sizes {
+            if !(1..=65536).contains(&size) {
+                bail!("{name}: expected at least 1 and at most 65536, got {size}");
+            }
+        }
+        if !self.hidden_size.is_multiple_of(self.num_heads) {
+            bail!("expected num_heads to divide hidden_size {}, got {}", self.hidden_size, self.num_heads);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid_and_others_are_not() {
+        for cfg in [
+            DinoV2Config::vit_s(),
+            DinoV2Config::vit_b(),
+            DinoV2Config::vit_l(),
+            DinoV2Config::vit_g().with_registers(),
+        ] {
+            cfg.validate().unwrap();
+        }
+        assert_eq!(swiglu_width(DinoV2Config::vit_g().hidden_size), 4096);
+        let wrong = [
+            DinoV2Config { num_heads: 5, ..DinoV2Config::vit_s() },
+            DinoV2Config { num_heads: 0, ..DinoV2Config::vit_s() },
+            DinoV2Config { position_grid: 1 << 40, ..DinoV2Config::vit_s() },
+        ];
+        for cfg in wrong {
+            assert!(cfg.validate().is_err(), "{cfg:?}");
+        }
+    }
 }

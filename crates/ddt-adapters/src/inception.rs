@@ -1,22 +1,23 @@
 //! The Inception network of 2015, whose features FID and its kin compare.
 //!
-//! Names are those of the published PyTorch port (`pt_inception-2015-12-05`).
+//! Follows [`FIDInceptionV3`], the PyTorch port, and keeps the names of its file (`pt_inception-2015-12-05`).
+//!
+//! [`FIDInceptionV3`]: https://github.com/mseitzer/pytorch-fid/blob/b9c18118d082cbd263c1b8963fc4221dc1cbb659/src/pytorch_fid/inception.py
 
-mod formula;
 mod layers;
-mod mixed;
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
+use ddt_kernels::{Activation, Window2d};
 
-pub use self::layers::{Branch, FoldedConv, Layers, Mixed, Pool, Window};
-use self::mixed::{HALVE_3, POINT, SAME_3, VALID_3};
-use crate::dense::{Conv, Epilogue, Linear, pool};
-use crate::load::{LoadError, build};
+pub use self::layers::{Branch, FoldedConv, Layers, Mixed, Pool};
+use self::layers::{DOWN_3, VALID_3, synthetic_weights};
+use crate::layers::{Conv2d, Linear, pool2d};
+use crate::load::{LoadError, load_exact};
 use crate::resize::{Interpolation, resize};
 
-/// Pixels along a side of what the network sees.
+/// Pixels along a side of the images that the network sees.
 pub const SIDE: usize = 299;
 
 /// Width of the pooled features.
@@ -34,7 +35,7 @@ pub const SPATIAL_SIDE: usize = 17;
 /// Images that pass through the network at once.
 const IMAGES_AT_ONCE: usize = 4;
 
-/// What Inception sees in some images, `f32`.
+/// Features of some images, `f32`.
 #[derive(Debug, Clone)]
 pub struct InceptionFeatures {
     /// Means over the last maps, for FID, precision and recall: `(B, 2048)`.
@@ -60,23 +61,22 @@ impl InceptionFeatures {
 
 /// The Inception network that TensorFlow published in December 2015, frozen.
 ///
-/// Differs from torchvision's: 1008 classes, average pools that do not count padding, a maximum in
-/// `Mixed_7c`, and TensorFlow 1's resizing, without half-pixel centres.
-/// Batch normalisation (eps 1e-3) lies in the convolutions.
-/// Frozen: on the CPU, a `backward` through it is an error.
+/// Differs from torchvision's: 1008 classes, mean pools that do not count padding, a maximum in `Mixed_7c`, and
+/// TensorFlow 1's resizing, without half-pixel centres.
+/// Batch normalisation (eps 1e-3) is folded into the convolutions.
+/// Frozen: on the CPU, images that depend on a variable are an error, so no gradient is lost silently.
 #[derive(Debug, Clone)]
 pub struct Inception {
-    layers: Layers<Conv>,
+    layers: Layers<Conv2d>,
     fc: Linear,
     fc_bias: Tensor,
     dtype: DType,
 }
 
-/// Inception's weights, as whatever computes with them needs them: batch normalisation (eps 1e-3) folded into the
-/// convolutions.
+/// Inception's weights, for any implementation: batch normalisation (eps 1e-3) folded into the convolutions.
 #[derive(Debug, Clone)]
 pub struct FoldedInception {
-    /// The convolutions and what stands between them.
+    /// The convolutions, and the pools between them.
     pub layers: Layers<FoldedConv>,
     /// Of the logits, (1008, 2048).
     pub fc: Tensor,
@@ -85,23 +85,23 @@ pub struct FoldedInception {
 }
 
 impl FoldedInception {
-    /// Reads the weights; `vb` stands where `Conv2d_1a_3x3` is.
+    /// Reads the weights; `vb` is where `Conv2d_1a_3x3` is.
     ///
     /// # Errors
     ///
     /// The first missing or misshapen tensor.
     pub fn new(vb: VarBuilder) -> Result<Self> {
         let at = |name: &str| vb.pp(name);
-        let conv = |sizes, window, name: &str| FoldedConv::read(sizes, window, at(name));
+        let conv = |inp, out, window, name: &str| FoldedConv::read(inp, out, window, at(name));
         let fc = vb.pp("fc");
         Ok(Self {
             layers: Layers {
                 stem: vec![
-                    conv((3, 32), HALVE_3, "Conv2d_1a_3x3")?,
-                    conv((32, 32), VALID_3, "Conv2d_2a_3x3")?,
-                    conv((32, 64), SAME_3, "Conv2d_2b_3x3")?,
-                    conv((64, 80), POINT, "Conv2d_3b_1x1")?,
-                    conv((80, 192), VALID_3, "Conv2d_4a_3x3")?,
+                    conv(3, 32, DOWN_3, "Conv2d_1a_3x3")?,
+                    conv(32, 32, VALID_3, "Conv2d_2a_3x3")?,
+                    conv(32, 64, Window2d::SAME_3, "Conv2d_2b_3x3")?,
+                    conv(64, 80, Window2d::POINT, "Conv2d_3b_1x1")?,
+                    conv(80, 192, VALID_3, "Conv2d_4a_3x3")?,
                 ],
                 middle: vec![
                     Mixed::a(192, 32, &at("Mixed_5b"))?,
@@ -115,8 +115,8 @@ impl FoldedInception {
                 last: vec![
                     Mixed::c(768, 192, &at("Mixed_6e"))?,
                     Mixed::d(768, &at("Mixed_7a"))?,
-                    Mixed::e(1280, Pool::MeanSame, &at("Mixed_7b"))?,
-                    Mixed::e(2048, Pool::MaxSame, &at("Mixed_7c"))?,
+                    Mixed::e(1280, Pool::MEAN_SAME, &at("Mixed_7b"))?,
+                    Mixed::e(2048, Pool::MAX_SAME, &at("Mixed_7c"))?,
                 ],
             },
             fc: fc.get((CLASSES, FEATURES), "weight")?,
@@ -124,9 +124,8 @@ impl FoldedInception {
         })
     }
 
-    /// Reads the weights, in `f32`, from a source that holds them and no others.
-    ///
-    /// Counters of training batches (`*.num_batches_tracked`) are passed over.
+    /// Reads the weights, in `f32`, from a source that holds them and no others but the counters of training batches
+    /// (`*.num_batches_tracked`).
     ///
     /// # Errors
     ///
@@ -136,22 +135,23 @@ impl FoldedInception {
     where
         S: TensorSource + Sync + ?Sized,
     {
-        build(source, device, |name| !name.ends_with(".num_batches_tracked"), Self::new)
+        let wanted = |name: &str| !name.ends_with(".num_batches_tracked");
+        load_exact(source, DType::F32, device, wanted, Self::new)
     }
 
-    /// Weights that follow from their names alone: nothing that it says of an image means anything, but all that
-    /// computes with it must say the same, as fast.
+    /// Synthetic weights, which follow from their names alone: features mean nothing, but every implementation must
+    /// compute the same ones, as fast.
     ///
     /// # Errors
     ///
     /// Too little memory.
-    pub fn by_formula() -> Result<Self> {
-        Self::new(formula::weights())
+    pub fn synthetic() -> Result<Self> {
+        Self::new(synthetic_weights())
     }
 }
 
 impl Inception {
-    /// Makes the network; `vb` stands where `Conv2d_1a_3x3` is.
+    /// Builds the network; `vb` is where `Conv2d_1a_3x3` is.
     ///
     /// # Errors
     ///
@@ -160,23 +160,21 @@ impl Inception {
         Self::from_folded(&FoldedInception::new(vb)?)
     }
 
-    /// Makes the network of its weights.
+    /// Builds the network from its weights.
     ///
     /// # Errors
     ///
     /// A failure of the device.
     pub fn from_folded(weights: &FoldedInception) -> Result<Self> {
         Ok(Self {
-            layers: weights.layers.try_map(|it| Conv::new(&it.weight, Some(&it.bias), it.window))?,
-            fc: Linear::new(&weights.fc, None)?,
+            layers: weights.layers.try_map(relu_conv)?,
+            fc: Linear::of(&weights.fc, None)?,
             fc_bias: weights.fc_bias.to_dtype(DType::F32)?,
             dtype: weights.fc.dtype(),
         })
     }
 
-    /// Makes the network, in `f32`, from a source that holds its tensors and no others.
-    ///
-    /// Counters of training batches (`*.num_batches_tracked`) are passed over.
+    /// Builds the network, in `f32`, as [`FoldedInception::load`] reads its weights.
     ///
     /// # Errors
     ///
@@ -210,34 +208,68 @@ impl Inception {
             spatials.push(spatial);
         }
         let pool = Tensor::cat(&pools, 0)?;
-        let logits_unbiased = self.fc.forward(&pool, Epilogue::None)?.to_dtype(DType::F32)?;
+        let logits_unbiased = self.fc.forward(&pool.to_dtype(self.dtype)?)?.to_dtype(DType::F32)?;
         Ok(InceptionFeatures {
             logits: logits_unbiased.broadcast_add(&self.fc_bias)?,
             logits_unbiased,
-            pool: pool.to_dtype(DType::F32)?,
+            pool,
             spatial: Tensor::cat(&spatials, 0)?,
         })
     }
 
-    /// Pooled features `(B, 2048)` and spatial ones `(B, 7, 17, 17)`.
+    /// Pooled features `(B, 2048)` and spatial ones `(B, 7, 17, 17)`, in `f32`.
     fn maps(&self, pixels: &Tensor) -> Result<(Tensor, Tensor)> {
         let mut xs = prepare(pixels)?.to_dtype(self.dtype)?; // (B, H, W, C) from here on
         for (i, conv) in self.layers.stem.iter().enumerate() {
             if i == 3 {
-                xs = pool(&xs, Pool::MaxHalve)?;
+                xs = Pool::MAX_DOWN.forward(&xs)?;
             }
-            xs = conv.forward(&xs, Epilogue::Relu)?;
+            xs = conv.forward(&xs)?;
         }
-        xs = pool(&xs, Pool::MaxHalve)?;
+        xs = Pool::MAX_DOWN.forward(&xs)?;
         for mixed in &self.layers.middle {
-            xs = forward(mixed, &xs)?;
+            xs = mixed.forward(&xs)?;
         }
         // The first branch comes first.
         let spatial = xs.narrow(3, 0, SPATIAL_CHANNELS)?.permute((0, 3, 1, 2))?.contiguous()?;
         for mixed in &self.layers.last {
-            xs = forward(mixed, &xs)?;
+            xs = mixed.forward(&xs)?;
         }
-        Ok((xs.flatten(1, 2)?.mean(1)?, spatial.to_dtype(DType::F32)?))
+        let pooled = xs.to_dtype(DType::F32)?.flatten(1, 2)?.mean(1)?;
+        Ok((pooled, spatial.to_dtype(DType::F32)?))
+    }
+}
+
+fn relu_conv(conv: &FoldedConv) -> Result<Conv2d> {
+    Ok(Conv2d::of(&conv.weight, Some(&conv.bias), conv.window)?.then(Activation::Relu))
+}
+
+impl Module for Pool {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        pool2d(xs, self.window, self.mean)
+    }
+}
+
+impl Module for Mixed<Conv2d> {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let mut results = Vec::new();
+        for branch in &self.0 {
+            let mut xs = match branch.pool {
+                Some(pool) => pool.forward(xs)?,
+                None => xs.clone(),
+            };
+            for conv in &branch.convs {
+                xs = conv.forward(&xs)?;
+            }
+            if branch.last.is_empty() {
+                results.push(xs);
+                continue;
+            }
+            for conv in &branch.last {
+                results.push(conv.forward(&xs)?);
+            }
+        }
+        Tensor::cat(&results, 3)
     }
 }
 
@@ -259,31 +291,10 @@ pub fn prepare(pixels: &Tensor) -> Result<Tensor> {
     images.permute((0, 2, 3, 1))?.contiguous()
 }
 
+/// The number of images, if they are `(B, 3, H, W)` and not empty.
 fn images_of(pixels: &Tensor) -> Result<usize> {
     match *pixels.dims() {
         [b, 3, h, w] if b * h * w > 0 => Ok(b),
         _ => bail!("expected pixels (B, 3, H, W), not empty, got {:?}", pixels.shape()),
     }
-}
-
-/// `(B, H, W, C) -> (B, H', W', C')`
-fn forward(mixed: &Mixed<Conv>, xs: &Tensor) -> Result<Tensor> {
-    let mut all = Vec::new();
-    for branch in &mixed.0 {
-        let mut xs = match branch.pool {
-            Some(kind) => pool(xs, kind)?,
-            None => xs.clone(),
-        };
-        for conv in &branch.convs {
-            xs = conv.forward(&xs, Epilogue::Relu)?;
-        }
-        if branch.last.is_empty() {
-            all.push(xs);
-        } else {
-            for conv in &branch.last {
-                all.push(conv.forward(&xs, Epilogue::Relu)?);
-            }
-        }
-    }
-    Tensor::cat(&all, 3)
 }

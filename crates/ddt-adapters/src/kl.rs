@@ -1,31 +1,26 @@
 //! Stable Diffusion's KL autoencoder, frozen.
 //!
-//! Names are those of the published files, with the attention's new names (`to_q`, `to_k`, `to_v`,
-//! `to_out.0`) or its old ones (`query`, `key`, `value`, `proj_attn`).
+//! Follows [`AutoencoderKL`] of diffusers and keeps the names of its files, with the attention's newer names
+//! (`to_q`, `to_k`, `to_v`, `to_out.0`) or its older ones (`query`, `key`, `value`, `proj_attn`).
+//!
+//! [`AutoencoderKL`]: https://github.com/huggingface/diffusers/blob/9578d7e80409e05b031ba5ff664242744fb528f4/src/diffusers/models/autoencoders/vae.py
 
-mod attention;
-mod config;
+mod blocks;
 mod decoder;
-mod decoder_alone;
 mod encoder;
-mod mid_block;
-mod posterior;
-mod resnet;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
+use serde::{Deserialize, Serialize};
 
-use self::encoder::Encoder;
-use crate::autoencoder::{Autoencoder, check_pixels, in_batches};
-use crate::conv::{Conv2d, Geometry};
-use crate::load::{LoadError, build};
+use crate::autoencoder::{Decode, Encode, LatentSpace};
+use crate::load::{LoadError, load_exact};
 
-pub use self::config::KlConfig;
-pub use self::decoder_alone::KlDecoder;
-pub use self::posterior::Posterior;
+pub use self::decoder::KlDecoder;
+pub use self::encoder::{KlEncoder, Posterior};
 
-/// Stable Diffusion's autoencoder: 3 channels in `[-1, 1]` to a normal distribution, and back.
+/// Both halves of Stable Diffusion's autoencoder: 3 channels in `[-1, 1]` to a normal distribution, and back.
 ///
 /// ```text
 /// latents = scaling_factor * sample,   pixels = decode(latents / scaling_factor)
@@ -34,92 +29,44 @@ pub use self::posterior::Posterior;
 /// Computes in the type of its weights; takes and gives `f32`.
 #[derive(Debug, Clone)]
 pub struct KlAutoencoder {
-    encoder: Encoder,
-    quant_conv: Conv2d,
-    decoder: KlDecoder,
+    /// Pixels to latents.
+    pub encoder: KlEncoder,
+    /// Latents to pixels.
+    pub decoder: KlDecoder,
 }
 
 impl KlAutoencoder {
-    /// Makes the network from named tensors; `vb` stands where `encoder.` and `decoder.` are.
+    /// Builds both halves; `vb` is the root of the file's names, above `encoder.` and `decoder.`.
     ///
     /// # Errors
     ///
     /// A configuration that [`KlConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
-        cfg.validate()?;
-        let moments = 2 * cfg.latent_channels;
-        Ok(Self {
-            encoder: Encoder::new(cfg, vb.pp("encoder"))?,
-            quant_conv: Conv2d::new(moments, moments, Geometry::POINT, vb.pp("quant_conv"))?,
-            decoder: KlDecoder::new(cfg, vb)?,
-        })
+        Ok(Self { encoder: KlEncoder::new(cfg, vb.clone())?, decoder: KlDecoder::new(cfg, vb)? })
     }
 
-    /// Makes the network, in `f32`, from a source that holds its tensors and no others.
+    /// Builds both halves in `dtype` from a source that holds their tensors and no others.
     ///
-    /// Where only latents are decoded, [`KlDecoder::load`] reads half as much.
+    /// [`KlEncoder::load`] and [`KlDecoder::load`] read one half each.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(cfg: &KlConfig, source: &S, device: &Device) -> std::result::Result<Self, LoadError>
+    pub fn load<S>(
+        cfg: &KlConfig,
+        source: &S,
+        dtype: DType,
+        device: &Device,
+    ) -> std::result::Result<Self, LoadError>
     where
         S: TensorSource + Sync + ?Sized,
     {
-        build(source, device, |_| true, |vb| Self::new(cfg, vb))
-    }
-
-    /// The configuration it was made with.
-    pub fn config(&self) -> &KlConfig {
-        self.decoder.config()
-    }
-
-    /// The distribution of the unscaled latents of some images.
-    ///
-    /// # Shapes
-    ///
-    /// `pixels: (B, 3, f H, f W)` in `[-1, 1]`; mean and log-variance `(B, C, H, W)`, `f32`.
-    ///
-    /// # Errors
-    ///
-    /// Any other shape.
-    pub fn posterior(&self, pixels: &Tensor) -> Result<Posterior> {
-        check_pixels(pixels, self.downscale())?;
-        let moments = in_batches(pixels, self.decoder.dtype(), 1, |xs| {
-            self.quant_conv.forward(&self.encoder.forward(xs)?)
-        })?;
-        Posterior::from_moments(&moments)
-    }
-
-    /// Pixels of unscaled latents.
-    ///
-    /// # Shapes
-    ///
-    /// `(B, C, H, W) -> (B, 3, f H, f W)`
-    ///
-    /// # Errors
-    ///
-    /// Any other shape.
-    pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
-        self.decoder.decode_raw(latents)
-    }
-
-    /// Scaled latents drawn from the posterior, as a network is trained on them.
-    ///
-    /// # Shapes
-    ///
-    /// `pixels: (B, 3, f H, f W)`, `noise: (B, C, H, W)` standard normal, `-> (B, C, H, W)`
-    ///
-    /// # Errors
-    ///
-    /// Any other shape.
-    pub fn encode_sampled(&self, pixels: &Tensor, noise: &Tensor) -> Result<Tensor> {
-        self.posterior(pixels)?.sample(noise)? * self.config().scaling_factor
+        load_exact(source, dtype, device, |_| true, |vb| Self::new(cfg, vb))
     }
 }
 
-impl Autoencoder for KlAutoencoder {
+impl LatentSpace for KlAutoencoder {
     fn latent_channels(&self) -> usize {
         self.decoder.latent_channels()
     }
@@ -127,13 +74,126 @@ impl Autoencoder for KlAutoencoder {
     fn downscale(&self) -> usize {
         self.decoder.downscale()
     }
+}
 
-    /// The posterior's mean, scaled; see [`KlAutoencoder::encode_sampled`] for a draw.
+impl Encode for KlAutoencoder {
     fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.posterior(pixels)?.mean * self.config().scaling_factor
+        self.encoder.encode(pixels)
     }
+}
 
+impl Decode for KlAutoencoder {
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         self.decoder.decode(latents)
+    }
+}
+
+/// Sizes of a [`KlAutoencoder`], named as in the published `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KlConfig {
+    /// Channels of each resolution, the highest first; each but the last is followed by a downsampling.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks of a resolution in the encoder; the decoder has one more.
+    pub layers_per_block: usize,
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// Groups of every normalisation; divides every channel count.
+    pub norm_num_groups: usize,
+    /// Latents are the posterior's sample times this (unitless).
+    pub scaling_factor: f64,
+}
+
+impl KlConfig {
+    /// Added to the variance in every normalisation.
+    pub const NORM_EPS: f64 = 1e-6;
+
+    /// `stabilityai/sd-vae-ft-ema`, DDT's autoencoder: 4 channels, 8x down.
+    pub fn sd_vae_ft_ema() -> Self {
+        Self {
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            latent_channels: 4,
+            norm_num_groups: 32,
+            scaling_factor: 0.18215,
+        }
+    }
+
+    /// Pixels along a side of one latent position: `2^(resolutions - 1)`.
+    pub fn downscale(&self) -> usize {
+        1 << self.block_out_channels.len().saturating_sub(1).min(usize::BITS as usize - 1)
+    }
+
+    /// Refuses sizes that no autoencoder has.
+    ///
+    /// # Errors
+    ///
+    /// No resolutions or more than 16, sizes of zero or beyond 65536, channels that the groups do
+    /// not divide, a scaling factor that is not positive and finite.
+    pub fn validate(&self) -> Result<()> {
+        let resolutions = self.block_out_channels.len();
+        if !(1..=16).contains(&resolutions) {
+            bail!("block_out_channels: expected 1 to 16 resolutions, got {resolutions}");
+        }
+        let sizes = [
+            ("layers_per_block", self.layers_per_block),
+            ("latent_channels", self.latent_channels),
+            ("norm_num_groups", self.norm_num_groups),
+        ];
+        let channels = self.block_out_channels.iter().map(|&c| ("block_out_channels", c));
+        for (name, size) in sizes.into_iter().chain(channels) {
+            if !(1..=65536).contains(&size) {
+                bail!("{name}: expected 1 to 65536, got {size}");
+            }
+        }
+        let groups = self.norm_num_groups;
+        if let Some(channels) = self.block_out_channels.iter().find(|&c| c % groups != 0) {
+            bail!("block_out_channels: expected multiples of norm_num_groups ({groups}), got {channels}");
+        }
+        if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.0) {
+            bail!("scaling_factor: expected a positive number, got {}", self.scaling_factor);
+        }
+        Ok(())
+    }
+
+    /// Channels of the lowest resolution, that of the latents.
+    fn bottom_channels(&self) -> usize {
+        self.block_out_channels.last().copied().unwrap_or_default()
+    }
+
+    /// Channels of the highest resolution, that of the pixels.
+    fn top_channels(&self) -> usize {
+        self.block_out_channels.first().copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preset_is_valid_and_eight_times_down() {
+        let cfg = KlConfig::sd_vae_ft_ema();
+        cfg.validate().unwrap();
+        assert_eq!(cfg.downscale(), 8);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let good = KlConfig::sd_vae_ft_ema();
+        let bad = [
+            KlConfig { block_out_channels: vec![], ..good.clone() },
+            KlConfig { block_out_channels: vec![32; 17], ..good.clone() },
+            KlConfig { block_out_channels: vec![32, 33], ..good.clone() },
+            KlConfig { block_out_channels: vec![0], ..good.clone() },
+            KlConfig { layers_per_block: 0, ..good.clone() },
+            KlConfig { latent_channels: usize::MAX, ..good.clone() },
+            KlConfig { norm_num_groups: 0, ..good.clone() },
+            KlConfig { scaling_factor: f64::NAN, ..good.clone() },
+            KlConfig { scaling_factor: 0.0, ..good },
+        ];
+        for cfg in bad {
+            assert!(cfg.validate().is_err(), "{cfg:?}");
+        }
     }
 }

@@ -1,20 +1,22 @@
-//! The frozen networks around DDT: between the pixels that people see and the latents it draws.
+//! The frozen networks around DDT: autoencoders, and the feature extractors of training and evaluation.
 //!
-//! An [`Autoencoder`] turns pixels in `[-1, 1]` into latents and back:
+//! An encoder ([`Encode`]) maps pixels in `[-1, 1]` to the latents that a network is trained on, a decoder
+//! ([`Decode`]) maps latents to pixels:
 //!
-//! - [`KlAutoencoder`] is Stable Diffusion's, which the published weights were trained with, and
-//!   [`KlDecoder`] its decoding half alone;
-//! - [`TinyAutoencoder`] is a small stand-in, whose [`TinyEncoder`] and [`TinyDecoder`] also work alone;
-//! - [`PixelSpace`] is the identity, for networks that draw pixels directly.
+//! - [`KlAutoencoder`] is Stable Diffusion's, which the published weights were trained with; [`KlEncoder`] and
+//!   [`KlDecoder`] are its halves;
+//! - [`TinyAutoencoder`] is a small approximation; [`TinyEncoder`] and [`TinyDecoder`] are its halves;
+//! - [`PixelSpace`] is the identity, for networks that generate pixels directly.
 //!
 //! Two feature extractors read pixels:
 //!
 //! - [`DinoV2`], whose patch tokens are the targets of representation alignment;
 //! - [`Inception`], whose features FID, sFID, the Inception Score, precision and recall compare.
 //!
-//! Each is made from a [`TensorSource`](ddt_files::TensorSource), usually a
+//! Each is loaded from a [`TensorSource`](ddt_files::TensorSource), usually a
 //! [`Checkpoint`](ddt_files::Checkpoint): all of its tensors, or one [`LoadError`] that names
-//! everything wrong. [`to_rgb8`] and [`from_rgb8`] stand between pixels and bytes.
+//! everything wrong. In f32 and bf16 they run on the CPU on the operations of [`ddt_kernels`], on other devices on
+//! candle's. [`to_rgb8`] and [`from_rgb8`] convert between pixels and bytes.
 //!
 //! [`hub`] names the published files and finds them in the local cache; the feature `hub` (off by
 //! default, as it brings an HTTP client and about 200 crates) downloads them.
@@ -24,7 +26,7 @@
 //! ```
 //! use candle_core::{DType, Device, Tensor};
 //! use candle_nn::VarBuilder;
-//! use ddt_adapters::{Autoencoder, TinyConfig, TinyDecoder, to_rgb8};
+//! use ddt_adapters::{Decode, LatentSpace, TinyConfig, TinyDecoder, to_rgb8};
 //!
 //! let weights = VarBuilder::zeros(DType::F32, &Device::Cpu);
 //! let decoder = TinyDecoder::new(&TinyConfig::sd(), weights)?;
@@ -38,12 +40,11 @@
 
 #![forbid(unsafe_code)]
 
-pub use autoencoder::{Autoencoder, check_latents};
-pub use dinov2::{DinoV2, DinoV2Config, DinoV2Features, DinoV2Mlp, swiglu_width};
+pub use autoencoder::{Decode, Encode, LatentSpace, PixelSpace, check_latents};
+pub use dinov2::{DinoV2, DinoV2Config, DinoV2Features, DinoV2Mlp};
 pub use inception::{Inception, InceptionFeatures};
-pub use kl::{KlAutoencoder, KlConfig, KlDecoder, Posterior};
-pub use load::LoadError;
-pub use pixels::PixelSpace;
+pub use kl::{KlAutoencoder, KlConfig, KlDecoder, KlEncoder, Posterior};
+pub use load::{LoadError, load_exact};
 pub use rgb8::{Rgb8Error, from_rgb8, to_rgb8};
 pub use tiny::{TinyAutoencoder, TinyConfig, TinyDecoder, TinyEncoder};
 
@@ -51,13 +52,10 @@ pub mod hub;
 pub mod inception;
 
 mod autoencoder;
-mod conv;
-mod dense;
 mod dinov2;
-mod group_norm;
 mod kl;
+mod layers;
 mod load;
-mod pixels;
 mod resize;
 mod rgb8;
 #[cfg(test)]

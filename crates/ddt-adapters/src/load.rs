@@ -30,19 +30,25 @@ pub enum LoadError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// Makes a network in `f32` from exactly the tensors whose names `wanted` accepts: all or error.
+/// Builds a network in `dtype` from exactly the tensors whose names `wanted` accepts: all or error.
 ///
 /// The network names its tensors itself, by asking `vb` for them.
 /// A 1x1 convolution `(out, in, 1, 1)` is also accepted as a matrix `(out, in)`, and the reverse.
-pub(crate) fn build<T, S: TensorSource + Sync + ?Sized>(
+///
+/// # Errors
+///
+/// [`CheckpointError::Mismatch`] with every missing, unexpected and misshapen name; else what reading a tensor or
+/// `make` returned.
+pub fn load_exact<T, S: TensorSource + Sync + ?Sized>(
     source: &S,
+    dtype: DType,
     device: &Device,
     wanted: impl Fn(&str) -> bool,
     make: impl FnOnce(VarBuilder) -> candle_core::Result<T>,
 ) -> Result<T, LoadError> {
     let record = Mutex::new(Record::default());
     let backend = Recording { source, record: &record };
-    let made = make(VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone()));
+    let made = make(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()));
     let Record { used, mut missing, mut misshapen, failure } =
         record.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = failure {
@@ -136,7 +142,7 @@ mod tests {
     fn every_wrong_name_is_in_one_error() {
         let source = source(&[("a", &[2]), ("b", &[3]), ("x", &[1]), ("other.y", &[1])]);
         let make = |vb: VarBuilder| Ok((vb.get(2, "d")?, vb.get(2, "a")?, vb.get(2, "b")?, vb.get(2, "c")?));
-        match build(&source, &Device::Cpu, |name| !name.starts_with("other."), make) {
+        match load_exact(&source, DType::F32, &Device::Cpu, |name| !name.starts_with("other."), make) {
             Err(LoadError::Checkpoint(CheckpointError::Mismatch {
                 missing, unexpected, misshapen, ..
             })) => {
@@ -153,7 +159,7 @@ mod tests {
     fn a_matrix_and_a_point_convolution_are_the_same() {
         let source = source(&[("a", &[2, 3, 1, 1]), ("b", &[2, 3])]);
         let make = |vb: VarBuilder| Ok((vb.get((2, 3), "a")?, vb.get((2, 3, 1, 1), "b")?));
-        let (a, b) = build(&source, &Device::Cpu, |_| true, make).unwrap();
+        let (a, b) = load_exact(&source, DType::F32, &Device::Cpu, |_| true, make).unwrap();
         assert_eq!((a.dims(), b.dims()), (&[2, 3][..], &[2, 3, 1, 1][..]));
         assert!(!same_matrix(&[2, 3], &[3, 2, 1, 1]) && !same_matrix(&[2, 1, 1], &[2]));
     }

@@ -1,4 +1,4 @@
-//! Between pixels in [-1, 1] and bytes.
+//! Pixels in [-1, 1] to bytes and back.
 
 use candle_core::{Device, Tensor};
 
@@ -25,7 +25,7 @@ pub enum Rgb8Error {
         width: usize,
         /// `height * width * 3`.
         expected: usize,
-        /// What came.
+        /// The number of bytes given.
         got: usize,
     },
     /// A tensor of another shape or type.
@@ -33,7 +33,7 @@ pub enum Rgb8Error {
     Tensor(#[from] candle_core::Error),
 }
 
-/// Pixels to bytes: one `Vec` an image, rows of interleaved red, green, blue.
+/// Pixels to bytes: a `Vec` per image, rows of interleaved red, green, blue.
 ///
 /// ```text
 /// byte = clamp(floor(127.5 x + 128), 0, 255)
@@ -41,7 +41,8 @@ pub enum Rgb8Error {
 ///
 /// # Shapes
 ///
-/// `(B, 3, H, W)` in `[-1, 1]`, values outside are clamped, to `B` times `H W 3` bytes.
+/// `(B, 3, H, W)` in `[-1, 1]`, values outside are clamped, to `B` times `H W 3` bytes. Memory in the order
+/// (B, H, W, 3), as decoders give it, is not copied into another first.
 ///
 /// # Errors
 ///
@@ -78,7 +79,8 @@ pub fn to_rgb8(pixels: &Tensor) -> Result<Vec<Vec<u8>>, Rgb8Error> {
 ///
 /// # Shapes
 ///
-/// `H W 3` bytes to `(1, 3, H, W)` in `[-1, 1]`, `f32`.
+/// `H W 3` bytes to `(1, 3, H, W)` in `[-1, 1]`, `f32`: a view of memory in the order (1, H, W, 3), which encoders
+/// take as it is.
 ///
 /// # Errors
 ///
@@ -94,7 +96,7 @@ pub fn from_rgb8(
     }
     let values: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
     let rows = Tensor::from_vec(values, (1, height, width, 3), &Device::Cpu)?;
-    Ok(rows.permute((0, 3, 1, 2))?.contiguous()?.to_device(device)?)
+    Ok(rows.to_device(device)?.permute((0, 3, 1, 2))?)
 }
 
 fn byte(x: f32) -> u8 {

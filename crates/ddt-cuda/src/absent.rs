@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 
 use candle_core::Tensor;
-use ddt_adapters::{Autoencoder, InceptionFeatures, KlDecoder, inception::FoldedInception};
+use candle_nn::VarBuilder;
+use ddt_adapters::{Decode, InceptionFeatures, KlConfig, LatentSpace, inception::FoldedInception};
 use ddt_model::{DdtConfig, Sampled};
 
 use crate::{
@@ -67,12 +68,12 @@ impl CudaKlDecoder {
     ///
     /// # Errors
     /// [`GpuError::NotBuilt`], always.
-    pub fn open(_: usize, _: &KlDecoder, _: Precision, _: usize) -> Result<Self, GpuError> {
+    pub fn open(_: usize, _: &KlConfig, _: Precision, _: usize, _: VarBuilder<'_>) -> Result<Self, GpuError> {
         Err(GpuError::NotBuilt)
     }
 }
 
-impl Autoencoder for CudaKlDecoder {
+impl LatentSpace for CudaKlDecoder {
     fn latent_channels(&self) -> usize {
         match self.never {}
     }
@@ -80,11 +81,9 @@ impl Autoencoder for CudaKlDecoder {
     fn downscale(&self) -> usize {
         match self.never {}
     }
+}
 
-    fn encode(&self, _: &Tensor) -> candle_core::Result<Tensor> {
-        match self.never {}
-    }
-
+impl Decode for CudaKlDecoder {
     fn decode(&self, _: &Tensor) -> candle_core::Result<Tensor> {
         match self.never {}
     }

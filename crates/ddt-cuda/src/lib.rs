@@ -47,7 +47,7 @@ pub use crate::{
     reference::Reference,
     run::{EulerOptions, Executor, OnStep, Run, RunStep, execute},
     step_kind::{StepKind, step_kinds},
-    weight_source::{WeightSource, by_formula, decoder_by_formula, from_map},
+    weight_source::{WeightSource, builder_by_formula, by_formula, from_map},
     weights::{Weight, WeightId, WeightTable},
 };
 

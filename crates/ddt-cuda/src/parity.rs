@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use candle_core::{DType, Device, Tensor, bail};
-use ddt_adapters::{Autoencoder, InceptionFeatures, KlConfig, KlDecoder, inception::FoldedInception};
+use candle_nn::VarBuilder;
+use ddt_adapters::{Decode, InceptionFeatures, KlConfig, KlDecoder, inception::FoldedInception, load_exact};
 use ddt_files::Checkpoint;
 use ddt_flow::{Guidance, Step, TimeGrid};
 use ddt_model::DdtConfig;
@@ -88,8 +89,8 @@ pub fn fixture(path: &Path, precision: Precision, make: MakeExecutor<'_>) -> Res
     }
 }
 
-/// Makes a decoder like the one it is given, wherever it computes.
-pub type MakeDecoder<'a> = &'a mut dyn FnMut(&KlDecoder) -> Result<Box<dyn Autoencoder>, GpuError>;
+/// Builds a decoder of these sizes and weights, wherever it computes.
+pub type MakeDecoder<'a> = &'a mut dyn FnMut(&KlConfig, VarBuilder<'_>) -> Result<Box<dyn Decode>, GpuError>;
 
 /// Decodes the latents of a fixture of kind `vae_kl` and compares the pixels.
 ///
@@ -98,8 +99,11 @@ pub type MakeDecoder<'a> = &'a mut dyn FnMut(&KlDecoder) -> Result<Box<dyn Autoe
 pub fn kl_fixture(path: &Path, make: MakeDecoder<'_>) -> Result<Compared, GpuError> {
     let file = Checkpoint::open(path).map_err(candle_core::Error::wrap)?;
     let cfg: KlConfig = metadata(&file, "config")?;
-    let cpu = KlDecoder::load(&cfg, &file.with_prefix("model."), &Device::Cpu);
-    let decoder = make(&cpu.map_err(candle_core::Error::wrap)?)?;
+    let source = file.with_prefix("model.");
+    let decoder = load_exact(&source, DType::F32, &Device::Cpu, KlDecoder::reads, |vb| {
+        make(&cfg, vb).map_err(candle_core::Error::wrap)
+    });
+    let decoder = decoder.map_err(candle_core::Error::wrap)?;
     let tensor = |name: &str| file.tensor(name, &Device::Cpu).map_err(candle_core::Error::wrap);
     // Those of the fixture are not scaled.
     let latents = (tensor("in.latent")? * cfg.scaling_factor)?;
@@ -117,7 +121,7 @@ pub type ExtractFeatures<'a> =
 pub fn inception_fixture(path: &Path, extract: ExtractFeatures<'_>) -> Result<Vec<Compared>, GpuError> {
     let file = Checkpoint::open(path).map_err(candle_core::Error::wrap)?;
     let tensor = |name: &str| file.tensor(name, &Device::Cpu).map_err(candle_core::Error::wrap);
-    let got = extract(&FoldedInception::by_formula()?, &tensor("in.image_u8")?)?;
+    let got = extract(&FoldedInception::synthetic()?, &tensor("in.image_u8")?)?;
     let outputs = [
         ("out.pool3", &got.pool),
         ("out.spatial7", &got.spatial),

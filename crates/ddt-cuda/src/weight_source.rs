@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Shape, Tensor, bail};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
-use ddt_adapters::{KlConfig, KlDecoder};
 
 use crate::{error::GpuError, weights::Weight};
 
@@ -55,14 +54,9 @@ pub fn by_formula(seed: u64) -> impl Fn(&str, &[usize]) -> candle_core::Result<T
     }
 }
 
-/// An autoencoder's decoder with weights [`by_formula`].
-///
-/// # Errors
-/// Sizes that are no decoder's.
-pub fn decoder_by_formula(cfg: &KlConfig, seed: u64) -> Result<KlDecoder, GpuError> {
-    let backend = Formula { seed };
-    let weights = VarBuilder::from_backend(Box::new(backend), DType::F32, Device::Cpu);
-    Ok(KlDecoder::new(cfg, weights)?)
+/// Weights [`by_formula`] for any network that asks a builder for them, such as an autoencoder.
+pub fn builder_by_formula(seed: u64) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(Formula { seed }), DType::F32, Device::Cpu)
 }
 
 /// Answers a network under construction.

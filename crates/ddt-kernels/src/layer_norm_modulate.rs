@@ -148,7 +148,7 @@ impl RowGradient<2> for LayerNormModulate {
 
 /// The mean, and `1 / sqrt(variance + eps)` from a second pass: a one-pass variance cancels.
 #[inline(always)]
-fn moments<S: Simd>(simd: S, x: &[f32], eps: f32) -> (f32, f32) {
+pub(crate) fn moments<S: Simd>(simd: S, x: &[f32], eps: f32) -> (f32, f32) {
     let count = x.len() as f32;
     let [sum] = fold(
         simd,

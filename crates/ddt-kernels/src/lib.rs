@@ -11,6 +11,8 @@
 //! - [`linear`]: a linear layer; [`transformer_block`]: a whole block as one operation; both f32 on the CPU only;
 //! - [`PackedLinear`], [`PackedSwiGlu`], [`packed_block`]: the same with packed weights, f32 or bf16, for inference;
 //! - [`ModulationSource`]: a modulation that is a weighted sum of tensors, computed where it is read;
+//! - [`PackedConv2d`], [`group_norm`], [`max_pool2d`], [`mean_pool2d`]: layers of frozen networks over images whose
+//!   channels are stored together; [`layer_norm`], [`softmax_attention`]: over tokens; none has a gradient;
 //! - [`InstructionSet`]: a limit on the CPU's instructions; [`gemm_peak_flops`]: the peak that GEMMs are measured
 //!   against; [`retain_freed_memory`]: keeps freed pages mapped so that later steps do not fault them in again.
 //!
@@ -46,12 +48,15 @@
 
 mod activation;
 mod attention;
+mod conv2d;
 mod cpu;
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
 pub mod cuda;
 mod freed_memory;
 mod gate_residual;
+mod group_norm;
 mod instruction_set;
+mod layer_norm;
 mod layer_norm_modulate;
 mod linear;
 mod modulated_rows;
@@ -61,6 +66,7 @@ mod op;
 mod packed_block;
 mod packed_linear;
 mod packed_swiglu;
+mod pool2d;
 mod rms_norm_modulate;
 mod rope;
 #[cfg(test)]
@@ -68,11 +74,15 @@ mod testing;
 mod transformer_block;
 
 pub use activation::{add_silu, silu, swiglu};
-pub use attention::attention;
+pub use attention::{attention, softmax_attention};
+pub use conv2d::{PackedConv2d, Window2d};
 pub use cpu::gemm::gemm_peak_flops;
+pub use cpu::pointwise::Activation;
 pub use freed_memory::retain_freed_memory;
 pub use gate_residual::gate_residual;
+pub use group_norm::group_norm;
 pub use instruction_set::InstructionSet;
+pub use layer_norm::layer_norm;
 pub use layer_norm_modulate::layer_norm_modulate;
 pub use linear::linear;
 pub use modulation::ModulationSource;
@@ -80,6 +90,7 @@ pub use neighbours::neighbours;
 pub use packed_block::{PackedBlockWeights, packed_block};
 pub use packed_linear::PackedLinear;
 pub use packed_swiglu::PackedSwiGlu;
+pub use pool2d::{max_pool2d, mean_pool2d};
 pub use rms_norm_modulate::rms_norm_modulate;
 pub use rope::RopeTable;
 pub use transformer_block::{BlockWeights, transformer_block};

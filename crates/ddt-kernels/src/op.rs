@@ -66,6 +66,41 @@ where
     Bridge::<O, f32, N>::apply(op, shape.into(), inputs)
 }
 
+/// An operation of `N` tensors, of any float type, that has no gradient: one of frozen networks.
+pub(crate) trait FrozenOp<const N: usize> {
+    /// The operation's and its inputs' names, for messages.
+    const NAME: &'static str;
+    const INPUTS: [&'static str; N];
+
+    /// The elements of the result.
+    fn forward<T: Element>(&self, inputs: [&[T]; N]) -> Vec<T>;
+}
+
+/// Applies an operation without a gradient.
+///
+/// Fails if an input depends on a variable, whose gradient would be lost.
+pub(crate) fn apply_frozen<O: FrozenOp<N>, const N: usize>(
+    op: &O,
+    shape: impl Into<Shape>,
+    inputs: [&Tensor; N],
+) -> Result<Tensor> {
+    fn run<O: FrozenOp<N>, T: Element, const N: usize>(
+        op: &O,
+        shape: Shape,
+        inputs: [&Tensor; N],
+    ) -> Result<Tensor> {
+        Tensor::from_vec(with_slices(inputs, |inputs| op.forward::<T>(inputs))?, shape, &Device::Cpu)
+    }
+    let named: Vec<_> = O::INPUTS.into_iter().zip(inputs).collect();
+    check_alike(O::NAME, &named)?;
+    check_frozen(O::NAME, &named)?;
+    match inputs[0].dtype() {
+        DType::BF16 => run::<O, bf16, N>(op, shape.into(), inputs),
+        DType::F16 => run::<O, f16, N>(op, shape.into(), inputs),
+        _ => run::<O, f32, N>(op, shape.into(), inputs),
+    }
+}
+
 /// An operation as candle sees it.
 ///
 /// candle's custom operations have at most three inputs. An operation with more keeps all but two of them itself and
@@ -304,6 +339,16 @@ pub(crate) fn check_alike(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Fails if a tensor depends on a variable.
+pub(crate) fn check_frozen(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
+    match tensors.iter().find(|it| it.1.track_op()) {
+        Some((name, _)) => {
+            bail!("{op}: expected {name} that depends on no variable, since there is no gradient; detach it")
+        }
+        None => Ok(()),
+    }
 }
 
 /// The shape of `x` as (B, L, D).

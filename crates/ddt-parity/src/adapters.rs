@@ -14,9 +14,10 @@ use crate::{Comparison, Fixture, Tolerance};
 /// Posterior of an image and image of a latent, by Stable Diffusion's autoencoder.
 pub(crate) fn vae_kl(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let cfg: KlConfig = fixture.json("config")?;
-    let vae = KlAutoencoder::load(&cfg, &fixture.checkpoint().with_prefix("model."), &Device::Cpu)?;
-    let posterior = vae.posterior(&fixture.tensor("in.image")?)?;
-    let decoded = vae.decode_raw(&fixture.tensor("in.latent")?)?;
+    let vae =
+        KlAutoencoder::load(&cfg, &fixture.checkpoint().with_prefix("model."), DType::F32, &Device::Cpu)?;
+    let posterior = vae.encoder.posterior(&fixture.tensor("in.image")?)?;
+    let decoded = vae.decoder.decode_raw(&fixture.tensor("in.latent")?)?;
     Ok(vec![
         fixture.compare("out.mean", &posterior.mean, Tolerance::AUTOENCODER)?,
         fixture.compare("out.logvar", &posterior.logvar, Tolerance::AUTOENCODER)?,
@@ -28,7 +29,7 @@ pub(crate) fn vae_kl(fixture: &Fixture) -> Result<Vec<Comparison>> {
 pub(crate) fn tae(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let is_weight = |name: &str| name.starts_with("encoder.") || name.starts_with("decoder.");
     let weights = Renamed::new(fixture.checkpoint(), |name| is_weight(name).then(|| name.to_owned()))?;
-    let coder = TinyAutoencoder::load(&weights, &Device::Cpu)?;
+    let coder = TinyAutoencoder::load(&weights, DType::F32, &Device::Cpu)?;
     let photo = fixture.tensor("in.image")?.to_dtype(DType::F32)?; // (H, W, 3)
     let pixels = (photo / 255.0)?.permute((2, 0, 1))?.unsqueeze(0)?.contiguous()?;
     let latent = coder.encoder.encode_raw(&pixels)?;
@@ -63,7 +64,7 @@ pub(crate) fn dinov2(fixture: &Fixture) -> Result<Vec<Comparison>> {
         num_registers: registers.and_then(|it| it.shape.get(1).copied()).unwrap_or(0),
         mlp: if swiglu { DinoV2Mlp::SwiGlu } else { DinoV2Mlp::Gelu },
     };
-    let dino = DinoV2::load(&cfg, &fixture.checkpoint().with_prefix("model."), &Device::Cpu)?;
+    let dino = DinoV2::load(&cfg, &fixture.checkpoint().with_prefix("model."), DType::F32, &Device::Cpu)?;
     let resized = dino.preprocess(&fixture.tensor("in.image")?)?;
     let features = dino.forward(&resized)?;
     let mut all = vec![fixture.compare("out.features", &features.patch_tokens, Tolerance::FEATURES)?];
@@ -79,7 +80,7 @@ pub(crate) fn dinov2(fixture: &Fixture) -> Result<Vec<Comparison>> {
 
 /// Features and logits of images, on weights that follow from their names.
 pub(crate) fn inception(fixture: &Fixture) -> Result<Vec<Comparison>> {
-    let inception = Inception::from_folded(&FoldedInception::by_formula()?)?;
+    let inception = Inception::from_folded(&FoldedInception::synthetic()?)?;
     let got = inception.forward(&fixture.tensor("in.image_u8")?)?;
     Ok(vec![
         fixture.compare("out.pool3", &got.pool, Tolerance::FEATURES)?,

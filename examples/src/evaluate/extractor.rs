@@ -114,7 +114,7 @@ pub fn load(choice: ExtractorChoice, weights: Option<&Path>, device: &str) -> Re
         ExtractorChoice::Dinov2 => {
             let config = dinov2_config(&file).context("--weights")?;
             let name = dinov2_name(&config);
-            let network = DinoV2::load(&config, &file, &Device::Cpu).context("--weights")?;
+            let network = DinoV2::load(&config, &file, DType::F32, &Device::Cpu).context("--weights")?;
             Box::new(DinoV2Extractor { name, network, sha256 })
         }
         ExtractorChoice::Cifar10Classifier => {

@@ -3,7 +3,7 @@
 use std::{fmt, time::Instant};
 
 use anyhow::Result;
-use ddt_adapters::Autoencoder;
+use ddt_adapters::{Decode, Encode};
 use ddt_flow::{EULER, Guidance, Solver, TimeGrid, solver_by_name};
 use ddt_model::SampleOptions;
 use ddt_sharing::{Planner, SharingPlan, Similarity};

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::Device;
-use ddt_adapters::{Autoencoder, DinoV2, DinoV2Config, KlAutoencoder, KlConfig, KlDecoder, PixelSpace};
+use candle_core::{DType, Device};
+use ddt_adapters::{
+    Decode, DinoV2, DinoV2Config, Encode, KlConfig, KlDecoder, KlEncoder, LatentSpace, PixelSpace,
+};
 use ddt_files::{Checkpoint, sha256_file};
 use ddt_model::LatentInfo;
 use ddt_train::{
@@ -45,7 +47,7 @@ fn encoder(settings: &AutoencoderSettings) -> Result<LatentEncoder<'static>> {
         AutoencoderSettings::SdVae { weights } => {
             let identity = format!("sd-vae sha256:{}", hash(weights, "autoencoder.weights")?);
             let file = Checkpoint::open(weights)?;
-            let network = KlAutoencoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu)
+            let network = KlEncoder::load(&KlConfig::sd_vae_ft_ema(), &file, DType::F32, &Device::Cpu)
                 .with_context(|| format!("cannot read the autoencoder {}", weights.display()))?;
             LatentEncoder {
                 name: "sd-vae-ft-ema".to_owned(),
@@ -69,11 +71,11 @@ fn encoder(settings: &AutoencoderSettings) -> Result<LatentEncoder<'static>> {
 /// # Errors
 ///
 /// Weights that cannot be read.
-pub fn decoder(settings: &AutoencoderSettings, info: &LatentInfo) -> Result<Box<dyn Autoencoder>> {
-    let inner: Box<dyn Autoencoder> = match settings {
+pub fn decoder(settings: &AutoencoderSettings, info: &LatentInfo) -> Result<Box<dyn Decode>> {
+    let inner: Box<dyn Decode> = match settings {
         AutoencoderSettings::SdVae { weights } => {
             let file = Checkpoint::open(weights)?;
-            Box::new(KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu)?)
+            Box::new(KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, DType::F32, &Device::Cpu)?)
         }
         AutoencoderSettings::TinyFlux2 => Box::new(assets::tiny_decoder()?),
         AutoencoderSettings::Pixels => Box::new(PixelSpace),
@@ -101,7 +103,7 @@ fn features(settings: &AlignmentSettings, size: u32) -> Result<FeatureExtractor<
     );
     let identity = format!("dinov2-{name} sha256:{}", hash(&settings.weights, "alignment.weights")?);
     let file = Checkpoint::open(&settings.weights)?;
-    let network = DinoV2::load(&cfg, &file, &Device::Cpu)
+    let network = DinoV2::load(&cfg, &file, DType::F32, &Device::Cpu)
         .with_context(|| format!("cannot read DINOv2 from {}", settings.weights.display()))?;
     let extract =
         move |pixels: &candle_core::Tensor| Ok(network.features(&((pixels + 1.0)? / 2.0)?)?.patch_tokens);

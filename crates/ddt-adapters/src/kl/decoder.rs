@@ -1,38 +1,56 @@
-//! Unscaled latents to pixels.
+//! Latents to pixels.
 
-use std::collections::BTreeMap;
-
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
+use ddt_files::TensorSource;
+use ddt_kernels::{Activation, Window2d};
 
-use super::config::KlConfig;
-use super::mid_block::MidBlock;
-use super::resnet::Resnet;
-use crate::conv::{Conv2d, Geometry};
-use crate::group_norm::{Activation, GroupNorm};
+use super::KlConfig;
+use super::blocks::{MidBlock, Resnet, norm};
+use crate::autoencoder::{Decode, LatentSpace, check_latents, in_batches};
+use crate::layers::{Conv2d, GroupNorm};
+use crate::load::{LoadError, load_exact};
 
-/// `(B, C, H, W) -> (B, 3, f H, f W)`.
+/// The decoder of Stable Diffusion's autoencoder; sampling needs no encoder.
+///
+/// ```text
+/// post_quant_conv, conv_in, mid_block, up_blocks, silu(conv_norm_out), conv_out
+/// ```
+///
+/// Computes in the type of its weights; takes and gives `f32`.
 #[derive(Debug, Clone)]
-pub(super) struct Decoder {
+pub struct KlDecoder {
+    post_quant_conv: Conv2d,
     conv_in: Conv2d,
-    mid: MidBlock,
-    levels: Vec<Level>,
-    norm_out: GroupNorm,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    cfg: KlConfig,
+    dtype: DType,
 }
 
-/// The blocks of one resolution, and the convolution after doubling it.
+/// The residual blocks of one resolution, and the convolution that follows its upsampling.
 #[derive(Debug, Clone)]
-struct Level {
+struct UpBlock {
     resnets: Vec<Resnet>,
-    double: Option<Conv2d>,
+    upsampler: Option<Conv2d>,
 }
 
-impl Decoder {
-    pub(super) fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
+impl KlDecoder {
+    /// Builds the decoder; `vb` is the root of the file's names, above `decoder.` and `post_quant_conv.`.
+    ///
+    /// # Errors
+    ///
+    /// A configuration that [`KlConfig::validate`] refuses; the first missing or misshapen tensor.
+    pub fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
+        cfg.validate()?;
+        let (top, bottom, latent) = (cfg.top_channels(), cfg.bottom_channels(), cfg.latent_channels);
+        let post_quant_conv = Conv2d::new(latent, latent, Window2d::POINT, vb.pp("post_quant_conv"))?;
+        let (dtype, vb) = (vb.dtype(), vb.pp("decoder"));
         let last = cfg.block_out_channels.len() - 1;
-        let mut levels = Vec::new();
-        let mut inp = cfg.coarsest();
+        let mut inp = bottom;
+        let mut up_blocks = Vec::new();
         for (i, &channels) in cfg.block_out_channels.iter().rev().enumerate() {
             let vb = vb.pp("up_blocks").pp(i);
             let mut resnets = Vec::new();
@@ -40,52 +58,96 @@ impl Decoder {
                 resnets.push(Resnet::new(cfg, inp, channels, vb.pp("resnets").pp(j))?);
                 inp = channels;
             }
-            let double = (i < last)
-                .then(|| Conv2d::new(channels, channels, Geometry::SAME, vb.pp("upsamplers.0.conv")))
-                .transpose()?;
-            levels.push(Level { resnets, double });
+            let upsampler = match i == last {
+                true => None,
+                false => Some(Conv2d::upsampling(channels, channels, vb.pp("upsamplers.0.conv"))?),
+            };
+            up_blocks.push(UpBlock { resnets, upsampler });
         }
         Ok(Self {
-            conv_in: Conv2d::new(cfg.latent_channels, cfg.coarsest(), Geometry::SAME, vb.pp("conv_in"))?,
-            mid: MidBlock::new(cfg, vb.pp("mid_block"))?,
-            levels,
-            norm_out: GroupNorm::new(
-                (cfg.finest(), cfg.norm_num_groups),
-                KlConfig::NORM_EPS,
-                Activation::Silu,
-                vb.pp("conv_norm_out"),
-            )?,
-            conv_out: Conv2d::new(cfg.finest(), 3, Geometry::SAME, vb.pp("conv_out"))?,
+            post_quant_conv,
+            conv_in: Conv2d::new(latent, bottom, Window2d::SAME_3, vb.pp("conv_in"))?,
+            mid_block: MidBlock::new(cfg, vb.pp("mid_block"))?,
+            up_blocks,
+            conv_norm_out: norm(cfg, top, vb.pp("conv_norm_out"))?.then(Activation::Silu),
+            conv_out: Conv2d::new(top, 3, Window2d::SAME_3, vb.pp("conv_out"))?,
+            cfg: cfg.clone(),
+            dtype,
         })
     }
 
-    /// Adds what it reads to `all`, under `name`.
-    pub(super) fn parameters(&self, name: &str, all: &mut BTreeMap<String, Tensor>) {
-        self.conv_in.parameters(&format!("{name}.conv_in"), all);
-        self.mid.parameters(&format!("{name}.mid_block"), all);
-        for (i, level) in self.levels.iter().enumerate() {
-            for (j, resnet) in level.resnets.iter().enumerate() {
-                resnet.parameters(&format!("{name}.up_blocks.{i}.resnets.{j}"), all);
-            }
-            if let Some(conv) = &level.double {
-                conv.parameters(&format!("{name}.up_blocks.{i}.upsamplers.0.conv"), all);
-            }
-        }
-        self.norm_out.parameters(&format!("{name}.conv_norm_out"), all);
-        self.conv_out.parameters(&format!("{name}.conv_out"), all);
+    /// Builds the decoder in `dtype` from a source that holds its tensors; `encoder.*` and `quant_conv.*` may be
+    /// there too, and are not read.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
+    /// unexpected and misshapen name.
+    pub fn load<S>(
+        cfg: &KlConfig,
+        source: &S,
+        dtype: DType,
+        device: &Device,
+    ) -> std::result::Result<Self, LoadError>
+    where
+        S: TensorSource + Sync + ?Sized,
+    {
+        load_exact(source, dtype, device, Self::reads, |vb| Self::new(cfg, vb))
     }
 
-    pub(super) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let mut xs = self.mid.forward(&self.conv_in.forward(xs)?)?;
-        for level in &self.levels {
-            for resnet in &level.resnets {
+    /// Whether a tensor of this name may be the decoder's, in a file of the whole autoencoder.
+    pub fn reads(name: &str) -> bool {
+        !name.starts_with("encoder.") && !name.starts_with("quant_conv.")
+    }
+
+    /// The configuration that it was built with.
+    pub fn config(&self) -> &KlConfig {
+        &self.cfg
+    }
+
+    /// Pixels of unscaled latents.
+    ///
+    /// # Shapes
+    ///
+    /// `(B, C, H, W) -> (B, 3, f H, f W)`
+    ///
+    /// # Errors
+    ///
+    /// Any other shape.
+    pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
+        check_latents(latents, self.cfg.latent_channels)?;
+        let pixels_per_position = self.downscale() * self.downscale();
+        in_batches(latents, self.dtype, pixels_per_position, |xs| self.pixels(xs))
+    }
+
+    /// `(B, H, W, C) -> (B, f H, f W, 3)`
+    fn pixels(&self, latents: &Tensor) -> Result<Tensor> {
+        let xs = self.conv_in.forward(&self.post_quant_conv.forward(latents)?)?;
+        let mut xs = self.mid_block.forward(&xs)?;
+        for block in &self.up_blocks {
+            for resnet in &block.resnets {
                 xs = resnet.forward(&xs)?;
             }
-            if let Some(conv) = &level.double {
-                let (_, _, h, w) = xs.dims4()?;
-                xs = conv.forward(&xs.upsample_nearest2d(2 * h, 2 * w)?)?;
+            if let Some(upsampler) = &block.upsampler {
+                xs = upsampler.forward(&xs)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward(&xs)?)
+        self.conv_out.forward(&self.conv_norm_out.forward(&xs)?)
+    }
+}
+
+impl LatentSpace for KlDecoder {
+    fn latent_channels(&self) -> usize {
+        self.cfg.latent_channels
+    }
+
+    fn downscale(&self) -> usize {
+        self.cfg.downscale()
+    }
+}
+
+impl Decode for KlDecoder {
+    fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_raw(&(latents.to_dtype(DType::F32)? / self.cfg.scaling_factor)?)
     }
 }

@@ -12,6 +12,20 @@ use crate::loading::{mismatch, tensors_of};
 use crate::testing::{InMemory, random, rel_rms};
 use crate::zeros;
 
+#[test]
+fn dinov2_in_bf16_is_near_f32() {
+    for mlp in [DinoV2Mlp::Gelu, DinoV2Mlp::SwiGlu] {
+        let cfg = small(mlp, 4);
+        let weights = tensors_of(|vb| DinoV2::new(&cfg, vb), DType::F32);
+        let load = |dtype| DinoV2::load(&cfg, &weights, dtype, &Device::Cpu).unwrap();
+        let images = random(2, (2, 3, 12, 28));
+        let [got, want] = [DType::BF16, DType::F32].map(|dtype| load(dtype).forward(&images).unwrap());
+        assert_eq!(got.patch_tokens.dtype(), DType::F32);
+        let error = rel_rms(&got.patch_tokens, &want.patch_tokens);
+        assert!(error < 2e-2, "{mlp:?}: {error}");
+    }
+}
+
 fn small(mlp: DinoV2Mlp, num_registers: usize) -> DinoV2Config {
     DinoV2Config {
         hidden_size: 24,
@@ -24,12 +38,12 @@ fn small(mlp: DinoV2Mlp, num_registers: usize) -> DinoV2Config {
     }
 }
 
-/// A configuration's network in f32, which runs on our operations, and in f64, which runs on candle's.
+/// A configuration's network in f32, which runs on fused operations, and in f64, which runs on candle's.
 fn both(cfg: &DinoV2Config) -> (DinoV2, DinoV2) {
     let weights = tensors_of(|vb| DinoV2::new(cfg, vb), DType::F32);
     let wide = weights.0.iter().map(|(name, it)| (name.clone(), it.to_dtype(DType::F64).unwrap()));
     let wide = VarBuilder::from_tensors(wide.collect(), DType::F64, &Device::Cpu);
-    (DinoV2::load(cfg, &weights, &Device::Cpu).unwrap(), DinoV2::new(cfg, wide).unwrap())
+    (DinoV2::load(cfg, &weights, DType::F32, &Device::Cpu).unwrap(), DinoV2::new(cfg, wide).unwrap())
 }
 
 #[test]
@@ -51,11 +65,12 @@ fn registers_take_part_and_positions_move_features() {
     let cfg = small(DinoV2Mlp::Gelu, 4);
     let mut weights = tensors_of(|vb| DinoV2::new(&cfg, vb), DType::F32);
     let images = random(2, (1, 3, 8, 8));
-    let mut before = DinoV2::load(&cfg, &weights, &Device::Cpu).unwrap().forward(&images).unwrap();
+    let mut before =
+        DinoV2::load(&cfg, &weights, DType::F32, &Device::Cpu).unwrap().forward(&images).unwrap();
     for name in ["register_tokens", "pos_embed", "cls_token"] {
         let shape = weights.0[name].shape().clone();
         weights.0.insert(name.into(), (random(9, shape) * 0.5).unwrap());
-        let after = DinoV2::load(&cfg, &weights, &Device::Cpu).unwrap().forward(&images).unwrap();
+        let after = DinoV2::load(&cfg, &weights, DType::F32, &Device::Cpu).unwrap().forward(&images).unwrap();
         assert!(rel_rms(&after.patch_tokens, &before.patch_tokens) > 1e-5, "{name}");
         before = after;
     }
@@ -86,8 +101,8 @@ fn dinov2_does_not_mix_images_and_is_frozen() {
         assert_eq!(rel_rms(&all.class_token.narrow(0, i, 1).unwrap(), &one.class_token), 0.0);
     }
     let pixels = Var::from_tensor(&random(1, (1, 3, 8, 8))).unwrap();
-    let loss = dino.forward(pixels.as_tensor()).unwrap().patch_tokens.sum_all().unwrap();
-    assert!(loss.backward().is_err());
+    let error = dino.forward(pixels.as_tensor()).unwrap_err().to_string();
+    assert!(error.contains("depends on no variable"), "{error}");
 }
 
 #[test]
@@ -95,17 +110,21 @@ fn dinov2_names_all_that_is_wrong() {
     let cfg = small(DinoV2Mlp::SwiGlu, 4);
     let mut weights = tensors_of(|vb| DinoV2::new(&cfg, vb), DType::F32);
     weights.0.insert("mask_token".into(), random(1, (1, 24)));
-    DinoV2::load(&cfg, &weights, &Device::Cpu).unwrap();
+    DinoV2::load(&cfg, &weights, DType::F32, &Device::Cpu).unwrap();
     weights.0.remove("blocks.1.ls2.gamma").unwrap();
     weights.0.insert("head.weight".into(), random(1, 3));
     weights.0.insert("pos_embed".into(), random(1, (1, 17, 24)));
     assert_eq!(
-        mismatch(DinoV2::load(&cfg, &weights, &Device::Cpu)),
+        mismatch(DinoV2::load(&cfg, &weights, DType::F32, &Device::Cpu)),
         [vec!["blocks.1.ls2.gamma"], vec!["head.weight"], vec!["pos_embed"]]
     );
     // The names of the other kind of feed-forward layer.
-    let [missing, unexpected, _] =
-        mismatch(DinoV2::load(&DinoV2Config { mlp: DinoV2Mlp::Gelu, ..cfg }, &weights, &Device::Cpu));
+    let [missing, unexpected, _] = mismatch(DinoV2::load(
+        &DinoV2Config { mlp: DinoV2Mlp::Gelu, ..cfg },
+        &weights,
+        DType::F32,
+        &Device::Cpu,
+    ));
     assert!(missing.contains(&"blocks.0.mlp.fc1.weight".to_owned()), "{missing:?}");
     assert!(unexpected.is_empty() || unexpected.contains(&"blocks.0.mlp.w12.weight".to_owned()));
 }
@@ -113,7 +132,7 @@ fn dinov2_names_all_that_is_wrong() {
 /// The network, made once.
 fn inception() -> &'static Inception {
     static INCEPTION: OnceLock<Inception> = OnceLock::new();
-    INCEPTION.get_or_init(|| Inception::from_folded(&FoldedInception::by_formula().unwrap()).unwrap())
+    INCEPTION.get_or_init(|| Inception::from_folded(&FoldedInception::synthetic().unwrap()).unwrap())
 }
 
 #[test]
@@ -143,8 +162,8 @@ fn inception_does_not_mix_images_takes_any_size_and_is_frozen() {
         assert!(inception.forward(&random(1, shape.clone())).is_err(), "{shape:?}");
     }
     let pixels = Var::from_tensor(&one_pixel()).unwrap();
-    let loss = inception.forward(pixels.as_tensor()).unwrap().logits.sum_all().unwrap();
-    assert!(loss.backward().is_err());
+    let error = inception.forward(pixels.as_tensor()).unwrap_err().to_string();
+    assert!(error.contains("depends on no variable"), "{error}");
 }
 
 fn one_pixel() -> Tensor {

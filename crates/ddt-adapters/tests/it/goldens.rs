@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{
-    Autoencoder, KlAutoencoder, KlConfig, KlDecoder, TinyAutoencoder, TinyDecoder, TinyEncoder, from_rgb8,
+    Decode, Encode, KlAutoencoder, KlConfig, KlDecoder, TinyAutoencoder, TinyDecoder, TinyEncoder, from_rgb8,
+    to_rgb8,
 };
 use ddt_files::Prefixed;
 use ddt_parity::{Fixture, check, golden, relative_rms};
@@ -38,17 +39,17 @@ fn kl_latents_are_scaled_and_its_decoder_loads_without_the_encoder() {
     let fixture = golden("vae_kl").unwrap();
     let cfg: KlConfig = fixture.json("config").unwrap();
     let weights = fixture.checkpoint().with_prefix("model.");
-    let vae = KlAutoencoder::load(&cfg, &weights, &Device::Cpu).unwrap();
+    let vae = KlAutoencoder::load(&cfg, &weights, DType::F32, &Device::Cpu).unwrap();
     let (image, raw) = (fixture.tensor("in.image").unwrap(), fixture.tensor("in.latent").unwrap());
-    let decoded = vae.decode_raw(&raw).unwrap();
+    let decoded = vae.decoder.decode_raw(&raw).unwrap();
     let scaled = (&raw * cfg.scaling_factor).unwrap();
     assert!(error(&vae.decode(&scaled).unwrap(), &decoded) < 1e-5);
     let encoded = vae.encode(&image).unwrap();
-    let mean = (vae.posterior(&image).unwrap().mean * cfg.scaling_factor).unwrap();
+    let mean = (vae.encoder.posterior(&image).unwrap().mean * cfg.scaling_factor).unwrap();
     assert!(error(&encoded, &mean) < 1e-6);
-    let mode = vae.encode_sampled(&image, &raw.zeros_like().unwrap()).unwrap();
+    let mode = vae.encoder.encode_sampled(&image, &raw.zeros_like().unwrap()).unwrap();
     assert!(error(&mode, &encoded) < 1e-6);
-    let decoder = KlDecoder::load(&cfg, &weights, &Device::Cpu).unwrap();
+    let decoder = KlDecoder::load(&cfg, &weights, DType::F32, &Device::Cpu).unwrap();
     assert_eq!(error(&decoder.decode_raw(&raw).unwrap(), &decoded), 0.0);
 }
 
@@ -63,7 +64,7 @@ fn tiny_weights(fixture: &Fixture, dtype: DType) -> InMemory {
 #[test]
 fn tiny_pixels_are_those_of_the_files_in_another_range() {
     let fixture = golden("tae_flux2").unwrap();
-    let tiny = TinyAutoencoder::load(&tiny_weights(&fixture, DType::F32), &Device::Cpu).unwrap();
+    let tiny = TinyAutoencoder::load(&tiny_weights(&fixture, DType::F32), DType::F32, &Device::Cpu).unwrap();
     let photo = fixture.tensor("in.image").unwrap();
     let (height, width, _) = photo.dims3().unwrap();
     let bytes: Vec<u8> = photo.flatten_all().unwrap().to_vec1().unwrap();
@@ -78,13 +79,47 @@ fn tiny_halves_load_alone_under_both_kinds_of_names_and_in_half_precision() {
     let fixture = golden("tae_flux2").unwrap();
     let (latent, decoded) = (fixture.tensor("out.latent").unwrap(), fixture.tensor("out.decoded").unwrap());
     let half = tiny_weights(&fixture, DType::F16);
-    let decoder = TinyDecoder::load(&half, &Device::Cpu).unwrap();
+    let decoder = TinyDecoder::load(&half, DType::F32, &Device::Cpu).unwrap();
     assert!(error(&decoder.decode_raw(&latent).unwrap(), &decoded) < 5e-3);
 
-    let encoder = TinyEncoder::load(&half, &Device::Cpu).unwrap();
-    let bare_decoder = TinyDecoder::load(&Prefixed::new(&half, "decoder."), &Device::Cpu).unwrap();
-    let bare_encoder = TinyEncoder::load(&Prefixed::new(&half, "encoder."), &Device::Cpu).unwrap();
+    let encoder = TinyEncoder::load(&half, DType::F32, &Device::Cpu).unwrap();
+    let bare_decoder =
+        TinyDecoder::load(&Prefixed::new(&half, "decoder."), DType::F32, &Device::Cpu).unwrap();
+    let bare_encoder =
+        TinyEncoder::load(&Prefixed::new(&half, "encoder."), DType::F32, &Device::Cpu).unwrap();
     let pixels = decoder.decode(&latent).unwrap();
     assert_eq!(error(&bare_decoder.decode(&latent).unwrap(), &pixels), 0.0);
     assert_eq!(error(&bare_encoder.encode(&pixels).unwrap(), &encoder.encode(&pixels).unwrap()), 0.0);
+}
+
+/// The share of bytes that differ by at most one grey level.
+fn within_one_level(got: &Tensor, want: &Tensor) -> f64 {
+    let bytes = |pixels: &Tensor| to_rgb8(pixels).unwrap().concat();
+    let (got, want) = (bytes(got), bytes(want));
+    let near = got.iter().zip(&want).filter(|(a, b)| a.abs_diff(**b) <= 1).count();
+    near as f64 / want.len() as f64
+}
+
+#[test]
+fn kl_in_bf16_gives_the_pixels_and_moments_of_f32() {
+    let fixture = golden("vae_kl").unwrap();
+    let (cfg, weights) = (fixture.json("config").unwrap(), fixture.checkpoint().with_prefix("model."));
+    let load = |dtype| KlAutoencoder::load(&cfg, &weights, dtype, &Device::Cpu).unwrap();
+    let (half, full) = (load(DType::BF16), load(DType::F32));
+    let latent = fixture.tensor("in.latent").unwrap();
+    let [got, want] = [&half, &full].map(|it| it.decoder.decode_raw(&latent).unwrap());
+    assert_eq!(got.dtype(), DType::F32);
+    assert!(within_one_level(&got, &want) >= 0.99, "{}", within_one_level(&got, &want));
+    let image = fixture.tensor("in.image").unwrap();
+    let [got, want] = [&half, &full].map(|it| it.encoder.posterior(&image).unwrap().mean);
+    assert!(error(&got, &want) < 2e-2, "{}", error(&got, &want));
+}
+
+#[test]
+fn tiny_in_bf16_gives_the_pixels_of_f32() {
+    let fixture = golden("tae_flux2").unwrap();
+    let load = |dtype| TinyDecoder::load(&tiny_weights(&fixture, DType::F32), dtype, &Device::Cpu).unwrap();
+    let latent = fixture.tensor("out.latent").unwrap();
+    let [got, want] = [load(DType::BF16), load(DType::F32)].map(|it| it.decode(&latent).unwrap());
+    assert!(within_one_level(&got, &want) >= 0.99, "{}", within_one_level(&got, &want));
 }

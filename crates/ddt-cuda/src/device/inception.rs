@@ -7,7 +7,8 @@ use ddt_adapters::InceptionFeatures;
 use ddt_adapters::inception::{
     CLASSES, FoldedConv, FoldedInception, Layers, SPATIAL_CHANNELS, SPATIAL_SIDE, prepare,
 };
-use ddt_kernels::cuda::{Cuda, Gemm, Slice};
+use ddt_kernels::Window2d;
+use ddt_kernels::cuda::{Cuda, Gemm, Slice, Window};
 
 use super::upload::{upload, upload_conv, values};
 use crate::error::GpuError;
@@ -25,7 +26,7 @@ struct DeviceConv {
     /// (out, rows, columns, in), channels of the input padded to whole 16 bytes.
     weight: Slice<f32>,
     bias: Slice<f32>,
-    window: ddt_kernels::cuda::Window,
+    window: Window,
     channels: usize,
     out_channels: usize,
 }
@@ -118,16 +119,20 @@ impl CudaInception {
 
 impl DeviceConv {
     fn upload(cuda: &Cuda, conv: &FoldedConv) -> Result<Self, GpuError> {
-        let (out_channels, inp, height, width) = conv.weight.dims4()?;
+        let (out_channels, inp, _, _) = conv.weight.dims4()?;
         let (weight, bias) = upload_conv(cuda, (&conv.weight, &conv.bias), PIXEL_CHANNELS)?;
-        let (pad_rows, pad_columns) = conv.window.pad;
-        let stride = conv.window.stride;
         Ok(Self {
             weight,
             bias,
-            window: ddt_kernels::cuda::Window { height, width, stride, pad_rows, pad_columns },
+            window: window(conv.window),
             channels: inp.next_multiple_of(PIXEL_CHANNELS),
             out_channels,
         })
     }
+}
+
+/// A window whose padding is the same on both sides, as all of this network's are.
+fn window(Window2d { kernel, stride, pad_before, .. }: Window2d) -> Window {
+    let ((height, width), (pad_rows, pad_columns)) = (kernel, pad_before);
+    Window { height, width, stride, pad_rows, pad_columns }
 }

@@ -13,7 +13,7 @@ use crate::{device, golden};
 #[test]
 fn features_are_those_of_the_cpu() {
     let Some(cuda) = device() else { return };
-    let weights = FoldedInception::by_formula().unwrap();
+    let weights = FoldedInception::synthetic().unwrap();
     let (cpu, gpu) = (Inception::from_folded(&weights).unwrap(), CudaInception::on(&cuda, &weights).unwrap());
     let noise = noise_batch(4, &[0, 1], (3, 21, 34), &Device::Cpu).unwrap();
     let pixels = ((noise * 40.0).unwrap() + 128.0).unwrap();

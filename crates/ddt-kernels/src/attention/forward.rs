@@ -7,6 +7,8 @@
     reason = "reads operands through pointers; heads write interleaved rows of one result"
 )]
 
+use std::ops::Range;
+
 use pulp::Simd;
 use rayon::prelude::*;
 
@@ -36,13 +38,22 @@ pub(crate) fn forward_into<T: Element>(inputs: &Inputs<'_, T>, out: &mut [T]) {
 
 fn run<T: Element>(inputs: &Inputs<'_, T>, out: &Destination<'_, T>) {
     let sizes = inputs.sizes;
-    (0..sizes.tasks()).into_par_iter().for_each_init(
+    // With fewer heads than threads, each is cut into blocks of queries, which pack the same keys and values again.
+    let blocks = rayon::current_num_threads().div_ceil(sizes.tasks().max(1));
+    let rows = sizes.tokens.div_ceil(blocks).max(MIN_QUERIES).next_multiple_of(MAX_ROWS);
+    let blocks = sizes.tokens.div_ceil(rows);
+    (0..sizes.tasks() * blocks).into_par_iter().for_each_init(
         || (Scratch::take(wide_len(&sizes)), Scratch::take(operands_len::<T::Operand>(&sizes))),
-        |(wide, operands), task| {
-            T::Operand::dispatch(arch(), Head { inputs, task, wide, operands, out });
+        |(wide, operands), block| {
+            let (task, first) = (block / blocks, block % blocks * rows);
+            let queries = first..(first + rows).min(sizes.tokens);
+            T::Operand::dispatch(arch(), Head { inputs, task, queries, wide, operands, out });
         },
     );
 }
+
+/// Queries of a block, at least: so many are worth packing a head's keys and values for.
+const MIN_QUERIES: usize = 128;
 
 /// Length of a strip's row over tokens: whole panels, and a lane group that keeps successive rows out of the
 /// same cache sets when L is a power of two.
@@ -69,10 +80,11 @@ fn operands_len<F: Operand>(sizes: &Sizes) -> usize {
         + F::DEPTHS * sizes.row()
 }
 
-/// One head of one image. Buffers hold leftovers, so everything that is read is written first.
+/// Some queries of one head of one image. Buffers hold leftovers, so everything that is read is written first.
 struct Head<'a, T: Element> {
     inputs: &'a Inputs<'a, T>,
     task: usize,
+    queries: Range<usize>,
     wide: &'a mut [f32],
     operands: &'a mut [T::Operand],
     out: &'a Destination<'a, T>,
@@ -81,7 +93,7 @@ struct Head<'a, T: Element> {
 impl<T: Element> WithFma<T::Operand> for Head<'_, T> {
     #[inline(always)]
     fn with_fma<F: Fma<Elem = T::Operand>>(self, fma: F) {
-        let Self { inputs, task, mut wide, mut operands, out } = self;
+        let Self { inputs, task, queries: block, mut wide, mut operands, out } = self;
         let (simd, stride, depths) = (fma.simd(), columns::<F::Simd>(), T::Operand::DEPTHS);
         let sizes = &inputs.sizes;
         let Sizes { tokens, heads, head_dim, .. } = *sizes;
@@ -94,15 +106,16 @@ impl<T: Element> WithFma<T::Operand> for Head<'_, T> {
         let queries = take(&mut operands, MAX_ROWS * row);
         let probabilities = take(&mut operands, MAX_ROWS * token_row);
 
-        let (key_steps, value_steps) = (head_dim / depths, tokens.div_ceil(depths));
+        let (key_steps, value_steps) = (head_dim.div_ceil(depths), tokens.div_ceil(depths));
         let (key_panel, value_panel) = (key_steps * stride * depths, value_steps * stride * depths);
         for token in 0..tokens {
             // `queries` holds no query yet.
             inputs.key(simd, task, token, raw, normed);
-            T::Operand::narrow(normed, &mut queries[..head_dim]);
+            let key = &mut queries[..key_steps * depths];
+            T::Operand::narrow(normed, &mut key[..head_dim]);
+            key[head_dim..].fill(T::Operand::default());
             let column = &mut keys[token / stride * key_panel + token % stride * depths..];
-            for (to, from) in column.chunks_mut(stride * depths).zip(queries[..head_dim].chunks_exact(depths))
-            {
+            for (to, from) in column.chunks_mut(stride * depths).zip(key.chunks_exact(depths)) {
                 to[..depths].copy_from_slice(from);
             }
         }
@@ -131,12 +144,13 @@ impl<T: Element> WithFma<T::Operand> for Head<'_, T> {
         }
 
         let mut sums = EMPTY;
-        let mut first = 0;
-        while first < tokens {
-            let height = next_rows::<F::Simd>(tokens - first);
+        let mut first = block.start;
+        while first < block.end {
+            let height = next_rows::<F::Simd>(block.end - first);
             for (i, query) in queries.chunks_exact_mut(row).take(height).enumerate() {
                 inputs.query(simd, task, first + i, raw, normed);
                 T::Operand::narrow(normed, &mut query[..head_dim]);
+                query[head_dim..key_steps * depths].fill(T::Operand::default());
             }
             for (panel, keys) in keys.chunks_exact(key_panel).take(tokens.div_ceil(stride)).enumerate() {
                 let a = Strip { at: queries.as_ptr(), row, step: depths };

@@ -1,9 +1,10 @@
-//! Self-attention with query-key norm and rotary positions.
+//! Self-attention with query-key norm and rotary positions, and without either.
 
 use candle_core::{Result, Tensor, bail};
 use pulp::{Simd, c32};
 
 use crate::cpu::element::Element;
+use crate::cpu::lanes::update;
 use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
 use crate::rope::RopeTable;
 use qk_norm::norm_rotate;
@@ -13,11 +14,13 @@ mod backward;
 mod forward;
 mod qk_norm;
 mod small_matmul;
+mod softmax;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use backward::backward;
 pub(crate) use forward::{forward, forward_into};
+pub use softmax::softmax_attention;
 
 const NAME: &str = "attention";
 
@@ -96,6 +99,8 @@ pub(crate) struct Inputs<'a, T> {
     /// Divided by `sqrt(K)`, which scales the logits.
     q_weight: Vec<f32>,
     k_weight: Vec<f32>,
+    /// Whether queries and keys are only multiplied by these weights, neither normed nor rotated.
+    plain: bool,
     rotations: &'a [c32],
     sizes: Sizes,
     eps: f32,
@@ -196,7 +201,15 @@ impl<'a, T: Element> Inputs<'a, T> {
             wide
         };
         let q_weight = widened(q_weight, sizes.logit_scale());
-        Self { qkv, q_weight, k_weight: widened(k_weight, 1.0), rotations, sizes, eps }
+        let k_weight = widened(k_weight, 1.0);
+        Self { qkv, q_weight, k_weight, plain: false, rotations, sizes, eps }
+    }
+
+    /// Without norms and positions, for the forward pass only.
+    pub(crate) fn plain(qkv: &'a [T], sizes: Sizes) -> Self {
+        let weight = |x| vec![x; sizes.head_dim];
+        let (q_weight, k_weight) = (weight(sizes.logit_scale()), weight(1.0));
+        Self { qkv, q_weight, k_weight, plain: true, rotations: &[], sizes, eps: 0.0 }
     }
 
     fn row(&self, task: usize, token: usize, part: Part) -> &[T] {
@@ -212,14 +225,28 @@ impl<'a, T: Element> Inputs<'a, T> {
     #[inline(always)]
     fn query<S: Simd>(&self, simd: S, task: usize, token: usize, raw: &mut [f32], out: &mut [f32]) {
         let x = T::view(self.row(task, token, Part::Query), raw);
-        norm_rotate(simd, x, &self.q_weight, self.rotations(token), self.eps, out);
+        self.finish(simd, x, &self.q_weight, token, out);
     }
 
     /// Writes the normed and rotated key of `token`.
     #[inline(always)]
     fn key<S: Simd>(&self, simd: S, task: usize, token: usize, raw: &mut [f32], out: &mut [f32]) {
         let x = T::view(self.row(task, token, Part::Key), raw);
-        norm_rotate(simd, x, &self.k_weight, self.rotations(token), self.eps, out);
+        self.finish(simd, x, &self.k_weight, token, out);
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(&self, simd: S, x: &[f32], weight: &[f32], token: usize, out: &mut [f32]) {
+        if self.plain {
+            return update(
+                simd,
+                [out],
+                [x, weight],
+                #[inline(always)]
+                |_, [x, weight]| [simd.mul_f32s(x, weight)],
+            );
+        }
+        norm_rotate(simd, x, weight, self.rotations(token), self.eps, out);
     }
 }
 

@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor};
 use ddt_adapters::inception::FoldedInception;
 use ddt_cuda::parity::relative_rms;
 use ddt_cuda::{
-    CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision, by_formula,
-    decoder_by_formula,
+    CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision,
+    builder_by_formula, by_formula,
 };
 use ddt_flow::{Guidance, TimeGrid, noise_batch};
 use ddt_kernels::cuda::Cuda;
@@ -20,15 +20,15 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Row>, GpuError> {
     let Some(&(images, latent)) = scale.batches.first() else { return Ok(rows) };
     let channels = scale.autoencoder.latent_channels;
     let latents = batch(images, (channels, latent, latent))?;
-    let cpu = decoder_by_formula(&scale.autoencoder, 0)?;
     for (precision, shown, tolerance) in [(Precision::F32, "f32", 1e-4), (Precision::Bf16, "bf16", 1e-2)] {
-        let decoder = CudaKlDecoder::on(cuda, &cpu, precision, DECODER_BYTES)?;
+        let decoder =
+            CudaKlDecoder::on(cuda, &scale.autoencoder, precision, DECODER_BYTES, builder_by_formula(0))?;
         let error = ends_alone(&latents, &mut |latents| decoder.decode_on_gpu(latents))?;
         rows.push(row(format!("decoder, {images} of {latent}^2"), shown, error, tolerance));
     }
     let (images, side) = scale.pictures;
     let pictures = ((batch(images, (3, side, side))? * 40.0)? + 128.0)?;
-    let inception = CudaInception::on(cuda, &FoldedInception::by_formula()?)?;
+    let inception = CudaInception::on(cuda, &FoldedInception::synthetic()?)?;
     let error = ends_alone(&pictures, &mut |it| Ok(inception.forward(it)?.pool))?;
     rows.push(row(format!("Inception, {images} of {side}^2"), "f32", error, 1e-4));
 

@@ -66,8 +66,8 @@ fn row(fixture: &str, precision: &'static str, compared: Compared, tolerance: f6
 
 fn decoder(path: &Path, name: &str, cuda: &Cuda) -> Result<Vec<Row>, GpuError> {
     let run = |(precision, shown, tolerance)| {
-        let output = parity::kl_fixture(path, &mut |cpu| {
-            Ok(Box::new(CudaKlDecoder::on(cuda, cpu, precision, DECODER_BYTES)?))
+        let output = parity::kl_fixture(path, &mut |cfg, vb| {
+            Ok(Box::new(CudaKlDecoder::on(cuda, cfg, precision, DECODER_BYTES, vb)?))
         })?;
         Ok(row(name, shown, output, tolerance))
     };

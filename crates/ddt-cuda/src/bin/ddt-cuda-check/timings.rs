@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use ddt_adapters::{KlConfig, inception::FoldedInception};
 use ddt_cuda::{
     ArenaPlan, Batch, CudaExecutor, CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES, DeviceWeights,
-    EulerOptions, GpuError, Precision, Programs, StepKind, by_formula, decoder_by_formula,
+    EulerOptions, GpuError, Precision, Programs, StepKind, builder_by_formula, by_formula,
 };
 use ddt_flow::{Guidance, TimeGrid, noise_batch};
 use ddt_kernels::cuda::Cuda;
@@ -112,8 +112,8 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
 
 /// Times decoding a batch from host to host.
 fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
-    let cpu = decoder_by_formula(&scale.autoencoder, 0)?;
-    let decoder = CudaKlDecoder::on(cuda, &cpu, Precision::Bf16, DECODER_BYTES)?;
+    let (cfg, vb) = (&scale.autoencoder, builder_by_formula(0));
+    let decoder = CudaKlDecoder::on(cuda, cfg, Precision::Bf16, DECODER_BYTES, vb)?;
     let channels = scale.autoencoder.latent_channels;
     let run = |&(images, latent): &(usize, usize)| {
         let rows: Vec<u64> = (0..images as u64).collect();
@@ -141,7 +141,7 @@ fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
 
 /// Times Inception from host to host, weights by formula.
 fn features(cuda: &Cuda, scale: &Scale) -> Result<Timing, GpuError> {
-    let network = CudaInception::on(cuda, &FoldedInception::by_formula()?)?;
+    let network = CudaInception::on(cuda, &FoldedInception::synthetic()?)?;
     let side = scale.pictures.1;
     let pixels = Tensor::full(100f32, (scale.pictures.0, 3, side, side), &Device::Cpu)?;
     let mut best = f64::INFINITY;

@@ -3,7 +3,7 @@
 use ddt_adapters::inception::{Branch, CLASSES, Layers, Mixed, Pool, SIDE, SPATIAL_CHANNELS, SPATIAL_SIDE};
 use ddt_kernels::cuda::{Columns, Conv, Cuda, Layout, Pool as KernelPool, Slice, Window};
 
-use super::DeviceConv;
+use super::{DeviceConv, window};
 use crate::arena::{GATHERED_BYTES, WORKSPACE_BYTES};
 use crate::error::GpuError;
 
@@ -84,12 +84,12 @@ impl Network<'_> {
         self.cuda.write(&self.maps(at)?, pixels)?;
         for (i, conv) in self.layers.stem.iter().enumerate() {
             if i == 3 {
-                at = self.pool(at, Pool::MaxHalve, 1 - at.buffer)?;
+                at = self.pool(at, Pool::MAX_DOWN, 1 - at.buffer)?;
             }
             let to = Columned { buffer: 1 - at.buffer, stride: conv.out_channels, first: 0 };
             at = self.conv(at, conv, to)?;
         }
-        at = self.pool(at, Pool::MaxHalve, 1 - at.buffer)?;
+        at = self.pool(at, Pool::MAX_DOWN, 1 - at.buffer)?;
         for mixed in &self.layers.middle {
             at = self.mixed(at, mixed)?;
         }
@@ -182,14 +182,8 @@ impl Network<'_> {
         Ok(result)
     }
 
-    fn pool(&self, at: At, kind: Pool, buffer: usize) -> Result<At, GpuError> {
-        let halve = Window { height: 3, width: 3, stride: 2, pad_rows: 0, pad_columns: 0 };
-        let window = match kind {
-            Pool::MaxHalve => (halve, false),
-            Pool::MaxSame => (Window::SAME, false),
-            Pool::MeanSame => (Window::SAME, true),
-        };
-        self.pool_window(at, window, buffer)
+    fn pool(&self, at: At, pool: Pool, buffer: usize) -> Result<At, GpuError> {
+        self.pool_window(at, (window(pool.window), pool.mean), buffer)
     }
 
     fn pool_window(&self, at: At, (window, mean): (Window, bool), buffer: usize) -> Result<At, GpuError> {

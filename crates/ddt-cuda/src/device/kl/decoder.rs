@@ -3,7 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
-use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, check_latents};
+use candle_nn::VarBuilder;
+use ddt_adapters::{Decode, KlConfig, LatentSpace, check_latents};
 use ddt_kernels::cuda::{Activation, AddRows, Conv, Cuda, Float, GroupNorm, Layout, Rows, Slice, Window};
 use half::bf16;
 
@@ -24,7 +25,7 @@ const EPS: f32 = KlConfig::NORM_EPS as f32;
 /// Images at once, at most: sizes of kernels are 32 bits.
 const MOST_IMAGES: usize = 4096;
 
-/// [`KlDecoder`] on a GPU: convolutions by cuDNN where its library is, otherwise as products of gathered windows.
+/// [`KlDecoder`](ddt_adapters::KlDecoder) on a GPU: convolutions by cuDNN where its library is, otherwise as products of gathered windows.
 ///
 /// Images are decoded as many at a time as a bound of memory allows; each comes out the same whichever others are
 /// beside it, but for the order in which a library sums.
@@ -47,18 +48,20 @@ enum Weights {
 
 impl CudaKlDecoder {
     /// Opens GPU `device`, from 0, and uploads the decoder's weights in the given precision; decoding takes
-    /// `most_bytes` of memory beside them, such as [`DECODER_BYTES`](crate::DECODER_BYTES).
+    /// `most_bytes` of memory beside them, such as [`DECODER_BYTES`](crate::DECODER_BYTES). `vb` is as for
+    /// [`KlDecoder::new`](ddt_adapters::KlDecoder::new).
     ///
     /// # Errors
     /// [`GpuError::NotBuilt`] without the feature `cuda`; [`GpuError::Kernel`] where there is no driver, no such
     /// device or too little memory; [`GpuError::Unsupported`] for sizes the kernels have no variant for.
     pub fn open(
         device: usize,
-        decoder: &KlDecoder,
+        cfg: &KlConfig,
         precision: Precision,
         most_bytes: usize,
+        vb: VarBuilder<'_>,
     ) -> Result<Self, GpuError> {
-        Self::on(&crate::device::open(device)?, decoder, precision, most_bytes)
+        Self::on(&crate::device::open(device)?, cfg, precision, most_bytes, vb)
     }
 
     /// The same on a device that is open. What it gives back while a graph of that device lives, such as a
@@ -68,15 +71,15 @@ impl CudaKlDecoder {
     /// As [`open`](Self::open).
     pub fn on(
         cuda: &Cuda,
-        decoder: &KlDecoder,
+        cfg: &KlConfig,
         precision: Precision,
         most_bytes: usize,
+        vb: VarBuilder<'_>,
     ) -> Result<Self, GpuError> {
-        let cfg = decoder.config().clone();
-        let ops = program(&cfg)?;
+        let (cfg, ops) = (cfg.clone(), program(cfg)?);
         let weights = match precision {
-            Precision::Bf16 => Weights::Bf16(KlWeights::upload(cuda, &ops, decoder)?),
-            Precision::F32 => Weights::F32(KlWeights::upload(cuda, &ops, decoder)?),
+            Precision::Bf16 => Weights::Bf16(KlWeights::upload(cuda, &cfg, &ops, &vb)?),
+            Precision::F32 => Weights::F32(KlWeights::upload(cuda, &cfg, &ops, &vb)?),
         };
         Ok(Self { cuda: cuda.clone(), cfg, ops, weights, most_bytes, place: Mutex::default() })
     }
@@ -145,7 +148,7 @@ impl CudaKlDecoder {
         Ok(Place::new(memory, sizes, images)?)
     }
 
-    /// Pixels of latents, as [`Autoencoder::decode`], whose errors are not told apart.
+    /// Pixels of latents, as [`Decode::decode`], whose errors are not told apart.
     ///
     /// # Errors
     /// Another shape, a latent that is no number; too little memory for one image; a call that fails.
@@ -264,7 +267,7 @@ fn missing(name: &str) -> GpuError {
     candle_core::Error::Msg(format!("expected weights of {name}, got none")).into()
 }
 
-impl Autoencoder for CudaKlDecoder {
+impl LatentSpace for CudaKlDecoder {
     fn latent_channels(&self) -> usize {
         self.cfg.latent_channels
     }
@@ -272,13 +275,9 @@ impl Autoencoder for CudaKlDecoder {
     fn downscale(&self) -> usize {
         self.cfg.downscale()
     }
+}
 
-    fn encode(&self, _: &Tensor) -> candle_core::Result<Tensor> {
-        candle_core::bail!(
-            "expected an autoencoder with an encoder, got a decoder alone; load a KlAutoencoder"
-        )
-    }
-
+impl Decode for CudaKlDecoder {
     fn decode(&self, latents: &Tensor) -> candle_core::Result<Tensor> {
         self.decode_on_gpu(latents).map_err(|error| match error {
             GpuError::Candle(error) => error,

@@ -1,9 +1,9 @@
-//! What the decoder multiplies with, on the device.
+//! The decoder's weights, on the device.
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
-use ddt_adapters::KlDecoder;
+use candle_nn::VarBuilder;
+use ddt_adapters::KlConfig;
 use ddt_kernels::cuda::{Cuda, Float, Slice};
 
 use super::program::{CHANNELS, KlOp};
@@ -41,25 +41,42 @@ pub(super) struct KlWeights<T> {
 }
 
 impl<T: Float> KlWeights<T> {
+    /// Uploads the weights of these operations; `vb` is the root of the file's names.
+    ///
     /// # Errors
-    /// Too little memory; a name that the decoder does not have.
-    pub(super) fn upload(cuda: &Cuda, ops: &[KlOp], decoder: &KlDecoder) -> Result<Self, GpuError> {
-        let all = decoder.parameters();
-        let from = Source { cuda, all: &all };
+    /// Too little memory; a missing or misshapen tensor.
+    pub(super) fn upload(
+        cuda: &Cuda,
+        cfg: &KlConfig,
+        ops: &[KlOp],
+        vb: &VarBuilder<'_>,
+    ) -> Result<Self, GpuError> {
+        let from = Source { cuda, vb };
         let mut weights = Self { affine: BTreeMap::new(), attention: BTreeMap::new() };
         for op in ops {
             match op {
-                KlOp::Conv { name, .. } => {
-                    weights.affine.insert(name.clone(), from.conv(name)?);
+                KlOp::Conv { name, at, channels, side, .. } => {
+                    // Without the padding of the first and the last.
+                    let (inp, out) = match name.as_str() {
+                        "post_quant_conv" => (cfg.latent_channels, cfg.latent_channels),
+                        "decoder.conv_in" => (cfg.latent_channels, *channels),
+                        "decoder.conv_out" => (at.channels, 3),
+                        _ => (at.channels, *channels),
+                    };
+                    weights.affine.insert(name.clone(), from.conv(name, [out, inp, *side, *side])?);
                 }
-                KlOp::Norm { name, .. } => {
-                    weights.affine.insert(name.clone(), from.affine(name)?);
+                KlOp::Norm { name, at, .. } => {
+                    weights.affine.insert(name.clone(), from.affine(name, &[at.channels])?);
                 }
-                KlOp::Attention { name, .. } => {
+                KlOp::Attention { name, at, .. } => {
                     let norm = format!("{name}.group_norm");
-                    weights.affine.insert(norm.clone(), from.affine(&norm)?);
+                    weights.affine.insert(norm.clone(), from.affine(&norm, &[at.channels])?);
+                    let names = match vb.contains_tensor(&format!("{name}.query.weight")) {
+                        true => ["query", "key", "value", "proj_attn"],
+                        false => ["to_q", "to_k", "to_v", "to_out.0"],
+                    };
                     let [query, key, value, out] =
-                        ["to_q", "to_k", "to_v", "to_out.0"].map(|it| from.affine(&format!("{name}.{it}")));
+                        names.map(|it| from.affine(&format!("{name}.{it}"), &[at.channels, at.channels]));
                     let matrices = AttentionWeights { query: query?, key: key?, value: value?, out: out? };
                     weights.attention.insert(name.clone(), matrices);
                 }
@@ -81,27 +98,22 @@ impl<T: Float> KlWeights<T> {
 
 struct Source<'a> {
     cuda: &'a Cuda,
-    all: &'a BTreeMap<String, Tensor>,
+    vb: &'a VarBuilder<'a>,
 }
 
 impl Source<'_> {
-    fn tensor(&self, name: &str) -> candle_core::Result<&Tensor> {
-        match self.all.get(name) {
-            Some(tensor) => Ok(tensor),
-            None => candle_core::bail!("expected a parameter {name} among {}, got none", self.all.len()),
-        }
+    /// A weight and a bias of its first dimension.
+    fn affine<T: Float>(&self, name: &str, weight: &[usize]) -> Result<Affine<T>, GpuError> {
+        let vb = self.vb.pp(name);
+        let bias = vb.get(weight.first().copied().unwrap_or(0), "bias")?;
+        Ok(Affine { weight: upload(self.cuda, &vb.get(weight, "weight")?)?, bias: upload(self.cuda, &bias)? })
     }
 
-    /// As the file has it.
-    fn affine<T: Float>(&self, name: &str) -> Result<Affine<T>, GpuError> {
-        let weight = upload(self.cuda, self.tensor(&format!("{name}.weight"))?)?;
-        Ok(Affine { weight, bias: upload(self.cuda, self.tensor(&format!("{name}.bias"))?)? })
-    }
-
-    fn conv<T: Float>(&self, name: &str) -> Result<Affine<T>, GpuError> {
-        let weight = self.tensor(&format!("{name}.weight"))?;
-        let bias = self.tensor(&format!("{name}.bias"))?;
-        let (weight, bias) = upload_conv(self.cuda, (weight, bias), CHANNELS)?;
+    /// A convolution (out, in, rows, columns).
+    fn conv<T: Float>(&self, name: &str, weight: [usize; 4]) -> Result<Affine<T>, GpuError> {
+        let vb = self.vb.pp(name);
+        let (weight, bias) = (vb.get(&weight, "weight")?, vb.get(weight[0], "bias")?);
+        let (weight, bias) = upload_conv(self.cuda, (&weight, &bias), CHANNELS)?;
         Ok(Affine { weight, bias })
     }
 }

@@ -119,10 +119,21 @@ fn prefetch_at<T>(at: *const T) {
     prefetch(at.wrapping_add(MAX_COLS - 1));
 }
 
+/// Where C's rows are written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum RowOrder {
+    /// One after the other.
+    Same,
+    /// C's rows are the pixels of images with `columns` columns, and are written as one pixel of each 2 x 2 of an
+    /// image of twice the size: that in row `phase.0` and column `phase.1`.
+    Upsampled { columns: usize, phase: (usize, usize) },
+}
+
 /// C, stored row by row.
 pub(crate) struct Destination<'a, T> {
     out: Scatter<'a, MaybeUninit<T>>,
     width: usize,
+    order: RowOrder,
     /// Whether to add to the elements that are there.
     adds: bool,
 }
@@ -130,7 +141,12 @@ pub(crate) struct Destination<'a, T> {
 impl<'a, T: Element> Destination<'a, T> {
     /// Rows of `width`, uninitialised.
     pub(crate) fn new(out: &'a mut [MaybeUninit<T>], width: usize) -> Self {
-        Self { out: Scatter::new(out), width, adds: false }
+        Self { out: Scatter::new(out), width, order: RowOrder::Same, adds: false }
+    }
+
+    /// Rows of `width` in another order, uninitialised.
+    pub(crate) fn ordered(out: &'a mut [MaybeUninit<T>], width: usize, order: RowOrder) -> Self {
+        Self { order, ..Self::new(out, width) }
     }
 
     /// Rows of `width`, overwritten.
@@ -151,13 +167,30 @@ impl<'a, T: Element> Destination<'a, T> {
 
     /// Whether C has `rows` rows.
     pub(super) fn has_rows(&self, rows: usize) -> bool {
-        self.out.len() == rows * self.width
+        let each = match self.order {
+            RowOrder::Same => 1,
+            RowOrder::Upsampled { .. } => 4,
+        };
+        self.out.len() == each * rows * self.width
+    }
+
+    /// The first element of column `col` of row `row`.
+    #[inline(always)]
+    fn at(&self, row: usize, col: usize) -> usize {
+        let row = match self.order {
+            RowOrder::Same => row,
+            RowOrder::Upsampled { columns, phase } => {
+                let (line, column) = (row / columns, row % columns);
+                (2 * line + phase.0) * 2 * columns + 2 * column + phase.1
+            }
+        };
+        row * self.width + col
     }
 
     /// Prefetches a tile's elements.
     #[inline(always)]
     pub(super) fn prefetch(&self, place: &Place) {
-        place.rows.clone().for_each(|row| prefetch_at(self.out.at(row * self.width + place.col)));
+        place.rows.clone().for_each(|row| prefetch_at(self.out.at(self.at(row, place.col))));
     }
 
     /// Finishes and writes a tile, `stride` sums a row: those over the `first` range of depths, the `last` or both.
@@ -204,7 +237,7 @@ impl<'a, T: Element> Destination<'a, T> {
         let mut rounded = [T::zero(); MAX_COLS];
         T::narrow(values, &mut rounded);
         // SAFETY: the caller's promise.
-        let out = unsafe { self.out.range_mut(row * self.width + col, cols) };
+        let out = unsafe { self.out.range_mut(self.at(row, col), cols) };
         // Known lengths are a few instructions, others a call.
         match cols {
             32 => copy::<T, 32>(out, &rounded),
@@ -225,7 +258,7 @@ impl<'a, T: Element> Destination<'a, T> {
     unsafe fn add_to(&self, row: usize, col: usize, cols: usize, values: &mut TileRow) {
         // SAFETY: the caller's promise; the layouts are equal.
         let there: &[T] =
-            unsafe { &*(std::ptr::from_ref(self.out.range_mut(row * self.width + col, cols)) as *const [T]) };
+            unsafe { &*(std::ptr::from_ref(self.out.range_mut(self.at(row, col), cols)) as *const [T]) };
         let mut wide = [0.0; MAX_COLS];
         T::widen(there, &mut wide[..cols]);
         values.iter_mut().zip(wide).for_each(|(x, there)| *x += there);

@@ -28,10 +28,10 @@ mod peak;
 pub(crate) mod tile;
 
 use epilogue::DepthRange;
-pub(crate) use epilogue::{BiasActivation, Destination, Epilogue, Place, TileRow, prefetch_row, widened};
-#[allow(unused_imports, reason = "the interface for convolutions")]
-pub(crate) use operands::Gather;
-pub(crate) use operands::{ASource, Matrix, PackedB};
+pub(crate) use epilogue::{
+    BiasActivation, Destination, Epilogue, Place, RowOrder, TileRow, prefetch_row, widened,
+};
+pub(crate) use operands::{ASource, Gather, Matrix, PackedB};
 pub use peak::gemm_peak_flops;
 use tile::{EMPTY, MAX_ROWS, Strip, columns, next_rows, tile};
 

@@ -47,7 +47,6 @@ pub(crate) enum ASource<'a, T> {
     /// Read in place where the layout allows.
     Matrix(Matrix<'a, T>),
     /// Gathered by each task for the rows that it multiplies.
-    #[allow(dead_code, reason = "the interface for convolutions")]
     Gathered { source: &'a dyn Gather<T>, rows: usize, depth: usize },
 }
 
@@ -150,7 +149,7 @@ impl<T: Operand> PackedB<T> {
         Self::with(arch(), b, Scratch::own)
     }
 
-    pub(super) fn with(arch: Arch, b: Matrix<'_, T>, memory: impl FnOnce(usize) -> Scratch<T>) -> Self {
+    pub(crate) fn with(arch: Arch, b: Matrix<'_, T>, memory: impl FnOnce(usize) -> Scratch<T>) -> Self {
         Self::fill(arch, b.rows, b.cols, memory, |columns, panel, out| {
             if (panel + 1) * columns > b.cols || !b.rows.is_multiple_of(T::DEPTHS) {
                 out.fill(T::default());

@@ -1,0 +1,288 @@
+//! Layers of the frozen networks, over images `(B, H, W, C)` and tokens `(B, L, D)`.
+//!
+//! On the CPU in f32 and bf16 each is a fused operation of [`ddt_kernels`], its weights packed at load; other
+//! devices and types go through candle's operations, which are also what the tests compare with.
+
+use candle_core::{D, DType, Module, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use ddt_kernels::{
+    Activation, PackedConv2d, Window2d, group_norm, layer_norm, max_pool2d, mean_pool2d, softmax_attention,
+};
+
+/// `activation(conv(x) + bias + residual)`: `(B, H, W, C) -> (B, H', W', O)`.
+#[derive(Debug, Clone)]
+pub(crate) struct Conv2d {
+    kernel: Kernel,
+    activation: Activation,
+}
+
+#[derive(Debug, Clone)]
+enum Kernel {
+    Packed(PackedConv2d),
+    Plain { weight: Tensor, bias: Option<Tensor>, window: Window2d, upsampling: bool },
+}
+
+impl Conv2d {
+    /// Reads `weight: (O, C, rows, columns)` and `bias: (O)`.
+    pub(crate) fn new(inputs: usize, outputs: usize, window: Window2d, vb: VarBuilder) -> Result<Self> {
+        let (rows, columns) = window.kernel;
+        let weight = vb.get((outputs, inputs, rows, columns), "weight")?;
+        Self::of(&weight, Some(&vb.get(outputs, "bias")?), window)
+    }
+
+    /// Reads `weight: (O, C, rows, columns)`; there is no bias.
+    pub(crate) fn no_bias(inputs: usize, outputs: usize, window: Window2d, vb: VarBuilder) -> Result<Self> {
+        let (rows, columns) = window.kernel;
+        Self::of(&vb.get((outputs, inputs, rows, columns), "weight")?, None, window)
+    }
+
+    /// Of these tensors: `(O, C, rows, columns)` and `(O)`.
+    pub(crate) fn of(weight: &Tensor, bias: Option<&Tensor>, window: Window2d) -> Result<Self> {
+        let packed = || PackedConv2d::new(weight, bias, window);
+        Self::with(weight, bias, window, false, packed)
+    }
+
+    /// Reads a 3 x 3 convolution of the image doubled by repeating each pixel, `-> (B, 2 H, 2 W, O)`.
+    pub(crate) fn upsampling(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((outputs, inputs, 3, 3), "weight")?;
+        Self::of_upsampling(&weight, Some(&vb.get(outputs, "bias")?))
+    }
+
+    /// [`upsampling`](Self::upsampling) without a bias.
+    pub(crate) fn upsampling_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        Self::of_upsampling(&vb.get((outputs, inputs, 3, 3), "weight")?, None)
+    }
+
+    fn of_upsampling(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        Self::with(weight, bias, Window2d::SAME_3, true, || PackedConv2d::upsampling(weight, bias))
+    }
+
+    fn with(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        window: Window2d,
+        upsampling: bool,
+        packed: impl FnOnce() -> Result<PackedConv2d>,
+    ) -> Result<Self> {
+        let kernel = if weight.device().is_cpu() && matches!(weight.dtype(), DType::F32 | DType::BF16) {
+            Kernel::Packed(packed()?)
+        } else {
+            Kernel::Plain { weight: weight.clone(), bias: bias.cloned(), window, upsampling }
+        };
+        Ok(Self { kernel, activation: Activation::None })
+    }
+
+    /// Followed by an activation.
+    pub(crate) fn then(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// As `forward`, adding a residual of the result's shape before the activation.
+    pub(crate) fn forward_add(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        match &self.kernel {
+            Kernel::Packed(conv) => conv.forward_add(xs, residual, self.activation),
+            Kernel::Plain { .. } => activate(self.activation, &(self.plain(xs)? + residual)?),
+        }
+    }
+
+    fn plain(&self, xs: &Tensor) -> Result<Tensor> {
+        let Kernel::Plain { weight, bias, window, upsampling } = &self.kernel else {
+            bail!("expected weights that are not packed")
+        };
+        let Window2d { stride, pad_before, pad_after, .. } = *window;
+        let (_, h, w, _) = xs.dims4()?;
+        let mut xs = xs.permute((0, 3, 1, 2))?.contiguous()?; // (B, C, H, W)
+        if *upsampling {
+            xs = xs.upsample_nearest2d(2 * h, 2 * w)?;
+        }
+        let xs =
+            xs.pad_with_zeros(2, pad_before.0, pad_after.0)?.pad_with_zeros(3, pad_before.1, pad_after.1)?;
+        let ys = xs.conv2d(weight, 0, stride, 1, 1)?.permute((0, 2, 3, 1))?;
+        match bias {
+            Some(bias) => ys.broadcast_add(bias),
+            None => Ok(ys),
+        }
+    }
+}
+
+impl Module for Conv2d {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        match &self.kernel {
+            Kernel::Packed(conv) => conv.forward(xs, self.activation),
+            Kernel::Plain { .. } => activate(self.activation, &self.plain(xs)?),
+        }
+    }
+}
+
+/// `activation(x weight^T + bias + residual)` over the last axis: a convolution of single pixels.
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
+    conv: Conv2d,
+    outputs: usize,
+}
+
+impl Linear {
+    /// Reads `weight: (O, C)` and `bias: (O)`.
+    pub(crate) fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        Self::of(&vb.get((outputs, inputs), "weight")?, Some(&vb.get(outputs, "bias")?))
+    }
+
+    /// Of these tensors: `(O, C)` and `(O)`.
+    pub(crate) fn of(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        let conv = Conv2d::of(&weight.reshape((outputs, inputs, 1, 1))?, bias, Window2d::POINT)?;
+        Ok(Self { conv, outputs })
+    }
+
+    /// Followed by an activation.
+    pub(crate) fn then(self, activation: Activation) -> Self {
+        Self { conv: self.conv.then(activation), ..self }
+    }
+
+    /// As `forward`, adding a residual of the result's shape before the activation.
+    pub(crate) fn forward_add(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let rows = |xs: &Tensor| xs.flatten_to(D::Minus2)?.unsqueeze(0)?.unsqueeze(0);
+        self.conv.forward_add(&rows(xs)?, &rows(residual)?)?.reshape(residual.shape())
+    }
+}
+
+impl Module for Linear {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let mut dims = xs.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = self.outputs;
+        }
+        let rows = xs.flatten_to(D::Minus2)?.unsqueeze(0)?.unsqueeze(0)?;
+        self.conv.forward(&rows)?.reshape(dims)
+    }
+}
+
+/// `activation((x - mean) / sqrt(var + eps) * weight + bias)`, moments over (H, W, C / groups): `(B, H, W, C) -> same`.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f64,
+    activation: Activation,
+}
+
+impl GroupNorm {
+    /// Reads `weight` and `bias` of `channels`.
+    pub(crate) fn new(groups: usize, channels: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            bail!("expected channels divisible into {groups} groups, got {channels}");
+        }
+        let (weight, bias) = (vb.get(channels, "weight")?, vb.get(channels, "bias")?);
+        Ok(Self { weight, bias, groups, eps, activation: Activation::None })
+    }
+
+    /// Followed by an activation.
+    pub(crate) fn then(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    fn plain(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, h, w, c) = xs.dims4()?;
+        let split = (b, h * w, self.groups, c / self.groups);
+        let grouped = at_least_f32(xs)?.reshape(split)?.transpose(1, 2)?.flatten_from(2)?; // (B, groups, ..)
+        let ys = normalised(&grouped, self.eps)?.reshape((b, self.groups, h * w, c / self.groups))?;
+        let ys = ys.transpose(1, 2)?.reshape((b, h, w, c))?.to_dtype(xs.dtype())?;
+        activate(self.activation, &ys.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
+    }
+}
+
+impl Module for GroupNorm {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        if is_fused(xs) {
+            return group_norm(xs, &self.weight, &self.bias, self.groups, self.eps, self.activation);
+        }
+        self.plain(xs)
+    }
+}
+
+/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias` of `width`.
+    pub(crate) fn new(width: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
+        Ok(Self { weight: vb.get(width, "weight")?, bias: vb.get(width, "bias")?, eps })
+    }
+}
+
+impl Module for LayerNorm {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        if is_fused(xs) {
+            return layer_norm(xs, &self.weight, &self.bias, self.eps);
+        }
+        let ys = normalised(&at_least_f32(xs)?, self.eps)?.to_dtype(xs.dtype())?;
+        ys.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)
+    }
+}
+
+/// `softmax(q k^T / sqrt(K)) v` of every head: `(B, L, 3 N K)`, laid out (3, N, K), to `(B, L, N K)`.
+pub(crate) fn attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
+    if is_fused(qkv) {
+        return softmax_attention(qkv, num_heads);
+    }
+    let (b, l, width) = qkv.dims3()?;
+    let parts = qkv.reshape((b, l, 3, num_heads, ()))?.permute((2, 0, 3, 1, 4))?.contiguous()?; // (3, B, N, L, K)
+    let (q, k, v) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
+    let scores = (q.matmul(&k.t()?)? / (q.dim(D::Minus1)? as f64).sqrt())?;
+    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    weights.matmul(&v)?.transpose(1, 2)?.reshape((b, l, width / 3))
+}
+
+/// The mean or the maximum over a window of 3 x 3, whose padding does not count: `(B, H, W, C) -> (B, H', W', C)`.
+pub(crate) fn pool2d(xs: &Tensor, window: Window2d, mean: bool) -> Result<Tensor> {
+    if is_fused(xs) {
+        return if mean { mean_pool2d(xs, window) } else { max_pool2d(xs, window) };
+    }
+    let Window2d { kernel, stride, pad_before: (rows, columns), .. } = window;
+    let (_, height, width, _) = xs.dims4()?;
+    let xs = xs.permute((0, 3, 1, 2))?.contiguous()?; // (B, C, H, W)
+    let ys = if mean {
+        let padded_mean = |xs: &Tensor| {
+            let xs = xs.pad_with_zeros(2, rows, rows)?.pad_with_zeros(3, columns, columns)?;
+            xs.avg_pool2d_with_stride(kernel, (stride, stride))
+        };
+        let inside = Tensor::ones((1, 1, height, width), xs.dtype(), xs.device())?;
+        padded_mean(&xs)?.broadcast_div(&padded_mean(&inside)?)?
+    } else {
+        // Beyond the edge the edge is repeated, which changes no maximum.
+        let xs = xs.pad_with_same(2, rows, rows)?.pad_with_same(3, columns, columns)?;
+        xs.max_pool2d_with_stride(kernel, (stride, stride))?
+    };
+    ys.permute((0, 2, 3, 1))
+}
+
+/// Whether [`ddt_kernels`] computes with tensors of this device and type.
+fn is_fused(xs: &Tensor) -> bool {
+    xs.device().is_cpu() && matches!(xs.dtype(), DType::F32 | DType::BF16 | DType::F16)
+}
+
+/// Half-precision numbers in f32, others as they are: what statistics are taken of.
+fn at_least_f32(xs: &Tensor) -> Result<Tensor> {
+    if xs.dtype() == DType::F64 { Ok(xs.clone()) } else { xs.to_dtype(DType::F32) }
+}
+
+fn normalised(xs: &Tensor, eps: f64) -> Result<Tensor> {
+    let centred = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
+    let std = (centred.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    centred.broadcast_div(&std)
+}
+
+fn activate(activation: Activation, xs: &Tensor) -> Result<Tensor> {
+    match activation {
+        Activation::None => Ok(xs.clone()),
+        Activation::Relu => xs.relu(),
+        Activation::Silu => xs.silu(),
+        Activation::Gelu => xs.gelu_erf(),
+    }
+}

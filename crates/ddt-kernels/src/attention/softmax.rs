@@ -1,0 +1,112 @@
+//! Self-attention without norms and positions.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::{Inputs, Sizes, forward};
+use crate::cpu::element::Element;
+use crate::op::{FrozenOp, apply_frozen};
+
+const NAME: &str = "softmax_attention";
+
+/// Self-attention, from one projection to the merged heads.
+///
+/// ```text
+/// out = softmax(q k^T / sqrt(K)) v
+/// ```
+///
+/// The L x L matrix of a head never exists as a whole. Computed in f32, but that in bf16 queries, keys and
+/// probabilities are rounded to it before their products, whose sums are f32; the result has the dtype of `qkv`.
+/// Not differentiable.
+///
+/// # Shapes
+///
+/// `qkv`: (B, L, 3 N K), laid out (3, N, K) in the last axis; `num_heads`: N; result: (B, L, N K).
+///
+/// # Errors
+///
+/// If the shape is another, or if the dtype is not f32, bf16 or f16.
+pub fn softmax_attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
+    let (batch, tokens, width) = match *qkv.dims() {
+        [batch, tokens, width] if num_heads > 0 && width > 0 && width.is_multiple_of(3 * num_heads) => {
+            (batch, tokens, width)
+        }
+        ref got => {
+            bail!("{NAME}: expected qkv of shape (B, L, 3 N K) with N = {num_heads} heads, got {got:?}")
+        }
+    };
+    let sizes = Sizes { batch, tokens, heads: num_heads, head_dim: width / (3 * num_heads) };
+    apply_frozen(&SoftmaxAttention { sizes }, (batch, tokens, width / 3), [qkv])
+}
+
+struct SoftmaxAttention {
+    sizes: Sizes,
+}
+
+impl FrozenOp<1> for SoftmaxAttention {
+    const NAME: &'static str = NAME;
+    const INPUTS: [&'static str; 1] = ["qkv"];
+
+    fn forward<T: Element>(&self, [qkv]: [&[T]; 1]) -> Vec<T> {
+        forward(&Inputs::plain(qkv, self.sizes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, DType, Device};
+
+    use super::*;
+
+    fn filled(shape: (usize, usize, usize)) -> Tensor {
+        let values: Vec<f32> =
+            (0..shape.0 * shape.1 * shape.2).map(|i| 4.0 * (i as f32 * 0.7).sin()).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    /// By plain operations, in f64.
+    fn plain(qkv: &Tensor, heads: usize) -> Tensor {
+        let (b, tokens, width) = qkv.dims3().unwrap();
+        let parts = qkv.to_dtype(DType::F64).unwrap().reshape((b, tokens, 3, heads, ())).unwrap();
+        let parts = parts.permute((2, 0, 3, 1, 4)).unwrap().contiguous().unwrap(); // (3, B, N, L, K)
+        let [q, k, v] = [0, 1, 2].map(|i| parts.get(i).unwrap());
+        let scale = 1.0 / ((width / 3 / heads) as f64).sqrt();
+        let scores = (q.matmul(&k.t().unwrap()).unwrap() * scale).unwrap();
+        let highest = scores.max_keepdim(D::Minus1).unwrap();
+        let weights = scores.broadcast_sub(&highest).unwrap().exp().unwrap();
+        let sums = weights.sum_keepdim(D::Minus1).unwrap();
+        let out = weights.broadcast_div(&sums).unwrap().matmul(&v).unwrap();
+        out.transpose(1, 2).unwrap().reshape((b, tokens, width / 3)).unwrap()
+    }
+
+    fn farthest(got: &Tensor, want: &Tensor) -> f64 {
+        assert_eq!(got.dims(), want.dims());
+        let apart = (got.to_dtype(DType::F64).unwrap() - want).unwrap().abs().unwrap();
+        apart.max_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn agrees_with_plain_operations() {
+        // The last is one head that several threads share.
+        let sizes = [(1, 1, 1, 1), (2, 5, 3, 4), (1, 37, 2, 33), (2, 257, 1, 16), (1, 300, 1, 130)];
+        for (b, tokens, heads, head_dim) in sizes {
+            let qkv = filled((b, tokens, 3 * heads * head_dim));
+            let want = plain(&qkv, heads);
+            let got = softmax_attention(&qkv, heads).unwrap();
+            assert!(farthest(&got, &want) < 2e-5, "{tokens} {heads} {head_dim}");
+            let qkv = qkv.to_dtype(DType::BF16).unwrap();
+            let got = softmax_attention(&qkv, heads).unwrap();
+            assert!(farthest(&got, &plain(&qkv, heads)) < 0.1, "{tokens} {heads} {head_dim}");
+        }
+    }
+
+    #[test]
+    fn wrong_widths_are_errors_and_nan_stays_in_its_image() {
+        assert!(softmax_attention(&filled((1, 4, 10)), 1).is_err());
+        assert!(softmax_attention(&filled((1, 4, 12)), 0).is_err());
+        let mut values = vec![0.5f32; 2 * 3 * 12];
+        values[12] = f32::NAN;
+        let qkv = Tensor::from_vec(values, (2, 3, 12), &Device::Cpu).unwrap();
+        let ys = softmax_attention(&qkv, 1).unwrap().to_vec3::<f32>().unwrap();
+        assert!(ys[0][1][0].is_nan() && ys[1].iter().flatten().all(|y| *y == 0.5));
+    }
+}
