@@ -19,7 +19,7 @@ pub(crate) struct Conv2d {
 #[derive(Debug, Clone)]
 enum Kernel {
     Packed(PackedConv2d),
-    Plain { weight: Tensor, bias: Option<Tensor>, window: Window2d, upsampling: bool },
+    Plain(PlainConv2d),
 }
 
 impl Conv2d {
@@ -36,13 +36,7 @@ impl Conv2d {
         Self::of(&vb.get((outputs, inputs, rows, columns), "weight")?, None, window)
     }
 
-    /// Of these tensors: `(O, C, rows, columns)` and `(O)`.
-    pub(crate) fn of(weight: &Tensor, bias: Option<&Tensor>, window: Window2d) -> Result<Self> {
-        let packed = || PackedConv2d::new(weight, bias, window);
-        Self::with(weight, bias, window, false, packed)
-    }
-
-    /// Reads a 3 x 3 convolution of the image doubled by repeating each pixel, `-> (B, 2 H, 2 W, O)`.
+    /// A 3 x 3 convolution of the image after each pixel is repeated to 2 x 2: `-> (B, 2 H, 2 W, O)`.
     pub(crate) fn upsampling(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let weight = vb.get((outputs, inputs, 3, 3), "weight")?;
         Self::of_upsampling(&weight, Some(&vb.get(outputs, "bias")?))
@@ -53,21 +47,19 @@ impl Conv2d {
         Self::of_upsampling(&vb.get((outputs, inputs, 3, 3), "weight")?, None)
     }
 
-    fn of_upsampling(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
-        Self::with(weight, bias, Window2d::SAME_3, true, || PackedConv2d::upsampling(weight, bias))
+    /// From `weight: (O, C, rows, columns)` and `bias: (O)`.
+    pub(crate) fn of(weight: &Tensor, bias: Option<&Tensor>, window: Window2d) -> Result<Self> {
+        let kernel = match is_packable(weight) {
+            true => Kernel::Packed(PackedConv2d::new(weight, bias, window)?),
+            false => Kernel::Plain(PlainConv2d::new(weight, bias, window, false)),
+        };
+        Ok(Self { kernel, activation: Activation::None })
     }
 
-    fn with(
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        window: Window2d,
-        upsampling: bool,
-        packed: impl FnOnce() -> Result<PackedConv2d>,
-    ) -> Result<Self> {
-        let kernel = if weight.device().is_cpu() && matches!(weight.dtype(), DType::F32 | DType::BF16) {
-            Kernel::Packed(packed()?)
-        } else {
-            Kernel::Plain { weight: weight.clone(), bias: bias.cloned(), window, upsampling }
+    fn of_upsampling(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        let kernel = match is_packable(weight) {
+            true => Kernel::Packed(PackedConv2d::upsampling(weight, bias)?),
+            false => Kernel::Plain(PlainConv2d::new(weight, bias, Window2d::SAME_3, true)),
         };
         Ok(Self { kernel, activation: Activation::None })
     }
@@ -81,26 +73,7 @@ impl Conv2d {
     pub(crate) fn forward_add(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
         match &self.kernel {
             Kernel::Packed(conv) => conv.forward_add(xs, residual, self.activation),
-            Kernel::Plain { .. } => activate(self.activation, &(self.plain(xs)? + residual)?),
-        }
-    }
-
-    fn plain(&self, xs: &Tensor) -> Result<Tensor> {
-        let Kernel::Plain { weight, bias, window, upsampling } = &self.kernel else {
-            bail!("expected weights that are not packed")
-        };
-        let Window2d { stride, pad_before, pad_after, .. } = *window;
-        let (_, h, w, _) = xs.dims4()?;
-        let mut xs = xs.permute((0, 3, 1, 2))?.contiguous()?; // (B, C, H, W)
-        if *upsampling {
-            xs = xs.upsample_nearest2d(2 * h, 2 * w)?;
-        }
-        let xs =
-            xs.pad_with_zeros(2, pad_before.0, pad_after.0)?.pad_with_zeros(3, pad_before.1, pad_after.1)?;
-        let ys = xs.conv2d(weight, 0, stride, 1, 1)?.permute((0, 2, 3, 1))?;
-        match bias {
-            Some(bias) => ys.broadcast_add(bias),
-            None => Ok(ys),
+            Kernel::Plain(conv) => activate(self.activation, &(conv.forward(xs)? + residual)?),
         }
     }
 }
@@ -109,7 +82,39 @@ impl Module for Conv2d {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         match &self.kernel {
             Kernel::Packed(conv) => conv.forward(xs, self.activation),
-            Kernel::Plain { .. } => activate(self.activation, &self.plain(xs)?),
+            Kernel::Plain(conv) => activate(self.activation, &conv.forward(xs)?),
+        }
+    }
+}
+
+/// A convolution by candle's operations.
+#[derive(Debug, Clone)]
+struct PlainConv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    window: Window2d,
+    upsampling: bool,
+}
+
+impl PlainConv2d {
+    fn new(weight: &Tensor, bias: Option<&Tensor>, window: Window2d, upsampling: bool) -> Self {
+        Self { weight: weight.clone(), bias: bias.cloned(), window, upsampling }
+    }
+}
+
+impl Module for PlainConv2d {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let Window2d { stride, pad_before: (top, left), pad_after: (bottom, right), .. } = self.window;
+        let (_, h, w, _) = xs.dims4()?;
+        let mut xs = xs.permute((0, 3, 1, 2))?.contiguous()?; // (B, C, H, W)
+        if self.upsampling {
+            xs = xs.upsample_nearest2d(2 * h, 2 * w)?;
+        }
+        let xs = xs.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?;
+        let ys = xs.conv2d(&self.weight, 0, stride, 1, 1)?.permute((0, 2, 3, 1))?;
+        match &self.bias {
+            Some(bias) => ys.broadcast_add(bias),
+            None => Ok(ys),
         }
     }
 }
@@ -260,6 +265,11 @@ pub(crate) fn pool2d(xs: &Tensor, window: Window2d, mean: bool) -> Result<Tensor
         xs.max_pool2d_with_stride(kernel, (stride, stride))?
     };
     ys.permute((0, 2, 3, 1))
+}
+
+/// Whether weights of this device and type can be packed.
+fn is_packable(weight: &Tensor) -> bool {
+    weight.device().is_cpu() && matches!(weight.dtype(), DType::F32 | DType::BF16)
 }
 
 /// Whether [`ddt_kernels`] computes with tensors of this device and type.
