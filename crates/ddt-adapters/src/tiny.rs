@@ -423,7 +423,7 @@ struct Block {
 }
 
 impl Block {
-    fn new(vb: VarBuilder) -> Result<Self> {
+    fn new(width: usize, vb: VarBuilder) -> Result<Self> {
         let conv =
             |name| Ok(Conv2d::new(width, width, Window2d::SAME_3, vb.pp(name))?.then(Activation::Relu));
         let convs: [Result<Conv2d>; 3] = ["conv.0", "conv.2", "conv.4"].map(conv);

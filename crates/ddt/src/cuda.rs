@@ -2,11 +2,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::Tensor;
-use ddt_adapters::{Autoencoder, KlDecoder};
+use candle_core::{DType, Device, Tensor};
+use ddt_adapters::{Decode, KlConfig, KlDecoder, load_exact};
 use ddt_cuda::{
     CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision, from_map, gpu_name,
 };
+use ddt_files::Checkpoint;
 use ddt_model::{ModelError, NetworkConfig, SampleOptions, Sampled};
 
 use crate::{
@@ -69,12 +70,17 @@ pub(crate) fn check(config: &PipelineConfig, number: usize) -> Result<()> {
     gpu_name(number).map(drop).context(BLAME)
 }
 
-pub(crate) fn place_decoder(
-    decoder: &KlDecoder,
+pub(crate) fn load_kl_decoder(
+    cfg: &KlConfig,
+    file: &Checkpoint,
     config: &PipelineConfig,
     number: usize,
-) -> Result<Box<dyn Autoencoder>> {
-    Ok(Box::new(CudaKlDecoder::open(number, decoder, precision(config)?, DECODER_BYTES).context(BLAME)?))
+) -> Result<Box<dyn Decode>> {
+    let precision = precision(config)?;
+    let decoder = load_exact(file, DType::F32, &Device::Cpu, KlDecoder::reads, |vb| {
+        CudaKlDecoder::open(number, cfg, precision, DECODER_BYTES, vb).map_err(candle_core::Error::wrap)
+    });
+    Ok(Box::new(decoder.context(BLAME)?))
 }
 
 fn precision(config: &PipelineConfig) -> Result<Precision> {

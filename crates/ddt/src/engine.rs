@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use candle_core::{Device, Tensor};
-use ddt_adapters::{Autoencoder, KlDecoder};
+use candle_core::{DType, Device, Tensor};
+use ddt_adapters::{Decode, KlConfig, KlDecoder};
+use ddt_files::Checkpoint;
 use ddt_flow::StepReport;
 use ddt_model::{ModelError, SampleOptions, Sampled, VelocityNetwork, sample, sample_autoguided};
 
@@ -95,12 +96,16 @@ pub(crate) fn check(config: &PipelineConfig) -> Result<()> {
     }
 }
 
-/// Puts a decoder where the settings say.
-pub(crate) fn place_decoder(decoder: KlDecoder, config: &PipelineConfig) -> Result<Box<dyn Autoencoder>> {
+/// Reads Stable Diffusion's decoder to where the settings say.
+pub(crate) fn load_kl_decoder(
+    cfg: &KlConfig,
+    file: &Checkpoint,
+    config: &PipelineConfig,
+) -> Result<Box<dyn Decode>> {
     match config.device {
-        Place::Cpu => Ok(Box::new(decoder)),
+        Place::Cpu => Ok(Box::new(KlDecoder::load(cfg, file, DType::F32, &Device::Cpu)?)),
         #[cfg(feature = "cuda")]
-        Place::Cuda(number) => cuda::place_decoder(&decoder, config, number),
+        Place::Cuda(number) => cuda::load_kl_decoder(cfg, file, config, number),
         #[cfg(not(feature = "cuda"))]
         Place::Cuda(_) => no_gpus(),
     }

@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::Device;
-use ddt_adapters::{Autoencoder, KlConfig, KlDecoder, PixelSpace, TinyDecoder};
+use candle_core::{DType, Device};
+use ddt_adapters::{Decode, KlConfig, PixelSpace, TinyDecoder};
 use ddt_files::Checkpoint;
 use ddt_flow::Guidance;
 use ddt_hub::{Hub, HubFile, Release};
@@ -228,7 +228,7 @@ impl Opened {
     }
 
     /// Reads the decoder, to compute in f32 on the CPU, or as the device says.
-    pub(crate) fn load_decoder(&self) -> Result<Box<dyn Autoencoder>> {
+    pub(crate) fn load_decoder(&self) -> Result<Box<dyn Decode>> {
         let decoder = self.decoder.load(&self.config)?;
         let (got, expected) = (decoder.latent_channels(), self.network.sizes.in_channels);
         if got != expected {
@@ -307,7 +307,7 @@ impl DecoderFile {
         if self.name == "pixels" { 1 } else { DOWNSCALE }
     }
 
-    fn load(&self, config: &PipelineConfig) -> Result<Box<dyn Autoencoder>> {
+    fn load(&self, config: &PipelineConfig) -> Result<Box<dyn Decode>> {
         let file = match &self.bytes {
             None => return Ok(Box::new(PixelSpace)),
             Some(Bytes::Bundled(bytes)) => Checkpoint::from_bytes(*bytes, "the bundled autoencoder")?,
@@ -315,11 +315,10 @@ impl DecoderFile {
         };
         let broken = || format!("cannot read the autoencoder {}", file.path().display());
         if file.info("decoder.conv_in.weight").is_some() {
-            let decoder =
-                KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, &Device::Cpu).context(broken())?;
-            return crate::engine::place_decoder(decoder, config);
+            let cfg = KlConfig::sd_vae_ft_ema();
+            return crate::engine::load_kl_decoder(&cfg, &file, config).context(broken());
         }
-        Ok(Box::new(TinyDecoder::load(&file, &Device::Cpu).context(broken())?))
+        Ok(Box::new(TinyDecoder::load(&file, DType::F32, &Device::Cpu).context(broken())?))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use ddt_adapters::{Autoencoder, to_rgb8};
+use ddt_adapters::{Decode, to_rgb8};
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver};
 use ddt_hub::{Hub, Release};
 use ddt_model::{ModelError, NetworkCalls, SampleOptions, Sampled, VelocityNetwork};
@@ -49,7 +49,7 @@ pub struct Pipeline {
     plan: Option<SharingPlan>,
     made_for: MadeFor,
     engine: Engine,
-    decoder: Box<dyn Autoencoder>,
+    decoder: Box<dyn Decode>,
     scale: Option<Scale>,
 }
 
