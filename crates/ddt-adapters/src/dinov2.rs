@@ -95,7 +95,7 @@ impl DinoV2 {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
+    /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(
         cfg: &DinoV2Config,

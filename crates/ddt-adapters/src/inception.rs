@@ -129,7 +129,7 @@ impl FoldedInception {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
+    /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
     where
@@ -178,7 +178,7 @@ impl Inception {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
+    /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
     where

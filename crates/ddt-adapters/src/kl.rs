@@ -51,7 +51,7 @@ impl KlAutoencoder {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
+    /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(
         cfg: &KlConfig,

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use ddt_files::{CheckpointError, Misshapen, TensorSource};
+use ddt_files::{FileError, Misshapen, TensorSource};
 
 /// Why a network could not be made from a file's tensors.
 #[derive(thiserror::Error, Debug)]
@@ -14,7 +14,7 @@ use ddt_files::{CheckpointError, Misshapen, TensorSource};
 pub enum LoadError {
     /// The file cannot be read, or its names and shapes are not the network's.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Checkpoint(#[from] FileError),
     /// The kind of network could not be told from the names.
     #[error("expected the weights of a {network}, with a tensor {expected}, got {got}")]
     Unrecognised {
@@ -37,7 +37,7 @@ pub enum LoadError {
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Mismatch`] with every missing, unexpected and misshapen name; else what reading a tensor or
+/// [`FileError::Mismatch`] with every missing, unexpected and misshapen name; else what reading a tensor or
 /// `make` returned.
 pub fn load_exact<T, S: TensorSource + Sync + ?Sized>(
     source: &S,
@@ -49,7 +49,7 @@ pub fn load_exact<T, S: TensorSource + Sync + ?Sized>(
     let record = Mutex::new(Record::default());
     let backend = Recording { source, record: &record };
     let made = make(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()));
-    let Record { used, mut missing, mut misshapen, failure } =
+    let Record { used, missing, misshapen, failure } =
         record.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = failure {
         return Err(error.into());
@@ -60,10 +60,7 @@ pub fn load_exact<T, S: TensorSource + Sync + ?Sized>(
     if missing.is_empty() && misshapen.is_empty() && unexpected.is_empty() {
         return Ok(made?);
     }
-    missing.sort();
-    misshapen.sort_by(|a, b| a.name.cmp(&b.name));
-    let path = source.path().to_path_buf();
-    Err(CheckpointError::Mismatch { path, missing, unexpected, misshapen }.into())
+    Err(FileError::mismatch(source, missing, unexpected, misshapen).into())
 }
 
 /// What a network under construction asked for.
@@ -72,7 +69,7 @@ struct Record {
     used: BTreeSet<String>,
     missing: Vec<String>,
     misshapen: Vec<Misshapen>,
-    failure: Option<CheckpointError>,
+    failure: Option<FileError>,
 }
 
 /// Answers a network under construction, with zeros where the source has no answer, so that
@@ -143,9 +140,7 @@ mod tests {
         let source = source(&[("a", &[2]), ("b", &[3]), ("x", &[1]), ("other.y", &[1])]);
         let make = |vb: VarBuilder| Ok((vb.get(2, "d")?, vb.get(2, "a")?, vb.get(2, "b")?, vb.get(2, "c")?));
         match load_exact(&source, DType::F32, &Device::Cpu, |name| !name.starts_with("other."), make) {
-            Err(LoadError::Checkpoint(CheckpointError::Mismatch {
-                missing, unexpected, misshapen, ..
-            })) => {
+            Err(LoadError::Checkpoint(FileError::Mismatch { missing, unexpected, misshapen, .. })) => {
                 assert_eq!(missing, ["c", "d"]);
                 assert_eq!(unexpected, ["x"]);
                 let b = Misshapen { name: "b".to_string(), expected: vec![2], got: vec![3] };

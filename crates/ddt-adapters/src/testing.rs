@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Shape, Tensor};
-use ddt_files::{CheckpointError, TensorInfo, TensorSource};
+use ddt_files::{FileError, TensorInfo, TensorSource};
 
 /// Uniform numbers in [-1, 1), a pure function of the seed (splitmix64).
 pub(crate) fn random(seed: u64, shape: impl Into<Shape>) -> Tensor {
@@ -51,8 +51,8 @@ impl TensorSource for InMemory {
         Some(TensorInfo { dtype: tensor.dtype(), shape: tensor.dims().to_vec() })
     }
 
-    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, CheckpointError> {
-        let not_found = || CheckpointError::NotFound { path: self.path().into(), name: name.into() };
+    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
+        let not_found = || FileError::not_found(self.path(), name);
         Ok(self.0.get(name).ok_or_else(not_found)?.to_device(device).unwrap())
     }
 }

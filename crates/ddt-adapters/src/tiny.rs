@@ -51,7 +51,7 @@ impl TinyAutoencoder {
     /// # Errors
     ///
     /// [`LoadError::Unrecognised`] without a `decoder.1.weight`;
-    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
+    /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(source: &S, dtype: DType, device: &Device) -> std::result::Result<Self, LoadError>
     where
@@ -236,7 +236,7 @@ impl TinyEncoder {
     /// # Errors
     ///
     /// [`LoadError::Unrecognised`] if the last convolution is absent;
-    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
+    /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(source: &S, dtype: DType, device: &Device) -> std::result::Result<Self, LoadError>
     where
@@ -347,7 +347,7 @@ impl TinyDecoder {
     /// # Errors
     ///
     /// [`LoadError::Unrecognised`] if the first convolution is absent;
-    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
+    /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(source: &S, dtype: DType, device: &Device) -> std::result::Result<Self, LoadError>
     where

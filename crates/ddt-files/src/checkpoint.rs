@@ -9,7 +9,8 @@ use candle_core::{Device, Tensor};
 use crate::safetensors_file::SafetensorsFile;
 use crate::source::Source;
 use crate::torch::TorchFile;
-use crate::{CheckpointError, Prefixed, TensorInfo, TensorSource};
+use crate::torch::legacy::MAGIC;
+use crate::{FileError, Prefixed, TensorInfo, TensorSource};
 
 /// A checkpoint's container, told by its content and never by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,18 +20,21 @@ pub enum Format {
     Safetensors,
     /// A zip archive of a pickle and raw numbers, as `torch.save` writes since PyTorch 1.6.
     TorchZip,
+    /// Pickles followed by raw numbers, as `torch.save` wrote before.
+    TorchLegacy,
 }
 
 /// An opened checkpoint: its names, types and shapes; tensors are read when asked for.
 ///
-/// Of a PyTorch file the names are the keys of its `state_dict` (Lightning), or of the top-level dictionary
-/// if that holds tensors itself, or `group.key` if it holds dictionaries of tensors (`{"model": .., "ema":
-/// ..}`). Anything that lies beside them is passed over, whatever it is.
+/// The names of a PyTorch file are the keys of its `state_dict` (Lightning), or else of its dictionaries,
+/// joined by dots: `{"model": {"w": ..}, "ema": {"w": ..}}` has `model.w` and `ema.w`. What lies beside
+/// dictionaries of tensors is left out, whatever it is.
 ///
 /// Threads may share it; the file is not mapped into memory, so it may not be changed, but it may be removed.
 #[derive(Debug)]
 pub struct Checkpoint {
     source: Source,
+    format: Format,
     content: Content,
     metadata: BTreeMap<String, String>,
 }
@@ -46,10 +50,9 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::UnknownFormat`] or [`CheckpointError::LegacyTorch`] for other formats,
-    /// [`CheckpointError::ForbiddenGlobal`] for code among the tensors, and one case for each way in which a
-    /// file can be damaged or dishonest.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+    /// [`FileError::Format`] for other formats and damaged files, [`FileError::Tensor`] for what is no tensor
+    /// (code, for instance) among the tensors, [`FileError::Limit`], [`FileError::Io`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
         Self::from_source(Source::open(path.as_ref())?)
     }
 
@@ -58,29 +61,28 @@ impl Checkpoint {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>, name: &str) -> Result<Self, CheckpointError> {
+    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>, name: &str) -> Result<Self, FileError> {
         Self::from_source(Source::from_bytes(bytes.into(), name))
     }
 
-    fn from_source(source: Source) -> Result<Self, CheckpointError> {
+    fn from_source(source: Source) -> Result<Self, FileError> {
         let mut metadata = BTreeMap::new();
-        let content = match detect(&source)? {
+        let format = detect(&source)?;
+        let content = match format {
             Format::Safetensors => {
                 let mut file = SafetensorsFile::open(&source)?;
                 metadata = std::mem::take(&mut file.metadata);
                 Content::Safetensors(file)
             }
-            Format::TorchZip => Content::Torch(TorchFile::open(&source)?),
+            Format::TorchZip => Content::Torch(TorchFile::open_zip(&source)?),
+            Format::TorchLegacy => Content::Torch(TorchFile::open_legacy(&source)?),
         };
-        Ok(Self { source, content, metadata })
+        Ok(Self { source, format, content, metadata })
     }
 
     /// The container's format.
     pub fn format(&self) -> Format {
-        match self.content {
-            Content::Safetensors(_) => Format::Safetensors,
-            Content::Torch(_) => Format::TorchZip,
-        }
+        self.format
     }
 
     /// The file, or the name given to the bytes.
@@ -113,17 +115,14 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::NotFound`] for an unknown name; a reading error if the file has changed or is
+    /// [`FileError::Tensor`] for an unknown name; a reading error if the file has changed or is
     /// damaged.
-    pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, CheckpointError> {
+    pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
         let tensor = match &self.content {
             Content::Safetensors(file) => file.tensor(&self.source, name, device)?,
             Content::Torch(file) => file.tensor(&self.source, name, device)?,
         };
-        tensor.ok_or_else(|| CheckpointError::NotFound {
-            path: self.path().to_path_buf(),
-            name: name.to_string(),
-        })
+        tensor.ok_or_else(|| FileError::not_found(self.path(), name))
     }
 
     /// Reads `count` rows of a tensor from `first` on, rows being counted along its first axis, and
@@ -131,24 +130,15 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::NotFound`] for an unknown name, and any name of a PyTorch file;
-    /// [`CheckpointError::InvalidTensor`] when there are no such rows; a reading error as
+    /// [`FileError::Tensor`] for an unknown name, and any name of a PyTorch file;
+    /// [`FileError::Tensor`] when there are no such rows; a reading error as
     /// [`tensor`](Self::tensor).
-    pub fn rows(
-        &self,
-        name: &str,
-        first: usize,
-        count: usize,
-        device: &Device,
-    ) -> Result<Tensor, CheckpointError> {
+    pub fn rows(&self, name: &str, first: usize, count: usize, device: &Device) -> Result<Tensor, FileError> {
         let rows = match &self.content {
             Content::Safetensors(file) => file.rows(&self.source, name, first, count, device)?,
             Content::Torch(_) => None,
         };
-        rows.ok_or_else(|| CheckpointError::NotFound {
-            path: self.path().to_path_buf(),
-            name: name.to_string(),
-        })
+        rows.ok_or_else(|| FileError::not_found(self.path(), name))
     }
 
     /// The tensors whose names begin with `prefix`, named without it.
@@ -170,7 +160,7 @@ impl TensorSource for Checkpoint {
         self.info(name)
     }
 
-    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, CheckpointError> {
+    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
         self.tensor(name, device)
     }
 }
@@ -179,7 +169,7 @@ impl TensorSource for Checkpoint {
 const ZIP_MARKS: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
 const TAR_MARK: (usize, &[u8]) = (257, b"ustar");
 
-fn detect(source: &Source) -> Result<Format, CheckpointError> {
+fn detect(source: &Source) -> Result<Format, FileError> {
     let head = source.read("the first bytes", 0, source.len().min(262))?;
     if ZIP_MARKS.iter().any(|mark| head.starts_with(mark)) {
         return Ok(Format::TorchZip);
@@ -188,37 +178,43 @@ fn detect(source: &Source) -> Result<Format, CheckpointError> {
     if head.get(8) == Some(&b'{') {
         return Ok(Format::Safetensors);
     }
-    let path = source.path().to_path_buf();
+    if head.starts_with(MAGIC) {
+        return Ok(Format::TorchLegacy);
+    }
+    let tar = head.get(TAR_MARK.0..).is_some_and(|rest| rest.starts_with(TAR_MARK.1));
     let pickle =
         head.first() == Some(&0x80) && head.get(1).is_some_and(|protocol| (2..=5).contains(protocol));
-    let tar = head.get(TAR_MARK.0..).is_some_and(|rest| rest.starts_with(TAR_MARK.1));
-    if pickle || tar {
-        return Err(CheckpointError::LegacyTorch { path });
-    }
-    Err(CheckpointError::UnknownFormat { path })
+    let problem = if tar {
+        "a tar archive, as PyTorch wrote before 0.2; load it in PyTorch and save it again"
+    } else if pickle {
+        "a bare pickle, not a file of torch.save; load it in Python and save its tensors with torch.save"
+    } else {
+        "neither safetensors nor a PyTorch file; if it was downloaded, check that it is complete"
+    };
+    Err(FileError::format(source.path(), problem))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn error(bytes: &'static [u8]) -> CheckpointError {
-        Checkpoint::from_bytes(bytes, "test").unwrap_err()
-    }
-
     #[test]
     fn other_formats_are_named() {
-        assert!(matches!(error(b""), CheckpointError::UnknownFormat { .. }));
-        assert!(matches!(error(b"\x93NUMPY\x01\x00"), CheckpointError::UnknownFormat { .. }));
-        assert!(matches!(error(b"<!DOCTYPE html>"), CheckpointError::UnknownFormat { .. }));
-        assert!(matches!(
-            error(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
-            CheckpointError::LegacyTorch { .. }
-        ));
         let mut tar = vec![0; 512];
         tar[257..262].copy_from_slice(b"ustar");
-        let error = Checkpoint::from_bytes(tar, "test").unwrap_err();
-        assert!(matches!(error, CheckpointError::LegacyTorch { .. }));
+        for (bytes, expected) in [
+            (b"".to_vec(), "neither safetensors nor"),
+            (b"\x93NUMPY\x01\x00".to_vec(), "neither safetensors nor"),
+            (b"<!DOCTYPE html>".to_vec(), "neither safetensors nor"),
+            (b"\x80\x02}.".to_vec(), "bare pickle"),
+            (tar, "tar archive"),
+        ] {
+            let error = Checkpoint::from_bytes(bytes, "test").unwrap_err();
+            assert!(
+                matches!(error, FileError::Format { .. }) && error.to_string().contains(expected),
+                "{error}"
+            );
+        }
     }
 
     #[test]
@@ -237,6 +233,6 @@ mod tests {
             assert!(checkpoint.rows("x", first, count, &Device::Cpu).is_err(), "{first}, {count}");
         }
         let missing = checkpoint.tensor("y", &Device::Cpu).unwrap_err();
-        assert_eq!(missing.to_string(), "embedded has no tensor `y`");
+        assert_eq!(missing.to_string(), "embedded: `y`: no tensor of this name");
     }
 }

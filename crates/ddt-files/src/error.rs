@@ -1,175 +1,55 @@
-//! What can go wrong between a file and its tensors; every case names the file.
+//! The crate's error: every case names the file and says what was expected.
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Why a checkpoint could not be read or written.
+/// Why a file could not be read or written.
 #[derive(thiserror::Error, Debug)]
 #[non_exhaustive]
-pub enum CheckpointError {
-    /// Opening or reading failed.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
+pub enum FileError {
+    /// The operating system refused. A file that was to be replaced is the old one or the new one.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "read", "write", "sync", ...
+        action: &'static str,
+        /// The file or folder.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
-    /// Writing failed; a file that was there before is unchanged.
-    #[error("cannot write {}: {source}", path.display())]
-    Write {
-        /// The file that was to be written.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The path is a folder, a pipe or a device.
-    #[error("{} is not a regular file", path.display())]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The first bytes belong to no known format.
-    #[error(
-        "{} is neither safetensors nor a PyTorch zip file; if it was downloaded, check that it is complete",
-        path.display()
-    )]
-    UnknownFormat {
+    /// The content is damaged, cut short, or of a format that is not read.
+    #[error("{}: {problem}", path.display())]
+    Format {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it, and what to do where that is known.
+        problem: String,
     },
-    /// A PyTorch file from before 1.6, which is a bare pickle or a tar archive.
-    #[error(
-        "{} is a legacy PyTorch file, expected the zip format; load it in PyTorch 1.6 or newer and save it again",
-        path.display()
-    )]
-    LegacyTorch {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file ends before something that it says it holds.
-    #[error("{} ends too early: {what} needs {expected} bytes, the file has {got}", path.display())]
-    Truncated {
-        /// The file.
-        path: PathBuf,
-        /// What was being read.
-        what: &'static str,
-        /// The end of what was being read, counted from the start of the file.
-        expected: u64,
-        /// The size of the file.
-        got: u64,
-    },
-    /// A size is above a fixed limit that protects memory.
+    /// A size is above the fixed limit that bounds memory.
     #[error("{}: {what} is {got}, the limit is {limit}", path.display())]
     Limit {
         /// The file.
         path: PathBuf,
         /// What is too large.
-        what: &'static str,
+        what: String,
         /// The largest value allowed.
         limit: u64,
         /// The value found.
         got: u64,
     },
-    /// There is not enough memory for a tensor.
-    #[error("{}: cannot allocate {bytes} bytes", path.display())]
-    OutOfMemory {
+    /// A tensor or array is not there, or not one that can be read or written.
+    #[error("{}: `{name}`: {problem}", path.display())]
+    Tensor {
         /// The file.
         path: PathBuf,
-        /// The size asked for.
-        bytes: u64,
-    },
-    /// The header of a safetensors file is malformed.
-    #[error("{}: invalid safetensors header: {problem}", path.display())]
-    Header {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The zip container of a PyTorch file is malformed or of a kind that PyTorch does not write.
-    #[error("{}: invalid zip archive: {problem}", path.display())]
-    Zip {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The pickle of a PyTorch file is malformed or uses what this reader refuses.
-    #[error("{}: invalid pickle at byte {offset}: {problem}", path.display())]
-    Pickle {
-        /// The file.
-        path: PathBuf,
-        /// The position of the offending instruction in the pickle.
-        offset: usize,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A PyTorch file holds no dictionary of tensors.
-    #[error(
-        "{} holds no tensors where they were looked for: expected a dictionary of tensors, or one under `state_dict`",
-        path.display()
-    )]
-    NoTensors {
-        /// The file.
-        path: PathBuf,
-    },
-    /// An entry among the tensors of a PyTorch file refers to code outside the short list that is understood.
-    #[error(
-        "{}: `{name}` refers to `{global}`, which is not loaded because it could run code; expected a tensor",
-        path.display()
-    )]
-    ForbiddenGlobal {
-        /// The file.
-        path: PathBuf,
-        /// The key of the entry.
-        name: String,
-        /// The Python object it refers to.
-        global: String,
-    },
-    /// An entry among the tensors is something else, or a tensor that makes no sense.
-    #[error("{}: `{name}` is not a readable tensor: {problem}", path.display())]
-    InvalidTensor {
-        /// The file.
-        path: PathBuf,
-        /// The key of the entry.
+        /// The name of the tensor or array.
         name: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// A tensor's element type has no counterpart here.
-    #[error("{}: `{name}` has unsupported element type {dtype}", path.display())]
-    UnsupportedDtype {
-        /// The file.
-        path: PathBuf,
-        /// The name of the tensor.
-        name: String,
-        /// The element type, as the file or the library spells it.
-        dtype: String,
-    },
-    /// A tensor was asked for that the file does not have.
-    #[error("{} has no tensor `{name}`", path.display())]
-    NotFound {
-        /// The file.
-        path: PathBuf,
-        /// The name asked for.
-        name: String,
-    },
-    /// Two tensors were given the same name by a renaming.
-    #[error("{}: both `{first}` and `{second}` would be called `{name}`", path.display())]
-    NameCollision {
-        /// The file.
-        path: PathBuf,
-        /// The new name.
-        name: String,
-        /// The stored name that took it first.
-        first: String,
-        /// The stored name that wants it too.
-        second: String,
-    },
-    /// The names or shapes differ from those expected; the lists are complete and sorted.
-    #[error("{} does not fit: {}", path.display(), summary(missing, unexpected, misshapen))]
+    /// The names or shapes are not those expected; the lists are complete and sorted.
+    #[error("{} does not fit: {}{}", path.display(), summary(missing, unexpected, misshapen), advice(remedy))]
     Mismatch {
         /// The file.
         path: PathBuf,
@@ -179,17 +59,54 @@ pub enum CheckpointError {
         unexpected: Vec<String>,
         /// Names in both whose shapes differ.
         misshapen: Vec<Misshapen>,
+        /// How to read the file all the same, where that is known.
+        remedy: Option<Box<str>>,
     },
-    /// The tensor library refused: a device, a conversion, or memory.
-    #[error("{}: tensor `{name}`: {source}", path.display())]
-    Tensor {
-        /// The file.
+    /// Something is in the way that was not made here, or was made for something else.
+    #[error("{} {problem}", path.display())]
+    Conflict {
+        /// The file or folder.
         path: PathBuf,
-        /// The name of the tensor.
-        name: String,
-        /// What the library said.
-        source: Box<candle_core::Error>,
+        /// What it is, and what to do.
+        problem: String,
     },
+    /// An argument makes no sense.
+    #[error("{what}: expected {expected}, got {got}")]
+    Invalid {
+        /// Which argument.
+        what: &'static str,
+        /// What it should be.
+        expected: String,
+        /// What it was.
+        got: String,
+    },
+}
+
+impl FileError {
+    /// Says what was tried where; for `map_err`.
+    pub fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+
+    /// Names the tensor or array that cannot be had.
+    pub fn tensor(path: &Path, name: &str, problem: impl Into<String>) -> Self {
+        Self::Tensor { path: path.to_owned(), name: clip(name), problem: problem.into() }
+    }
+
+    /// The error of a name that is not in the file.
+    pub fn not_found(path: &Path, name: &str) -> Self {
+        Self::tensor(path, name, "no tensor of this name")
+    }
+
+    pub(crate) fn format(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Format { path: path.to_owned(), problem: problem.into() }
+    }
+
+    /// Whether a file or folder was not there.
+    #[cfg(test)]
+    pub(crate) fn is_missing_file(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// A tensor whose shape is not the expected one.
@@ -203,28 +120,53 @@ pub struct Misshapen {
     pub got: Vec<usize>,
 }
 
-/// Names shown of each list in a message; the error's fields hold them all.
-const SHOWN: usize = 12;
+/// Refuses a size above a limit.
+pub(crate) fn check_limit(
+    path: &Path,
+    what: impl Into<String>,
+    limit: u64,
+    got: u64,
+) -> Result<(), FileError> {
+    if got <= limit {
+        return Ok(());
+    }
+    Err(FileError::Limit { path: path.to_owned(), what: what.into(), limit, got })
+}
+
+/// Shortens text from a file so that it fits a message.
+pub(crate) fn clip(text: &str) -> String {
+    const SHOWN: usize = 80;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_string(),
+    }
+}
+
+/// Lists names for a message, at most twelve; the error's fields hold them all.
+pub(crate) fn list(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let mut text = names.iter().take(SHOWN).map(|it| clip(it)).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", and {} more", names.len() - SHOWN);
+    }
+    text
+}
 
 fn summary(missing: &[String], unexpected: &[String], misshapen: &[Misshapen]) -> String {
     let shapes: Vec<String> = misshapen
         .iter()
         .map(|it| format!("{} (expected {:?}, got {:?})", it.name, it.expected, it.got))
         .collect();
-    let mut text = String::new();
-    for (label, names) in [("missing", missing), ("unexpected", unexpected), ("misshapen", &shapes)] {
-        if names.is_empty() {
-            continue;
-        }
-        let separator = if text.is_empty() { "" } else { "; " };
-        let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{separator}{} {label}: {shown}", names.len());
-        if names.len() > SHOWN {
-            let _ = write!(text, ", and {} more", names.len() - SHOWN);
-        }
-    }
-    text
+    let lists = [("missing", missing), ("unexpected", unexpected), ("misshapen", &shapes)];
+    let parts = lists.into_iter().filter(|(_, names)| !names.is_empty());
+    let parts: Vec<String> =
+        parts.map(|(label, names)| format!("{} {label}: {}", names.len(), list(names))).collect();
+    parts.join("; ")
+}
+
+fn advice(remedy: &Option<Box<str>>) -> String {
+    remedy.as_ref().map_or_else(String::new, |it| format!("; {it}"))
 }
 
 #[cfg(test)]
@@ -234,15 +176,23 @@ mod tests {
     #[test]
     fn a_mismatch_shows_twelve_names_and_counts_the_rest() {
         let missing: Vec<String> = (0..15).map(|i| format!("m{i:02}")).collect();
-        let error = CheckpointError::Mismatch {
+        let error = FileError::Mismatch {
             path: PathBuf::from("a.ckpt"),
             missing,
             unexpected: vec!["u".to_string()],
             misshapen: vec![Misshapen { name: "s".to_string(), expected: vec![2], got: vec![3, 4] }],
+            remedy: Some("do this".into()),
         };
         let text = error.to_string();
         assert!(text.starts_with("a.ckpt does not fit: 15 missing: m00, m01"), "{text}");
         assert!(text.contains("m11, and 3 more; 1 unexpected: u; 1 misshapen: s (expected [2], got [3, 4])"));
-        assert!(!text.contains("m12"), "{text}");
+        assert!(text.ends_with("; do this") && !text.contains("m12"), "{text}");
+    }
+
+    #[test]
+    fn clipping_respects_characters() {
+        assert_eq!(clip("abc"), "abc");
+        let long = clip(&"é".repeat(100));
+        assert_eq!(long, format!("{}...", "é".repeat(80)));
     }
 }

@@ -12,7 +12,7 @@
 //! [`write_safetensors`] writes a file beside its place, syncs and renames it; [`atomic_write`] does the same
 //! for any content.
 //!
-//! **Promise:** any bytes give a value or a [`CheckpointError`]. Nothing is executed, memory is bounded by
+//! **Promise:** any bytes give a value or a [`FileError`]. Nothing is executed, memory is bounded by
 //! fixed limits and by the size of the file, and no input panics.
 //!
 //! # Example
@@ -38,17 +38,20 @@
 
 #![forbid(unsafe_code)]
 
-pub use atomic::{atomic_write, sha256_file};
 pub use checkpoint::{Checkpoint, Format};
-pub use error::{CheckpointError, Misshapen};
+pub use error::{FileError, Misshapen};
+pub use file_system::{DiskFile, FileSystem, Step, atomic_write};
+pub use hash::{sha256, sha256_file};
 pub use load::{LoadOptions, load_exact};
+pub use source::read_file;
 pub use tensor_source::{TensorInfo, TensorSource};
 pub use view::{Prefixed, Renamed};
 pub use write::write_safetensors;
 
-mod atomic;
 mod checkpoint;
 mod error;
+mod file_system;
+mod hash;
 mod limits;
 mod load;
 pub mod npz;

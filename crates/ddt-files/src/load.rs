@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{CheckpointError, Misshapen, TensorSource};
+use crate::{FileError, Misshapen, Prefixed, TensorSource};
 
 /// How [`load_exact`] treats what it finds.
 #[derive(Clone, Copy)]
@@ -36,15 +36,21 @@ impl<'a> LoadOptions<'a> {
 /// All names and shapes are compared before the first tensor is read, so memory is bounded by what is
 /// expected, not by what the file claims. Conversion happens on the CPU, one tensor at a time.
 ///
+/// Names that all have the same prefix before them, such as `module.` (distributed training), `_orig_mod.`
+/// (compiled modules) or `denoiser.`, are found under it. Where several prefixes would do (`model.` and `ema.`),
+/// the error names them.
+///
 /// # Errors
 ///
-/// [`CheckpointError::Mismatch`] with every missing, unexpected and misshapen name; else what reading or
+/// [`FileError::Mismatch`] with every missing, unexpected and misshapen name; else what reading or
 /// converting a tensor returned.
 pub fn load_exact<S: TensorSource + ?Sized>(
     source: &S,
     expected: &[(String, Vec<usize>)],
     options: &LoadOptions<'_>,
-) -> Result<BTreeMap<String, Tensor>, CheckpointError> {
+) -> Result<BTreeMap<String, Tensor>, FileError> {
+    let prefix = prefix_of(source, expected);
+    let source = &Prefixed::new(source, &prefix);
     compare(source, expected, options)?;
     let mut tensors = BTreeMap::new();
     for (name, _) in expected {
@@ -52,11 +58,7 @@ pub fn load_exact<S: TensorSource + ?Sized>(
         let converted = tensor
             .to_dtype(options.dtype.unwrap_or(tensor.dtype()))
             .and_then(|it| it.to_device(options.device))
-            .map_err(|error| CheckpointError::Tensor {
-                path: source.path().to_path_buf(),
-                name: name.clone(),
-                source: Box::new(error),
-            })?;
+            .map_err(|error| FileError::tensor(source.path(), name, error.to_string()))?;
         tensors.insert(name.clone(), converted);
     }
     Ok(tensors)
@@ -66,7 +68,7 @@ fn compare<S: TensorSource + ?Sized>(
     source: &S,
     expected: &[(String, Vec<usize>)],
     options: &LoadOptions<'_>,
-) -> Result<(), CheckpointError> {
+) -> Result<(), FileError> {
     let wanted: BTreeMap<&str, &[usize]> =
         expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
@@ -91,8 +93,67 @@ fn compare<S: TensorSource + ?Sized>(
     if missing.is_empty() && unexpected.is_empty() && misshapen.is_empty() {
         return Ok(());
     }
-    Err(CheckpointError::Mismatch { path: source.path().to_path_buf(), missing, unexpected, misshapen })
+    Err(FileError::mismatch(source, missing, unexpected, misshapen))
 }
+
+/// The only prefix under which all expected names are; none if they are there without one.
+fn prefix_of<S: TensorSource + ?Sized>(source: &S, expected: &[(String, Vec<usize>)]) -> String {
+    let names: Vec<&str> = expected.iter().map(|it| it.0.as_str()).collect();
+    match prefixes(source, &names).as_slice() {
+        [only] => only.clone(),
+        _ => String::new(),
+    }
+}
+
+/// All prefixes, each ending with a dot or empty, under which all names are; the empty one if it is among them.
+fn prefixes<S: TensorSource + ?Sized>(source: &S, names: &[&str]) -> Vec<String> {
+    // The longest name is that of the fewest tensors.
+    let Some(longest) = names.iter().max_by_key(|it| it.len()) else { return Vec::new() };
+    let holds_all =
+        |prefix: &&str| names.iter().all(|name| source.info(&format!("{prefix}{name}")).is_some());
+    let stored = source.names().into_iter().filter_map(|it| it.strip_suffix(longest));
+    let candidates = stored.filter(|it| it.is_empty() || it.ends_with('.')).filter(holds_all);
+    let mut found: Vec<String> = candidates.map(str::to_owned).collect();
+    if found.iter().any(String::is_empty) {
+        found = vec![String::new()];
+    }
+    found
+}
+
+impl FileError {
+    /// The error of names or shapes that are not those expected, with the remedy where `source` shows one.
+    pub fn mismatch<S: TensorSource + ?Sized>(
+        source: &S,
+        mut missing: Vec<String>,
+        mut unexpected: Vec<String>,
+        mut misshapen: Vec<Misshapen>,
+    ) -> Self {
+        missing.sort();
+        unexpected.sort();
+        misshapen.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: Vec<&str> = missing.iter().map(String::as_str).collect();
+        let prefixes: Vec<String> =
+            prefixes(source, &names).iter().map(|it| format!("`{it}`")).take(SHOWN_PREFIXES).collect();
+        let remedy = match prefixes.as_slice() {
+            [] => None,
+            [only] => Some(format!("the missing names are there after {only}: use `with_prefix`")),
+            several => {
+                let several = several.join(" and ");
+                Some(format!("the missing names are there after {several}: choose one with `with_prefix`"))
+            }
+        };
+        Self::Mismatch {
+            path: source.path().to_path_buf(),
+            missing,
+            unexpected,
+            misshapen,
+            remedy: remedy.map(String::into_boxed_str),
+        }
+    }
+}
+
+/// Prefixes that a message names at most.
+const SHOWN_PREFIXES: usize = 6;
 
 #[cfg(test)]
 mod tests {
@@ -128,11 +189,58 @@ mod tests {
     fn one_error_lists_everything() {
         let expected = expected(&[("y", &[1]), ("a", &[3]), ("c", &[1])]);
         let error = load_exact(&checkpoint(), &expected, &LoadOptions::new(&Device::Cpu)).unwrap_err();
-        let CheckpointError::Mismatch { missing, unexpected, misshapen, .. } = error else {
-            panic!("{error}")
-        };
+        let FileError::Mismatch { missing, unexpected, misshapen, .. } = error else { panic!("{error}") };
         assert_eq!(missing, ["c", "y"]);
         assert_eq!(unexpected, ["b", "z"]);
         assert_eq!(misshapen, [Misshapen { name: "a".to_string(), expected: vec![3], got: vec![2] }]);
+    }
+
+    /// A checkpoint of bytes of these names.
+    fn named(names: &[&str]) -> Checkpoint {
+        let place = |(i, name): (usize, &&str)| {
+            format!(r#""{name}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{}]}}"#, i + 1)
+        };
+        let places: Vec<String> = names.iter().enumerate().map(place).collect();
+        let header = format!("{{{}}}", places.join(","));
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend((1..=names.len()).map(|it| it as u8));
+        Checkpoint::from_bytes(bytes, "test").unwrap()
+    }
+
+    #[test]
+    fn a_common_prefix_is_found() {
+        let expected = expected(&[("w", &[1]), ("block.w", &[1])]);
+        for prefix in ["module.", "_orig_mod.", "module._orig_mod.", "denoiser.", "model."] {
+            let names = [format!("{prefix}block.w"), format!("{prefix}w"), "optimizer.w".to_string()];
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let loaded = load_exact(&named(&names), &expected, &LoadOptions::new(&Device::Cpu)).unwrap();
+            let value = |name: &str| loaded[name].to_vec1::<u8>().unwrap();
+            assert_eq!((value("block.w"), value("w")), (vec![1], vec![2]), "{prefix}");
+        }
+        // The names without a prefix come first; what else is there is unexpected.
+        let both = named(&["w", "block.w", "ema.w", "ema.block.w"]);
+        let error = load_exact(&both, &expected, &LoadOptions::new(&Device::Cpu)).unwrap_err();
+        assert!(error.to_string().contains("2 unexpected: ema.block.w, ema.w"), "{error}");
+        // What is too much under the prefix is unexpected as well.
+        let more = named(&["module.w", "module.block.w", "module.x"]);
+        let error = load_exact(&more, &expected, &LoadOptions::new(&Device::Cpu)).unwrap_err();
+        assert!(error.to_string().ends_with("does not fit: 1 unexpected: x"), "{error}");
+    }
+
+    #[test]
+    fn several_prefixes_are_named() {
+        let expected = expected(&[("w", &[1]), ("block.w", &[1])]);
+        let pair = named(&["ema.w", "ema.block.w", "model.w", "model.block.w", "other.w"]);
+        let error = load_exact(&pair, &expected, &LoadOptions::new(&Device::Cpu)).unwrap_err();
+        let remedy = "the missing names are there after `ema.` and `model.`: choose one with `with_prefix`";
+        assert!(error.to_string().ends_with(remedy), "{error}");
+        let options = LoadOptions::new(&Device::Cpu);
+        assert_eq!(load_exact(&pair.with_prefix("ema."), &expected, &options).unwrap().len(), 2);
+        // A loader that found some of its names already.
+        let error = FileError::mismatch(&pair, vec!["block.w".into()], vec![], vec![]);
+        assert!(error.to_string().ends_with(remedy), "{error}");
+        let error = FileError::mismatch(&pair, vec!["x".into()], vec![], vec![]);
+        assert!(error.to_string().ends_with("1 missing: x"), "{error}");
     }
 }

@@ -15,10 +15,11 @@ use std::fmt;
 use candle_core::{DType, Device, Tensor};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
+use crate::error::{check_limit, clip};
 use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_TENSORS};
-use crate::shape::{checked_bytes, clip};
-use crate::source::Source;
-use crate::{CheckpointError, TensorInfo};
+use crate::shape::checked_bytes;
+use crate::source::{Source, number};
+use crate::{FileError, TensorInfo};
 
 /// Bytes of the length that begins a file.
 const LENGTH_BYTES: u64 = 8;
@@ -42,17 +43,12 @@ pub(crate) struct Place {
 }
 
 impl SafetensorsFile {
-    pub(crate) fn open(source: &Source) -> Result<Self, CheckpointError> {
-        let path = || source.path().to_path_buf();
-        let length = source.read("the header length", 0, LENGTH_BYTES)?;
-        let length = length.iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
-        if length > MAX_HEADER_BYTES {
-            let (what, limit) = ("the header length", MAX_HEADER_BYTES);
-            return Err(CheckpointError::Limit { path: path(), what, limit, got: length });
-        }
+    pub(crate) fn open(source: &Source) -> Result<Self, FileError> {
+        let length = number(&source.read("the header length", 0, LENGTH_BYTES)?, 0, 8);
+        check_limit(source.path(), "the header length", MAX_HEADER_BYTES, length)?;
         let json = source.read("the header", LENGTH_BYTES, length)?;
-        let header: Header = serde_json::from_slice(&json)
-            .map_err(|e| CheckpointError::Header { path: path(), problem: clip(&e.to_string()) })?;
+        let header: Header =
+            serde_json::from_slice(&json).map_err(|error| invalid(source, clip(&error.to_string())))?;
         let data = LENGTH_BYTES + length;
         place(header.tensors, data, source).map(|tensors| Self { tensors, metadata: header.metadata })
     }
@@ -62,14 +58,12 @@ impl SafetensorsFile {
         source: &Source,
         name: &str,
         device: &Device,
-    ) -> Result<Option<Tensor>, CheckpointError> {
+    ) -> Result<Option<Tensor>, FileError> {
         let Some(place) = self.tensors.get(name) else { return Ok(None) };
         let bytes = source.read("a tensor", place.begin, place.bytes)?;
         tensor_from_bytes(source, name, &place.info, &bytes, device).map(Some)
     }
-}
 
-impl SafetensorsFile {
     pub(crate) fn rows(
         &self,
         source: &Source,
@@ -77,13 +71,12 @@ impl SafetensorsFile {
         first: usize,
         count: usize,
         device: &Device,
-    ) -> Result<Option<Tensor>, CheckpointError> {
+    ) -> Result<Option<Tensor>, FileError> {
         let Some(Place { info, begin, bytes }) = self.tensors.get(name) else { return Ok(None) };
         let of = info.shape.first().copied().unwrap_or(0);
         if first.checked_add(count).is_none_or(|end| end > of) {
             let problem = format!("expected rows below {of}, got {count} from {first}");
-            let (path, name) = (source.path().to_path_buf(), name.to_string());
-            return Err(CheckpointError::InvalidTensor { path, name, problem });
+            return Err(FileError::tensor(source.path(), name, problem));
         }
         // No overflow: both products are at most the tensor's bytes, which were counted when it was placed.
         let row = bytes.checked_div(of as u64).unwrap_or(0);
@@ -102,28 +95,29 @@ pub(crate) fn tensor_from_bytes(
     info: &TensorInfo,
     bytes: &[u8],
     device: &Device,
-) -> Result<Tensor, CheckpointError> {
-    Tensor::from_raw_buffer(bytes, info.dtype, &info.shape, device).map_err(|error| CheckpointError::Tensor {
-        path: source.path().to_path_buf(),
-        name: name.to_string(),
-        source: Box::new(error),
-    })
+) -> Result<Tensor, FileError> {
+    Tensor::from_raw_buffer(bytes, info.dtype, &info.shape, device)
+        .map_err(|error| FileError::tensor(source.path(), name, error.to_string()))
+}
+
+fn invalid(source: &Source, problem: impl AsRef<str>) -> FileError {
+    FileError::format(source.path(), format!("invalid safetensors header: {}", problem.as_ref()))
 }
 
 fn place(
     raw: BTreeMap<String, RawTensor>,
     data: u64,
     source: &Source,
-) -> Result<BTreeMap<String, Place>, CheckpointError> {
-    let header = |problem| CheckpointError::Header { path: source.path().to_path_buf(), problem };
+) -> Result<BTreeMap<String, Place>, FileError> {
+    let header = |problem: String| invalid(source, problem);
     let mut order: Vec<(&String, &RawTensor)> = raw.iter().collect();
     order.sort_by_key(|(_, it)| it.data_offsets);
     let mut end = 0;
     let mut placed = BTreeMap::new();
     for (name, tensor) in order {
         let Some(dtype) = dtype_of(&tensor.dtype) else {
-            let (path, name, dtype) = (source.path().to_path_buf(), name.clone(), clip(&tensor.dtype));
-            return Err(CheckpointError::UnsupportedDtype { path, name, dtype });
+            let problem = format!("unsupported element type {}", clip(&tensor.dtype));
+            return Err(FileError::tensor(source.path(), name, problem));
         };
         let bytes =
             checked_bytes(dtype, &tensor.shape).map_err(|problem| header(format!("`{name}`: {problem}")))?;
@@ -146,8 +140,9 @@ fn place(
     }
     let expected = data.saturating_add(end);
     if expected > source.len() {
-        let (path, got) = (source.path().to_path_buf(), source.len());
-        return Err(CheckpointError::Truncated { path, what: "the tensor data", expected, got });
+        let got = source.len();
+        let problem = format!("it is cut short: the tensors need {expected} bytes, the file has {got}");
+        return Err(FileError::format(source.path(), problem));
     }
     if expected < source.len() {
         return Err(header(format!("{} bytes follow the last tensor", source.len() - expected)));
@@ -260,7 +255,7 @@ mod tests {
 
     use super::*;
 
-    fn open(json: &str, data: usize) -> Result<SafetensorsFile, CheckpointError> {
+    fn open(json: &str, data: usize) -> Result<SafetensorsFile, FileError> {
         let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
         bytes.extend(json.as_bytes());
         bytes.resize(bytes.len() + data, 0);
@@ -287,7 +282,7 @@ mod tests {
             format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
         };
         assert!(open(&one("F32", "[2]", "[0,8]"), 8).is_ok());
-        assert!(problem(&one("F32", "[2]", "[0,8]"), 7).contains("ends too early"));
+        assert!(problem(&one("F32", "[2]", "[0,8]"), 7).contains("cut short"));
         assert!(problem(&one("F32", "[2]", "[0,8]"), 9).contains("follow the last tensor"));
         assert!(problem(&one("F32", "[2]", "[0,7]"), 7).contains("needs 8 bytes"));
         assert!(problem(&one("F32", "[2]", "[8,0]"), 8).contains("expected 0"));
@@ -313,11 +308,12 @@ mod tests {
     fn refuses_lengths_before_allocating() {
         let open = |bytes: Vec<u8>| SafetensorsFile::open(&Source::from_bytes(Cow::Owned(bytes), "test"));
         let lie = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();
-        assert!(matches!(open(lie), Err(CheckpointError::Limit { .. })));
+        assert!(matches!(open(lie), Err(FileError::Limit { .. })));
         let lie = [1000u64.to_le_bytes().as_slice(), b"{}"].concat();
-        assert!(matches!(open(lie), Err(CheckpointError::Truncated { .. })));
-        assert!(matches!(open(vec![0; 7]), Err(CheckpointError::Truncated { .. })));
+        let problem = |bytes| open(bytes).unwrap_err().to_string();
+        assert!(problem(lie).contains("cut short"));
+        assert!(problem(vec![0; 7]).contains("cut short"));
         let bad = [4u64.to_le_bytes().as_slice(), b"{\"\xff\""].concat();
-        assert!(matches!(open(bad), Err(CheckpointError::Header { .. })));
+        assert!(problem(bad).contains("invalid safetensors header"));
     }
 }

@@ -25,15 +25,6 @@ pub(crate) fn checked_bytes(dtype: DType, shape: &[usize]) -> Result<u64, String
     Ok((checked_elements(shape)? * dtype.size_in_bytes()) as u64)
 }
 
-/// Shortens text from a file so that it fits a message.
-pub(crate) fn clip(text: &str) -> String {
-    const SHOWN: usize = 80;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,12 +39,5 @@ mod tests {
         assert!(checked_elements(&[0, usize::MAX, usize::MAX]).is_err());
         assert!(checked_elements(&[usize::MAX]).is_err());
         assert!(checked_elements(&[1; MAX_RANK + 1]).is_err());
-    }
-
-    #[test]
-    fn clipping_respects_characters() {
-        assert_eq!(clip("abc"), "abc");
-        let long = clip(&"é".repeat(100));
-        assert_eq!(long, format!("{}...", "é".repeat(80)));
     }
 }

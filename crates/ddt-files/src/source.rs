@@ -1,15 +1,15 @@
-//! The bytes of a checkpoint: a file or a buffer, read by position.
+//! The bytes of a file or buffer, read by position.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
-use crate::CheckpointError;
+use crate::FileError;
+use crate::error::check_limit;
 
-/// Bytes that can be read at any position, and the name they go by in messages.
+/// Bytes that can be read at any position, and the name they have in messages. Threads may share it.
 pub(crate) struct Source {
     path: PathBuf,
     len: u64,
@@ -17,21 +17,19 @@ pub(crate) struct Source {
 }
 
 enum Bytes {
-    // A file has one cursor: seeking and reading must not be interrupted by another thread.
-    File(Mutex<File>),
+    File(File),
     Memory(Cow<'static, [u8]>),
 }
 
 impl Source {
-    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let failed = |source| CheckpointError::Read { path: path.to_path_buf(), source };
+    pub(crate) fn open(path: &Path) -> Result<Self, FileError> {
         // Checked before opening: opening a pipe would wait for its writer.
-        if !std::fs::metadata(path).map_err(failed)?.is_file() {
-            return Err(CheckpointError::NotAFile { path: path.to_path_buf() });
+        if !std::fs::metadata(path).map_err(FileError::io("read", path))?.is_file() {
+            return Err(FileError::format(path, "expected a regular file"));
         }
-        let file = File::open(path).map_err(failed)?;
-        let len = file.metadata().map_err(failed)?.len();
-        Ok(Self { path: path.to_path_buf(), len, bytes: Bytes::File(Mutex::new(file)) })
+        let file = File::open(path).map_err(FileError::io("read", path))?;
+        let len = file.metadata().map_err(FileError::io("read", path))?.len();
+        Ok(Self { path: path.to_path_buf(), len, bytes: Bytes::File(file) })
     }
 
     pub(crate) fn from_bytes(bytes: Cow<'static, [u8]>, name: &str) -> Self {
@@ -47,36 +45,49 @@ impl Source {
     }
 
     /// Reads exactly `len` bytes at `offset`; allocates only if the file is long enough.
-    pub(crate) fn read(&self, what: &'static str, offset: u64, len: u64) -> Result<Vec<u8>, CheckpointError> {
+    pub(crate) fn read(&self, what: &str, offset: u64, len: u64) -> Result<Vec<u8>, FileError> {
         let end = offset.saturating_add(len);
         if end > self.len {
-            let path = self.path.clone();
-            return Err(CheckpointError::Truncated { path, what, expected: end, got: self.len });
+            let problem = format!("it is cut short: {what} needs {end} bytes, the file has {}", self.len);
+            return Err(FileError::format(&self.path, problem));
         }
-        let out_of_memory = || CheckpointError::OutOfMemory { path: self.path.clone(), bytes: len };
+        let failed = |source| FileError::io("read", &self.path)(source);
+        let out_of_memory = || failed(io::ErrorKind::OutOfMemory.into());
         let size = usize::try_from(len).map_err(|_| out_of_memory())?;
         let mut buffer = Vec::new();
         buffer.try_reserve_exact(size).map_err(|_| out_of_memory())?;
         buffer.resize(size, 0);
-        self.fill(offset, &mut buffer)
-            .map_err(|source| CheckpointError::Read { path: self.path.clone(), source })?;
+        self.fill(offset, &mut buffer).map_err(failed)?;
         Ok(buffer)
     }
 
-    fn fill(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        match &self.bytes {
-            Bytes::File(file) => {
-                // A panic elsewhere leaves at most a moved cursor, and every read sets it anew.
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                file.seek(SeekFrom::Start(offset))?;
-                file.read_exact(buffer)
+    fn fill(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match self.read_at(offset, buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    buffer = &mut buffer[read..];
+                    offset += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
+        }
+        Ok(())
+    }
+
+    /// Reads some bytes at `offset`; 0 at the end.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        match &self.bytes {
+            #[cfg(unix)]
+            Bytes::File(file) => std::os::unix::fs::FileExt::read_at(file, buffer, offset),
+            #[cfg(windows)]
+            Bytes::File(file) => std::os::windows::fs::FileExt::seek_read(file, buffer, offset),
             Bytes::Memory(bytes) => {
-                let start = usize::try_from(offset).map_err(io::Error::other)?;
-                let rest = bytes.get(start..).ok_or(io::ErrorKind::UnexpectedEof)?;
-                let part = rest.get(..buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-                buffer.copy_from_slice(part);
-                Ok(())
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let read = buffer.len().min(bytes.len() - start);
+                buffer[..read].copy_from_slice(&bytes[start..start + read]);
+                Ok(read)
             }
         }
     }
@@ -86,6 +97,23 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source").field("path", &self.path).field("len", &self.len).finish_non_exhaustive()
     }
+}
+
+/// Reads a whole file of at most `max_bytes`.
+///
+/// # Errors
+///
+/// [`FileError::Limit`] for a larger file, [`FileError::Format`] for what is no regular file,
+/// [`FileError::Io`].
+pub fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
+    let source = Source::open(path)?;
+    check_limit(path, "the size of the file", max_bytes, source.len())?;
+    source.read("the file", 0, source.len())
+}
+
+/// A little-endian number of `len` bytes at `at`, which the caller knows to be inside.
+pub(crate) fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
+    bytes[at..at + len].iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
 }
 
 #[cfg(test)]
@@ -102,17 +130,25 @@ mod tests {
             assert_eq!(source.read("part", 0, 2).unwrap(), b"01");
             assert_eq!(source.read("part", 10, 0).unwrap(), b"");
             for (offset, len) in [(8, 3), (11, 0), (u64::MAX, 1), (0, u64::MAX)] {
-                let error = source.read("part", offset, len).unwrap_err();
-                assert!(matches!(error, CheckpointError::Truncated { got: 10, .. }), "{error}");
+                let error = source.read("part", offset, len).unwrap_err().to_string();
+                assert!(error.contains("cut short") && error.contains("has 10"), "{error}");
             }
         }
     }
 
     #[test]
+    fn whole_files_are_read_up_to_a_limit() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"0123456789").unwrap();
+        assert_eq!(read_file(file.path(), 10).unwrap(), b"0123456789");
+        assert!(matches!(read_file(file.path(), 9), Err(FileError::Limit { limit: 9, got: 10, .. })));
+    }
+
+    #[test]
     fn a_folder_is_not_a_file() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(Source::open(folder.path()), Err(CheckpointError::NotAFile { .. })));
-        let missing = folder.path().join("missing");
-        assert!(matches!(Source::open(&missing), Err(CheckpointError::Read { .. })));
+        assert!(matches!(Source::open(folder.path()), Err(FileError::Format { .. })));
+        let missing = Source::open(&folder.path().join("missing")).unwrap_err();
+        assert!(missing.is_missing_file());
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::CheckpointError;
+use crate::FileError;
 
 /// What a file says about a tensor before it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub trait TensorSource {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::NotFound`] for an unknown name; a reading error if the file has changed or is
+    /// [`FileError::Tensor`] for an unknown name; a reading error if the file has changed or is
     /// damaged.
-    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, CheckpointError>;
+    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError>;
 }

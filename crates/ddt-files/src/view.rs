@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-use crate::{CheckpointError, TensorInfo, TensorSource};
+use crate::{FileError, TensorInfo, TensorSource};
 
 /// The tensors of a source whose names begin with a prefix, named without it.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl<S: TensorSource + ?Sized> TensorSource for Prefixed<'_, S> {
         self.source.info(&self.stored(name))
     }
 
-    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, CheckpointError> {
+    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
         self.source.tensor(&self.stored(name), device)
     }
 }
@@ -65,8 +65,8 @@ impl<'a, S: TensorSource + ?Sized> Renamed<'a, S> {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::NameCollision`] if two tensors would get the same name.
-    pub fn new(source: &'a S, rename: impl Fn(&str) -> Option<String>) -> Result<Self, CheckpointError> {
+    /// [`FileError::Tensor`] if two tensors would get the same name.
+    pub fn new(source: &'a S, rename: impl Fn(&str) -> Option<String>) -> Result<Self, FileError> {
         let mut view = Self { source, names: BTreeMap::new() };
         for stored in source.names() {
             if let Some(name) = rename(stored) {
@@ -83,12 +83,12 @@ impl<'a, S: TensorSource + ?Sized> Renamed<'a, S> {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::NameCollision`] if a tensor that nobody wants already has a wanted name.
+    /// [`FileError::Tensor`] if a tensor that nobody wants already has a wanted name.
     pub fn for_wanted<'w>(
         source: &'a S,
         wanted: impl IntoIterator<Item = &'w str>,
         stored_name: impl Fn(&str) -> String,
-    ) -> Result<Self, CheckpointError> {
+    ) -> Result<Self, FileError> {
         let stored: BTreeSet<&str> = source.names().into_iter().collect();
         let mut view = Self { source, names: BTreeMap::new() };
         let mut used = BTreeSet::new();
@@ -104,14 +104,12 @@ impl<'a, S: TensorSource + ?Sized> Renamed<'a, S> {
         Ok(view)
     }
 
-    fn insert(&mut self, name: String, stored: &str) -> Result<(), CheckpointError> {
+    fn insert(&mut self, name: String, stored: &str) -> Result<(), FileError> {
         match self.names.get(&name) {
-            Some(first) if first != stored => Err(CheckpointError::NameCollision {
-                path: self.source.path().to_path_buf(),
-                first: first.clone(),
-                second: stored.to_string(),
-                name,
-            }),
+            Some(first) if first != stored => {
+                let problem = format!("both `{first}` and `{stored}` would have this name");
+                Err(FileError::tensor(self.source.path(), &name, problem))
+            }
             _ => {
                 self.names.insert(name, stored.to_string());
                 Ok(())
@@ -133,13 +131,10 @@ impl<S: TensorSource + ?Sized> TensorSource for Renamed<'_, S> {
         self.source.info(self.names.get(name)?)
     }
 
-    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, CheckpointError> {
+    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
         match self.names.get(name) {
             Some(stored) => self.source.tensor(stored, device),
-            None => {
-                let path = self.path().to_path_buf();
-                Err(CheckpointError::NotFound { path, name: name.to_string() })
-            }
+            None => Err(FileError::not_found(self.path(), name)),
         }
     }
 }
@@ -194,6 +189,6 @@ mod tests {
         assert_eq!(view.names(), ["ema.a", "ema.b", "one"]);
         assert_eq!(value(&view, "one"), 30);
         let swapped = Renamed::for_wanted(&checkpoint, ["ema.a"], |_| "raw.a".to_string());
-        assert!(matches!(swapped, Err(CheckpointError::NameCollision { .. })));
+        assert!(matches!(swapped, Err(FileError::Tensor { .. })));
     }
 }

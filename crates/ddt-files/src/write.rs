@@ -1,69 +1,76 @@
 //! Writing safetensors: the same tensors give the same bytes.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use sha2::{Digest, Sha256};
 
-use crate::atomic::hex;
+use crate::error::check_limit;
+use crate::hash::Hashing;
 use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_TENSORS};
 use crate::safetensors_file::METADATA_KEY;
-use crate::{CheckpointError, atomic_write};
+use crate::{FileError, FileSystem};
 
-/// Writes tensors and text entries to a safetensors file and returns its SHA-256 in hexadecimal.
-///
-/// The bytes depend on names, types, shapes, values and `metadata` alone: the header is sorted by name, the
-/// data by element size (largest first, which keeps every tensor aligned) and name. The file is replaced as a
-/// whole, as by [`atomic_write`]. Tensors on other devices are copied one at a time.
+impl FileSystem {
+    /// Writes tensors and text entries to a safetensors file and returns its SHA-256 in hexadecimal.
+    ///
+    /// The bytes depend only on names, types, shapes, values and `metadata`: the header is sorted by name, the
+    /// data by element size (largest first, which keeps every tensor aligned) and name. The file is replaced
+    /// as a whole, as by [`atomic_write`](Self::atomic_write). Tensors on other devices are copied one by one.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Tensor`] or [`FileError::Limit`] for what the format cannot hold, before anything is
+    /// written; [`FileError::Io`] if the disk is full, read-only or failing. The previous file is then intact.
+    pub fn write_safetensors(
+        &self,
+        path: &Path,
+        tensors: &BTreeMap<String, Tensor>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<String, FileError> {
+        let order = check(path, tensors)?;
+        let header = header_bytes(path, &order, metadata)?;
+        self.atomic_write(path, |file| {
+            let mut file = Hashing::new(file);
+            file.write_all(&(header.len() as u64).to_le_bytes())?;
+            file.write_all(&header)?;
+            for (name, _, tensor) in &order {
+                write_elements(&mut file, tensor)
+                    .map_err(|error| io::Error::new(error.kind(), format!("tensor `{name}`: {error}")))?;
+            }
+            Ok(file.hex())
+        })
+    }
+}
+
+/// [`FileSystem::write_safetensors`] to the real disk.
 ///
 /// # Errors
 ///
-/// [`CheckpointError::UnsupportedDtype`], [`CheckpointError::InvalidTensor`] or [`CheckpointError::Limit`]
-/// for what the format cannot hold, before anything is written; [`CheckpointError::Write`] if the disk is
-/// full, read-only or failing. The previous file is then intact.
+/// As that.
 pub fn write_safetensors(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
-) -> Result<String, CheckpointError> {
-    let order = check(path, tensors)?;
-    let header = header_bytes(path, &order, metadata)?;
-    atomic_write(path, |file| {
-        let mut file = Hashing { file, hasher: Sha256::new() };
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        for (name, _, tensor) in &order {
-            write_elements(&mut file, tensor)
-                .map_err(|error| io::Error::new(error.kind(), format!("tensor `{name}`: {error}")))?;
-        }
-        Ok(hex(file.hasher))
-    })
+) -> Result<String, FileError> {
+    FileSystem::default().write_safetensors(path, tensors, metadata)
 }
 
 /// A tensor in the order of the data: its name and its spelling of the element type.
 type Ordered<'a> = (&'a str, &'static str, &'a Tensor);
 
-fn check<'a>(
-    path: &Path,
-    tensors: &'a BTreeMap<String, Tensor>,
-) -> Result<Vec<Ordered<'a>>, CheckpointError> {
-    let path = || path.to_path_buf();
-    if tensors.len() > MAX_TENSORS {
-        let (limit, got) = (MAX_TENSORS as u64, tensors.len() as u64);
-        return Err(CheckpointError::Limit { path: path(), what: "the number of tensors", limit, got });
-    }
+fn check<'a>(path: &Path, tensors: &'a BTreeMap<String, Tensor>) -> Result<Vec<Ordered<'a>>, FileError> {
+    check_limit(path, "the number of tensors", MAX_TENSORS as u64, tensors.len() as u64)?;
     let mut order = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         if name == METADATA_KEY || name.len() > MAX_NAME_BYTES {
-            let problem = "the name is reserved or too long".to_string();
-            return Err(CheckpointError::InvalidTensor { path: path(), name: name.clone(), problem });
+            return Err(FileError::tensor(path, name, "the name is reserved or too long"));
         }
         let Some(dtype) = dtype_name(tensor.dtype()) else {
-            let dtype = tensor.dtype().as_str().to_string();
-            return Err(CheckpointError::UnsupportedDtype { path: path(), name: name.clone(), dtype });
+            let problem = format!("unsupported element type {}", tensor.dtype().as_str());
+            return Err(FileError::tensor(path, name, problem));
         };
         order.push((name.as_str(), dtype, tensor));
     }
@@ -76,7 +83,7 @@ fn header_bytes(
     path: &Path,
     order: &[Ordered<'_>],
     metadata: &BTreeMap<String, String>,
-) -> Result<Vec<u8>, CheckpointError> {
+) -> Result<Vec<u8>, FileError> {
     let mut end = 0;
     let mut entries = BTreeMap::new();
     for &(name, dtype, tensor) in order {
@@ -85,14 +92,10 @@ fn header_bytes(
         entries.insert(name, Entry { dtype, shape: tensor.dims(), data_offsets: [begin, end] });
     }
     let mut json = serde_json::to_vec(&Header { metadata, entries })
-        .map_err(|error| CheckpointError::Write { path: path.to_path_buf(), source: error.into() })?;
+        .map_err(|error| FileError::io("write", path)(error.into()))?;
     // Spaces after the object keep the data aligned to the largest element.
     json.resize(json.len().next_multiple_of(8), b' ');
-    let got = json.len() as u64;
-    if got > MAX_HEADER_BYTES {
-        let (what, limit) = ("the header length", MAX_HEADER_BYTES);
-        return Err(CheckpointError::Limit { path: path.to_path_buf(), what, limit, got });
-    }
+    check_limit(path, "the header length", MAX_HEADER_BYTES, json.len() as u64)?;
     Ok(json)
 }
 
@@ -136,46 +139,12 @@ fn dtype_name(dtype: DType) -> Option<&'static str> {
     })
 }
 
-fn write_elements(file: &mut impl Write, tensor: &Tensor) -> io::Result<()> {
-    /// Writes elements in blocks, so that no second copy of the tensor is made.
-    macro_rules! write_as {
-        ($type:ty) => {{
-            let flat = tensor.flatten_all().and_then(|it| it.to_vec1::<$type>());
-            for block in flat.map_err(io::Error::other)?.chunks(1 << 14) {
-                let bytes: Vec<u8> = block.iter().flat_map(|x| x.to_le_bytes()).collect();
-                file.write_all(&bytes)?;
-            }
-            Ok(())
-        }};
-    }
-    match tensor.dtype() {
-        DType::U8 => write_as!(u8),
-        DType::U32 => write_as!(u32),
-        DType::I16 => write_as!(i16),
-        DType::I32 => write_as!(i32),
-        DType::I64 => write_as!(i64),
-        DType::BF16 => write_as!(half::bf16),
-        DType::F16 => write_as!(half::f16),
-        DType::F32 => write_as!(f32),
-        DType::F64 => write_as!(f64),
-        other => Err(io::Error::other(format!("unsupported element type {}", other.as_str()))),
-    }
-}
-
-/// Hashes what passes through it.
-struct Hashing<'a> {
-    file: &'a mut dyn Write,
-    hasher: Sha256,
-}
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
+/// Writes the elements in little-endian order.
+fn write_elements(file: impl Write, tensor: &Tensor) -> io::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 16, file);
+    tensor.write_bytes(&mut file).map_err(|error| match error {
+        candle_core::Error::Io(error) => error,
+        other => io::Error::other(other),
+    })?;
+    file.flush()
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ddt_files::CheckpointError;
+use ddt_files::FileError;
 use ddt_flow::FlowError;
 use ddt_sharing::PlanError;
 
@@ -28,7 +28,7 @@ pub enum ModelError {
     },
     /// A file could not be read or written, or holds other tensors.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Checkpoint(#[from] FileError),
     /// Sampling failed or was cancelled.
     #[error(transparent)]
     Flow(#[from] FlowError),

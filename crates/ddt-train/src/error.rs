@@ -3,7 +3,7 @@
 use std::{error::Error, path::PathBuf};
 
 use ddt_data::DataError;
-use ddt_files::CheckpointError;
+use ddt_files::FileError;
 use ddt_flow::FlowError;
 use ddt_model::ModelError;
 
@@ -93,7 +93,7 @@ pub enum TrainError {
     Photos(#[from] DataError),
     /// A file of tensors that cannot be read or written.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Checkpoint(#[from] FileError),
     /// An error of the network.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -57,7 +57,7 @@ from_library!(
     candle_core::Error,
     ddt_adapters::LoadError,
     ddt_adapters::Rgb8Error,
-    ddt_files::CheckpointError,
+    ddt_files::FileError,
     ddt_flow::FlowError,
     ddt_model::ConfigError,
     ddt_model::ModelError,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ddt_files::CheckpointError;
+use ddt_files::FileError;
 
 /// Why a file of the hub could not be had.
 #[derive(thiserror::Error, Debug)]
@@ -59,5 +59,5 @@ pub enum HubError {
     },
     /// The file that arrived could not be read back.
     #[error(transparent)]
-    Read(#[from] CheckpointError),
+    Read(#[from] FileError),
 }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use ddt_files::{CheckpointError, sha256_file};
+use ddt_files::{FileError, sha256_file};
 use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::{HFClient, HFError, split_id};
 
@@ -97,8 +97,7 @@ impl<F: Fn(Progress) + Send + Sync> ProgressHandler for Handler<F> {
 }
 
 fn verify(entry: &WeightsEntry, path: &Path) -> Result<(), HubError> {
-    let read = |source| CheckpointError::Read { path: path.to_owned(), source };
-    let got = std::fs::metadata(path).map_err(read)?.len();
+    let got = std::fs::metadata(path).map_err(FileError::io("read", path))?.len();
     match entry.size {
         FileSize::Exact(expected) if got != expected => {
             return Err(HubError::Size { path: path.to_owned(), expected, got });

@@ -81,7 +81,7 @@ impl KlDecoder {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Mismatch`](ddt_files::CheckpointError::Mismatch) with every missing,
+    /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load<S>(
         cfg: &KlConfig,

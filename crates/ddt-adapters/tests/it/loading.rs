@@ -6,7 +6,7 @@ use ddt_adapters::{
     Decode, Encode, KlAutoencoder, KlConfig, KlDecoder, KlEncoder, LoadError, Rgb8Error, TinyAutoencoder,
     TinyConfig, TinyDecoder, TinyEncoder, to_rgb8,
 };
-use ddt_files::{Checkpoint, CheckpointError};
+use ddt_files::{Checkpoint, FileError};
 
 use crate::testing::{InMemory, random};
 
@@ -34,7 +34,7 @@ fn kl_config() -> KlConfig {
 
 pub(crate) fn mismatch<T: std::fmt::Debug>(loaded: Result<T, LoadError>) -> [Vec<String>; 3] {
     match loaded {
-        Err(LoadError::Checkpoint(CheckpointError::Mismatch { missing, unexpected, misshapen, .. })) => {
+        Err(LoadError::Checkpoint(FileError::Mismatch { missing, unexpected, misshapen, .. })) => {
             [missing, unexpected, misshapen.into_iter().map(|it| it.name).collect()]
         }
         other => panic!("{other:?}"),

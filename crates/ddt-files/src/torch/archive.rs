@@ -10,10 +10,10 @@ use std::io::Read;
 use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
-use crate::CheckpointError;
+use crate::FileError;
+use crate::error::{check_limit, clip};
 use crate::limits::{MAX_DIRECTORY_BYTES, MAX_ENTRIES, MAX_INFLATED_BYTES};
-use crate::shape::clip;
-use crate::source::Source;
+use crate::source::{Source, number as field};
 
 const LOCAL_MARK: &[u8] = b"PK\x03\x04";
 const DIRECTORY_MARK: &[u8] = b"PK\x01\x02";
@@ -58,7 +58,7 @@ pub(crate) struct Entry {
 }
 
 impl Archive {
-    pub(crate) fn open(source: &Source) -> Result<Self, CheckpointError> {
+    pub(crate) fn open(source: &Source) -> Result<Self, FileError> {
         let directory = Directory::find(source)?;
         let mut all = directory.entries(source)?;
         let mut roots = all.keys().filter_map(|name| {
@@ -90,7 +90,7 @@ impl Archive {
 
 impl Entry {
     /// Reads a part of the content; the checksum is compared when the part is the whole.
-    pub(crate) fn read(&self, source: &Source, from: u64, len: u64) -> Result<Vec<u8>, CheckpointError> {
+    pub(crate) fn read(&self, source: &Source, from: u64, len: u64) -> Result<Vec<u8>, FileError> {
         if from.checked_add(len).is_none_or(|end| end > self.size) {
             return Err(fault(source, format!("{len} bytes at {from} of an entry of {}", self.size)));
         }
@@ -121,11 +121,8 @@ impl Entry {
         }
     }
 
-    fn inflate(&self, source: &Source, start: u64) -> Result<Vec<u8>, CheckpointError> {
-        if self.size > MAX_INFLATED_BYTES {
-            let (path, what) = (source.path().to_path_buf(), "the size of a compressed entry");
-            return Err(CheckpointError::Limit { path, what, limit: MAX_INFLATED_BYTES, got: self.size });
-        }
+    fn inflate(&self, source: &Source, start: u64) -> Result<Vec<u8>, FileError> {
+        check_limit(source.path(), "the size of a compressed entry", MAX_INFLATED_BYTES, self.size)?;
         let packed = source.read("a zip entry", start, self.packed)?;
         let mut whole = Vec::new();
         // One byte more than declared, to notice an entry that does not stop.
@@ -140,7 +137,7 @@ impl Entry {
         Ok(whole)
     }
 
-    fn check(&self, source: &Source, content: &[u8]) -> Result<(), CheckpointError> {
+    fn check(&self, source: &Source, content: &[u8]) -> Result<(), FileError> {
         let mut crc = Crc::new();
         crc.update(content);
         if crc.sum() == self.crc {
@@ -161,7 +158,7 @@ struct Directory {
 }
 
 impl Directory {
-    fn find(source: &Source) -> Result<Self, CheckpointError> {
+    fn find(source: &Source) -> Result<Self, FileError> {
         let tail = source.len().min(END_BYTES as u64 + MAX_COMMENT_BYTES);
         let tail_start = source.len() - tail;
         let bytes = source.read("the end of the archive", tail_start, tail)?;
@@ -181,19 +178,13 @@ impl Directory {
         if directory.start.checked_add(directory.bytes).is_none_or(|end| end > end_start) {
             return Err(fault(source, "the directory lies outside the file"));
         }
-        let path = || source.path().to_path_buf();
-        if directory.bytes > MAX_DIRECTORY_BYTES {
-            let (what, limit) = ("the size of the zip directory", MAX_DIRECTORY_BYTES);
-            return Err(CheckpointError::Limit { path: path(), what, limit, got: directory.bytes });
-        }
-        if directory.count > MAX_ENTRIES {
-            let (what, limit) = ("the number of zip entries", MAX_ENTRIES);
-            return Err(CheckpointError::Limit { path: path(), what, limit, got: directory.count });
-        }
+        let check = |what, limit, got| check_limit(source.path(), what, limit, got);
+        check("the size of the zip directory", MAX_DIRECTORY_BYTES, directory.bytes)?;
+        check("the number of zip entries", MAX_ENTRIES, directory.count)?;
         Ok(directory)
     }
 
-    fn find_zip64(source: &Source, end_start: u64) -> Result<Self, CheckpointError> {
+    fn find_zip64(source: &Source, end_start: u64) -> Result<Self, FileError> {
         let missing = || fault(source, "the zip64 end record is missing");
         let locator = end_start.checked_sub(ZIP64_LOCATOR_BYTES).ok_or_else(missing)?;
         let locator = source.read("the zip64 locator", locator, ZIP64_LOCATOR_BYTES)?;
@@ -207,7 +198,7 @@ impl Directory {
         Ok(Self { start: field(&end, 48, 8), bytes: field(&end, 40, 8), count: field(&end, 32, 8) })
     }
 
-    fn entries(&self, source: &Source) -> Result<BTreeMap<String, Entry>, CheckpointError> {
+    fn entries(&self, source: &Source) -> Result<BTreeMap<String, Entry>, FileError> {
         let bytes = source.read("the zip directory", self.start, self.bytes)?;
         let mut rest = bytes.as_slice();
         let mut entries = BTreeMap::new();
@@ -274,11 +265,6 @@ fn zip64_field(mut extra: &[u8]) -> &[u8] {
     &[]
 }
 
-/// A little-endian number of `len` bytes at `at`, which the caller knows to be inside.
-fn field(bytes: &[u8], at: usize, len: usize) -> u64 {
-    bytes[at..at + len].iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
-}
-
-fn fault(source: &Source, problem: impl Into<String>) -> CheckpointError {
-    CheckpointError::Zip { path: source.path().to_path_buf(), problem: problem.into() }
+fn fault(source: &Source, problem: impl Into<String>) -> FileError {
+    FileError::format(source.path(), format!("invalid zip archive: {}", problem.into()))
 }

@@ -7,15 +7,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::CheckpointError;
+use crate::FileError;
 use crate::limits::{MAX_MARKS, MAX_MEMO, MAX_OBJECTS, MAX_STACK};
-use crate::torch::cursor::Cursor;
-use crate::torch::value::{Id, Pickle, Text, Value};
+use crate::torch::pickle::{Cursor, Id, Pickle, Text, Value};
 
-/// Runs a pickle to its end.
-pub(crate) fn run(path: &Path, bytes: Vec<u8>) -> Result<Pickle, CheckpointError> {
+/// Runs the pickle that `bytes` begin with to its end; what follows is left alone.
+pub(crate) fn run<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Pickle<'a>, FileError> {
     let mut machine = Machine {
-        cursor: Cursor::new(path, &bytes),
+        cursor: Cursor::new(path, bytes),
         values: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
@@ -26,8 +25,7 @@ pub(crate) fn run(path: &Path, bytes: Vec<u8>) -> Result<Pickle, CheckpointError
             break top;
         }
     };
-    let values = machine.values;
-    Ok(Pickle { bytes, values, top })
+    Ok(Pickle { bytes, values: machine.values, top, len: machine.cursor.at })
 }
 
 struct Machine<'a> {
@@ -39,7 +37,7 @@ struct Machine<'a> {
     memo: HashMap<u64, Id>,
 }
 
-type Step<T> = Result<T, CheckpointError>;
+type Step<T> = Result<T, FileError>;
 
 impl Machine<'_> {
     /// Runs one instruction; returns the result at the end.
@@ -58,7 +56,8 @@ impl Machine<'_> {
                 self.push(top)?;
             }
             b'N' => self.create(Value::Plain("None"))?,
-            0x88 | 0x89 => self.create(Value::Plain("a boolean"))?,
+            0x88 => self.create(Value::Bool(true))?,
+            0x89 => self.create(Value::Bool(false))?,
             b'K' => self.integer(1)?,
             b'M' => self.integer(2)?,
             b'J' => {
@@ -71,11 +70,12 @@ impl Machine<'_> {
                 self.cursor.take(8)?;
                 self.create(Value::Plain("a float"))?;
             }
-            0x8c => self.string(1)?,
-            b'X' => self.string(4)?,
+            // Python 2 wrote its strings with U and T.
+            0x8c | b'U' => self.string(1)?,
+            b'X' | b'T' => self.string(4)?,
             0x8d => self.string(8)?,
-            b'C' | b'U' => self.raw(1)?,
-            b'B' | b'T' => self.raw(4)?,
+            b'C' => self.raw(1)?,
+            b'B' => self.raw(4)?,
             0x8e | 0x96 => self.raw(8)?,
             b')' => self.create(Value::Tuple(Box::default()))?,
             0x85 => self.tuple(1)?,
@@ -85,7 +85,7 @@ impl Machine<'_> {
                 let items = self.pop_mark()?;
                 self.create(Value::Tuple(items.into()))?;
             }
-            b']' => self.create(Value::List)?,
+            b']' => self.create(Value::List(Vec::new()))?,
             b'}' => self.create(Value::Dict(Vec::new()))?,
             0x8f => self.create(Value::Plain("a set"))?,
             0x91 => {
@@ -93,12 +93,12 @@ impl Machine<'_> {
                 self.create(Value::Plain("a set"))?;
             }
             b'a' => {
-                self.pop()?;
-                self.extend()?;
+                let item = self.pop()?;
+                self.extend(&[item])?;
             }
             b'e' | 0x90 => {
-                self.pop_mark()?;
-                self.extend()?;
+                let items = self.pop_mark()?;
+                self.extend(&items)?;
             }
             b's' => {
                 let value = self.pop()?;
@@ -236,9 +236,13 @@ impl Machine<'_> {
         self.create(Value::Tuple(items.into()))
     }
 
-    fn extend(&mut self) -> Step<()> {
+    fn extend(&mut self, items: &[Id]) -> Step<()> {
         match self.target()? {
-            Value::List | Value::Call { .. } | Value::Plain("a set") => Ok(()),
+            Value::List(list) => {
+                list.extend(items);
+                Ok(())
+            }
+            Value::Call { .. } | Value::Plain("a set") => Ok(()),
             other => {
                 let kind = other.kind();
                 Err(self.cursor.fault(format!("items cannot be added to {kind}")))
@@ -323,8 +327,8 @@ impl Machine<'_> {
 mod tests {
     use super::*;
 
-    fn pickle(bytes: &[u8]) -> Result<Pickle, CheckpointError> {
-        run(Path::new("test"), bytes.to_vec())
+    fn pickle(bytes: &[u8]) -> Result<Pickle<'_>, FileError> {
+        run(Path::new("test"), bytes)
     }
 
     fn top(bytes: &[u8]) -> Value {
@@ -360,7 +364,10 @@ mod tests {
         );
         assert!(matches!(top(b"(K\x01(K\x02K\x031t."), Value::Tuple(it) if it.len() == 1));
         assert!(matches!(top(b"K\x01(00K\x01K\x02\x86."), Value::Tuple(it) if it.len() == 2));
-        assert!(matches!(top(b"\x8c\x02os."), Value::Text(_)));
+        assert!(matches!(top(b"]K\x01a(K\x02K\x03e."), Value::List(it) if it.len() == 3));
+        for string in [b"\x8c\x02os.".as_slice(), b"U\x02os.", b"T\x02\0\0\0os."] {
+            assert!(matches!(top(string), Value::Text(_)));
+        }
         assert!(matches!(top(b"\x8c\x02os\x8c\x06system\x93\x8c\x02ls\x85R."), Value::Call { .. }));
     }
 
@@ -396,7 +403,7 @@ mod tests {
     #[test]
     fn endless_growth_meets_a_limit() {
         let limit = |bytes: Vec<u8>, expected: &str| match pickle(&bytes).unwrap_err() {
-            CheckpointError::Limit { what, .. } => assert_eq!(what, expected),
+            FileError::Limit { what, .. } => assert_eq!(what, expected),
             other => panic!("{other}"),
         };
         limit(vec![b'('; MAX_MARKS + 1], "the nesting of the pickle");

@@ -1,4 +1,4 @@
-//! PyTorch's format: a zip archive of one pickle and of storages.
+//! PyTorch's formats: pickled names and shapes, and storages of raw numbers.
 //!
 //! ```text
 //! <root>/data.pkl     names, types, shapes, strides, and for each tensor the key of its storage
@@ -6,29 +6,30 @@
 //! <root>/byteorder    "little" or "big"; absent in old files
 //! ```
 //!
-//! `archive` finds the entries; `machine` runs the pickle, whose bytes come from `cursor`, and builds a
-//! `value` for everything without ever calling anything; `rebuild` recognises the values that stand for
-//! tensors; `state_dict` finds their names; `strided` checks and gathers views.
+//! That is a zip archive, read by `archive`; the older format is a plain stream, read by `legacy`. `machine`
+//! runs a `pickle` without ever calling anything; `names` finds the tensors in what it built, and `rebuild`
+//! recognises each; `strided` checks and gathers views.
 
 mod archive;
-mod cursor;
+pub(crate) mod legacy;
 mod machine;
+mod names;
+mod pickle;
 mod rebuild;
-mod state_dict;
 mod strided;
-mod value;
 
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 
+use crate::error::check_limit;
 use crate::limits::MAX_PICKLE_BYTES;
 use crate::safetensors_file::tensor_from_bytes;
 use crate::source::Source;
 use crate::torch::archive::{Archive, Entry};
 use crate::torch::rebuild::Rebuilt;
 use crate::torch::strided::View;
-use crate::{CheckpointError, TensorInfo};
+use crate::{FileError, TensorInfo};
 
 /// An opened PyTorch file.
 #[derive(Debug)]
@@ -41,38 +42,76 @@ pub(crate) struct TorchFile {
 pub(crate) struct Place {
     pub(crate) info: TensorInfo,
     view: View,
-    storage: Entry,
+    numbers: Numbers,
+}
+
+/// Where the numbers of a storage, or of a part of it, begin.
+#[derive(Debug)]
+enum Numbers {
+    /// In an entry of the archive, at this byte.
+    Entry(Entry, u64),
+    /// At this byte of the file.
+    File(u64),
 }
 
 impl TorchFile {
-    pub(crate) fn open(source: &Source) -> Result<Self, CheckpointError> {
+    /// Opens a zip archive.
+    pub(crate) fn open_zip(source: &Source) -> Result<Self, FileError> {
         let archive = Archive::open(source)?;
         if let Some(entry) = archive.entry("byteorder")
             && (entry.size != 6 || entry.read(source, 0, 6)? != b"little")
         {
-            let problem = "numbers are stored big-endian, expected little-endian".to_string();
-            return Err(CheckpointError::Zip { path: source.path().to_path_buf(), problem });
+            let problem = "numbers are stored big-endian, expected little-endian";
+            return Err(FileError::format(source.path(), problem));
         }
         let pickle = archive.pickle();
-        if pickle.size > MAX_PICKLE_BYTES {
-            let (path, what, limit) =
-                (source.path().to_path_buf(), "the size of the pickle", MAX_PICKLE_BYTES);
-            return Err(CheckpointError::Limit { path, what, limit, got: pickle.size });
-        }
+        check_limit(source.path(), "the size of the pickle", MAX_PICKLE_BYTES, pickle.size)?;
         let bytes = pickle.read(source, 0, pickle.size)?;
-        let pickle = machine::run(source.path(), bytes)?;
-        let tensors = state_dict::tensors(source.path(), &pickle)?
-            .into_iter()
-            .map(|(name, rebuilt)| {
-                let place = place(&archive, rebuilt).map_err(|problem| CheckpointError::InvalidTensor {
-                    path: source.path().to_path_buf(),
-                    name: name.clone(),
-                    problem,
-                })?;
-                Ok((name, place))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { tensors })
+        let tensors = names::tensors(source.path(), &machine::run(source.path(), &bytes)?)?;
+        Self::place(source, tensors, |key| {
+            let entry = archive.entry(&format!("data/{key}"))?;
+            Some((Numbers::Entry(entry.clone(), 0), entry.size))
+        })
+    }
+
+    /// Opens the stream that PyTorch wrote before 1.6.
+    pub(crate) fn open_legacy(source: &Source) -> Result<Self, FileError> {
+        let (tensors, begins) = legacy::open(source)?;
+        Self::place(source, tensors, |key| {
+            let begin = *begins.get(key)?;
+            Some((Numbers::File(begin), source.len() - begin))
+        })
+    }
+
+    /// Checks that every tensor lies inside its storage; `find` has where a storage begins, and how many bytes
+    /// the file has of it at most.
+    fn place(
+        source: &Source,
+        tensors: BTreeMap<String, Rebuilt>,
+        find: impl Fn(&str) -> Option<(Numbers, u64)>,
+    ) -> Result<Self, FileError> {
+        let place = |rebuilt: Rebuilt| {
+            let Rebuilt { dtype, shape, strides, offset, storage } = rebuilt;
+            let (numbers, got) = find(&storage.key)
+                .ok_or_else(|| format!("its storage `{}` is not in the file", storage.key))?;
+            let needed = storage.count * storage.element;
+            if got < needed {
+                return Err(format!("its storage needs {needed} bytes, the file has {got}"));
+            }
+            let part = storage.part;
+            let elements = (part.end - part.start) / dtype.size_in_bytes() as u64;
+            let view = View::new(&shape, strides, offset, elements)?;
+            let numbers = match numbers {
+                Numbers::Entry(entry, at) => Numbers::Entry(entry, at + part.start),
+                Numbers::File(at) => Numbers::File(at + part.start),
+            };
+            Ok(Place { info: TensorInfo { dtype, shape }, view, numbers })
+        };
+        let tensors = tensors.into_iter().map(|(name, rebuilt)| {
+            let place = place(rebuilt).map_err(|problem| FileError::tensor(source.path(), &name, problem))?;
+            Ok((name, place))
+        });
+        Ok(Self { tensors: tensors.collect::<Result<_, FileError>>()? })
     }
 
     pub(crate) fn tensor(
@@ -80,27 +119,17 @@ impl TorchFile {
         source: &Source,
         name: &str,
         device: &Device,
-    ) -> Result<Option<Tensor>, CheckpointError> {
-        let Some(Place { info, view, storage }) = self.tensors.get(name) else { return Ok(None) };
+    ) -> Result<Option<Tensor>, FileError> {
+        let Some(Place { info, view, numbers }) = self.tensors.get(name) else { return Ok(None) };
         let element = info.dtype.size_in_bytes();
         let (begin, len) = view.span();
         // Both products are at most the storage's size in bytes.
-        let span = storage.read(source, begin as u64 * element as u64, len as u64 * element as u64)?;
+        let (begin, len) = (begin as u64 * element as u64, len as u64 * element as u64);
+        let span = match numbers {
+            Numbers::Entry(entry, at) => entry.read(source, at + begin, len)?,
+            Numbers::File(at) => source.read("a tensor", at + begin, len)?,
+        };
         let bytes = if view.is_contiguous() { span } else { view.gather(&span, element) };
         tensor_from_bytes(source, name, info, &bytes, device).map(Some)
     }
-}
-
-/// Finds a tensor's storage and checks that its view stays inside.
-fn place(archive: &Archive, rebuilt: Rebuilt) -> Result<Place, String> {
-    let Rebuilt { dtype, shape, strides, offset, key, storage_bytes } = rebuilt;
-    let storage = archive
-        .entry(&format!("data/{key}"))
-        .ok_or_else(|| format!("its storage `{key}` is not in the archive"))?;
-    if storage.size < storage_bytes {
-        return Err(format!("its storage needs {storage_bytes} bytes, the archive has {}", storage.size));
-    }
-    let elements = storage_bytes / dtype.size_in_bytes() as u64;
-    let view = View::new(&shape, strides, offset, elements)?;
-    Ok(Place { info: TensorInfo { dtype, shape }, view, storage: storage.clone() })
 }

@@ -1,13 +1,15 @@
-//! From pickled values to tensors: the short list of Python objects that are understood.
+//! From a pickled value to a tensor: the short list of Python objects that are understood.
+
+use std::ops::Range;
 
 use candle_core::DType;
 
+use crate::error::clip;
 use crate::limits::{MAX_NAME_BYTES, MAX_RANK};
-use crate::shape::{checked_elements, clip};
-use crate::torch::value::{Id, Pickle, Value};
+use crate::shape::checked_elements;
+use crate::torch::pickle::{Id, Pickle, Value};
 
-/// A tensor as the pickle describes it: a strided view of a storage. Nothing is checked against the archive
-/// yet.
+/// A tensor as the pickle describes it: a strided view of a storage. Nothing is checked against the file yet.
 #[derive(Debug)]
 pub(crate) struct Rebuilt {
     pub(crate) dtype: DType,
@@ -15,27 +17,34 @@ pub(crate) struct Rebuilt {
     pub(crate) strides: Vec<usize>,
     /// The first element, counted in elements from the start of the storage.
     pub(crate) offset: usize,
-    /// The storage's name in the archive.
-    pub(crate) key: String,
-    pub(crate) storage_bytes: u64,
+    pub(crate) storage: Storage,
 }
 
-/// Why a value is no tensor.
+/// A reference to a storage: numbers that lie elsewhere in the file.
 #[derive(Debug)]
-pub(crate) enum Refused {
-    /// It refers to a Python object that is not on the list.
-    Global(String),
-    /// Its elements have no counterpart.
-    Dtype(String),
-    /// Anything else.
-    Problem(String),
+pub(crate) struct Storage {
+    /// Its name in the file.
+    pub(crate) key: String,
+    /// Number of elements of the whole storage.
+    pub(crate) count: u64,
+    /// Size of an element in bytes.
+    pub(crate) element: u64,
+    /// The part of it that is meant, in bytes.
+    pub(crate) part: Range<u64>,
+    /// Type of its elements, if it has a counterpart here.
+    dtype: Option<DType>,
+    /// The name of its class.
+    class: String,
 }
+
+/// Why a value is not a tensor.
+type Problem<T> = Result<T, String>;
 
 /// Parameters wrap tensors; nothing that PyTorch writes wraps them twice.
 const MAX_WRAPPERS: usize = 4;
 
 /// Whether a value looks like a tensor, readable or not.
-pub(crate) fn is_tensor(pickle: &Pickle, id: Id) -> bool {
+pub(crate) fn is_tensor(pickle: &Pickle<'_>, id: Id) -> bool {
     match pickle.value(id) {
         Value::Call { callee, .. } => {
             matches!(pickle.global(*callee), Some(("torch._utils", name)) if name.starts_with("_rebuild_"))
@@ -45,102 +54,97 @@ pub(crate) fn is_tensor(pickle: &Pickle, id: Id) -> bool {
 }
 
 /// Reads a value as a tensor.
-pub(crate) fn tensor(pickle: &Pickle, mut id: Id) -> Result<Rebuilt, Refused> {
+pub(crate) fn tensor(pickle: &Pickle<'_>, mut id: Id) -> Problem<Rebuilt> {
     for _ in 0..MAX_WRAPPERS {
         let Value::Call { callee, args } = pickle.value(id) else { return Err(refuse(pickle, id)) };
         let Value::Tuple(items) = pickle.value(*args) else {
-            return problem("its arguments are not a tuple");
+            return Err("its arguments are not a tuple".to_string());
         };
-        match (pickle.global(*callee), &items[..]) {
-            (Some(("torch._utils", "_rebuild_tensor_v2")), [storage, view @ ..]) => {
-                let storage = self::storage(pickle, *storage)?;
-                let dtype = match storage.element {
-                    Element::Typed(dtype) => dtype,
-                    Element::Bytes => DType::U8,
-                };
-                return rebuild(pickle, storage, dtype, view);
+        let Some(("torch._utils", function)) = pickle.global(*callee) else {
+            return Err(refuse(pickle, id));
+        };
+        match (function, &items[..]) {
+            ("_rebuild_tensor", [storage, view @ ..]) if view.len() == 3 => {
+                return rebuild(pickle, *storage, None, view);
             }
-            (
-                Some(("torch._utils", "_rebuild_tensor_v3")),
-                [storage, offset, size, stride, grad, hooks, element, rest @ ..],
-            ) => {
-                let storage = self::storage(pickle, *storage)?;
-                let dtype = dtype_object(pickle, *element)?;
+            ("_rebuild_tensor_v2", [storage, view @ ..]) => return rebuild(pickle, *storage, None, view),
+            ("_rebuild_tensor_v3", [storage, offset, size, stride, grad, hooks, dtype, rest @ ..]) => {
                 let view = [&[*offset, *size, *stride, *grad, *hooks], rest].concat();
-                return rebuild(pickle, storage, dtype, &view);
+                return rebuild(pickle, *storage, Some(dtype_object(pickle, *dtype)?), &view);
             }
-            (Some(("torch._utils", "_rebuild_parameter")), [data, _grad, hooks]) => {
+            ("_rebuild_parameter", [data, _grad, hooks])
+            | ("_rebuild_parameter_with_state", [data, _grad, hooks, _]) => {
                 nothing(pickle, *hooks)?;
                 id = *data;
             }
-            (Some(("torch._utils", "_rebuild_parameter_with_state")), [data, _grad, hooks, _state]) => {
-                nothing(pickle, *hooks)?;
-                id = *data;
-            }
-            (Some(("torch._utils", name)), _) if name.starts_with("_rebuild_") => {
-                return problem(&format!("{} with {} arguments is not understood", clip(name), items.len()));
+            (name, _) if name.starts_with("_rebuild_") => {
+                return Err(format!("{} with {} arguments is not understood", clip(name), items.len()));
             }
             _ => return Err(refuse(pickle, id)),
         }
     }
-    problem("it is wrapped too often")
+    Err("it is wrapped too often".to_string())
 }
 
-/// Says what a value is that is no tensor.
-pub(crate) fn refuse(pickle: &Pickle, id: Id) -> Refused {
+/// Says what a value is that is not a tensor.
+pub(crate) fn refuse(pickle: &Pickle<'_>, id: Id) -> String {
     let named = match pickle.value(id) {
         Value::Call { callee, .. } => *callee,
         _ => id,
     };
     match pickle.global(named) {
-        Some((module, name)) => Refused::Global(clip(&format!("{}.{}", clip(module), clip(name)))),
-        None => Refused::Problem(format!("expected a tensor, got {}", pickle.value(id).kind())),
+        Some((module, name)) => {
+            let object = clip(&format!("{}.{}", clip(module), clip(name)));
+            format!(
+                "it refers to `{object}`, which is not loaded because it could run code; expected a tensor"
+            )
+        }
+        None => format!("expected a tensor, got {}", pickle.value(id).kind()),
     }
 }
 
-struct Storage {
-    element: Element,
-    key: String,
-    bytes: u64,
-}
-
-#[derive(Clone, Copy)]
-enum Element {
-    Typed(DType),
-    Bytes,
-}
-
-/// Reads `("storage", type, key, location, count)`; the location is the device it was saved from, which is
-/// ignored.
-fn storage(pickle: &Pickle, id: Id) -> Result<Storage, Refused> {
+/// Reads `("storage", class, key, location, count[, view])`. The location is the device it was saved from,
+/// which is ignored; `view` is None, or `(key, offset, count)` of the part that is meant.
+pub(crate) fn storage(pickle: &Pickle<'_>, id: Id) -> Problem<Storage> {
     let Value::Persistent(reference) = pickle.value(id) else { return Err(refuse(pickle, id)) };
-    let Value::Tuple(items) = pickle.value(*reference) else { return problem("its storage is not a tuple") };
-    let [tag, class, key, location, count] = items[..] else {
-        return problem(&format!("its storage has {} parts, expected 5", items.len()));
+    let Value::Tuple(items) = pickle.value(*reference) else {
+        return Err("its storage is not a tuple".to_string());
     };
-    if pickle.str(tag) != Some("storage") || pickle.str(location).is_none() {
-        return problem("its storage is not a reference to a storage");
+    let [tag, class, key, location, count, view @ ..] = &items[..] else {
+        return Err(format!("its storage has {} parts, expected 5 or 6", items.len()));
+    };
+    if pickle.str(*tag) != Some("storage") || pickle.str(*location).is_none() || view.len() > 1 {
+        return Err("its storage is not a reference to a storage".to_string());
     }
-    let Some(key) = pickle.str(key).filter(|key| key.len() <= MAX_NAME_BYTES) else {
-        return problem("the key of its storage is not a short string");
+    let Some(key) = pickle.str(*key).filter(|key| key.len() <= MAX_NAME_BYTES) else {
+        return Err("the key of its storage is not a short string".to_string());
     };
-    let element = storage_element(pickle, class)?;
-    let size = match element {
-        Element::Typed(dtype) => dtype.size_in_bytes(),
-        Element::Bytes => 1,
-    };
-    let bytes = u64::try_from(integer(pickle, count)?)
+    let (class, element, dtype) = storage_class(pickle, *class)?;
+    let count = natural(pickle, *count)
         .ok()
-        .and_then(|count| count.checked_mul(size as u64))
-        .ok_or_else(|| Refused::Problem("its storage has an impossible size".to_string()))?;
-    Ok(Storage { element, key: key.to_string(), bytes })
+        .filter(|count| count.checked_mul(element).is_some_and(|bytes| bytes <= isize::MAX as usize))
+        .ok_or_else(|| "its storage has an impossible size".to_string())?;
+    let (from, to) = match view.first().map(|it| pickle.value(*it)) {
+        None | Some(Value::Plain("None")) => (0, count),
+        Some(Value::Tuple(view)) if view.len() == 3 => {
+            let from = natural(pickle, view[1])?;
+            (from, from.saturating_add(natural(pickle, view[2])?))
+        }
+        Some(_) => return Err("the view of its storage is not understood".to_string()),
+    };
+    if to > count {
+        return Err(format!("the view of its storage ends at {to} of {count} elements"));
+    }
+    let (count, element) = (count as u64, element as u64);
+    let part = from as u64 * element..to as u64 * element;
+    Ok(Storage { key: key.to_string(), count, element, part, dtype, class: clip(class) })
 }
 
-/// The element type of a storage class.
-fn storage_element(pickle: &Pickle, id: Id) -> Result<Element, Refused> {
+/// Name, size and type of a storage class's elements.
+fn storage_class<'a>(pickle: &'a Pickle<'_>, id: Id) -> Problem<(&'a str, usize, Option<DType>)> {
     let Some((module, name)) = pickle.global(id) else { return Err(refuse(pickle, id)) };
     let dtype = match (module, name) {
-        ("torch" | "torch.storage", "UntypedStorage") => return Ok(Element::Bytes),
+        ("torch" | "torch.storage", "UntypedStorage") => DType::U8,
         ("torch", "FloatStorage") => DType::F32,
         ("torch", "DoubleStorage") => DType::F64,
         ("torch", "HalfStorage") => DType::F16,
@@ -149,17 +153,20 @@ fn storage_element(pickle: &Pickle, id: Id) -> Result<Element, Refused> {
         ("torch", "IntStorage") => DType::I32,
         ("torch", "ShortStorage") => DType::I16,
         ("torch", "ByteStorage" | "BoolStorage") => DType::U8,
-        ("torch", other) if other.ends_with("Storage") => return Err(Refused::Dtype(clip(other))),
+        ("torch", "ComplexDoubleStorage") => return Ok((name, 16, None)),
+        ("torch", "ComplexFloatStorage") => return Ok((name, 8, None)),
+        ("torch", "QInt32Storage") => return Ok((name, 4, None)),
+        ("torch", other) if other.ends_with("Storage") => return Ok((name, 1, None)),
         ("torch.storage", "TypedStorage" | "_LegacyStorage") => {
-            return problem("its storage class does not tell the element type");
+            return Err("its storage class does not tell the element type".to_string());
         }
         _ => return Err(refuse(pickle, id)),
     };
-    Ok(Element::Typed(dtype))
+    Ok((name, dtype.size_in_bytes(), Some(dtype)))
 }
 
 /// The element type that an object such as `torch.float32` stands for.
-fn dtype_object(pickle: &Pickle, id: Id) -> Result<DType, Refused> {
+fn dtype_object(pickle: &Pickle<'_>, id: Id) -> Problem<DType> {
     let Some((module, name)) = pickle.global(id) else { return Err(refuse(pickle, id)) };
     Ok(match (module, name) {
         ("torch", "float32" | "float") => DType::F32,
@@ -172,80 +179,75 @@ fn dtype_object(pickle: &Pickle, id: Id) -> Result<DType, Refused> {
         ("torch", "uint32") => DType::U32,
         ("torch", "uint8" | "bool") => DType::U8,
         ("torch", "float8_e4m3fn") => DType::F8E4M3,
-        ("torch", "int8" | "uint16" | "uint64") => return Err(Refused::Dtype(name.to_string())),
         ("torch", other)
-            if ["float8_", "complex", "qint", "quint"].iter().any(|it| other.starts_with(it)) =>
+            if ["int8", "uint16", "uint64", "float8_", "complex", "qint", "quint"]
+                .iter()
+                .any(|it| other.starts_with(it)) =>
         {
-            return Err(Refused::Dtype(clip(other)));
+            return Err(unsupported(other));
         }
         _ => return Err(refuse(pickle, id)),
     })
 }
 
-/// Reads `(offset, size, stride, requires_grad, hooks[, metadata])`.
-fn rebuild(pickle: &Pickle, storage: Storage, dtype: DType, view: &[Id]) -> Result<Rebuilt, Refused> {
-    let [offset, size, stride, _requires_grad, hooks, metadata @ ..] = view else {
-        return problem(&format!("it has {} arguments, expected at least 6", view.len() + 1));
+/// Reads `(offset, size, stride[, requires_grad, hooks[, metadata]])`.
+fn rebuild(pickle: &Pickle<'_>, storage: Id, dtype: Option<DType>, view: &[Id]) -> Problem<Rebuilt> {
+    let storage = self::storage(pickle, storage)?;
+    let dtype = dtype.or(storage.dtype).ok_or_else(|| unsupported(&storage.class))?;
+    let (offset, size, stride) = match view {
+        [offset, size, stride] => (*offset, *size, *stride),
+        [offset, size, stride, _requires_grad, hooks, metadata @ ..] if metadata.len() <= 1 => {
+            nothing(pickle, *hooks)?;
+            // Marks such as "negated", without which the numbers are wrong.
+            metadata.iter().try_for_each(|it| nothing(pickle, *it))?;
+            (*offset, *size, *stride)
+        }
+        _ => return Err(format!("it has {} arguments, expected 6 or 7", view.len() + 1)),
     };
-    nothing(pickle, *hooks)?;
-    match metadata {
-        [] => {}
-        // Marks such as "negated", without which the numbers are wrong.
-        [metadata] => nothing(pickle, *metadata)?,
-        _ => return problem("it has too many arguments"),
-    }
-    let (shape, strides) = (sizes(pickle, *size)?, sizes(pickle, *stride)?);
+    let (shape, strides) = (sizes(pickle, size)?, sizes(pickle, stride)?);
     if shape.len() != strides.len() {
-        return problem(&format!("it has {} dimensions and {} strides", shape.len(), strides.len()));
+        return Err(format!("it has {} dimensions and {} strides", shape.len(), strides.len()));
     }
-    checked_elements(&shape).map_err(Refused::Problem)?;
-    let offset = natural(pickle, *offset)?;
-    Ok(Rebuilt { dtype, shape, strides, offset, key: storage.key, storage_bytes: storage.bytes })
+    checked_elements(&shape)?;
+    let offset = natural(pickle, offset)?;
+    Ok(Rebuilt { dtype, shape, strides, offset, storage })
+}
+
+fn unsupported(dtype: &str) -> String {
+    format!("unsupported element type {}", clip(dtype))
 }
 
 /// Accepts nothing and the empty dictionary.
-fn nothing(pickle: &Pickle, id: Id) -> Result<(), Refused> {
+fn nothing(pickle: &Pickle<'_>, id: Id) -> Problem<()> {
     match pickle.value(id) {
         Value::Plain("None") => Ok(()),
         Value::Dict(items) if items.is_empty() => Ok(()),
         Value::Global { .. } | Value::Call { .. } => Err(refuse(pickle, id)),
-        _ => problem("it carries hooks or marks that are not understood"),
+        _ => Err("it carries hooks or marks that are not understood".to_string()),
     }
 }
 
-fn sizes(pickle: &Pickle, id: Id) -> Result<Vec<usize>, Refused> {
-    let items = match pickle.value(id) {
-        Value::Tuple(items) => items,
-        // torch.Size((..)), as some versions write it.
-        Value::Call { callee, args } if pickle.global(*callee) == Some(("torch", "Size")) => {
-            match pickle.value(*args) {
-                Value::Tuple(args) if args.len() == 1 => match pickle.value(args[0]) {
-                    Value::Tuple(items) => items,
-                    _ => return problem("a size is not a tuple"),
-                },
-                _ => return problem("a size is not a tuple"),
-            }
-        }
-        _ => return Err(refuse(pickle, id)),
+fn sizes(pickle: &Pickle<'_>, mut id: Id) -> Problem<Vec<usize>> {
+    // torch.Size((..)), as some versions write it.
+    if let Value::Call { callee, args } = pickle.value(id)
+        && pickle.global(*callee) == Some(("torch", "Size"))
+        && let Value::Tuple(args) = pickle.value(*args)
+        && let [inner] = args[..]
+    {
+        id = inner;
+    }
+    let Value::Tuple(items) = pickle.value(id) else {
+        return Err(format!("expected a tuple of sizes, got {}", pickle.value(id).kind()));
     };
     if items.len() > MAX_RANK {
-        return problem(&format!("it has {} dimensions, the limit is {MAX_RANK}", items.len()));
+        return Err(format!("it has {} dimensions, the limit is {MAX_RANK}", items.len()));
     }
     items.iter().map(|&item| natural(pickle, item)).collect()
 }
 
-fn natural(pickle: &Pickle, id: Id) -> Result<usize, Refused> {
-    let value = integer(pickle, id)?;
-    usize::try_from(value).or_else(|_| problem(&format!("{value} is not a size")))
-}
-
-fn integer(pickle: &Pickle, id: Id) -> Result<i64, Refused> {
+fn natural(pickle: &Pickle<'_>, id: Id) -> Problem<usize> {
     match pickle.value(id) {
-        Value::Int(value) => Ok(*value),
-        other => problem(&format!("expected an integer, got {}", other.kind())),
+        Value::Int(value) => usize::try_from(*value).map_err(|_| format!("{value} is not a size")),
+        other => Err(format!("expected an integer, got {}", other.kind())),
     }
-}
-
-fn problem<T>(text: &str) -> Result<T, Refused> {
-    Err(Refused::Problem(text.to_string()))
 }

@@ -8,3 +8,4 @@ mod npz;
 mod safetensors_files;
 mod torch_builder;
 mod torch_files;
+mod torch_legacy;

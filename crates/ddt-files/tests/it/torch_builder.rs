@@ -140,3 +140,17 @@ pub(crate) fn torch_file(pickle: &[u8], storages: &[&[u8]]) -> Vec<u8> {
 pub(crate) fn floats(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
     values.into_iter().flat_map(f32::to_le_bytes).collect()
 }
+
+/// A file of PyTorch's older format: a pickle and storages, each with its key, number of elements and bytes.
+pub(crate) fn legacy_file(pickle: &[u8], storages: &[(&str, u64, &[u8])]) -> Vec<u8> {
+    let mut file = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.".to_vec();
+    file.extend(Pickle::new().op(b"}").str("little_endian").op(b"q\x00\x88s").end());
+    file.extend(pickle);
+    let keys = storages.iter().fold(Pickle::new().op(b"]("), |it, storage| it.str(storage.0));
+    file.extend(keys.op(b"e").end());
+    for (_, count, bytes) in storages {
+        file.extend(count.to_le_bytes());
+        file.extend(*bytes);
+    }
+    file
+}

@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use candle_core::{DType, Device, Tensor};
-use ddt_files::{Checkpoint, CheckpointError, Format, TensorSource};
+use ddt_files::{Checkpoint, FileError, Format, TensorSource};
 
 use crate::torch_builder::{Pickle, ZipEntry, floats, lightning, torch_file, zip};
 
-fn open(bytes: Vec<u8>) -> Result<Checkpoint, CheckpointError> {
+fn open(bytes: Vec<u8>) -> Result<Checkpoint, FileError> {
     Checkpoint::from_bytes(bytes, "test.ckpt")
 }
 
@@ -20,7 +20,7 @@ fn f32s(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
 }
 
 /// The error of opening a Lightning file with these entries and a storage of four floats.
-fn refusal(entries: impl Fn(Pickle) -> Pickle) -> CheckpointError {
+fn refusal(entries: impl Fn(Pickle) -> Pickle) -> FileError {
     let storage = floats([0.0, 1.0, 2.0, 3.0]);
     open(torch_file(&lightning(entries), &[&storage])).unwrap_err()
 }
@@ -141,30 +141,28 @@ fn unknown_objects_are_harmless_beside_the_tensors_and_named_among_them() {
         .end();
     assert_eq!(open(torch_file(&beside, &[&floats([1.0])])).unwrap().names(), ["w"]);
 
+    let forbidden = |error: &FileError, name: &str, object: &str| {
+        let expected =
+            format!("`{name}`: it refers to `{object}`, which is not loaded because it could run code");
+        assert!(error.to_string().contains(&expected), "{error}");
+    };
     let called = refusal(|it| it.str("bad").global("os", "system").op(b"(").str("ls").op(b"tR"));
-    assert!(
-        matches!(&called, CheckpointError::ForbiddenGlobal { name, global, .. }
-        if name == "bad" && global == "os.system"),
-        "{called}"
-    );
+    forbidden(&called, "bad", "os.system");
     let made = refusal(|it| it.str("bad").global("m", "C").op(b")\x81}b"));
-    assert!(matches!(made, CheckpointError::ForbiddenGlobal { .. }), "{made}");
+    forbidden(&made, "bad", "m.C");
     let bare = refusal(|it| it.str("bad").global("m", "C"));
-    assert!(matches!(bare, CheckpointError::ForbiddenGlobal { .. }), "{bare}");
+    forbidden(&bare, "bad", "m.C");
     // As the state dict itself, as a hook, as a storage's class.
     let whole = Pickle::new().op(b"}").str("state_dict").global("m", "C").op(b")Rs").end();
     let whole = open(torch_file(&whole, &[])).unwrap_err();
-    assert!(
-        matches!(&whole, CheckpointError::ForbiddenGlobal { name, .. } if name == "state_dict"),
-        "{whole}"
-    );
+    forbidden(&whole, "state_dict", "m.C");
     let hook = refusal(|it| {
         let it = it.str("h").global("torch._utils", "_rebuild_parameter").op(b"(");
         it.tensor("FloatStorage", "0", 4, (0, &[1], &[1])).op(b"\x88").global("m", "C").op(b")RtR")
     });
-    assert!(matches!(hook, CheckpointError::ForbiddenGlobal { .. }), "{hook}");
+    forbidden(&hook, "h", "m.C");
     let class = refusal(|it| it.str("s").tensor("load", "0", 4, (0, &[1], &[1])));
-    assert!(matches!(class, CheckpointError::ForbiddenGlobal { .. }), "{class}");
+    forbidden(&class, "s", "torch.load");
     let module = Pickle::new().global("models", "Net").op(b")\x81}b").end();
     let module = open(torch_file(&module, &[])).unwrap_err();
     assert!(module.to_string().contains("`models.Net`"), "{module}");
@@ -174,10 +172,10 @@ fn unknown_objects_are_harmless_beside_the_tensors_and_named_among_them() {
 fn entries_that_are_no_tensors() {
     let problem = |entries: &dyn Fn(Pickle) -> Pickle, part: &str| {
         let error = refusal(entries);
-        assert!(matches!(error, CheckpointError::InvalidTensor { .. }), "{error}");
+        assert!(matches!(error, FileError::Tensor { .. }), "{error}");
         assert!(error.to_string().contains(part), "{error}");
     };
-    problem(&|it| it.str("n").int(1), "`n` is not a readable tensor: expected a tensor, got an integer");
+    problem(&|it| it.str("n").int(1), "`n`: expected a tensor, got an integer");
     problem(&|it| it.int(1).int(1), "expected a string as its name");
     problem(&|it| it.str(&"k".repeat(2000)).int(1), "2000 bytes");
     let one = |it: Pickle| it.str("x").tensor("FloatStorage", "0", 4, (0, &[1], &[1]));
@@ -198,14 +196,11 @@ fn entries_that_are_no_tensors() {
     problem(&|it| it.str("x").tensor("FloatStorage", "0", 5, (0, &[1], &[1])), "needs 20 bytes");
     problem(&|it| it.str("x").tensor("FloatStorage", "0", -1, (0, &[1], &[1])), "impossible size");
     problem(&|it| it.str("x").tensor("FloatStorage", "0", i64::MAX, (0, &[1], &[1])), "impossible size");
-    problem(&|it| it.str("x").tensor("FloatStorage", "../0", 4, (0, &[1], &[1])), "not in the archive");
+    problem(&|it| it.str("x").tensor("FloatStorage", "../0", 4, (0, &[1], &[1])), "not in the file");
     let int8 = refusal(|it| it.str("x").tensor("CharStorage", "0", 4, (0, &[1], &[1])));
-    assert!(
-        matches!(&int8, CheckpointError::UnsupportedDtype { dtype, .. } if dtype == "CharStorage"),
-        "{int8}"
-    );
+    assert!(int8.to_string().contains("`x`: unsupported element type CharStorage"), "{int8}");
     let empty = Pickle::new().op(b"}").str("epoch").int(1).op(b"s").end();
-    assert!(matches!(open(torch_file(&empty, &[])), Err(CheckpointError::NoTensors { .. })));
+    assert!(matches!(open(torch_file(&empty, &[])), Err(FileError::Format { .. })));
 }
 
 #[test]
@@ -236,7 +231,7 @@ fn compressed_archives_are_inflated_up_to_their_declared_size() {
     let short = ZipEntry { size: 4001, ..entries[1].clone() };
     assert!(read(short).to_string().contains("does not inflate to its 4001 bytes"));
     let giant = ZipEntry { size: u32::MAX - 1, ..entries[1].clone() };
-    assert!(matches!(read(giant), CheckpointError::Limit { .. }));
+    assert!(matches!(read(giant), FileError::Limit { .. }));
     let other = ZipEntry { method: 12, ..entries[1].clone() };
     assert!(read(other).to_string().contains("compression method 12"));
     let secret = ZipEntry { flags: 1, ..entries[1].clone() };

@@ -24,7 +24,7 @@ fn child() {
 
 fn start(run: &Run) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "killed::child", "--test-threads", "1"])
+        .args(["--exact", "npz::killed::child", "--test-threads", "1"])
         .env(RUN, serde_json::to_string(run).unwrap())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -1,0 +1,116 @@
+//! PyTorch's format before 1.6: what its versions write, and what is refused.
+
+use candle_core::Device;
+use ddt_files::{Checkpoint, FileError, Format};
+
+use crate::torch_builder::{Pickle, floats, legacy_file, lightning};
+
+fn open(bytes: Vec<u8>) -> Result<Checkpoint, FileError> {
+    Checkpoint::from_bytes(bytes, "test.pt")
+}
+
+fn f32s(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
+    checkpoint.tensor(name, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Its tensors are compared with the other goldens.
+#[test]
+fn the_format_is_told_by_the_content() {
+    let path = ddt_parity::golden("torch_legacy_expect").unwrap().beside("checkpoint").unwrap();
+    assert_eq!(Checkpoint::open(path).unwrap().format(), Format::TorchLegacy);
+}
+
+#[test]
+fn nested_dictionaries_and_everything_beside_them() {
+    let tensor = |it: Pickle, name: &str| it.str(name).tensor("FloatStorage", "0", 4, (1, &[2], &[2]));
+    let object = tensor(Pickle::new().op(b"}("), "w").str("epoch").int(3).str("sub").op(b"}(");
+    let object = tensor(object, "a").str("deep").op(b"}(").int(7);
+    let object = object.tensor("LongStorage", "1", 1, (0, &[], &[])).op(b"uu");
+    // A module, which PyTorch refers to from outside the pickle, and a storage of a type that is left out.
+    let object = object.str("net").op(b"(").str("module").global("m", "Net").op(b"NNtQ");
+    let object = object.str("list").op(b"](").tensor("ComplexFloatStorage", "2", 1, (0, &[], &[])).op(b"eu");
+    let bytes = legacy_file(
+        &object.end(),
+        &[("0", 4, &floats([1.0, 2.0, 3.0, 4.0])), ("2", 1, &[0; 8]), ("1", 1, &[5; 8])],
+    );
+    let checkpoint = open(bytes).unwrap();
+    assert_eq!(checkpoint.names(), ["sub.a", "sub.deep.7", "w"]);
+    assert_eq!(f32s(&checkpoint, "w"), [2.0, 4.0]);
+    assert_eq!(f32s(&checkpoint, "sub.a"), [2.0, 4.0]);
+    let long = checkpoint.tensor("sub.deep.7", &Device::Cpu).unwrap();
+    assert_eq!(long.to_scalar::<i64>().unwrap(), 0x0505_0505_0505_0505);
+}
+
+#[test]
+fn other_spellings_of_old_versions() {
+    // Python 2's strings, no hooks, and a part of a storage.
+    let storage = |it: Pickle, view: &[u8]| {
+        let it = it.op(b"(U\x07storage").global("torch", "FloatStorage").op(b"U\x010U\x03cpu").int(6);
+        it.op(view).op(b"tQ")
+    };
+    let tensor = |it: Pickle, view: &[u8]| {
+        let it = storage(it.global("torch._utils", "_rebuild_tensor").op(b"("), view);
+        it.int(1).ints(&[2]).ints(&[1]).op(b"tR")
+    };
+    let object = tensor(Pickle::new().op(b"}(U\x01a"), b"N").op(b"U\x01b");
+    let object = tensor(object, b"(U\x01vK\x02K\x03t").op(b"u").end();
+    let checkpoint =
+        open(legacy_file(&object, &[("0", 6, &floats([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]))])).unwrap();
+    assert_eq!(f32s(&checkpoint, "a"), [1.0, 2.0]);
+    assert_eq!(f32s(&checkpoint, "b"), [3.0, 4.0]);
+    for (view, problem) in [
+        (b"(U\x01vK\x02K\x05t".as_slice(), "ends at 7 of 6"),
+        (b"(U\x01vK\x02K\x02t", "leaves its storage of 2"),
+        (b"K\x00", "not understood"),
+    ] {
+        let object = tensor(Pickle::new().op(b"}(U\x01a"), view).op(b"u").end();
+        let error = open(legacy_file(&object, &[("0", 6, &floats([0.0; 6]))])).unwrap_err();
+        assert!(error.to_string().contains("`a`") && error.to_string().contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn pickles_longer_than_the_first_read() {
+    let padding = "x".repeat(1 << 21);
+    let object = Pickle::new().op(b"}(").str("note").str(&padding).str("w");
+    let object = object.tensor("FloatStorage", "0", 1, (0, &[1], &[1])).op(b"u").end();
+    assert_eq!(f32s(&open(legacy_file(&object, &[("0", 1, &floats([6.0]))])).unwrap(), "w"), [6.0]);
+}
+
+#[test]
+fn refusals_say_what_is_wrong() {
+    let object = lightning(|it| it.str("w").tensor("FloatStorage", "0", 2, (0, &[2], &[1])));
+    let whole = legacy_file(&object, &[("0", 2, &floats([1.0, 2.0]))]);
+    assert_eq!(f32s(&open(whole.clone()).unwrap(), "w"), [1.0, 2.0]);
+    let problem = |bytes: Vec<u8>, part: &str| {
+        let error = open(bytes).unwrap_err().to_string();
+        assert!(error.contains(part), "expected {part:?} in {error:?}");
+    };
+    let replaced = |from: &[u8], to: &[u8]| {
+        let at = whole.windows(from.len()).position(|it| it == from).unwrap();
+        [&whole[..at], to, &whole[at + from.len()..]].concat()
+    };
+    problem(replaced(b"little_endianq\x00\x88", b"little_endianq\x00\x89"), "big-endian");
+    problem(replaced(b"M\xe9\x03.", b"M\xea\x03."), "expected protocol 1001");
+    problem(legacy_file(&object, &[("0", 3, &floats([1.0; 3]))]), "expected 2 elements, got 3");
+    problem(legacy_file(&object, &[("1", 2, &floats([1.0; 2]))]), "no tensor has");
+    problem(legacy_file(&object, &[]), "storage `0` is not in the file");
+    problem(whole[..whole.len() - 1].to_vec(), "cut short");
+    let list = |entries: &dyn Fn(Pickle) -> Pickle| legacy_file(&lightning(entries), &[("0", 1, &[0; 8])]);
+    problem(
+        list(&|it| it.str("w").tensor("CharStorage", "0", 1, (0, &[], &[]))),
+        "`w`: unsupported element type CharStorage",
+    );
+    problem(list(&|it| it.str("w").tensor("ComplexFloatStorage", "0", 1, (0, &[], &[]))), "`w`: unsupported");
+    problem(
+        list(&|it| it.str("w").global("os", "system").op(b"(").str("ls").op(b"tR")),
+        "`w`: it refers to `os.system`",
+    );
+    let twice = |it: Pickle| {
+        let it = it.str("w").tensor("FloatStorage", "0", 2, (0, &[], &[]));
+        it.str("v").tensor("LongStorage", "0", 2, (0, &[], &[]))
+    };
+    problem(list(&twice), "described in two ways");
+    // A whole network instead of its tensors.
+    problem(legacy_file(&Pickle::new().global("models", "Net").op(b")\x81}b").end(), &[]), "`models.Net`");
+}
