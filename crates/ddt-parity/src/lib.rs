@@ -91,8 +91,6 @@ pub const NOT_BUILT: &[&str] = &[
     "ditdh_train",
     "rae_decode",
     "rae_encode",
-    "torch_legacy_expect",
-    "torch_nested_expect",
 ];
 
 /// Kinds that can be computed in another dtype than f32.
