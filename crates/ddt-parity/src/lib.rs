@@ -84,14 +84,8 @@ const KINDS: &[(&str, Kind)] = &[
 ];
 
 /// Goldens of what is not built yet. Each one fails today; whoever builds it adds the kind and removes the name.
-pub const NOT_BUILT: &[&str] = &[
-    "ddt_forecast",
-    "ditdh_forward",
-    "ditdh_sample",
-    "ditdh_train",
-    "rae_decode",
-    "rae_encode",
-];
+pub const NOT_BUILT: &[&str] =
+    &["ddt_forecast", "ditdh_forward", "ditdh_sample", "ditdh_train", "rae_decode", "rae_encode"];
 
 /// Kinds that can be computed in another dtype than f32.
 const NETWORKS: &[&str] = &["ddt_forward", "decoder_only_forward", "checkpoint_forward", "ddt_sample"];

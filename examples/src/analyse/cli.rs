@@ -97,7 +97,7 @@ mod tests {
     fn wrong_flags_are_refused() {
         for (line, expected) in [
             ("--step-counts 0", "from 1 to 10000"),
-            ("--solvers heun3", "expected one of"),
+            ("--solvers heun3", "must be one of"),
             ("--images 0", "1..=100000"),
             ("--timeshifts x", "--timeshifts"),
         ] {

@@ -29,7 +29,7 @@ fn files_that_are_not_there_or_not_right() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     check(&weights(&folder.join("absent.ckpt")), &["absent.ckpt", "expected demo, ddt-xl2-256"]);
-    check(&weights(folder), &["not a regular file"]);
+    check(&weights(folder), &["expected a regular file"]);
     let vae = |path: &Path| PipelineConfig { autoencoder: Source::new(path), ..demo(1) };
     check(&vae(&folder.join("absent.vae")), &["absent.vae", "autoencoder"]);
     let text = folder.join("text");
@@ -44,7 +44,7 @@ fn files_that_are_not_there_or_not_right() {
     let cut = folder.join("cut");
     for length in [100, ddt_demo::NETWORK.len() - 1000] {
         std::fs::write(&cut, &ddt_demo::NETWORK[..length]).unwrap();
-        check(&weights(&cut), &["cut", "too early"]);
+        check(&weights(&cut), &["cut", "it is cut short"]);
     }
     // Weights that are no network, or of unknown sizes or latents.
     let encoder = folder.join("encoder");
