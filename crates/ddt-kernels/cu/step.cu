@@ -16,7 +16,7 @@ DEVICE const float *row(Steps steps) {
 }
 
 // One frequency a thread: its cosine, and `half` further on its sine.
-template <class T> DEVICE void timestep_waves(Steps steps, float max_period, T *RESTRICT out, unsigned half) {
+template <class T> DEVICE void timestep_embedding(Steps steps, float max_period, T *RESTRICT out, unsigned half) {
     unsigned k = item();
     if (k >= half) return;
     // The frequency in f64 and then rounded, as the reference has it.
@@ -45,10 +45,10 @@ DEVICE void guided_step(const T *RESTRICT tokens, Grid grid, unsigned copies, St
 
 #define STEPS const float *table, const unsigned *current, unsigned count
 #define ENTRY(T, type)                                                                                           \
-    KERNEL(128, 1) ddt_timestep_waves_##type(STEPS, float max_period, T *out, unsigned half) {                   \
-        timestep_waves<T>(Steps{table, current, count}, max_period, out, half);                                  \
+    KERNEL(128, 1) ddt_timestep_embedding_##type(STEPS, float max_period, T *out, unsigned half) {                   \
+        timestep_embedding<T>(Steps{table, current, count}, max_period, out, half);                                  \
     }                                                                                                            \
-    REGISTER(ddt_timestep_waves_##type)                                                                          \
+    REGISTER(ddt_timestep_embedding_##type)                                                                          \
     KERNEL(256, 1) ddt_guided_step_##type(const T *tokens, unsigned images, unsigned channels, unsigned height,  \
                                           unsigned width, unsigned patch, unsigned copies, STEPS,                \
                                           float *velocity, float *x) {                                           \
