@@ -101,17 +101,20 @@ fn the_published_decoder_stays_within_its_bound() {
     assert!(gpu.bytes(small + 1, (32, 32)) > ddt_cuda::DECODER_BYTES);
 }
 
+// The goldens are narrower than the kernels allow; the CPU's decoder, which the kernels are compared with above, is
+// compared with them in ddt-adapters.
 #[test]
-fn kernels_compute_what_the_goldens_say() {
+fn goldens_narrower_than_the_kernels_allow_are_refused() {
     let Some(cuda) = device() else { return };
     for name in ["vae_kl", "vae_kl_old_names"] {
-        let path = golden(name);
-        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
-            let output = parity::kl_fixture(&path, &mut |cfg, vb| {
-                Ok(Box::new(CudaKlDecoder::on(&cuda, cfg, precision, 1 << 30, vb)?))
-            })
-            .unwrap();
-            assert!(output.relative_rms < tolerance, "{name}, {precision:?}: {output:?}");
-        }
+        let error = parity::kl_fixture(&golden(name), &mut |cfg, vb| {
+            Ok(Box::new(CudaKlDecoder::on(&cuda, cfg, Precision::F32, 1 << 30, vb)?))
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(
+            error.contains("block_out_channels is 12") && error.contains("multiples of 8"),
+            "{name}: {error}"
+        );
     }
 }
