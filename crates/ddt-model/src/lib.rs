@@ -53,7 +53,6 @@ mod file;
 mod init;
 mod network;
 mod network_config;
-mod published;
 mod sample;
 mod shared;
 
@@ -65,6 +64,5 @@ pub use file::{DdtFile, Description, LatentInfo};
 pub use init::SeededInit;
 pub use network::{DecoderModulations, DecoupledNetwork, VelocityNetwork};
 pub use network_config::{Family, NetworkConfig, Projection, TokenMixer};
-pub use published::{DDT_XL_2_R256, DDT_XL_2_R512, PublishedWeights};
 pub use sample::{Labelled, OnStep, SampleOptions, Sampled, check_batch, sample, sample_autoguided};
 pub use shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState};
