@@ -22,7 +22,7 @@ pub enum LoadError {
         network: &'static str,
         /// The tensor that tells.
         expected: &'static str,
-        /// What was found instead.
+        /// The value found instead.
         got: String,
     },
     /// A configuration that makes no sense, or a failure of the device.

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What is found; no token, and no name of a user but in the cache's path.
+/// The report. It holds no token, and a user's name only as part of the cache's path.
 #[derive(Debug, Serialize)]
 struct Report {
     version: &'static str,

@@ -20,7 +20,7 @@ HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean there.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// What to fetch: ddt-xl2-256, ddt-xl2-512, or OWNER/NAME/FILE of the hub
+    /// The release to fetch: ddt-xl2-256, ddt-xl2-512, or OWNER/NAME/FILE of the hub
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
     /// Branch or commit of OWNER/NAME/FILE

@@ -9,7 +9,7 @@ pub enum ImageError {
     /// No image, or one of a format or kind that is not decoded.
     #[error("expected a JPEG, PNG, WebP or BMP, got {got}")]
     Unsupported {
-        /// What was found instead.
+        /// The value found instead.
         got: String,
     },
     /// A file or image beyond its [`Limits`](crate::Limits).
@@ -37,9 +37,9 @@ pub enum ImageError {
     /// Sizes that make no image or no crop.
     #[error("expected {expected}, got {got}")]
     Size {
-        /// What an image or crop needs.
+        /// The size that an image or crop needs.
         expected: String,
-        /// What was given.
+        /// The value given.
         got: String,
     },
 }
@@ -61,7 +61,7 @@ pub enum DataError {
     Image {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: ImageError,
     },
     /// A folder or class list that is not laid out as a dataset.
@@ -69,7 +69,7 @@ pub enum DataError {
     Layout {
         /// Folder or file.
         path: PathBuf,
-        /// What was expected, what was found, and what to do.
+        /// The problem: expected, found, and the remedy.
         problem: String,
     },
     /// An option, index or class that does not exist.
@@ -77,7 +77,7 @@ pub enum DataError {
     Argument {
         /// What was expected.
         expected: String,
-        /// What was given.
+        /// The value given.
         got: String,
     },
     /// The system gives no further thread.

@@ -85,7 +85,7 @@ pub struct Skipped {
 pub struct SkippedFile {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     pub reason: String,
 }
 

@@ -45,7 +45,7 @@ pub enum FileError {
         path: PathBuf,
         /// The name of the tensor or array.
         name: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// The names or shapes are not those expected; the lists are complete and sorted.

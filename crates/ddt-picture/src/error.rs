@@ -34,7 +34,7 @@ pub enum PictureError {
     Content {
         /// What fits.
         expected: String,
-        /// What was given.
+        /// The value given.
         got: String,
     },
     /// A file that is not a PNG as this crate writes them.

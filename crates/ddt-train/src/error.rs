@@ -26,7 +26,7 @@ pub enum TrainError {
     Data {
         /// What was expected.
         expected: String,
-        /// What was given.
+        /// The value given.
         got: String,
     },
     /// Weights to start from that do not fit the network.

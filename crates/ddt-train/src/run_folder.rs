@@ -50,7 +50,7 @@ pub struct Resumed {
 pub struct Rejected {
     /// Its folder.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     pub reason: String,
 }
 

@@ -11,7 +11,7 @@ use std::{
     process::{Command, Output},
 };
 
-/// What a run came to.
+/// The outcome of a run.
 #[derive(Debug)]
 struct Outcome {
     status: i32,

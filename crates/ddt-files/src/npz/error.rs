@@ -34,7 +34,7 @@ pub enum NpzError {
     Zip {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// An array is cut short or damaged.
@@ -44,7 +44,7 @@ pub enum NpzError {
         path: PathBuf,
         /// The array.
         array: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// An array whose values are not read here, such as strings and pickled objects.
@@ -106,7 +106,7 @@ pub enum NpzError {
     /// A job, share or array to write that makes no sense.
     #[error("{what}: expected {expected}, got {got}")]
     Invalid {
-        /// What was given.
+        /// The value given.
         what: &'static str,
         /// What it should be.
         expected: String,
