@@ -2,7 +2,7 @@
 //!
 //! - [`classes`] turns what a user types into class numbers.
 //! - [`progress`] shows how far sampling is, and stops it.
-//! - [`picture`] and [`text`] draw; [`grid`] arranges samples, [`heat_map`] shows a matrix, [`plot`] draws curves.
+//! - [`picture`] and [`text`] draw; [`grid`] arranges samples, [`plot`] draws curves.
 //! - [`png_file`] and [`atomic_file`] write results, complete or not at all.
 //! - [`imagenet`] is the programs `imagenet256` and `imagenet512`: [`cli`] (with [`sampler_args`]) reads their
 //!   command line, [`job`] checks it, [`weights`] (with [`assets`], [`hub_files`] and [`weaker`]) finds the network,
@@ -10,7 +10,6 @@
 //!   the plan; [`generate`] draws and [`page`] lays out.
 //! - [`program`] is what all of them do around their work.
 //! - [`analyse`] is the program of that name, which draws the paper's analyses.
-//! - [`plan_sharing`] is the program of that name, which measures a network and makes its plans.
 //! - [`evaluate`] is the program of that name, which compares images with images.
 //! - [`generate_dataset`] is the program of that name, which draws many images into one archive.
 //! - [`classifier`] is a small network that knows CIFAR-10, which samples are measured with where Inception is not at hand.
@@ -42,7 +41,6 @@ pub mod generate;
 pub mod generate_dataset;
 pub mod gpu;
 pub mod grid;
-pub mod heat_map;
 pub mod hub_files;
 pub mod identity;
 pub mod imagenet;

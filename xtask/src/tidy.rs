@@ -54,7 +54,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "ddt-train",
         ],
     ),
-    ("ddt-cli", &["ddt-diffusion", "ddt-fetch"]),
+    ("ddt-cli", &["ddt-diffusion", "ddt-fetch", "ddt-plot"]),
 ];
 
 /// Packages on top of the libraries: nothing depends on them, they may depend on anything.

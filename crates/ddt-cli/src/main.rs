@@ -7,6 +7,7 @@ mod convert;
 mod doctor;
 mod fetch;
 mod inspect;
+mod plan;
 mod sample;
 mod terminal;
 
@@ -36,6 +37,8 @@ struct Args {
 enum Command {
     /// Generate images of chosen classes as a labelled grid
     Sample(Box<sample::Args>),
+    /// Measure a network and plan at which steps its encoder runs
+    Plan(Box<plan::Args>),
     /// Download published weights into the hub's local cache
     Fetch(fetch::Args),
     /// List what a weights file holds, or compare two
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
 fn run(command: Command, terminal: &Terminal) -> Result<String> {
     match command {
         Command::Sample(args) => sample::run(&args, terminal),
+        Command::Plan(args) => plan::run(&args, terminal),
         Command::Fetch(args) => fetch::run(&args, terminal),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),

@@ -38,6 +38,12 @@ pub(crate) struct Preview<'a> {
 }
 
 impl Progress<'_> {
+    /// The same step of a batch in a run of `total` images, of which `finished` are done.
+    #[must_use]
+    pub fn within(self, finished: usize, total: usize) -> Self {
+        Self { finished, total, ..self }
+    }
+
     /// Work that is done, as a number of images.
     #[must_use]
     pub fn images(&self) -> f64 {

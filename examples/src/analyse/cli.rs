@@ -19,7 +19,7 @@ Examples:
 /// Writes the spectrum of noisy latents and the frequency that survives at each time (eq. 1, appendix D),
 /// and the errors of solvers by their number of steps and by time shift (Fig. 4, with the distance from a
 /// fine reference in the place of FID). The latents are the network's own samples, drawn as --steps and
-/// --solver say. How alike self-conditions are (Fig. 5) is drawn by plan_sharing.
+/// --solver say. How alike self-conditions are (Fig. 5) is drawn by `ddt plan`.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "analyse", version, after_help = EXAMPLES, allow_negative_numbers = true)]
 pub struct Args {

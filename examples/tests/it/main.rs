@@ -5,7 +5,6 @@
 mod comparing;
 mod dataset;
 mod evaluating;
-mod planning;
 mod training;
 
 use std::path::{Path, PathBuf};

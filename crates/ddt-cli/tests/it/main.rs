@@ -4,6 +4,7 @@
 
 mod files;
 mod machine;
+mod plan;
 mod sample;
 
 use std::{

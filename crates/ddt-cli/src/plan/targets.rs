@@ -3,20 +3,21 @@
 use std::fmt;
 
 use anyhow::Result;
-use ddt_flow::{Guidance, TimeGrid};
-use ddt_sharing::{
-    MadeFor, Objective, OperationCounts, PlanFile, PlanWithCost, Planner, SharingPlan, SimilarityFile,
-    budget_for_ratio, plan_cost, plan_with_mean_similarity, plan_with_worst_similarity,
-    predicted_speedup_guided,
+use ddt::{
+    flow::{Guidance, TimeGrid},
+    sharing::{
+        MadeFor, Objective, OperationCounts, PlanFile, PlanWithCost, Planner, SharingPlan, SimilarityFile,
+        budget_for_ratio, plan_cost, plan_with_mean_similarity, plan_with_worst_similarity,
+        predicted_speedup_guided,
+    },
 };
+use ddt_plot::{LinePlot, Series};
 use serde::Serialize;
 
-use crate::plot::{LinePlot, Series};
-
-/// What a plan should reach.
+/// Goal of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Target {
+pub(crate) enum Target {
     /// This share of the steps skips the encoder, in [0, 1).
     Ratio(f64),
     /// The mean similarity is at least this, in (0, 1].
@@ -38,13 +39,13 @@ impl fmt::Display for Target {
 
 /// The two plans of one target, with equally many recomputes.
 #[derive(Debug, Clone)]
-pub struct Planned {
+pub(crate) struct Planned {
     /// What was asked for.
-    pub target: Target,
+    pub(crate) target: Target,
     /// Segments as even as can be.
-    pub uniform: PlanWithCost,
+    pub(crate) uniform: PlanWithCost,
     /// The least cost.
-    pub optimal: PlanWithCost,
+    pub(crate) optimal: PlanWithCost,
 }
 
 impl Planned {
@@ -53,7 +54,7 @@ impl Planned {
     /// # Errors
     ///
     /// A target outside its range, or more steps than a plan can have.
-    pub fn new(target: Target, measured: &SimilarityFile, planner: &Planner) -> Result<Self> {
+    pub(crate) fn new(target: Target, measured: &SimilarityFile, planner: &Planner) -> Result<Self> {
         let similarity = &measured.similarity;
         let num_steps = similarity.num_steps();
         let optimal = match target {
@@ -71,7 +72,7 @@ impl Planned {
     /// # Errors
     ///
     /// Those of [`Speed::predict`].
-    pub fn file(&self, measured: &SimilarityFile, speed: &Speed) -> Result<PlanFile> {
+    pub(crate) fn file(&self, measured: &SimilarityFile, speed: &Speed) -> Result<PlanFile> {
         let optimal = &self.optimal;
         let objective = match self.target {
             Target::Ratio(_) => Objective::Budget { num_recompute: optimal.plan.num_recompute() },
@@ -86,11 +87,11 @@ impl Planned {
 
 /// What a plan's speed follows from.
 #[derive(Debug, Clone, Serialize)]
-pub struct Speed {
+pub(crate) struct Speed {
     /// Operations of the network's parts, for one row at one step (FLOP).
-    pub operations: OperationCounts,
+    pub(crate) operations: OperationCounts,
     /// Whether each step is guided.
-    pub guided: Vec<bool>,
+    pub(crate) guided: Vec<bool>,
 }
 
 impl Speed {
@@ -99,7 +100,7 @@ impl Speed {
     /// # Errors
     ///
     /// A plan of another number of steps.
-    pub fn predict(&self, plan: &SharingPlan) -> Result<f64> {
+    pub(crate) fn predict(&self, plan: &SharingPlan) -> Result<f64> {
         Ok(predicted_speedup_guided(plan, &self.operations, &self.guided)?)
     }
 }
@@ -109,7 +110,7 @@ impl Speed {
 /// # Errors
 ///
 /// None in practice: every budget up to the number of steps has both plans.
-pub fn cost_plot(measured: &SimilarityFile, planner: &Planner) -> Result<String> {
+pub(crate) fn cost_plot(measured: &SimilarityFile, planner: &Planner) -> Result<String> {
     let similarity = &measured.similarity;
     let num_steps = similarity.num_steps();
     let mut uniform = Vec::with_capacity(num_steps);
@@ -136,8 +137,7 @@ pub fn cost_plot(measured: &SimilarityFile, planner: &Planner) -> Result<String>
 }
 
 /// The sampler in one line.
-#[must_use]
-pub fn settings_line(made_for: &MadeFor) -> String {
+pub(crate) fn settings_line(made_for: &MadeFor) -> String {
     let steps = made_for.setting("grid").map_or(0, |grid: TimeGrid| grid.num_steps());
     let guidance = made_for.setting("guidance").unwrap_or(Guidance::none());
     let (low, high) = guidance.interval();
@@ -147,7 +147,7 @@ pub fn settings_line(made_for: &MadeFor) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ddt_sharing::Similarity;
+    use ddt::sharing::Similarity;
 
     use super::*;
 

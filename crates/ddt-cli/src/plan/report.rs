@@ -1,32 +1,98 @@
 //! What is said about plans: a table, a report for programs, and pictures.
 
-use anyhow::Result;
-use ddt_flow::NoiseSource;
-use ddt_sharing::{MadeFor, PlanWithCost, SimilarityFile};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Tensor};
+use ddt::{
+    ClassTable, Dtype, Image, Pipeline,
+    flow::NoiseSource,
+    picture::{Grid, HeatMap, Rgb8},
+    sharing::{MadeFor, PlanWithCost, SharingPlan, SimilarityFile},
+};
 use serde::Serialize;
 
-use super::comparison::Outcome;
-use super::plans::{Planned, Speed, Target, settings_line};
-use crate::generate::Item;
-use crate::grid::Grid;
-use crate::heat_map::HeatMap;
-use crate::job::Job;
-use crate::picture::Picture;
-use crate::sampler_args::Dtype;
+use super::targets::{Planned, Speed, Target, settings_line};
+use crate::terminal::Meter;
+
+/// Images, the noise they start from, and how many are made at once.
+#[derive(Debug, Clone)]
+pub(crate) struct Trial {
+    pub(crate) images: Vec<Image>,
+    pub(crate) seed: u64,
+    pub(crate) rng: NoiseSource,
+    pub(crate) batch: usize,
+}
+
+/// Result of sampling the trial's images in one way.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Outcome {
+    /// Time from noise to latents, summed over all images.
+    elapsed: Duration,
+    /// Mean over images of the relative root mean square error to the latents without sharing.
+    latent_error: f64,
+    /// The images, if they were wanted.
+    pictures: Vec<Rgb8>,
+}
+
+/// Samples the same images with each plan (`None` is without sharing, and the first), and compares with the first;
+/// pictures are kept of those that are `shown`.
+///
+/// Every batch is sampled in all ways before the next one, so that a machine that is busy for a while slows all ways
+/// alike.
+pub(crate) fn compare(
+    pipeline: &Pipeline,
+    trial: &Trial,
+    ways: &[(Option<&SharingPlan>, bool)],
+    meter: &mut Meter,
+) -> Result<Vec<Outcome>> {
+    let mut outcomes = vec![Outcome::default(); ways.len()];
+    let (total, mut finished) = (trial.images.len() * ways.len(), 0);
+    for batch in trial.images.chunks(trial.batch) {
+        let noise = pipeline.noise(batch, trial.seed, trial.rng)?;
+        let mut reference = None;
+        for ((plan, shown), outcome) in ways.iter().zip(&mut outcomes) {
+            let started = std::time::Instant::now();
+            let sampled = pipeline.sample(batch, &noise, *plan, &mut |progress| {
+                meter.images(&progress.within(finished, total))
+            })?;
+            outcome.elapsed += started.elapsed();
+            finished += batch.len();
+            let reference = reference.get_or_insert_with(|| sampled.latents.clone());
+            let errors = relative_error(&sampled.latents, reference)?;
+            outcome.latent_error += errors.iter().sum::<f64>() / trial.images.len() as f64;
+            if *shown {
+                outcome.pictures.extend(pipeline.decode(&sampled.latents)?);
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The relative root mean square error of each image's latents.
+///
+/// ```text
+/// |latents - reference| / |reference|
+/// ```
+fn relative_error(latents: &Tensor, reference: &Tensor) -> candle_core::Result<Vec<f64>> {
+    let square_sums = |x: &Tensor| x.to_dtype(DType::F64)?.sqr()?.flatten_from(1)?.sum(1)?.to_vec1::<f64>();
+    let errors = square_sums(&(latents - reference)?)?;
+    let lengths = square_sums(reference)?;
+    Ok(errors.iter().zip(&lengths).map(|(error, length)| (error / length).sqrt()).collect())
+}
 
 /// Everything that was found out; `report.json`.
 #[derive(Debug, Serialize)]
-pub struct Report {
-    program: &'static str,
+pub(crate) struct Report {
     version: &'static str,
     made_for: MadeFor,
     dtype: Dtype,
     seed: u64,
     rng: NoiseSource,
     /// Images that the similarity was measured on.
-    calibration_images: Vec<Image>,
+    calibration_images: Vec<Sample>,
     /// Images that the plans were compared on; none where they were not.
-    test_images: Vec<Image>,
+    test_images: Vec<Sample>,
     /// Of the test images, drawn at once.
     batch: usize,
     speed: Speed,
@@ -36,7 +102,7 @@ pub struct Report {
 }
 
 #[derive(Debug, Serialize)]
-struct Image {
+struct Sample {
     label: u32,
     /// With the seed it fixes the noise.
     sample: u64,
@@ -71,11 +137,11 @@ struct Measured {
 
 /// The outcomes of drawing without sharing, and with each plan (uniform, optimal).
 #[derive(Debug)]
-pub struct Compared {
+pub(crate) struct Compared {
     /// At every step.
-    pub unshared: Outcome,
+    pub(crate) unshared: Outcome,
     /// In the order of the plans.
-    pub shared: Vec<[Outcome; 2]>,
+    pub(crate) shared: Vec<[Outcome; 2]>,
 }
 
 impl Report {
@@ -84,16 +150,16 @@ impl Report {
     /// # Errors
     ///
     /// Those of [`Speed::predict`].
-    pub fn new(
-        job: &Job,
-        made_for: &MadeFor,
-        (calibration, test): (&[Item], &[Item]),
+    pub(crate) fn new(
+        pipeline: &Pipeline,
+        calibration: &[Image],
+        trial: &Trial,
         speed: Speed,
         planned: &[Planned],
         compared: Option<&Compared>,
     ) -> Result<Self> {
-        let images = |items: &[Item]| {
-            items.iter().map(|item| Image { label: item.label, sample: item.sample() }).collect()
+        let samples = |images: &[Image]| {
+            images.iter().map(|it| Sample { label: it.label, sample: it.sample() }).collect()
         };
         let mut plans = Vec::with_capacity(planned.len());
         for (index, it) in planned.iter().enumerate() {
@@ -121,18 +187,17 @@ impl Report {
             });
         }
         Ok(Self {
-            program: "plan_sharing",
-            version: env!("CARGO_PKG_VERSION"),
-            made_for: made_for.clone(),
-            dtype: job.dtype,
-            seed: job.seed,
-            rng: job.rng,
-            calibration_images: images(calibration),
-            test_images: images(test),
-            batch: job.batch,
+            version: ddt::VERSION,
+            made_for: pipeline.made_for().clone(),
+            dtype: pipeline.config().dtype,
+            seed: trial.seed,
+            rng: trial.rng,
+            calibration_images: samples(calibration),
+            test_images: samples(&trial.images),
+            batch: trial.batch,
             speed,
             unshared_seconds_per_image: compared
-                .map(|all| all.unshared.elapsed.as_secs_f64() / test.len().max(1) as f64),
+                .map(|all| all.unshared.elapsed.as_secs_f64() / trial.images.len().max(1) as f64),
             plans,
         })
     }
@@ -142,13 +207,12 @@ impl Report {
     /// # Errors
     ///
     /// None in practice: there is nothing in a report that JSON does not know.
-    pub fn to_json(&self) -> Result<String> {
+    pub(crate) fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
     /// One line a plan; similarity and speed-ups are the optimal plan's.
-    #[must_use]
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let heads = ["", "", "", "uniform", "optimal", "mean", "predicted", "measured", "uniform", "optimal"];
         let units =
             ["plan", "ratio", "runs", "cost", "cost", "similarity", "speed-up", "speed-up", "error", "error"];
@@ -186,7 +250,7 @@ fn line<S: AsRef<str>>(cells: &[S; 10]) -> String {
 /// # Errors
 ///
 /// None in practice: a similarity is a finite square matrix.
-pub fn heat_map(measured: &SimilarityFile) -> Result<Picture> {
+pub(crate) fn heat_map(measured: &SimilarityFile) -> Result<Rgb8> {
     let SimilarityFile { images, similarity, .. } = measured;
     let least = similarity.values().iter().copied().fold(1.0, f64::min);
     let map = HeatMap {
@@ -198,54 +262,39 @@ pub fn heat_map(measured: &SimilarityFile) -> Result<Picture> {
         title: &format!("mean cosine of z_t, {images} images"),
         axis: "sampling step",
     };
-    map.draw()
+    Ok(map.draw()?)
 }
 
-/// What is written around the test images.
-struct Texts {
+/// The words around the test images.
+pub(crate) struct Texts {
     rows: Vec<String>,
     columns: Vec<String>,
     footer: String,
 }
 
 impl Texts {
-    fn new(job: &Job, items: &[Item], rows: Vec<String>, footer: String) -> Self {
-        let name = |item: &Item| job.weights.classes.name(item.label).unwrap_or_default();
+    /// Of a page with a row without sharing and one for each target.
+    pub(crate) fn new(classes: &ClassTable, images: &[Image], rows: Vec<String>, footer: String) -> Self {
         // Synonyms are for finding a class, not for its label.
         let short = |name: &str| name.split(',').next().unwrap_or_default().to_owned();
-        Self { rows, columns: items.iter().map(|item| short(name(item))).collect(), footer }
+        let name = |it: &Image| short(classes.name(it.label).unwrap_or_default());
+        Self { rows, columns: images.iter().map(name).collect(), footer }
     }
 
-    fn grid<'a>(&'a self, images: &'a [Picture]) -> Grid<'a> {
+    pub(crate) fn grid<'a>(&'a self, images: &'a [Rgb8]) -> Grid<'a> {
         let title = "optimal plans: sharing ratio, runs of the encoder";
         Grid { row_labels: &self.rows, column_labels: &self.columns, images, title, footer: &self.footer }
     }
 }
 
-/// Checks that the pictures of so many images, with each plan and without, fit on one page.
-///
-/// # Errors
-///
-/// A page that is too large for a PNG viewer or for memory.
-pub fn check_size(job: &Job, items: &[Item], num_plans: usize) -> Result<()> {
-    let (height, width) = job.weights.image_size();
-    let rows = vec!["no sharing".to_owned(); num_plans + 1];
-    Texts::new(job, items, rows, String::new()).grid(&[]).check_size(items.len(), (width, height))
-}
-
-/// The same images without sharing and with each optimal plan, as Fig. 6 of arXiv:2504.05741: a row for each
-/// plan, a column for each image.
-///
-/// # Errors
-///
-/// Images that were not drawn.
-pub fn image_page(
-    job: &Job,
-    made_for: &MadeFor,
-    items: &[Item],
+/// The same images without sharing and with each optimal plan, as Fig. 6 of arXiv:2504.05741: a row for each plan, a
+/// column for each image.
+pub(crate) fn image_page(
+    pipeline: &Pipeline,
+    trial: &Trial,
     planned: &[Planned],
     compared: &Compared,
-) -> Result<Picture> {
+) -> Result<Rgb8> {
     let mut rows = vec!["no sharing".to_owned()];
     let mut images = compared.unshared.pictures.clone();
     for (plan, [_, optimal]) in planned.iter().zip(&compared.shared) {
@@ -257,6 +306,21 @@ pub fn image_page(
         });
         images.extend_from_slice(&optimal.pictures);
     }
-    let footer = format!("{}, seed {}, {}", settings_line(made_for), job.seed, made_for.model());
-    Texts::new(job, items, rows, footer).grid(&images).draw()
+    let made_for: &MadeFor = pipeline.made_for();
+    let footer = format!("{}, seed {}, {}", settings_line(made_for), trial.seed, made_for.model());
+    Texts::new(pipeline.classes(), &trial.images, rows, footer).grid(&images).draw().context("images.png")
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_and_per_image() {
+        let tensor = |values: [f32; 4]| Tensor::from_slice(&values, (2, 1, 1, 2), &Device::Cpu).unwrap();
+        let errors = relative_error(&tensor([3.0, 4.5, 0.0, 2.0]), &tensor([3.0, 4.0, 0.0, 2.0])).unwrap();
+        assert_eq!(errors, [0.1, 0.0]);
+    }
 }

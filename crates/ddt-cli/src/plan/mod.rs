@@ -1,0 +1,278 @@
+//! `ddt plan`: measures a network and plans at which steps its condition encoder runs.
+
+mod report;
+mod targets;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::value_parser;
+use ddt::{
+    Image, Opened, OutputFile, Pipeline, RECORD_KEY,
+    args::PipelineArgs,
+    hub::{Hub, Release},
+    picture::{Rgb8, encode_png},
+    sharing::{Planner, SimilarityAccumulator, SimilarityFile},
+};
+
+use self::{
+    report::{Compared, Report, Texts, Trial, compare, heat_map, image_page},
+    targets::{Planned, Speed, Target, cost_plot},
+};
+use crate::{sample::parse_size, terminal::Terminal};
+
+const EXAMPLES: &str = "\
+Examples:
+  ddt plan                                           plans for the defaults of ddt sample
+  ddt plan --steps 250 --quality 0.98,0.95           and the cheapest plans this similar
+  ddt plan --steps 250 --worst-quality 0.9           and one that is this similar at every step
+  ddt plan --weights hub --steps 250 --test-images 0
+  ddt sample --share out/sharing/plan-0.8.json       generates with a plan; its settings must be the same";
+
+/// Measures how alike the self-conditions of a network are from step to step, and plans at which steps the condition
+/// encoder runs.
+///
+/// A plan serves the network, steps, guidance and solver it was made with, and no others.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
+pub(crate) struct Args {
+    /// Sharing ratios to plan for: the share of steps that skip the condition encoder, each in [0, 1)
+    #[arg(long, value_name = "RATIO,...", value_delimiter = ',', value_parser = parse_ratio,
+          default_value = "0.5,0.66,0.75,0.8,0.83,0.87")]
+    ratios: Vec<f64>,
+    /// Mean similarities to plan for, each in (0, 1]: the fewest runs of the encoder that reach it
+    /// [default: none]
+    #[arg(long, value_name = "SIMILARITY,...", value_delimiter = ',', value_parser = parse_quality)]
+    quality: Vec<f64>,
+    /// Similarities to plan for that every single step must reach, each in (0, 1]: the fewest runs that do
+    /// [default: none]
+    #[arg(long, value_name = "SIMILARITY,...", value_delimiter = ',', value_parser = parse_quality)]
+    worst_quality: Vec<f64>,
+    /// Images to measure the similarity on, of classes spread over the table
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=100_000))]
+    images: u32,
+    /// Other images to compare the plans on, generated without sharing and with every plan; 0 for plans alone
+    /// [default: as many as --images]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(0..=100_000))]
+    test_images: Option<u32>,
+    /// Folder to write into; it is made if it is missing
+    #[arg(long, value_name = "DIR", default_value = "out/sharing")]
+    out: PathBuf,
+    /// Side of the images in pixels, which chooses the published weights and guidance
+    #[arg(long, value_name = "256|512", default_value = "256", value_parser = parse_size)]
+    size: Release,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+}
+
+/// Images that are compared at once unless `--batch` says otherwise: small batches take turns more often, for steadier
+/// times.
+const BATCH: usize = 2;
+
+impl Args {
+    /// Goals: ratios, then qualities, then worst qualities, each value once.
+    fn targets(&self) -> Vec<Target> {
+        let ratios = self.ratios.iter().copied().map(Target::Ratio);
+        let qualities = self.quality.iter().copied().map(Target::Quality);
+        let worst = self.worst_quality.iter().copied().map(Target::WorstQuality);
+        let mut targets = Vec::new();
+        for target in ratios.chain(qualities).chain(worst) {
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        targets
+    }
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.trim().parse().ok().filter(|it| (0.0..1.0).contains(it));
+    // The sum makes 0 of -0, which would be written with its sign.
+    ratio.map(|it: f64| it + 0.0).ok_or_else(|| "expected a ratio from 0 to below 1, such as 0.8".to_owned())
+}
+
+fn parse_quality(text: &str) -> Result<f64, String> {
+    let similarity = text.trim().parse().ok().filter(|it| *it > 0.0 && *it <= 1.0);
+    similarity.ok_or_else(|| "expected a similarity above 0 and at most 1, such as 0.98".to_owned())
+}
+
+/// Measures, plans, compares, and writes each file when its contents are known; returns the table.
+pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
+    let given = &args.pipeline;
+    ddt::start(given.threads as usize).context("--threads")?;
+    SimilarityAccumulator::new(given.steps).context("--steps")?;
+    given.expect_plain_guidance("plans are made")?;
+    let targets = args.targets();
+    let folder = Folder::prepare(&args.out, &targets).context("--out")?;
+    let hub = Hub::from_env();
+    let opened = given.open(args.size, &hub)?;
+    let num_classes = opened.classes().len();
+    let calibration = spread(args.images, num_classes, 0);
+    let rounds = (args.images as usize).div_ceil(num_classes) as u32;
+    let trial = Trial {
+        images: spread(args.test_images.unwrap_or(args.images), num_classes, rounds),
+        seed: given.seed,
+        rng: given.rng.into(),
+        batch: given.batch.map_or(BATCH, |it| it as usize),
+    };
+    check_page(&opened, &trial, targets.len()).context("--test-images")?;
+    if let Some(notice) = given.notice(&opened, args.size, &hub) {
+        terminal.say(notice);
+    }
+    let pipeline = opened.load()?;
+
+    terminal.say(format!("measuring the similarity on {} images", calibration.len()));
+    let _stepping = terminal.cancel().stepping();
+    let mut meter = terminal.meter();
+    let mut watch = |progress: &ddt::Progress<'_>| meter.images(progress);
+    let statistic = pipeline.measure_similarity(&calibration, trial.seed, trial.rng, &mut watch)?;
+    drop(meter);
+    let measured = SimilarityFile {
+        made_for: pipeline.made_for().clone(),
+        seed: trial.seed,
+        images: calibration.len(),
+        similarity: statistic.similarity()?,
+        inner_products: Some(statistic.inner_products()?),
+    };
+    let planner = Planner::new(&measured.similarity, measured.similarity.num_steps())?;
+    let planned: Vec<Planned> =
+        targets.iter().map(|&it| Planned::new(it, &measured, &planner)).collect::<Result<_>>()?;
+    let speed = speed(&pipeline)?;
+    folder.write_plans(&measured, &planner, &planned, &speed)?;
+
+    let compared = match trial.images.len() {
+        0 => None,
+        number => {
+            terminal.say(format!(
+                "generating {number} other images without sharing and with {} plans",
+                2 * planned.len()
+            ));
+            Some(compare_plans(&pipeline, &trial, &planned, terminal)?)
+        }
+    };
+    let report = Report::new(&pipeline, &calibration, &trial, speed, &planned, compared.as_ref())?;
+    let json = report.to_json()?;
+    if let Some(compared) = &compared {
+        folder.write_picture("images.png", &image_page(&pipeline, &trial, &planned, compared)?, &json)?;
+    }
+    folder.write("report.json", json.as_bytes())?;
+    Ok(format!("{}wrote plans, report and pictures to {}", report.table(), folder.path.display()))
+}
+
+fn speed(pipeline: &Pipeline) -> Result<Speed> {
+    let config = pipeline.config();
+    let network = config.network.as_ref().context("the network has no description")?;
+    let (_, height, width) = pipeline.latent_shape();
+    let guided = config.guidance.map(|it| it.guided_steps(&config.grid)).unwrap_or_default();
+    Ok(Speed { operations: network.sizes.operation_counts(height, width), guided })
+}
+
+/// Checks that the pictures of the trial, with each plan and without, fit on one page.
+fn check_page(opened: &Opened, trial: &Trial, num_plans: usize) -> Result<()> {
+    let (height, width) = opened.image_size();
+    let rows = vec!["no sharing".to_owned(); num_plans + 1];
+    let texts = Texts::new(opened.classes(), &trial.images, rows, String::new());
+    Ok(texts.grid(&[]).check_size(trial.images.len().max(1), width, height)?)
+}
+
+/// `count` images of classes spread evenly over the table, the columns counted from `first_column`.
+fn spread(count: u32, num_classes: usize, first_column: u32) -> Vec<Image> {
+    let (count, num_classes) = (u64::from(count), num_classes.max(1) as u64);
+    let item = |index: u64| {
+        // More images than classes take every class in turn.
+        let label = if count < num_classes { index * num_classes / count } else { index % num_classes };
+        Image { label: label as u32, column: first_column + (index / num_classes) as u32 }
+    };
+    (0..count).map(item).collect()
+}
+
+/// Generates the test images without sharing, and with both plans of each target.
+fn compare_plans(
+    pipeline: &Pipeline,
+    trial: &Trial,
+    planned: &[Planned],
+    terminal: &Terminal,
+) -> Result<Compared> {
+    let mut ways = vec![(None, true)];
+    for it in planned {
+        ways.push((Some(&it.uniform.plan), false));
+        ways.push((Some(&it.optimal.plan), true));
+    }
+    let mut outcomes = compare(pipeline, trial, &ways, &mut terminal.meter())?.into_iter();
+    let unshared = outcomes.next().context("nothing was generated")?;
+    let shared = std::iter::from_fn(|| Some([outcomes.next()?, outcomes.next()?])).collect();
+    Ok(Compared { unshared, shared })
+}
+
+/// The folder that everything is written into.
+struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Makes the folder, and checks that each file can be written.
+    fn prepare(path: &Path, targets: &[Target]) -> Result<Self> {
+        let folder = Self { path: path.to_owned() };
+        for name in ["similarity.json", "similarity.png", "cost.svg", "images.png", "report.json"] {
+            OutputFile::with_folder(&folder.path.join(name), &[])?;
+        }
+        for target in targets {
+            OutputFile::with_folder(&folder.path.join(plan_name(*target)), &[])?;
+        }
+        Ok(folder)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        Ok(OutputFile::new(&self.path.join(name), &[])?.write(bytes)?)
+    }
+
+    fn write_picture(&self, name: &str, picture: &Rgb8, record: &str) -> Result<()> {
+        self.write(name, &encode_png(picture, &[(RECORD_KEY, record)])?)
+    }
+
+    /// Writes what is known before any plan is tried; hours of sampling may be in it.
+    fn write_plans(
+        &self,
+        measured: &SimilarityFile,
+        planner: &Planner,
+        planned: &[Planned],
+        speed: &Speed,
+    ) -> Result<()> {
+        self.write("similarity.json", measured.to_json()?.as_bytes())?;
+        for it in planned {
+            self.write(&plan_name(it.target), it.file(measured, speed)?.to_json()?.as_bytes())?;
+        }
+        let record = serde_json::json!({
+            "made_for": measured.made_for, "seed": measured.seed, "images": measured.images,
+        });
+        self.write_picture("similarity.png", &heat_map(measured)?, &record.to_string())?;
+        self.write("cost.svg", cost_plot(measured, planner)?.as_bytes())
+    }
+}
+
+fn plan_name(target: Target) -> String {
+    format!("plan-{target}.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_spread_over_the_classes_and_never_the_same() {
+        let labels = |count, num_classes| -> Vec<u32> {
+            spread(count, num_classes, 0).iter().map(|item| item.label).collect()
+        };
+        assert_eq!(labels(4, 1000), [0, 250, 500, 750]);
+        assert_eq!(labels(8, 10), [0, 1, 2, 3, 5, 6, 7, 8]);
+        assert_eq!(labels(5, 3), [0, 1, 2, 0, 1]);
+        for (count, num_classes) in [(1, 1), (4, 1000), (8, 10), (10, 10), (25, 10)] {
+            let rounds = (count as usize).div_ceil(num_classes) as u32;
+            let mut samples: Vec<u64> = spread(count, num_classes, 0).iter().map(|it| it.sample()).collect();
+            samples.extend(spread(count, num_classes, rounds).iter().map(|it| it.sample()));
+            samples.sort_unstable();
+            samples.dedup();
+            assert_eq!(samples.len(), 2 * count as usize);
+        }
+    }
+}

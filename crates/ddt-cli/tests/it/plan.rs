@@ -1,0 +1,139 @@
+//! `ddt plan`, and its plans in `ddt sample`.
+
+use std::{fs, path::Path};
+
+use ddt::{
+    RECORD_KEY,
+    picture::read_png,
+    sharing::{Objective, PlanFile, SimilarityFile},
+};
+use serde_json::Value;
+
+use crate::{refuse, succeed};
+
+const FEW: [&str; 9] = ["plan", "--weights", "demo", "--images", "1", "--steps", "6", "--ratios", "0.5"];
+
+fn read_plan(path: &Path) -> PlanFile {
+    PlanFile::from_json(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn plans_serve_their_own_settings_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeed(
+        folder,
+        &[&FEW[..], &["--quality", "0.9", "--worst-quality", "0.8", "--test-images", "0"]].concat(),
+    );
+    for name in ["plan-0.5.json", "plan-quality-0.9.json", "plan-worst-0.8.json"] {
+        let path = format!("out/sharing/{name}");
+        let small = ["sample", "--weights", "demo", "--images", "1", "--class", "0", "--share", &path];
+        let json: Value = serde_json::from_slice(&fs::read(folder.join(&path)).unwrap()).unwrap();
+        let runs = json["plan"]["recompute_steps"].as_array().unwrap().len();
+        let result = succeed(folder, &[&small[..], &["--steps", "6"]].concat());
+        assert!(result.contains(&format!("encoder calls {runs} of 6 steps")), "{result}");
+        for (line, expected) in [
+            (&["--steps", "7"][..], "num_steps 6, wanted 7"),
+            (&["--steps", "6", "--timeshift", "2"], "timeshift 1.0, wanted 2.0"),
+            (&["--steps", "6", "--guidance", "2.5"], "scale 4.0, wanted 2.5"),
+            (&["--steps", "6", "--interval", "0.2,1"], "wanted 0.2"),
+            (&["--steps", "6", "--solver", "adams2"], "adams2"),
+        ] {
+            refuse(folder, &[&small[..], line].concat(), 1, &[expected, name]);
+        }
+        let other = fs::read_to_string(folder.join(&path)).unwrap().replace("sha256:c6", "sha256:00");
+        fs::write(folder.join(&path), other).unwrap();
+        refuse(folder, &[&small[..], &["--steps", "6"]].concat(), 1, &["sha256:00"]);
+    }
+}
+
+#[test]
+fn everything_is_written_and_agrees() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = [
+        "plan",
+        "--weights",
+        "demo",
+        "--images",
+        "2",
+        "--steps",
+        "6",
+        "--ratios",
+        "0,0.5,0.8",
+        "--seed",
+        "9",
+    ];
+    let table = succeed(folder.path(), &line);
+    let at = |name: &str| folder.path().join("out/sharing").join(name);
+    let names = ["similarity.json", "similarity.png", "cost.svg", "images.png", "report.json"];
+    let plans = ["plan-0.json", "plan-0.5.json", "plan-0.8.json"];
+    let mut found: Vec<_> =
+        fs::read_dir(at("")).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+    found.sort();
+    let mut expected: Vec<_> = names.into_iter().chain(plans).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+
+    let similarity = SimilarityFile::from_json(&fs::read(at("similarity.json")).unwrap()).unwrap();
+    assert_eq!((similarity.seed, similarity.images, similarity.similarity.num_steps()), (9, 2, 6));
+    let report: Value = serde_json::from_slice(&fs::read(at("report.json")).unwrap()).unwrap();
+    for (index, (name, runs)) in plans.into_iter().zip([6, 3, 2]).enumerate() {
+        let file = read_plan(&at(name));
+        let plan = file.plan_for(&similarity.made_for).unwrap();
+        assert_eq!(
+            (file.seed, file.images, &file.objective),
+            (9, 2, &Objective::Budget { num_recompute: runs })
+        );
+        let row = &report["plans"][index];
+        assert_eq!(row["num_recompute"], runs);
+        assert_eq!(row["optimal"]["recompute_steps"], serde_json::json!(plan.recompute_steps()));
+        let number = |way: &str, what: &str| row[way][what].as_f64().unwrap();
+        assert_eq!(Some(number("optimal", "predicted_speedup")), file.predicted_speedup);
+        assert!(number("optimal", "cost") <= number("uniform", "cost"));
+        for way in ["uniform", "optimal"] {
+            // Sharing changes latents, and recomputing at every step does not.
+            assert_eq!(number(way, "latent_error") > 0.0, runs < 6, "{way} {runs}");
+            assert!(number(way, "measured_speedup") > 0.0);
+        }
+        assert!(table.contains(&format!("{runs:>4}  {:>8.4}", number("uniform", "cost"))), "{table}");
+    }
+    assert_eq!(report["calibration_images"][1]["sample"], 5_000_000);
+    assert_eq!(report["test_images"][1]["sample"], 5_000_001);
+    let (_, text) = read_png(&at("images.png")).unwrap();
+    assert_eq!(text[0].0, RECORD_KEY);
+    assert_eq!(serde_json::from_str::<Value>(&text[0].1).unwrap(), report);
+}
+
+#[test]
+fn mistakes_are_found_before_sampling() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let check = |line: &[&str], status: i32, expected: &[&str]| {
+        refuse(folder, &[&FEW[..5], line].concat(), status, expected);
+        assert!(!folder.join("out/sharing/similarity.json").exists());
+    };
+    check(&["--steps", "0"], 1, &["--steps", "got 0"]);
+    check(&["--steps", "2049"], 1, &["--steps", "2048"]);
+    check(&["--timeshift", "0"], 1, &["--timeshift", "got 0"]);
+    check(&["--guidance", "NaN"], 1, &["--guidance", "finite"]);
+    check(&["--test-images", "3000"], 1, &["--test-images", "fewer or smaller"]);
+    check(&["--guided-channels", "3"], 1, &["plans are made", "leave both out"]);
+    for (line, expected) in [
+        (&["--ratios", "1"][..], "from 0 to below 1"),
+        (&["--ratios", "-0.1"], "from 0 to below 1"),
+        (&["--ratios", "0.5,,0.8"], "such as 0.8"),
+        (&["--quality", "0"], "above 0 and at most 1"),
+        (&["--quality", "high"], "such as 0.98"),
+        (&["--worst-quality", "2"], "above 0 and at most 1"),
+        (&["--images", "0"], "1..=100000"),
+        (&["--test-images", "-1"], "--test-images"),
+        (&["--size", "128"], "256 or 512"),
+    ] {
+        check(line, 2, &[expected]);
+    }
+    fs::write(folder.join("file"), "kept").unwrap();
+    check(&["--out", "file"], 1, &["--out", "cannot make the folder"]);
+    assert_eq!(fs::read_to_string(folder.join("file")).unwrap(), "kept");
+    fs::create_dir_all(folder.join("out/sharing/report.json")).unwrap();
+    check(&[], 1, &["--out", "report.json", "add a file name"]);
+}
