@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use ddt::{
+    args::PipelineArgs,
     duration_in_words,
     hub::{Hub, HubFile, Release},
 };
@@ -76,11 +77,25 @@ fn line(progress: &Progress) -> String {
     format!("{progress}{left}")
 }
 
-/// Fetches the files of a release that are missing, after a look at the classes that are wanted of it.
-pub(crate) fn release(hub: &Hub, release: Release, classes: &[String], terminal: &Terminal) -> Result<()> {
-    let table = ddt::ClassTable::imagenet()?;
+/// Fetches the published network and autoencoder that the flags name, if they are missing, after a look at the
+/// classes that are wanted of it; `auto` fetches nothing.
+pub(crate) fn weights(
+    hub: &Hub,
+    pipeline: &PipelineArgs,
+    size: Release,
+    classes: &[String],
+    terminal: &Terminal,
+) -> Result<()> {
+    let release = match pipeline.weights.to_str() {
+        Some("hub") => size,
+        Some(name) => match name.parse() {
+            Ok(release) => release,
+            Err(_) => return Ok(()),
+        },
+        None => return Ok(()),
+    };
     // Known before a long download.
-    table.parse_list(classes).context("--class")?;
+    ddt::ClassTable::imagenet()?.parse_list(classes).context("--class")?;
     for file in [release.network(), release.autoencoder()] {
         fetch(hub, &file, terminal)?;
     }

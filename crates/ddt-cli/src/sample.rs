@@ -62,9 +62,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     match &args.redo {
         Some(image) => redo(args, image, &out, &hub, terminal),
         None => {
-            if let Some(release) = asked_for(args) {
-                fetch::release(&hub, release, &args.sample.classes, terminal)?;
-            }
+            fetch::weights(&hub, &args.sample.pipeline, args.size, &args.sample.classes, terminal)?;
             let (opened, request) = args.sample.open(args.size, &hub)?;
             if let Some(notice) = args.sample.pipeline.notice(&opened, args.size, &hub) {
                 terminal.say(notice);
@@ -120,14 +118,6 @@ fn redo(args: &Args, image: &Path, out: &OutputFile, hub: &Hub, terminal: &Termi
         );
     }
     Ok(format!("{summary}\nwrote {shown}, the same bytes as {original}"))
-}
-
-/// The published network that the user names, which is fetched if need be; `auto` fetches nothing.
-fn asked_for(args: &Args) -> Option<Release> {
-    match args.sample.pipeline.weights.to_str()? {
-        "hub" => Some(args.size),
-        name => name.parse().ok(),
-    }
 }
 
 fn is_auto(path: &Path) -> bool {

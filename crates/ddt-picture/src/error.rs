@@ -46,7 +46,7 @@ pub enum PictureError {
         reason: String,
     },
     /// A PNG encoder that failed.
-    #[error("cannot encode the picture as PNG: {0}")]
+    #[error("cannot encode the picture as PNG")]
     Encode(#[from] png::EncodingError),
 }
 

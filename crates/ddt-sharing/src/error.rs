@@ -35,7 +35,7 @@ pub enum PlanError {
         wanted: usize,
     },
     /// A file is not JSON of the expected structure.
-    #[error("malformed file: {0}")]
+    #[error("malformed file")]
     Malformed(#[from] serde_json::Error),
 }
 

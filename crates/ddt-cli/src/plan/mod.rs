@@ -5,10 +5,10 @@ mod targets;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::value_parser;
 use ddt::{
-    Image, Opened, OutputFile, Pipeline, RECORD_KEY,
+    Image, Opened, OutputFile, Pipeline, RECORD_KEY, Sharing,
     args::PipelineArgs,
     hub::{Hub, Release},
     picture::{Rgb8, encode_png},
@@ -19,7 +19,7 @@ use self::{
     report::{Compared, Report, Texts, Trial, compare, heat_map, image_page},
     targets::{Planned, Speed, Target, cost_plot},
 };
-use crate::{sample::parse_size, terminal::Terminal};
+use crate::{fetch, sample::parse_size, terminal::Terminal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -102,9 +102,11 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     ddt::start(given.threads as usize).context("--threads")?;
     SimilarityAccumulator::new(given.steps).context("--steps")?;
     given.expect_plain_guidance("plans are made")?;
+    ensure!(given.share == Sharing::None, "--share: plans are made from runs without sharing; leave it out");
     let targets = args.targets();
     let folder = Folder::prepare(&args.out, &targets).context("--out")?;
     let hub = Hub::from_env();
+    fetch::weights(&hub, given, args.size, &[], terminal)?;
     let opened = given.open(args.size, &hub)?;
     let num_classes = opened.classes().len();
     let calibration = spread(args.images, num_classes, 0);
@@ -204,22 +206,41 @@ fn compare_plans(
     Ok(Compared { unshared, shared })
 }
 
+/// Files that every run writes, the first of them as soon as it has measured.
+const FILES: [&str; 5] = ["similarity.json", "similarity.png", "cost.svg", "images.png", "report.json"];
+
 /// The folder that everything is written into.
 struct Folder {
     path: PathBuf,
 }
 
 impl Folder {
-    /// Makes the folder, and checks that each file can be written.
+    /// Makes the folder, and checks that each file can be written and that files of these names are an earlier run's.
     fn prepare(path: &Path, targets: &[Target]) -> Result<Self> {
         let folder = Self { path: path.to_owned() };
-        for name in ["similarity.json", "similarity.png", "cost.svg", "images.png", "report.json"] {
-            OutputFile::with_folder(&folder.path.join(name), &[])?;
+        for name in FILES {
+            OutputFile::with_folder(&path.join(name), &[])?;
         }
         for target in targets {
-            OutputFile::with_folder(&folder.path.join(plan_name(*target)), &[])?;
+            OutputFile::with_folder(&path.join(plan_name(*target)), &[])?;
+        }
+        if let Some(name) = folder.written()?.first() {
+            let measured = std::fs::read(path.join(FILES[0])).ok();
+            ensure!(
+                measured.is_some_and(|it| SimilarityFile::from_json(&it).is_ok()),
+                "{} has a file {name}, but no {} of an earlier run; name another folder",
+                path.display(),
+                FILES[0]
+            );
         }
         Ok(folder)
+    }
+
+    /// Names in the folder that a run gives.
+    fn written(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.path)?.collect::<Result<Vec<_>, _>>()?;
+        let names = entries.iter().filter_map(|it| it.file_name().into_string().ok());
+        Ok(names.filter(|it| FILES.contains(&it.as_str()) || is_plan_name(it)).collect())
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -238,7 +259,11 @@ impl Folder {
         planned: &[Planned],
         speed: &Speed,
     ) -> Result<()> {
-        self.write("similarity.json", measured.to_json()?.as_bytes())?;
+        // Files of an earlier run would be taken for this one's.
+        for name in self.written()?.iter().filter(|it| *it != FILES[0]) {
+            std::fs::remove_file(self.path.join(name)).with_context(|| name.clone())?;
+        }
+        self.write(FILES[0], measured.to_json()?.as_bytes())?;
         for it in planned {
             self.write(&plan_name(it.target), it.file(measured, speed)?.to_json()?.as_bytes())?;
         }
@@ -252,6 +277,12 @@ impl Folder {
 
 fn plan_name(target: Target) -> String {
     format!("plan-{target}.json")
+}
+
+fn is_plan_name(name: &str) -> bool {
+    let target = name.strip_prefix("plan-").and_then(|it| it.strip_suffix(".json"));
+    let number = target.map(|it| it.trim_start_matches("quality-").trim_start_matches("worst-"));
+    number.is_some_and(|it| it.parse::<f64>().is_ok())
 }
 
 #[cfg(test)]

@@ -282,7 +282,7 @@ impl Texts {
     }
 
     pub(crate) fn grid<'a>(&'a self, images: &'a [Rgb8]) -> Grid<'a> {
-        let title = "optimal plans: sharing ratio, runs of the encoder";
+        let title = "no sharing and optimal plans";
         Grid { row_labels: &self.rows, column_labels: &self.columns, images, title, footer: &self.footer }
     }
 }

@@ -39,6 +39,14 @@ fn ddt(folder: &Path, words: &[&str]) -> Outcome {
     Outcome { status: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
 }
 
+/// Names in a folder, sorted.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 /// Runs a command that must succeed, and returns its result.
 #[track_caller]
 fn succeed(folder: &Path, words: &[&str]) -> String {

@@ -9,7 +9,7 @@ use ddt::{
 };
 use serde_json::Value;
 
-use crate::{refuse, succeed};
+use crate::{names_in, refuse, succeed};
 
 const FEW: [&str; 9] = ["plan", "--weights", "demo", "--images", "1", "--steps", "6", "--ratios", "0.5"];
 
@@ -29,7 +29,7 @@ fn plans_serve_their_own_settings_only() {
         let path = format!("out/sharing/{name}");
         let small = ["sample", "--weights", "demo", "--images", "1", "--class", "0", "--share", &path];
         let json: Value = serde_json::from_slice(&fs::read(folder.join(&path)).unwrap()).unwrap();
-        let runs = json["plan"]["recompute_steps"].as_array().unwrap().len();
+        let runs = json["content"]["plan"]["recompute_steps"].as_array().unwrap().len();
         let result = succeed(folder, &[&small[..], &["--steps", "6"]].concat());
         assert!(result.contains(&format!("encoder calls {runs} of 6 steps")), "{result}");
         for (line, expected) in [
@@ -67,9 +67,7 @@ fn everything_is_written_and_agrees() {
     let at = |name: &str| folder.path().join("out/sharing").join(name);
     let names = ["similarity.json", "similarity.png", "cost.svg", "images.png", "report.json"];
     let plans = ["plan-0.json", "plan-0.5.json", "plan-0.8.json"];
-    let mut found: Vec<_> =
-        fs::read_dir(at("")).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
-    found.sort();
+    let found = names_in(&at(""));
     let mut expected: Vec<_> = names.into_iter().chain(plans).collect();
     expected.sort();
     assert_eq!(found, expected);
@@ -102,6 +100,12 @@ fn everything_is_written_and_agrees() {
     let (_, text) = read_png(&at("images.png")).unwrap();
     assert_eq!(text[0].0, RECORD_KEY);
     assert_eq!(serde_json::from_str::<Value>(&text[0].1).unwrap(), report);
+
+    // The next run leaves nothing of this one, and everything else.
+    fs::write(at("plan-mine.json"), "kept").unwrap();
+    succeed(folder.path(), &[&FEW[..], &["--test-images", "0"]].concat());
+    let expected = ["cost.svg", "plan-0.5.json", "plan-mine.json", "report.json"];
+    assert_eq!(names_in(&at("")), [&expected[..], &["similarity.json", "similarity.png"]].concat());
 }
 
 #[test]
@@ -109,7 +113,7 @@ fn mistakes_are_found_before_sampling() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let check = |line: &[&str], status: i32, expected: &[&str]| {
-        refuse(folder, &[&FEW[..5], line].concat(), status, expected);
+        refuse(folder, &[&FEW[..3], line].concat(), status, expected);
         assert!(!folder.join("out/sharing/similarity.json").exists());
     };
     check(&["--steps", "0"], 1, &["--steps", "got 0"]);
@@ -117,6 +121,7 @@ fn mistakes_are_found_before_sampling() {
     check(&["--timeshift", "0"], 1, &["--timeshift", "got 0"]);
     check(&["--guidance", "NaN"], 1, &["--guidance", "finite"]);
     check(&["--test-images", "3000"], 1, &["--test-images", "fewer or smaller"]);
+    check(&["--share", "uniform:2"], 1, &["--share", "leave it out"]);
     check(&["--guided-channels", "3"], 1, &["plans are made", "leave both out"]);
     for (line, expected) in [
         (&["--ratios", "1"][..], "from 0 to below 1"),
@@ -131,6 +136,11 @@ fn mistakes_are_found_before_sampling() {
     ] {
         check(line, 2, &[expected]);
     }
+    // A folder with somebody's own files of these names.
+    fs::create_dir(folder.join("own")).unwrap();
+    fs::write(folder.join("own/report.json"), "kept").unwrap();
+    check(&["--out", "own"], 1, &["--out", "a file report.json", "name another folder"]);
+    assert_eq!(fs::read_to_string(folder.join("own/report.json")).unwrap(), "kept");
     fs::write(folder.join("file"), "kept").unwrap();
     check(&["--out", "file"], 1, &["--out", "cannot make the folder"]);
     assert_eq!(fs::read_to_string(folder.join("file")).unwrap(), "kept");

@@ -1,17 +1,13 @@
 //! `ddt sample`.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use crate::{ddt, refuse, succeed};
+use crate::{ddt, names_in, refuse, succeed};
 
 const SMALL: [&str; 7] = ["sample", "--weights", "demo", "--steps", "2", "--images", "1"];
 
 fn words<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&SMALL, more].concat()
-}
-
-fn names_in(folder: &Path) -> Vec<String> {
-    fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 #[test]

@@ -134,8 +134,9 @@ fn contradictions_are_refused_on_both_ways() {
         ("/content/made_for/grid/num_steps", json!(9), "steps of the grid"),
         ("/content/plan/num_steps", json!(1), "below the 1 steps"),
     ] {
-        let message = edited(pointer, value).unwrap_err().to_string();
-        assert!(message.contains(culprit), "{message}");
+        let error = edited(pointer, value).unwrap_err();
+        let reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
+        assert!(reason.contains(culprit), "{reason}");
     }
     let shorter = Similarity::from_matrix(vec![1.0], 1).unwrap();
     assert!(SimilarityFile { similarity: shorter, ..measured() }.to_json().is_err());
