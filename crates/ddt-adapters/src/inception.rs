@@ -139,7 +139,7 @@ impl FoldedInception {
         load_exact(source, DType::F32, device, wanted, Self::new)
     }
 
-    /// Synthetic weights, which follow from their names alone: features mean nothing, but every implementation must
+    /// Synthetic weights, computed from their names only: features mean nothing, but every implementation must
     /// compute the same ones, as fast.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ pub fn load_exact<T, S: TensorSource + Sync + ?Sized>(
     Err(FileError::mismatch(source, missing, unexpected, misshapen).into())
 }
 
-/// What a network under construction asked for.
+/// Requests of a network under construction.
 #[derive(Default)]
 struct Record {
     used: BTreeSet<String>,
@@ -73,7 +73,7 @@ struct Record {
 }
 
 /// Answers a network under construction, with zeros where the source has no answer, so that
-/// construction goes on and every name is seen.
+/// construction continues and every name is seen.
 struct Recording<'a, S: ?Sized> {
     source: &'a S,
     record: &'a Mutex<Record>,

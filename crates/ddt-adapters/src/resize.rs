@@ -1,4 +1,4 @@
-//! Resizing as two matrix products, one along each axis, on any device.
+//! Resizing as two matmuls, one along each axis, on any device.
 
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -32,7 +32,7 @@ pub(crate) fn resize(planes: &Tensor, to: (usize, usize), how: Interpolation) ->
     Ok(planes)
 }
 
-/// What each of `from` pixels gives to each of `to`: `(to, from)`.
+/// Weight of each of `from` pixels in each of `to`: `(to, from)`.
 fn matrix(from: usize, to: usize, how: Interpolation, device: &Device) -> Result<Tensor> {
     let mut weights = vec![0f32; to * from];
     let scale = from as f64 / to as f64;

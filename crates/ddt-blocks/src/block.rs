@@ -14,7 +14,7 @@ use crate::{
 /// Shift, scale and gate of a block's attention, then of its MLP: `(B, M, 6D)`.
 ///
 /// `M` is 1 where the condition is one vector per image (condition encoder), `L` where it is one per token
-/// (velocity decoder). A modulation depends on the condition alone and lives as long as it.
+/// (velocity decoder). A modulation depends on the condition only, and is cached with it.
 ///
 /// It is one tensor, or four: a fused block reads one, while single layers read four and would pad the gradient of
 /// each to the whole if they were views of one. Every block takes either.

@@ -75,7 +75,7 @@ pub enum DataError {
     /// An option, index or class that does not exist.
     #[error("expected {expected}, got {got}")]
     Argument {
-        /// What was expected.
+        /// The expected value.
         expected: String,
         /// The value given.
         got: String,

@@ -50,7 +50,7 @@ pub struct Class {
     pub num_images: usize,
 }
 
-/// What a folder holds: images by format, and the files that were left out.
+/// Contents of a folder: images by format, and the files that were left out.
 ///
 /// ```text
 /// 44 images in 3 classes (4 JPEG, 40 WebP); left out 2 files (1 .gif, 1 .txt)

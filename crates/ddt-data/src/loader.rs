@@ -17,7 +17,7 @@ const MAX_SKIPPED_NAMES: usize = 1000;
 const MAX_THREADS: usize = 1024;
 const MAX_QUEUE: usize = 1 << 20;
 
-/// What a loader does about a file that is not an image.
+/// Treatment of a file that is not an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnCorrupt {
     /// Deliver an error that names it.
@@ -35,7 +35,7 @@ pub struct LoaderOptions {
     pub threads: usize,
     /// Images decoded ahead at most, 1 to 1,048,576, of `3 size^2` bytes each.
     pub queue: usize,
-    /// What to do about a file that is not an image.
+    /// Treatment of a file that is not an image.
     pub on_corrupt: OnCorrupt,
     /// Bounds on a file.
     pub limits: Limits,
@@ -92,7 +92,7 @@ pub struct SkippedFile {
 /// Reads, decodes and crops images on threads of its own and delivers them in the order of `order`.
 ///
 /// An iterator of results; an error takes the place of its image, and the next call gives the next image.
-/// What is delivered depends on the files and on `order` only: for a seeded order, on seed and epoch.
+/// The delivery depends on the files and on `order` only: for a seeded order, on seed and epoch.
 ///
 /// The threads are not those of rayon's pool, which belongs to the training step: loading neither waits for
 /// it nor delays it. At most [`LoaderOptions::queue`] images are waiting in memory, so a slow consumer stops

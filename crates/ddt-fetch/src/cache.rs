@@ -17,7 +17,7 @@ pub(crate) struct Entry {
     blob: PathBuf,
     /// The bytes so far.
     pub(crate) incomplete: PathBuf,
-    /// What programs open.
+    /// The path that programs open.
     snapshot: PathBuf,
     /// Holds the commit that the branch points to.
     reference: PathBuf,
@@ -54,7 +54,7 @@ impl Entry {
         self.blob.is_file()
     }
 
-    /// Opens the file of bytes so far, to append to it or to begin anew.
+    /// Opens the file of bytes so far, to append to it or to start over.
     pub(crate) fn open_incomplete(&self) -> Result<File, FetchError> {
         let open = || {
             make_parent(&self.incomplete)?;

@@ -21,11 +21,11 @@ pub enum FetchError {
     /// The hub answered that there is no such file for this user.
     #[error("{url} answered {status}; {advice}")]
     Refused {
-        /// What was asked for.
+        /// The requested address.
         url: String,
         /// The HTTP status.
         status: u16,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
     },
     /// The last attempt failed.
@@ -34,7 +34,7 @@ pub enum FetchError {
          or set HF_ENDPOINT to a mirror"
     )]
     GaveUp {
-        /// What was asked for.
+        /// The requested address.
         url: String,
         /// The last failure.
         reason: String,

@@ -1,4 +1,4 @@
-//! What is asked of the hub, over HTTP.
+//! Requests to the hub, over HTTP.
 
 use std::{io::Read, time::Duration};
 
@@ -17,7 +17,7 @@ pub(crate) struct Client {
     url: String,
 }
 
-/// What the hub says of a file before its bytes.
+/// Facts about a file that the hub sends before its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Announced {
     /// The commit that the branch points to.

@@ -51,7 +51,7 @@ impl Default for Patience {
     }
 }
 
-/// What [`fetch`] calls at least once a second; it may stop the download, which a later call resumes.
+/// Callback of [`fetch`], at least once per second; it may stop the download, which a later call resumes.
 pub type Watch<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
 
 /// The path of a file in the local cache, downloaded first if it is not there.

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const SIZE: usize = 3_000_000;
 
-/// What the server does with one request for bytes.
+/// Behaviour of the server for one request of bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Behaviour {
     /// Sends all that was asked for.
@@ -218,7 +218,7 @@ fn wrong_bytes_are_removed_and_never_found() {
     let server = server(&[]);
     let blobs = server.hub.repository_folder(&server.file).join("blobs");
     fs::create_dir_all(&blobs).unwrap();
-    // What another program left under the same name: as long as the whole, of other bytes.
+    // A file that another program left under the same name: of the full length, with other bytes.
     fs::write(blobs.join(format!("{}.incomplete", sha256(&server.content))), vec![7; SIZE]).unwrap();
     let outcome = fetch(&server.hub, &server.file, &patience(), &mut go_on);
     assert!(matches!(outcome, Err(FetchError::Checksum { .. })), "{outcome:?}");

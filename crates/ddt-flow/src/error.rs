@@ -12,11 +12,11 @@ pub enum FlowError {
     /// A parameter, a name or a tensor's shape is not usable.
     #[error("{what} must be {expected}, got {got}")]
     Invalid {
-        /// What is not usable.
+        /// Name of the parameter.
         what: &'static str,
-        /// What it should be, and where it helps a way to get there.
+        /// Expected value, and where it helps a remedy.
         expected: String,
-        /// What it is.
+        /// Actual value.
         got: String,
     },
     /// A sample of the batch became infinite or not a number.

@@ -8,7 +8,7 @@
 //! guides by a second network instead. A network whose encoder output is cached between steps is
 //! [`Decoupled`].
 //!
-//! For training, [`LinearPath`] mixes data and noise and gives the velocity target, [`TimeSampling`] draws
+//! For training, [`LinearPath`] mixes data and noise and gives the velocity target, [`TimeSampling`] samples
 //! `t`, and [`flow_matching_loss`] compares velocities; [`resample_tokens`] brings the targets of
 //! representation alignment onto the network's grid.
 //!

@@ -1,4 +1,4 @@
-//! The path between noise and data, and what training draws and regresses on it.
+//! The path between noise and data: training times, noisy samples and regression target.
 
 use candle_core::{DType, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};

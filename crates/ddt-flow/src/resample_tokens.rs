@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(values(&resample_tokens(&xs, (2, 3), (2, 3)).unwrap()), values(&xs));
         let ys = resample_tokens(&xs, (2, 3), (3, 5)).unwrap();
         assert_eq!(ys.dims(), [2, 15, 3]);
-        // The middle row lies halfway between both, and column 2 of 5 is column 1 of 3.
+        // The middle row is halfway between both, and column 2 of 5 is column 1 of 3.
         let ys = ys.to_vec3::<f32>().unwrap();
         for (image, start) in ys.iter().zip([0.0, 18.0]) {
             assert_eq!(image[5 + 2], [start + 7.5, start + 8.5, start + 9.5]);

@@ -30,7 +30,7 @@ impl fmt::Debug for Hub {
 }
 
 impl Hub {
-    /// What the environment says, by the rules of `huggingface_hub`.
+    /// The settings of the environment, by the rules of `huggingface_hub`.
     ///
     /// ```text
     /// cache     HF_HUB_CACHE, else HUGGINGFACE_HUB_CACHE, else HF_HOME/hub,

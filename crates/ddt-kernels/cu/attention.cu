@@ -157,7 +157,7 @@ DEVICE void softmax(float (*s)[4], float (*sums)[4], float *most, float *total, 
     }
 }
 
-// Adds the values of BLOCK keys, by their weights. The result of one product is the factor of the next: tiles
+// Adds the values of BLOCK keys, by their weights. The result of one GEMM is an operand of the next: tiles
 // 2 j and 2 j + 1 of the weights are the registers of 16 keys.
 template <int K, int MT, int BLOCK>
 DEVICE void add_values(const float (*s)[BLOCK / 8][4], const bf16 *values, float (*sums)[K / 8][4]) {

@@ -1,4 +1,4 @@
-// What the kernels are written in: element types, 16-byte reads and writes, and the instructions of a warp.
+// Common parts of the kernels: element types, 16-byte reads and writes, and the instructions of a warp.
 #pragma once
 
 #ifndef __CUDACC__
@@ -39,7 +39,7 @@ DEVICE float as_float(unsigned bits) {
 DEVICE float low(unsigned pair) { return as_float(pair << 16); }
 DEVICE float high(unsigned pair) { return as_float(pair & 0xFFFF0000u); }
 
-// Both rounded to nearest, ties to even; `first` in the low half, which stands first in memory.
+// Both rounded to nearest, ties to even; `first` in the low half, which comes first in memory.
 DEVICE unsigned pack(float first, float second) {
 #ifdef __CUDACC__
     unsigned pair;

@@ -1,7 +1,7 @@
-// The CPU in the place of a GPU: each thread of a block is a fiber, which runs until it meets the others of
-// its warp or block. Slow; here so that whole kernels can be tested without a GPU.
+// Emulation of a GPU on the CPU: each thread of a block is a fiber, which runs until it meets the others of
+// its warp or block. Slow; it serves to test whole kernels without a GPU.
 //
-// Fragments and ldmatrix are written from the PTX manual's tables, not from index.h, which they are to prove.
+// Fragments and ldmatrix are written from the PTX manual's tables, not from index.h, which they test.
 #pragma once
 
 #include <math.h>
@@ -81,7 +81,7 @@ struct Fiber {
     jmp_buf resume;
     bool started = false, running = false;
     unsigned turn = 0;
-    // What it waits for, and the generation that is to end.
+    // The meeting it waits for, and the generation that must end.
     const Meeting *waits_for = nullptr;
     unsigned generation = 0;
     bool ready() const { return running && (!waits_for || waits_for->generation != generation); }
@@ -133,8 +133,8 @@ inline void go_to(unsigned index) {
     setcontext(&fiber.context);
 }
 
-// Continues a fiber that waits for nobody: one of the same warp as long as there is one, so that warps drift as
-// far apart as barriers let them. Leaves the block when none can go on.
+// Continues a fiber that is not waiting: one of the same warp if there is one, so that warps drift as far apart
+// as barriers allow. Leaves the block when none can continue.
 inline void next() {
     Block &b = block();
     unsigned first = b.current / WARP * WARP;
@@ -230,7 +230,7 @@ inline void ldmatrix(unsigned *to, const void *row, int matrices, bool transpose
     Warp &w = warp();
     unsigned turn = block().fibers[threadIdx.x].turn % 2;
     if (w.meeting.arrived == WARP - 1) {
-        // The last lane reads for all, before any of them goes on to write.
+        // The last lane reads for all, before any of them continues and writes.
         w.deposits[turn][lane()] = mine;
         for (unsigned l = 0; l < WARP; l++)
             for (int i = 0; i < matrices; i++) {
@@ -275,7 +275,7 @@ inline bool run_block(const std::function<void()> &body, unsigned threads, unsig
     Block &b = block();
     if (b.fibers.size() < threads) b.fibers.resize(threads);
     b.warps.assign((threads + WARP - 1) / WARP, Warp());
-    // NaN wherever nobody has written.
+    // NaN wherever nothing was written.
     b.shared.assign(shared_bytes + 128, 0xFF);
     b.known.clear();
     b.meeting = Meeting();

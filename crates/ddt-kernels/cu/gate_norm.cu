@@ -57,7 +57,7 @@ template <class T, int CHUNKS> DEVICE void gate_norm(GATE_NORM_PARAMETERS(T)) {
     }
     float squares = 0.0f;
     UNROLL for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        // What pads a row is not at the mean.
+        // Padding does not count towards the variance.
         if (chunk_column(lane, chunk) >= width) continue;
         UNROLL for (int i = 0; i < CHUNK_LANE; i++) {
             v[chunk][i] -= mean;

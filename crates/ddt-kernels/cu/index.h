@@ -26,7 +26,7 @@ struct Grid {
     unsigned images, channels, height, width, patch;
 };
 
-// Where element `i` of latents (B, C, H, W) stands in tokens (B, L, C P^2): a token's elements are in the
+// Position of element `i` of latents (B, C, H, W) in tokens (B, L, C P^2): a token's elements are in the
 // order channel, row, column.
 INDEX unsigned token_element(unsigned i, Grid grid) {
     unsigned column = i % grid.width;
@@ -73,14 +73,14 @@ INDEX unsigned long long qkv_at(unsigned long long row, unsigned which, unsigned
 INDEX int chunk_keys(int k) { return k <= 80 ? 256 : 128; }
 
 // From one key to the next in shared memory, in elements: an odd number of 16-byte parts, so that the same
-// part of 8 consecutive keys lies in different banks.
+// part of 8 consecutive keys is in different banks.
 INDEX int key_stride(int k) { return k / 8 % 2 == 1 ? k : k + 8; }
 
-// Fragments of mma.m16n8k16 and mma.m16n8k8, as the PTX manual has them. Register i of the 16-row factor
-// holds two neighbouring columns, of which this is the first.
+// Fragments of mma.m16n8k16 and mma.m16n8k8, as the PTX manual has them. Register i of the 16-row operand
+// holds two adjacent columns, of which this is the first.
 INDEX int a_row(int lane, int i) { return lane / 4 + (i % 2) * 8; }
 INDEX int a_column(int lane, int i) { return lane % 4 * 2 + (i / 2) * 8; }
-// Register i of the 8-column factor holds two neighbouring rows, of which this is the first.
+// Register i of the 8-column operand holds two adjacent rows, of which this is the first.
 INDEX int b_row(int lane, int i) { return lane % 4 * 2 + i * 8; }
 INDEX int b_column(int lane) { return lane / 4; }
 // Value i of the result.

@@ -34,7 +34,7 @@ DEVICE void guided_step(const T *RESTRICT tokens, Grid grid, unsigned copies, St
     const float *numbers = row(steps);
     unsigned at = token_element(i, grid);
     float v = to_float(tokens[at]);
-    // Channels beyond those that are guided follow the class alone.
+    // Channels beyond the guided ones use the conditional velocity.
     if (copies == 2 && (float)(i / grid.width / grid.height % grid.channels) < numbers[3]) {
         float none = to_float(tokens[(size_t)count + at]);
         v = fmaf(numbers[2], v - none, none);

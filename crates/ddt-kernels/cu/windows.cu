@@ -1,4 +1,4 @@
-// What convolutions, pools and larger pictures take, for images whose channels stand together, (B, H, W, C).
+// Windows for convolutions, pools and upsampling, of images stored as (B, H, W, C).
 #include "device.h"
 
 namespace ddt {
@@ -9,8 +9,8 @@ namespace ddt {
 #define WINDOWS_VALUES \
     {height, width, out_height, out_width, window_height, window_width, stride, pad_rows, pad_columns}
 
-// The windows of `count` result positions from `first`, (count, taps, C), zeros outside the image: the product
-// with a weight (out, taps, C) is the convolution. 16 bytes a thread.
+// The windows of `count` result positions from `first`, (count, taps, C), zeros outside the image: the GEMM
+// with a weight (out, taps, C) is the convolution. 16 bytes per thread.
 template <class T>
 DEVICE void gather(const T *RESTRICT x, T *RESTRICT out, unsigned first, unsigned count, unsigned channels,
                    Windows windows) {
@@ -24,7 +24,7 @@ DEVICE void gather(const T *RESTRICT x, T *RESTRICT out, unsigned first, unsigne
     store16(out + (size_t)i * COUNT, value);
 }
 
-// The largest of each window, or the mean of what lies inside the image, for `count` result positions. 16 bytes a
+// The maximum of each window, or the mean of its part inside the image, for `count` result positions. 16 bytes per
 // thread.
 template <class T>
 DEVICE void pool(const T *RESTRICT x, T *RESTRICT out, unsigned count, unsigned channels, unsigned mean,

@@ -17,7 +17,7 @@ const NAME: &str = "gate_residual";
 /// out = x + gate * y
 /// ```
 ///
-/// The end of both halves of every block of arXiv:2504.05741.
+/// The end of attention and of the MLP in every block of arXiv:2504.05741.
 /// Differentiable in all three tensors, unless `gate` is a weighted sum.
 /// Computed in f32; the result has the dtype of `x`.
 ///

@@ -222,7 +222,7 @@ mod tests {
         EPS, bits, block_inputs, error, on_threads, packed_weights, plain_block, random, refused, rope,
     };
 
-    /// Rounding of f32 sums; of bf16 between the products of a block.
+    /// Rounding of f32 sums; of bf16 between the GEMMs of a block.
     const DTYPES: [(DType, f64); 2] = [(DType::F32, 2e-5), (DType::BF16, 1.5e-2)];
 
     fn rounded(tensors: &[Tensor], dtype: DType) -> Result<Vec<Tensor>> {

@@ -21,7 +21,7 @@ const NAME: &str = "packed_swiglu";
 /// y = silu(x w1^T) * (x w3^T)
 /// ```
 ///
-/// One GEMM computes both and applies the gate to its tiles, so neither product is written to memory.
+/// One GEMM computes both and applies the gate to its tiles, so neither result is written to memory.
 /// Sums are f32; in bf16 the result is rounded once.
 /// Cloning is cheap.
 #[derive(Clone)]

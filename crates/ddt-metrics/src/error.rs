@@ -17,12 +17,12 @@ pub enum MetricsError {
     Report {
         /// The file.
         path: PathBuf,
-        /// What was expected and what was found.
+        /// The expected and the actual value.
         problem: String,
     },
 }
 
-/// Checks that a count lies in a range.
+/// Checks that a count is in a range.
 pub(crate) fn check_range(what: &str, min: u64, max: u64, got: u64) -> Result<(), MetricsError> {
     if (min..=max).contains(&got) {
         return Ok(());

@@ -74,7 +74,7 @@ impl DrawTarget for Rgb8 {
 }
 
 impl Rgb8 {
-    /// Writes one line whose top is at `y`; what lies outside is cut off.
+    /// Writes one line whose top is at `y`; parts outside are cut off.
     pub(crate) fn write(
         &mut self,
         (x, y): (usize, usize),

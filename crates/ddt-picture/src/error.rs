@@ -1,4 +1,4 @@
-//! What can go wrong with a picture.
+//! Errors of pictures.
 
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ pub enum PictureError {
     /// Images, labels or values that do not fit together.
     #[error("expected {expected}, got {got}")]
     Content {
-        /// What fits.
+        /// The content that would fit.
         expected: String,
         /// The value given.
         got: String,

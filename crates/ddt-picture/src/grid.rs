@@ -16,7 +16,7 @@ const LABEL_LINES: usize = 3;
 /// Most lines of text below the grid.
 const FOOTER_LINES: usize = 4;
 
-/// What a grid shows.
+/// A labelled grid of images.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Grid<'a> {
     /// One label per row; wrapped, and shortened if it still does not fit.
@@ -84,7 +84,7 @@ impl Grid<'_> {
         Ok(page)
     }
 
-    /// Checks that a grid of `columns` images a row, each of `width` by `height` pixels, can be drawn before the
+    /// Checks that a grid of `columns` images per row, each of `width` by `height` pixels, can be drawn before the
     /// images exist, with room for the longest footer.
     ///
     /// # Errors

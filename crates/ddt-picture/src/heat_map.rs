@@ -16,7 +16,7 @@ const MARGIN: usize = 24;
 const VIRIDIS: [[f64; 3]; 5] =
     [[68.0, 1.0, 84.0], [59.0, 82.0, 139.0], [33.0, 145.0, 140.0], [94.0, 201.0, 98.0], [253.0, 231.0, 37.0]];
 
-/// What a heat map shows.
+/// A square matrix as a picture.
 #[derive(Debug, Clone, Copy)]
 pub struct HeatMap<'a> {
     /// (`size`, `size`), row by row from the top.
@@ -29,7 +29,7 @@ pub struct HeatMap<'a> {
     pub high: f64,
     /// A line above; empty for none.
     pub title: &'a str,
-    /// What rows and columns count, below the columns; empty for none.
+    /// Label of rows and columns, below the columns; empty for none.
     pub axis: &'a str,
 }
 

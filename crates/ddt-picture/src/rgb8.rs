@@ -4,10 +4,10 @@ use std::fmt;
 
 use crate::error::PictureError;
 
-/// Largest width and height that is drawn, in pixels; viewers fail on larger pictures.
+/// Largest width and height of a picture, in pixels; viewers fail on larger pictures.
 pub(crate) const MAX_SIDE: usize = 1 << 15;
 
-/// Largest number of pixels that is drawn: 1 GiB of memory.
+/// Largest number of pixels of a picture: 1 GiB of memory.
 pub(crate) const MAX_PIXELS: usize = (1 << 30) / 3;
 
 /// An image of 8-bit red, green and blue, row by row without padding (height, width, 3).
@@ -99,7 +99,7 @@ impl Rgb8 {
 
     /// Draws `image` with its top left corner at (`x`, `y`), each pixel as a square of `factor` pixels.
     ///
-    /// What lies outside is cut off.
+    /// Parts outside are cut off.
     pub fn paste(&mut self, x: usize, y: usize, image: &Self, factor: usize) {
         let (width, height) = (self.width as usize, self.height as usize);
         let columns = (image.width as usize).saturating_mul(factor).min(width.saturating_sub(x));
@@ -120,7 +120,7 @@ impl Rgb8 {
     }
 }
 
-/// The size alone: a photo's bytes would fill a log.
+/// The size only: a photo's bytes would fill a log.
 impl fmt::Debug for Rgb8 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Rgb8({} x {})", self.width, self.height)

@@ -15,7 +15,7 @@ use plotters::prelude::*;
 /// Size of a plot in pixels.
 const SIZE: (u32, u32) = (800, 500);
 
-/// Largest magnitude that is drawn; the axes lose their footing beyond.
+/// Largest magnitude that is plotted; axes are unreliable beyond.
 const LARGEST: f64 = 1e12;
 
 /// Colours of the series, in order: distinct in lightness too, for readers who do not tell hues apart.
@@ -37,14 +37,14 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// What a line plot shows.
+/// A line plot.
 #[derive(Debug, Clone, Copy)]
 pub struct LinePlot<'a> {
     /// A line above.
     pub title: &'a str,
-    /// What x is, with its unit.
+    /// Label of x, with its unit.
     pub x_label: &'a str,
-    /// What y is, with its unit.
+    /// Label of y, with its unit.
     pub y_label: &'a str,
     /// Whether equal factors of y take equal space.
     pub log_y: bool,
@@ -55,7 +55,7 @@ pub struct LinePlot<'a> {
 impl LinePlot<'_> {
     /// The plot as the text of an SVG file.
     ///
-    /// Points that cannot be drawn (not finite, beyond 1e12, or not above 0 on a logarithmic axis) are left out,
+    /// Points that cannot be plotted (not finite, beyond 1e12, or not above 0 on a logarithmic axis) are left out,
     /// so that a diverged curve still shows where it diverged. A plot without points says so: a report must not
     /// fail the work that it reports.
     #[must_use]
@@ -137,7 +137,7 @@ impl LinePlot<'_> {
 /// Writing into a string fails in no way that plotters' types rule out.
 type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
-/// A plot of words alone.
+/// A plot of text only.
 fn message(svg: &mut String, words: &str) -> Drawn {
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;

@@ -231,7 +231,7 @@ impl Mixed<FoldedConv> {
     }
 }
 
-/// Weights that follow from their names alone, so that the network can be compared and timed without its file: uniform
+/// Weights computed from their names only, so that the network can be compared and timed without its file: uniform
 /// numbers hashed from the name and the element's index, scaled so that activations keep their size.
 pub(super) fn synthetic_weights() -> VarBuilder<'static> {
     VarBuilder::from_backend(Box::new(Synthetic), DType::F32, Device::Cpu)

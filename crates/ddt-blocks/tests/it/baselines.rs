@@ -7,7 +7,7 @@ use ddt_blocks::{
 
 use super::{D, HEADS, check, numbers, part};
 
-/// One condition an image, and one a token.
+/// A condition per image, and one per token.
 fn check_block(
     mut vars: Vec<(String, Var)>,
     modulation: impl Fn(&Tensor) -> Result<Modulation>,

@@ -117,7 +117,7 @@ fn swiglu_and_projection_head() {
     check(&vars, || head.forward(&xs));
 }
 
-/// The block written out in candle's own operations, from the parameters alone.
+/// The block written out in candle's own operations, from the parameters only.
 fn block_by_hand(vars: &[(String, Var)], xs: &Tensor, condition: &Tensor, angles: &Tensor) -> Result<Tensor> {
     let var = |name: &str| vars.iter().find(|it| it.0 == name).unwrap().1.as_tensor().clone();
     let linear = |xs: &Tensor, name: &str| xs.broadcast_matmul(&var(&format!("{name}.weight")).t()?);

@@ -70,7 +70,7 @@ fn a_cut_file_is_an_error_wherever_it_is_cut() {
             let error = decode(&jpeg[..cut]).unwrap_err();
             assert!(matches!(error, ImageError::Truncated { .. }), "{cut} of {}: {error}", jpeg.len());
         }
-        // What follows the end is not the picture's business.
+        // Bytes after the end do not matter.
         assert_eq!(decode(&[jpeg.as_slice(), b"more"].concat()).unwrap(), decode(&jpeg).unwrap());
     }
     for golden in [&include_bytes!("../golden/lossy.webp")[..], include_bytes!("../golden/colour.bmp")] {

@@ -4,7 +4,7 @@ use std::{fs, io::Cursor, path::Path};
 
 use ddt_data::Rgb8;
 
-/// Noise by formula: the high byte of splitmix64's output for 1, 2, 3, ...
+/// Synthetic noise: the high byte of splitmix64's output for 1, 2, 3, ...
 pub(crate) fn noise(width: u32, height: u32) -> Rgb8 {
     let byte = |i: u64| {
         let z = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -1,7 +1,7 @@
 //! Forward pass: per strip of query rows, logits, their exponentials, and the weighted sum of values.
 //!
-//! Both products are [tiles of a GEMM](crate::cpu::gemm::tile) in the element's own arithmetic: a head's keys and
-//! values are packed as B, and a strip as tall as a tile goes through both products while it is in cache.
+//! Both matmuls are [tiles of a GEMM](crate::cpu::gemm::tile) in the element's own arithmetic: a head's keys and
+//! values are packed as B, and a strip as tall as a tile goes through both while it is in cache.
 #![expect(
     unsafe_code,
     reason = "reads operands through pointers; heads write interleaved rows of one result"

@@ -35,7 +35,7 @@ const NAME: &str = "attention";
 /// `rotate` multiplies elements (2m, 2m + 1) of token l, as one complex number, by `rope`'s row l, column m.
 /// The L x L matrix of a head never exists as a whole; the backward pass recomputes it block by block.
 /// Differentiable in `qkv` and both weights.
-/// Computed in f32, except that bf16 queries, keys and probabilities are rounded before their products, whose sums are
+/// Computed in f32, except that bf16 queries, keys and probabilities are rounded before their matmuls, whose sums are
 /// f32; the result has the dtype of `qkv`.
 ///
 /// # Shapes

@@ -83,7 +83,7 @@ pub(super) fn matmul<S: Simd>(
     }
 }
 
-/// A product over one range of depths.
+/// A matmul over one range of depths.
 struct Product<'a> {
     a: &'a [f32],
     a_row: usize,

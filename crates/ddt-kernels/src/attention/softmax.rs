@@ -15,7 +15,7 @@ const NAME: &str = "softmax_attention";
 /// ```
 ///
 /// The L x L matrix of a head never exists as a whole. Computed in f32, but that in bf16 queries, keys and
-/// probabilities are rounded to it before their products, whose sums are f32; the result has the dtype of `qkv`.
+/// probabilities are rounded to it before their matmuls, whose sums are f32; the result has the dtype of `qkv`.
 /// Not differentiable.
 ///
 /// # Shapes

@@ -6,7 +6,7 @@ use super::attention;
 use crate::RopeTable;
 use crate::testing::{EPS, check_in, error, plain_attention, random, refused, rope, run, zeros};
 
-/// In bf16 the operands of both products are rounded, queries, keys and probabilities among them.
+/// In bf16 the operands of both matmuls are rounded, queries, keys and probabilities among them.
 const DTYPES: [(DType, f64); 3] = [(DType::F32, 1e-5), (DType::BF16, 1e-2), (DType::F16, 5e-4)];
 
 fn inputs(b: usize, l: usize, n: usize, k: usize) -> Result<[Tensor; 3]> {

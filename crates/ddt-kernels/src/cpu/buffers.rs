@@ -225,7 +225,7 @@ impl<'a, T> Scatter<'a, T> {
     #[expect(clippy::mut_from_ref, reason = "the point of the type; callers promise disjoint ranges")]
     pub(crate) unsafe fn range_mut(&self, first: usize, count: usize) -> &mut [T] {
         assert!(first <= self.len && count <= self.len - first);
-        // SAFETY: the range lies in the buffer, which is borrowed mutably for 'a; the caller promises that
+        // SAFETY: the range is inside the buffer, which is borrowed mutably for 'a; the caller promises that
         // nothing else refers to it.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), count) }
     }

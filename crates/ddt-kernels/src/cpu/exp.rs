@@ -34,7 +34,7 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
     let p = simd.mul_add_e_f32s(p, simd.mul_f32s(r, r), simd.add_f32s(r, one));
 
-    // 2^n as a product of two powers: n itself can lie outside the range of one exponent. The shift by
+    // 2^n as a product of two powers: n itself can be outside the range of one exponent. The shift by
     // 23 drops every bit of the magic number that is not part of n + 254.
     let bits = simd.transmute_u32s_f32s(rounded);
     let shift = simd.splat_u32s(23);

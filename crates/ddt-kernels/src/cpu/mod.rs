@@ -1,7 +1,7 @@
 //! The parts of every CPU kernel: f32 arithmetic in SIMD lanes, one rayon task per group of rows.
 //!
 //! A kernel is a [`pulp::WithSimd`] structure, run by [`dispatch`] with the widest instruction set of the machine.
-//! Tasks are cut by shape alone and their partial sums are added in order, so results do not depend on the number
+//! Tasks are cut by shape only, and their partial sums are added in order, so results do not depend on the number
 //! of threads.
 
 pub(crate) mod buffers;

@@ -49,7 +49,7 @@ pub struct ClassCondition<'a, T> {
 /// Arguments of [`Cuda::swiglu`].
 #[derive(Debug, Clone, Copy)]
 pub struct SwiGlu<'a, T> {
-    /// The product with both weights, (T, 2 F): rows of `a`, then `b`.
+    /// The GEMM with both weights, (T, 2 F): rows of `a`, then `b`.
     pub ab: &'a Slice<T>,
     /// F.
     pub hidden: usize,

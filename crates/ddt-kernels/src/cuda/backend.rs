@@ -46,7 +46,7 @@ pub(super) trait Backend: Debug + Send + Sync {
 
     fn gemm(&self, shape: GemmShape, places: GemmPlaces) -> Result<()>;
 
-    /// Looks for the fastest way of this product, and multiplies.
+    /// Finds the fastest algorithm for this GEMM, and runs it.
     fn tune_gemm(&self, shape: GemmShape, places: GemmPlaces) -> Result<()> {
         self.gemm(shape, places)
     }

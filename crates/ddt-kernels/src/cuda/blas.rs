@@ -1,4 +1,4 @@
-//! Matrix products by NVIDIA's cuBLASLt.
+//! GEMM by NVIDIA's cuBLASLt.
 #![expect(unsafe_code, reason = "the library takes handles and addresses; here is where they are owned")]
 
 use std::collections::HashMap;

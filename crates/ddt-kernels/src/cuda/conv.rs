@@ -33,8 +33,8 @@ pub struct Conv<'a, T> {
     pub bias: Option<&'a Slice<T>>,
     /// The result, (B, H', W', O).
     pub out: &'a Slice<T>,
-    /// Room for gathered windows, [`Conv::scratch_bytes`] or more: what does not fit is done in turn. cuDNN works in
-    /// it too, and is passed over where it takes more.
+    /// Scratch for gathered windows, [`Conv::scratch_bytes`] or more: windows that do not fit are processed in turn.
+    /// cuDNN uses it too, and is skipped where it needs more.
     pub scratch: &'a Slice<u8>,
     /// As [`Gemm::workspace`].
     pub workspace: &'a Slice<u8>,
@@ -80,7 +80,7 @@ impl Cuda {
     fn conv_by_cudnn<T: Float>(&self, arguments: &Conv<'_, T>, shape: ConvShape) -> Result<bool> {
         let Conv { input, weight, bias, out, scratch, .. } = *arguments;
         let places = [input, weight, out].map(Slice::address);
-        // A product needs no library for convolutions, and beyond that many elements its kernels are not reliable.
+        // A 1 x 1 window is a GEMM, and beyond that many elements cuDNN is not reliable.
         let fits = input.len().max(out.len()) <= i32::MAX as usize;
         let convolves = shape.positions() > 0 && shape.window != Window::POINT && fits;
         let done = convolves && self.device.backend.conv(shape, places, scratch.address())?;

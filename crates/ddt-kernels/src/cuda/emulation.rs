@@ -1,7 +1,7 @@
-//! The CPU in the place of a GPU, to test kernels and whoever launches them.
+//! Emulation of a GPU on the CPU, to test kernels and their launchers.
 //!
 //! The kernels' sources are compiled by the system's C++ compiler, with each thread of a block as a fiber
-//! and a warp's instructions (shuffles, `ldmatrix`, tensor-core products) written from their manual.
+//! and a warp's instructions (shuffles, `ldmatrix`, tensor-core operations) written from their manual.
 //! Launchers, arguments, grids and index arithmetic are the ones a GPU gets; speed is not.
 #![expect(unsafe_code, reason = "runs compiled kernels on addresses, as a driver does")]
 

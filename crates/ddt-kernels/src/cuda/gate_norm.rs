@@ -28,9 +28,9 @@ pub struct GateNorm<'a, T> {
 /// A branch on its way into the residual stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Branch<'a, T> {
-    /// The last product of the branch, (T, D).
+    /// Result of the last GEMM of the branch, (T, D).
     pub y: &'a Slice<T>,
-    /// The bias that the product lacks, (D).
+    /// The bias that the GEMM did not add, (D).
     pub bias: Option<&'a Slice<T>>,
     /// The gate, D columns.
     pub gate: Rows<'a, T>,

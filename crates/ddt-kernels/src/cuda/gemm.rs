@@ -1,4 +1,4 @@
-//! Matrix products.
+//! GEMM on the device.
 
 use super::device::Cuda;
 use super::error::{Result, expect};
@@ -8,7 +8,7 @@ use super::shapes::{GemmPlaces, GemmShape};
 
 const NAME: &str = "gemm";
 
-/// Arguments of [`Cuda::gemm`]: the product of a linear layer.
+/// Arguments of [`Cuda::gemm`], a linear layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Gemm<'a, T> {
     /// (m, k).
@@ -21,14 +21,14 @@ pub struct Gemm<'a, T> {
     pub out: &'a Slice<T>,
     /// k.
     pub depth: usize,
-    /// Scratch memory of the product; 32 MiB are enough for every way of multiplying on an H100.
+    /// Scratch memory; 32 MiB are enough for every algorithm on an H100.
     pub workspace: &'a Slice<u8>,
 }
 
 impl Cuda {
     /// `out = input weight^T + bias`, by cuBLASLt; sums in f32, and f32 operands are not rounded.
     ///
-    /// How to multiply is looked up once a shape: by [`Self::tune_gemm`], or as cuBLASLt thinks best.
+    /// The algorithm is chosen once per shape: by [`Self::tune_gemm`], or by cuBLASLt.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl Cuda {
         self.device.backend.gemm(shape, places)
     }
 
-    /// Times all ways to do this product that cuBLASLt names, and keeps the fastest for its shape. `out` is
+    /// Times all algorithms that cuBLASLt offers for this GEMM, and uses the fastest for its shape. `out` is
     /// overwritten. Not while capturing.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ pub(super) struct Device {
     deferred: Mutex<Deferred>,
 }
 
-/// Graphs hold addresses: while one lives, memory that nobody else holds is freed later.
+/// Graphs hold addresses: while one exists, memory without other owners is freed later.
 #[derive(Debug, Default)]
 struct Deferred {
     graphs: usize,

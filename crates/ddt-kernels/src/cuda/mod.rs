@@ -1,18 +1,18 @@
 //! The kernels of the sampling loop, of the autoencoder's decoder and of Inception on an NVIDIA GPU.
 //!
 //! [`Cuda`] is an open device: its context, one stream, and every kernel, looked up once.
-//! [`Slice`] is a piece of its memory; whoever runs a network carves its own arena into slices
+//! [`Slice`] is a piece of its memory; the caller divides its own arena into slices
 //! ([`Slice::sub`], [`Slice::cast`]).
 //! Each launcher is a method of [`Cuda`] that checks its arguments and puts a kernel or a few on the stream: it
 //! allocates nothing and waits for nothing, so it may be part of a captured [`Graph`] (except [`Cuda::conv`]).
 //!
-//! | method | what it does in one pass |
+//! | method | in one pass |
 //! |---|---|
-//! | [`Cuda::gemm`] | a linear layer's product with its bias, by cuBLASLt |
-//! | [`Cuda::gate_norm`] | gate, bias and residual; then norm and modulation for the next product |
+//! | [`Cuda::gemm`] | a linear layer with its bias, by cuBLASLt |
+//! | [`Cuda::gate_norm`] | gate, bias and residual; then norm and modulation for the next GEMM |
 //! | [`Cuda::attention`] | query-key norm, rotary positions, softmax attention on tensor cores |
 //! | [`Cuda::attention_plain`] | the same, in the plainest correct way, f32 throughout |
-//! | [`Cuda::swiglu`] | the gate of a feed-forward layer, on the fused product |
+//! | [`Cuda::swiglu`] | the gate of a feed-forward layer, on the fused GEMM |
 //! | [`Cuda::add_rows`] | bias, SiLU, and the sum of condition and state |
 //! | [`Cuda::class_condition`] | SiLU of time plus class embedding |
 //! | [`Cuda::timestep_embedding`] | sines and cosines of the step's time |
@@ -36,7 +36,7 @@
 //! With the feature `cuda-emulation` it can also be the CPU, running the same kernel sources and launchers
 //! slowly, to test them ([`emulation`]).
 //!
-//! Shape letters: `R` rows (images of the batch, both halves when guided), `L` tokens, `T = R L`, `D` hidden
+//! Shape letters: `R` rows (images of the batch, twice when guided), `L` tokens, `T = R L`, `D` hidden
 //! size, `N` heads, `K` head size, `F` SwiGLU hidden size, `C` channels, `P` patch size.
 
 mod activation;

@@ -15,7 +15,7 @@ pub(super) struct GemmShape {
     pub(super) workspace: usize,
 }
 
-/// The addresses of a product; 0 for no bias.
+/// The addresses of a GEMM; 0 for no bias.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GemmPlaces {
     pub(super) input: u64,

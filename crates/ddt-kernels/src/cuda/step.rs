@@ -120,7 +120,7 @@ impl Cuda {
     /// Cuts latents (B, C, H, W) into patches: `out` is (R, L, C P^2), elements in the order channel, row,
     /// column, tokens in row-major order.
     ///
-    /// R = B, or R = 2 B: then the second half is the first again, for both halves of guidance.
+    /// R = B, or R = 2 B: then the second half repeats the first, for both batches of guidance.
     ///
     /// # Errors
     ///

@@ -24,7 +24,7 @@ proptest! {
     fn equals_the_textbook((size, a, b) in two_sets()) {
         let (left, right) = (statistics(&a, size), statistics(&b, size));
         let got = frechet_distance(&left, &right).unwrap();
-        // The textbook's roots of eigenvalues near zero are good to the root of f64's precision alone.
+        // The textbook's roots of eigenvalues near zero are accurate only to the root of f64's precision.
         prop_assert!((got.distance - jacobi::frechet(&left, &right)).abs() <= 1e-5, "{:?}", got);
     }
 

@@ -1,4 +1,4 @@
-//! Eigenvalues by rotations, and the Fréchet distance by its textbook formula: slow, and nobody else's code.
+//! Eigenvalues by rotations, and the Fréchet distance by its textbook formula: slow and independent.
 
 use ddt_metrics::Statistics;
 

@@ -1,4 +1,4 @@
-//! What must hold for any features, against independent computations.
+//! Properties of any features, against independent computations.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 

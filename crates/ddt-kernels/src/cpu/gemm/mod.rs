@@ -1,4 +1,4 @@
-//! Large matrix products `C = A B` in registers: one design for f32 and bf16 and for every instruction set.
+//! GEMM `C = A B` in registers: one design for f32 and bf16 and for every instruction set.
 //!
 //! - A ([`ASource`]), activations, is read in place with any strides, or gathered row by row, which makes a
 //!   convolution a GEMM without a buffer for its patches.
@@ -41,7 +41,7 @@ const DEPTH: usize = 512;
 /// Bytes of the rows of one task, at most; a panel gets the rest of the second-level cache. More rows read B fewer
 /// times.
 const TASK_BYTES: usize = 640 << 10;
-/// Tasks per thread, at least, where the size of the product allows, so that no thread waits long.
+/// Tasks per thread, at least, where the size of the GEMM allows, so that no thread waits long.
 const TASKS_PER_THREAD: usize = 4;
 
 /// `A B + bias`, row by row.

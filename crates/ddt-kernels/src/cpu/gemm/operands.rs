@@ -103,7 +103,7 @@ impl<'a, T: Operand> ASource<'a, T> {
 const PADDING: usize = 16;
 
 impl<T> Matrix<'_, T> {
-    /// Whether neighbouring rows, whole pages apart, share the same few lines of the first-level cache, which
+    /// Whether adjacent rows, whole pages apart, share the same few lines of the first-level cache, which
     /// holds eight of a kind.
     fn conflicts(&self) -> bool {
         const PAGE: usize = 4096;

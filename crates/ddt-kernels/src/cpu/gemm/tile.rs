@@ -37,7 +37,7 @@ pub(crate) struct Strip<T> {
     pub(crate) step: usize,
 }
 
-/// Writes the product of `rows` rows of A, a number that [`next_rows`] gives, and a panel of packed B to `out`.
+/// Multiplies `rows` rows of A, a number that [`next_rows`] gives, by a panel of packed B to `out`.
 ///
 /// # Safety
 ///

@@ -19,7 +19,7 @@ pub struct Rate {
     pub shape: String,
     /// The median time of a run, in microseconds.
     pub time_us: f64,
-    /// Work a second, in `unit`: bytes that must be read and written, or operations of the products.
+    /// Work per second, in `unit`: bytes that must be read and written, or operations of the GEMMs.
     pub rate: f64,
     /// "GB/s" or "TFLOP/s".
     pub unit: &'static str,
@@ -49,13 +49,13 @@ struct Sizes {
     head_dim: usize,
     /// Side of the images that the decoder is timed on, a multiple of 8.
     image: usize,
-    /// Elements of the copy, and the side of the large product.
+    /// Elements of the copy, and the side of the large GEMM.
     copied: usize,
     side: usize,
     runs: usize,
 }
 
-/// DDT-XL/2, 64 images of 256 px with both halves of guidance.
+/// DDT-XL/2, 64 images of 256 px with both batches of guidance.
 const XL_2: Sizes = Sizes {
     rows: 128,
     tokens: 256,
