@@ -1,5 +1,5 @@
-//! Every CPU kernel at the sizes of DDT-B/2 (8 rows of 256 tokens) and DDT-XL/2 (2 rows): products against the
-//! ceiling of their arithmetic, passes over memory in bytes a second, and candle's product beside ours.
+//! Every CPU kernel at the sizes of DDT-B/2 (8 rows of 256 tokens) and DDT-XL/2 (2 rows): GEMMs against the
+//! peak of their arithmetic, passes over memory in bytes per second, and candle's GEMM for comparison.
 //!
 //! `cargo bench --bench kernels [-- FILTER]` prints those whose name contains FILTER.
 

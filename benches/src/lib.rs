@@ -1,4 +1,4 @@
-//! What the benchmarks share: networks by name, and one guided sampling run.
+//! Shared parts of the benchmarks: networks by name, and one guided sampling run.
 //!
 //! Run them with `cargo bench`; results worth quoting stand under `benches/runs/`, with machine and commit.
 
@@ -11,7 +11,7 @@ use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_model::{Ddt, DdtConfig, FrozenDdt, ModelError, SampleOptions, sample};
 use ddt_sharing::{SharingPlan, Similarity};
 
-/// Sizes of the demo checkpoint, which draws 4 x 4 latents.
+/// Sizes of the demo checkpoint, which generates 4 x 4 latents.
 pub fn demo_sizes() -> DdtConfig {
     DdtConfig {
         in_channels: 32,

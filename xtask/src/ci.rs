@@ -1,4 +1,4 @@
-//! What continuous integration checks, cheapest first.
+//! The checks of continuous integration, cheapest first.
 
 use std::process::ExitCode;
 

@@ -32,7 +32,7 @@ enum Command {
     Tidy,
     /// Build the program that checks a GPU, with a CUDA toolkit found or made; pack it; run it
     Cuda(cuda::Args),
-    /// Compare with fixtures: one line a tensor, then `N passed, M failed`
+    /// Compare with fixtures: one line per tensor, then `N passed, M failed`
     Parity(parity::Args),
     /// Time a network with random weights and print one JSON line
     Time(time::Args),

@@ -1,4 +1,4 @@
-//! Compares fixtures with what this project computes: one line an output.
+//! Compares fixtures with the results of this workspace: one line per output.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,7 +9,7 @@ use anyhow::Result;
 use candle_core::DType;
 use clap::ValueEnum;
 
-/// Compare fixtures with what this project computes.
+/// Compare fixtures with the results of this workspace
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Fixture files (.safetensors)

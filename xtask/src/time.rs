@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Time after which a sampling run is guided; 0 for all of it but its first step
     #[arg(long, default_value_t = 0.3)]
     guided_from: f64,
-    /// Threads; 0 for one a core
+    /// Threads; 0 is one per core
     #[arg(long, default_value_t = 0)]
     threads: usize,
     /// Where to compute; cpu

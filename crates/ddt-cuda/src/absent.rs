@@ -1,4 +1,4 @@
-//! What stands in the place of a GPU in a build without one.
+//! The public types of a build without GPU support; opening one is an error.
 
 use std::convert::Infallible;
 
@@ -37,7 +37,7 @@ impl CudaSampler {
         Err(GpuError::NotBuilt)
     }
 
-    /// What the device calls itself.
+    /// Name of the device.
     pub fn device_name(&self) -> &str {
         match self.never {}
     }
@@ -104,7 +104,7 @@ impl CudaInception {
         Err(GpuError::NotBuilt)
     }
 
-    /// What the device calls itself.
+    /// Name of the device.
     pub fn device_name(&self) -> &str {
         match self.never {}
     }

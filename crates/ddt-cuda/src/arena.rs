@@ -1,4 +1,4 @@
-//! Where every buffer of a batch's programs lies, before any memory is asked for.
+//! Positions of all buffers of a batch's programs, before any memory is allocated.
 
 use ddt_model::DdtConfig;
 
@@ -7,27 +7,27 @@ use crate::{
     program::{Batch, Buffer, Lifetime, Op, Programs},
 };
 
-/// Places of all buffers in one allocation, and how large that is.
+/// Positions of all buffers in one allocation, and its size.
 ///
-/// A buffer whose contents live from step to step has a place of its own. The others share: two may overlap
-/// unless some program needs both at once. It is a pure function of the programs, so how much memory a
-/// batch takes, and which batch fits a memory, is known without a GPU.
+/// A buffer whose contents live from step to step has memory of its own. The others may overlap unless a program
+/// needs both at the same time. The plan is a pure function of the programs, so the memory of a batch, and the
+/// largest batch that fits, are known without a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArenaPlan {
-    /// Bytes from the start, one a buffer.
+    /// Bytes from the start, per buffer.
     offsets: Vec<usize>,
     workspace: usize,
     bytes: usize,
     weight_bytes: usize,
 }
 
-/// All places are multiples of this many bytes.
+/// All positions are multiples of this many bytes.
 pub const ALIGNMENT: usize = 256;
 
-/// Scratch memory for matrix products: what NVIDIA advises for Hopper.
+/// Scratch memory of GEMMs, as NVIDIA advises for Hopper.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
 
-/// Scratch memory for gathered windows of convolutions: products of what fits run at full rate.
+/// Scratch memory for gathered windows of convolutions: GEMMs of this size run at full rate.
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
 pub(crate) const GATHERED_BYTES: usize = 128 << 20;
 
@@ -90,7 +90,7 @@ impl ArenaPlan {
         &self.offsets
     }
 
-    /// Bytes from the start of the allocation to the scratch memory of matrix products.
+    /// Bytes from the start of the allocation to the scratch memory of GEMMs.
     pub fn workspace(&self) -> usize {
         self.workspace
     }
@@ -118,7 +118,7 @@ impl ArenaPlan {
     }
 }
 
-/// For each operation, which buffers it touches or must leave alone because a later one reads them.
+/// For each operation, the buffers it touches or must not touch because a later one reads them.
 fn live(ops: &[Op], buffers: usize) -> Vec<Vec<bool>> {
     let mut wanted = vec![false; buffers];
     let mut at_op = vec![Vec::new(); ops.len()];
@@ -127,7 +127,7 @@ fn live(ops: &[Op], buffers: usize) -> Vec<Vec<bool>> {
         writes.iter().for_each(|it| wanted[it.buffer.index()] = true);
         reads.iter().for_each(|it| wanted[it.buffer.index()] = true);
         *at = wanted.clone();
-        // Every write begins its buffer anew, and later reads take no more than it wrote.
+        // Every write replaces the contents of its buffer, and later reads take no more than it wrote.
         for span in &writes {
             wanted[span.buffer.index()] = reads.iter().any(|it| it.buffer == span.buffer);
         }

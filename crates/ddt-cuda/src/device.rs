@@ -14,7 +14,7 @@ mod sampler;
 mod upload;
 mod weights;
 
-/// What GPU `device`, from 0, calls itself.
+/// Name of GPU `device`, from 0.
 ///
 /// # Errors
 /// [`GpuError::NotBuilt`](crate::GpuError::NotBuilt) without the feature `cuda`;

@@ -1,4 +1,4 @@
-//! What can go wrong on a GPU, or on the way to one.
+//! Errors of sampling on a GPU.
 
 use ddt_flow::FlowError;
 use ddt_model::{ConfigError, ModelError};
@@ -36,12 +36,12 @@ pub enum GpuError {
     DecoderMemory {
         /// Bytes that one image takes beside the weights.
         needed: usize,
-        /// What may be taken: the decoder's bound, or less where less is free.
+        /// Available memory: the decoder's bound, or less where less is free.
         bound: usize,
         /// Bytes that are free.
         free: usize,
     },
-    /// The weights alone do not fit.
+    /// Not even the weights fit.
     #[error("the weights need {needed} bytes of GPU memory where {free} are free; use a smaller network")]
     WeightsOutOfMemory {
         /// Bytes of the weights.
@@ -49,7 +49,7 @@ pub enum GpuError {
         /// Bytes that are free.
         free: usize,
     },
-    /// A batch that is none.
+    /// Invalid sizes of a batch.
     #[error(
         "expected 1 to 65536 images with sides that are positive multiples of {patch_size}, got {images} of {height} x {width}"
     )]
@@ -63,10 +63,10 @@ pub enum GpuError {
         /// The network's patch.
         patch_size: usize,
     },
-    /// A buffer that no memory holds.
+    /// A buffer larger than any memory.
     #[error("the buffer for {name} would have {elements} elements; draw fewer or smaller images at once")]
     TooLarge {
-        /// What it would hold.
+        /// Its contents.
         name: String,
         /// Its elements.
         elements: usize,
@@ -76,9 +76,9 @@ pub enum GpuError {
     Unsupported {
         /// The size or setting.
         what: &'static str,
-        /// What the kernels take.
+        /// Supported values.
         expected: &'static str,
-        /// What it is.
+        /// The actual value.
         got: String,
     },
     /// A weight of another shape than the sizes say.

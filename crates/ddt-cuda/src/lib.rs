@@ -3,8 +3,8 @@
 //! A step of the network is written down before any GPU is looked for: [`Programs`] are lists of operations
 //! ([`Op`]) on named buffers, one list for each [`StepKind`], and an [`ArenaPlan`] gives every buffer its
 //! place in one allocation.
-//! [`CudaSampler`] uploads the weights once, captures the programs as graphs of fused kernels and matrix
-//! products, and starts one graph a step; inside the loop it allocates nothing and copies nothing to or from
+//! [`CudaSampler`] uploads the weights once, captures the programs as graphs of fused kernels and GEMMs,
+//! and launches one graph per step; inside the loop it allocates nothing and copies nothing to or from
 //! the host.
 //! [`Reference`] runs the same programs on the same arena on the CPU. The tests hold it against
 //! [`ddt_model::sample`], so all but the kernels themselves is proven without a GPU.

@@ -66,7 +66,7 @@ impl Case {
     }
 }
 
-/// What a file says it is a fixture of, such as `vae_kl`; `None` where it is none.
+/// The kind that a fixture states, such as `vae_kl`; `None` for other files.
 pub fn kind(path: &Path) -> Option<String> {
     Checkpoint::open(path).ok()?.metadata().get("kind").cloned()
 }
@@ -174,7 +174,7 @@ impl Fixture {
         tensor.to_dtype(DType::U32)?.to_vec1()
     }
 
-    /// A call of the network is a step of length 1; times differ from image to image, so each runs alone.
+    /// A call of the network is a step of length 1; times differ between images, so each is a batch of its own.
     fn forward(&self, precision: Precision, make: MakeExecutor<'_>) -> Result<Vec<Compared>, GpuError> {
         let (x, x2) = (self.tensor("in.x")?, self.tensor("in.x2")?);
         let (times, times2) =

@@ -1,4 +1,4 @@
-//! What the GPU does, as data: lists of operations on named buffers.
+//! The work of the GPU as data: lists of operations on named buffers.
 
 pub use batch::{Batch, Precision, Programs};
 pub use buffer::{Buffer, BufferId, Element, Lifetime, Span};

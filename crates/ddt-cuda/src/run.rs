@@ -25,10 +25,10 @@ pub struct EulerOptions<'a> {
     pub plan: Option<&'a SharingPlan>,
 }
 
-/// What a step needs beside its kind.
+/// A step of a run: its kind, and its numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RunStep {
-    /// What it runs.
+    /// Its operations.
     pub kind: StepKind,
     /// `t`, `dt`, guidance scale, and the number of guided channels.
     pub scalars: [f32; 4],
@@ -39,7 +39,7 @@ pub struct RunStep {
 /// All that an executor needs to know, before the first step.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// What is drawn at once.
+    /// Size and precision of the batch.
     pub batch: Batch,
     /// (B, C, H, W).
     pub noise: Vec<f32>,
@@ -116,7 +116,7 @@ pub trait Executor {
     fn latents(&mut self) -> Result<Vec<f32>, GpuError>;
 }
 
-/// What [`execute`] calls after every step that was put on its way; it may stop the run.
+/// Callback of [`execute`] after every launched step; it may stop the run.
 pub type OnStep<'a> = dyn FnMut(Step) -> ControlFlow<()> + 'a;
 
 /// Runs all steps and brings the latents back, `(B, C, H, W)` f32 on the CPU.

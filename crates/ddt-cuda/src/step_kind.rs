@@ -1,21 +1,21 @@
-//! Which kinds of steps a run is made of.
+//! Kinds of the steps of a run.
 
 use ddt_flow::{CfgBatch, Guidance, TimeGrid};
 use ddt_sharing::{PlanError, SharingPlan};
 
-/// What one step runs.
+/// Kind of a step: the halves of the network that run, and on which batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepKind {
-    /// Both halves of the rows through encoder and decoder.
+    /// Both batches of guidance through encoder and decoder.
     Guided,
-    /// The class rows through both.
+    /// The conditional batch through both.
     Class,
-    /// Both halves through the encoder, because a later step that shares is guided; the class rows through
+    /// Both batches through the encoder, because a later step that shares is guided; the conditional batch through
     /// the decoder.
     ClassLookAhead,
-    /// Both halves through the decoder, under modulations that were kept.
+    /// Both batches through the decoder, with cached modulations.
     Shared,
-    /// The class rows through the decoder, under modulations that were kept.
+    /// The conditional batch through the decoder, with cached modulations.
     SharedClass,
 }
 

@@ -1,4 +1,4 @@
-//! Where weights come from: a name and a shape in, a tensor out.
+//! Sources of weights: a name and a shape in, a tensor out.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +20,8 @@ pub fn from_map(
     }
 }
 
-/// Weights by formula, for timing and for tests: of the size a trained network's have, so that nothing in
-/// it is zero, saturates or overflows.
+/// Synthetic weights, for timing and tests, with the magnitude of a trained network's, so that nothing in it is
+/// zero, saturates or overflows.
 ///
 /// ```text
 /// uniform in ±1.7 / sqrt(inputs of an output); norms in 1 ± 0.2; biases in ±0.1

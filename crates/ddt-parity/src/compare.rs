@@ -16,7 +16,7 @@ pub enum Tolerance {
     Exact,
 }
 
-/// What the fixtures promise in f32; docs/PARITY.md lists them with the errors seen.
+/// Tolerances in f32; docs/PARITY.md lists them with the errors seen.
 impl Tolerance {
     /// One call of a network, and projections of its features.
     pub const FORWARD: Self = Self::RelativeRms(1e-5);

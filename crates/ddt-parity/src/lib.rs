@@ -1,4 +1,4 @@
-//! What independent implementations computed, compared with what this workspace computes.
+//! Comparison of this workspace with results of independent implementations.
 //!
 //! A fixture is a safetensors file whose metadata names its `kind`. A kind is one function that computes
 //! the fixture's outputs from its inputs; it is in the module named after the crate that it proves.
@@ -44,7 +44,7 @@ pub use model::compare_halves;
 
 type Kind = fn(&Fixture) -> Result<Vec<Comparison>>;
 
-/// What can be compared: a kind and the function that computes its outputs.
+/// The kinds, each with the function that computes its outputs.
 const KINDS: &[(&str, Kind)] = &[
     #[cfg(feature = "model")]
     ("ddt_forward", model::ddt_forward),

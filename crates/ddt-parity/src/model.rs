@@ -109,7 +109,7 @@ pub(crate) fn decoder_only_forward(fixture: &Fixture) -> Result<Vec<Comparison>>
     Ok(vec![fixture.compare("out.velocity", &network.forward(&x, &t, &y)?, Tolerance::FORWARD)?])
 }
 
-/// What fixtures of SiT's kinds have beside the common sizes.
+/// Settings of fixtures of SiT's kinds beside the common sizes.
 #[derive(Debug, Deserialize)]
 struct SitConfig {
     input_size: usize,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::PROGRAM;
 
-/// What pack and checkout may weigh together.
+/// Largest size of pack and checkout together.
 const MOST_BYTES: u64 = 60 << 20;
 
 /// Finds CUDA's libraries where they usually are, those of Python's wheels included, and runs the check.

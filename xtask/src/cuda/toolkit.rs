@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What compiling kernels takes. Libraries are looked for when a program runs, so none is linked here.
+/// Parts of the toolkit that compile kernels. Libraries are looked for when a program runs, so none is linked here.
 const WHEELS: [&str; 5] = [
     "nvidia-cuda-nvcc==13.0.*",
     "nvidia-cuda-runtime==13.0.*",

@@ -47,7 +47,7 @@ impl CudaExecutor {
         let arena = cuda.alloc::<u8>(plan.bytes()).map_err(|error| match error {
             CudaError::OutOfMemory { asked, free, .. } => {
                 let batch = programs.batch();
-                // What is free may be in pieces; a tenth less is likely to be had.
+                // Free memory may be fragmented; nine tenths of it are likely to be available.
                 let fit = ArenaPlan::images_that_fit(programs.config(), batch, free - free / 10);
                 GpuError::OutOfMemory {
                     images: batch.images,
@@ -81,8 +81,8 @@ impl CudaExecutor {
         &self.plan
     }
 
-    /// Captures a kind of step, unless that was done: tunes its products, and runs it once, because what
-    /// the driver loads on first use may not be loaded while capturing. Overwrites every buffer.
+    /// Captures a kind of step, unless that was done: tunes its GEMMs, and runs it once, because the
+    /// driver must not load anything while capturing. Overwrites every buffer.
     fn capture(&mut self, kind: StepKind) -> Result<(), GpuError> {
         if self.graphs[kind.index()].is_some() {
             return Ok(());
@@ -133,7 +133,7 @@ impl CudaExecutor {
     }
 }
 
-/// What the kernels cannot do, said before anything is asked of them.
+/// Refuses sizes that the kernels do not support, before any work.
 fn check(programs: &Programs) -> Result<(), GpuError> {
     let cfg = programs.config();
     let (d, head) = (cfg.hidden_size, cfg.head_dim());

@@ -65,7 +65,7 @@ impl CudaInception {
         Ok(Self { cuda: cuda.clone(), layers, fc, fc_bias, buffers: Mutex::default() })
     }
 
-    /// What the device calls itself.
+    /// Name of the device.
     pub fn device_name(&self) -> &str {
         self.cuda.name()
     }

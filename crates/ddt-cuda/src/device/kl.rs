@@ -1,7 +1,7 @@
 //! Stable Diffusion's decoder on a device: latents to pixels.
 //!
-//! [`program`] is the decoder as a list of operations on three buffers, [`weights`] what they multiply with,
-//! [`place`] where everything lies for a number of images, and [`decoder`] what runs it.
+//! [`program`] is the decoder as a list of operations on three buffers, [`weights`] are their operands,
+//! [`place`] has the positions in memory for a number of images, and [`decoder`] runs it.
 
 pub use decoder::CudaKlDecoder;
 

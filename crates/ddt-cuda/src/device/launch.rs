@@ -13,7 +13,7 @@ use crate::{
     weights::WeightId,
 };
 
-/// What all operations of a batch are launched with.
+/// Context of all launches of a batch.
 pub(super) struct Launcher<'a> {
     pub(super) cuda: &'a Cuda,
     pub(super) programs: &'a Programs,
@@ -55,7 +55,7 @@ impl Launcher<'_> {
         self.cuda.next_step(self.steps)
     }
 
-    /// Finds the fastest way for every product of these operations; overwrites what they write.
+    /// Finds the fastest algorithm for every GEMM of these operations; overwrites their results.
     pub(super) fn tune<T: Attend>(&self, ops: &[Op]) -> Result<(), CudaError> {
         ops.iter().try_for_each(|op| match *op {
             Op::Gemm { input, weight, bias, out, .. } => {

@@ -19,7 +19,7 @@ pub struct CudaSampler {
     cuda: Cuda,
     cfg: DdtConfig,
     weights: DeviceWeights,
-    /// Of the batch that was drawn last.
+    /// For the size of the latest batch.
     executor: Option<CudaExecutor>,
 }
 
@@ -53,15 +53,15 @@ impl CudaSampler {
         Ok(Self { cuda: cuda.clone(), cfg: cfg.clone(), weights, executor: None })
     }
 
-    /// What the device calls itself.
+    /// Name of the device.
     pub fn device_name(&self) -> &str {
         self.cuda.name()
     }
 
-    /// Draws one latent for each label with Euler's method, starting from `noise`, `(B, C, H, W)` standard
-    /// normal: what [`ddt_model::sample`] draws, in the precision of the weights.
+    /// Generates one latent for each label with Euler's method, starting from `noise`, `(B, C, H, W)` standard
+    /// normal, as [`ddt_model::sample`] does, in the precision of the weights.
     ///
-    /// Memory for a size of batch is taken when it comes first, and kept until another size comes.
+    /// Memory is allocated for the size of a batch, and reallocated when the size changes.
     ///
     /// # Errors
     /// [`GpuError::OutOfMemory`], which names a batch that fits; otherwise as [`execute`].

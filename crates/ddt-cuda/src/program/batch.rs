@@ -33,7 +33,7 @@ impl Precision {
     }
 }
 
-/// What is drawn at once.
+/// Size and precision of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
     /// Images.
@@ -60,8 +60,8 @@ pub struct Programs {
     pub(crate) steps: [Vec<Op>; 5],
 }
 
-/// The buffers by what they hold. Letters: `B` images, `L` tokens of one, `D` hidden size, `F` hidden size of
-/// the MLP; all have room for both halves of the rows, `2B`.
+/// The buffers by their contents. Letters: `B` images, `L` tokens of one, `D` hidden size, `F` hidden size of
+/// the MLP; all have room for both batches of guidance, `2B` rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ids {
     /// (B, C, H, W) f32.
@@ -135,7 +135,7 @@ impl Programs {
         &self.cfg
     }
 
-    /// What is drawn at once.
+    /// Size and precision of a batch.
     pub fn batch(&self) -> Batch {
         self.batch
     }
@@ -150,7 +150,7 @@ impl Programs {
         &self.buffers
     }
 
-    /// What a step of this kind runs.
+    /// The operations of a step of this kind.
     pub fn step(&self, kind: StepKind) -> &[Op] {
         &self.steps[kind.index()]
     }

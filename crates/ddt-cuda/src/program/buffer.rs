@@ -1,4 +1,4 @@
-//! What a program reads and writes: named buffers, and stretches of them.
+//! Operands of a program: named buffers, and ranges of them.
 
 use std::ops::Range;
 
@@ -26,16 +26,16 @@ impl Element {
 /// How long the contents of a buffer matter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// From one step to the next: its place is its own.
+    /// From one step to the next: its memory is its own.
     Run,
-    /// Within a step: its place is reused by others.
+    /// Within a step: its memory is reused by others.
     Step,
 }
 
 /// A buffer of a [`Batch`](super::Batch)'s programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Buffer {
-    /// What it holds.
+    /// Its contents.
     pub name: String,
     /// Type of its elements.
     pub element: Element,

@@ -110,7 +110,7 @@ pub enum Op {
     Norm {
         /// (T, D).
         xs: Span,
-        /// What to do.
+        /// The norm.
         norm: Norm,
     },
     /// `xs += gate ys`, in place, and then perhaps `norm(xs)`.
@@ -119,9 +119,9 @@ pub enum Op {
         xs: Span,
         /// (T, D).
         ys: Span,
-        /// D elements a row.
+        /// D elements per row.
         gate: Modulation,
-        /// What the next layer reads.
+        /// The norm that the next layer reads.
         norm: Option<Norm>,
     },
     /// Attention with normalised and rotated queries and keys.
@@ -156,12 +156,12 @@ pub enum Op {
         scalars: Span,
         /// (B, C, H, W) f32, read and written.
         latents: Span,
-        /// Whether the velocity has both halves.
+        /// Whether the velocity has both batches of guidance.
         guided: bool,
     },
 }
 
-/// Sizes of a matrix product.
+/// Sizes of a GEMM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GemmShape {
     /// Rows of input and result.

@@ -12,7 +12,7 @@ use crate::{
     weights::{Block, Linear, TIMESTEP_FREQUENCIES, WeightId, padded_mlp_size},
 };
 
-/// What a step of this kind runs.
+/// The operations of a step of this kind.
 pub(super) fn step(programs: &Programs, kind: StepKind) -> Vec<Op> {
     let mut it = Builder { of: programs, ops: Vec::new() };
     let rows = programs.rows(kind.encode().unwrap_or(kind.decode())); // the encoder never has fewer
@@ -31,7 +31,7 @@ struct Builder<'a> {
     ops: Vec<Op>,
 }
 
-/// What one block is modulated by: six parts of D elements a row.
+/// Modulation of one block: six parts of D elements per row.
 #[derive(Clone, Copy)]
 struct BlockModulation(Modulation);
 

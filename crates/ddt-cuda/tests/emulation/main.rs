@@ -1,4 +1,4 @@
-//! What the GPU's own kernels compute, with the CPU in the GPU's place.
+//! The GPU's kernels, emulated on the CPU.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 

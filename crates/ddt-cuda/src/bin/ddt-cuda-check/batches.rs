@@ -1,4 +1,4 @@
-//! Whole batches of real size: their first and last image against the same alone.
+//! Whole batches of real size: their first and last image against the same image in a batch of one.
 
 use std::ops::ControlFlow;
 
@@ -53,7 +53,7 @@ fn batch(images: usize, shape: (usize, usize, usize)) -> Result<Tensor, GpuError
     Ok(noise_batch(0, &rows, shape, &Device::Cpu)?)
 }
 
-/// The error of the first and the last of a batch, compared with the same alone.
+/// The error of the first and the last of a batch, compared with batches of one.
 fn ends_alone(
     all: &Tensor,
     run: &mut dyn FnMut(&Tensor) -> Result<Tensor, GpuError>,

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
-/// What is asked of the peer: its strongest settings at the sizes that are timed here.
+/// Arguments of the peer: its fastest settings at the sizes that are timed here.
 const CASES: [&[&str]; 4] = [
     &["--batch", "128", "--runs", "10"],
     &["--batch", "128", "--runs", "3", "--steps", "250"],

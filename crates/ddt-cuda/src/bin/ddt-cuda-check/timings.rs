@@ -1,4 +1,4 @@
-//! Whole steps and whole runs of DDT-XL/2 with weights by formula.
+//! Whole steps and whole runs of DDT-XL/2 with synthetic weights.
 
 use std::{ops::ControlFlow, time::Instant};
 
@@ -24,7 +24,7 @@ pub(crate) struct Timing {
     pub(crate) weight_bytes: usize,
 }
 
-/// What is timed: sizes of a network and of batches.
+/// Sizes of the timed network and batches.
 pub(crate) struct Scale {
     pub(crate) cfg: DdtConfig,
     pub(crate) autoencoder: KlConfig,
@@ -139,7 +139,7 @@ fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
     scale.batches.iter().map(run).collect()
 }
 
-/// Times Inception from host to host, weights by formula.
+/// Times Inception from host to host, with synthetic weights.
 fn features(cuda: &Cuda, scale: &Scale) -> Result<Timing, GpuError> {
     let network = CudaInception::on(cuda, &FoldedInception::synthetic()?)?;
     let side = scale.pictures.1;

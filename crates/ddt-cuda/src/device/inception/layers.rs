@@ -38,7 +38,7 @@ impl Buffers {
     }
 }
 
-/// What comes out, on the device.
+/// Results, on the device.
 pub(super) struct Maps {
     /// (B, 2048).
     pub(super) pooled: Slice<f32>,
@@ -55,9 +55,9 @@ struct At {
     channels: usize,
 }
 
-/// What a convolution leaves before its bias.
+/// Buffer of a convolution before its bias.
 const RAW: usize = 2;
-/// What stands between the convolutions of a branch.
+/// Buffer between the convolutions of a branch.
 const BETWEEN: usize = 3;
 
 /// Where a branch puts its results: columns from `first` of maps this wide, in this buffer.
@@ -142,7 +142,7 @@ impl Network<'_> {
         }
         match result {
             Some(result) => Ok(result),
-            // A pool alone.
+            // A pool only.
             None => self.place(at, None, to),
         }
     }

@@ -1,4 +1,4 @@
-//! Attention over the positions of the coarsest resolution.
+//! Attention over the positions of the lowest resolution.
 
 use ddt_kernels::cuda::{Cuda, CudaError, Float, Gemm, GroupNorm, Slice};
 

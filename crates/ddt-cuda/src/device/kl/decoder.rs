@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{device::upload::values, error::GpuError, program::Precision};
 
-/// Memory that is left alone: libraries and kernels that are loaded late take their own.
+/// Memory that is left free: libraries and kernels that are loaded late need their own.
 const RESERVE: usize = 512 << 20;
 
 /// Of every group norm.
@@ -25,7 +25,8 @@ const EPS: f32 = KlConfig::NORM_EPS as f32;
 /// Images at once, at most: sizes of kernels are 32 bits.
 const MOST_IMAGES: usize = 4096;
 
-/// [`KlDecoder`](ddt_adapters::KlDecoder) on a GPU: convolutions by cuDNN where its library is, otherwise as products of gathered windows.
+/// [`KlDecoder`](ddt_adapters::KlDecoder) on a GPU: convolutions by cuDNN where it is installed, otherwise as
+/// GEMMs of gathered windows.
 ///
 /// Images are decoded as many at a time as a bound of memory allows; each comes out the same whichever others are
 /// beside it, but for the order in which a library sums.
@@ -119,8 +120,7 @@ impl CudaKlDecoder {
         self.cuda.cudnn_version();
         let (free, _) = self.cuda.memory()?;
         let bound = self.most_bytes.min(free.saturating_add(taken).saturating_sub(RESERVE));
-        // Memory grows with every image, so the largest number that fits stands between one that does and one that
-        // does not.
+        // Memory grows with every image, so bisection finds the largest number that fits.
         let (mut fit, mut too_many) = (0, images.min(MOST_IMAGES) + 1);
         while too_many - fit > 1 {
             let middle = fit + (too_many - fit) / 2;
@@ -142,7 +142,7 @@ impl CudaKlDecoder {
         let sizes = self.sizes(at_once, latent);
         let memory = match taken.filter(|it| it.len() >= sizes.bytes()) {
             Some(memory) => memory,
-            // What was taken is given back by now.
+            // The memory taken before is free by now.
             None => self.cuda.alloc(sizes.bytes())?,
         };
         Ok(Place::new(memory, sizes, images)?)

@@ -1,4 +1,4 @@
-//! Where everything lies for a number of images.
+//! Positions in memory for a number of images.
 
 use ddt_kernels::cuda::{CudaError, Element, GroupNorm, Slice};
 
@@ -74,7 +74,7 @@ impl Sizes {
         self.moments = self.moments.max(4 * len);
     }
 
-    /// Every piece, with the workspace of products.
+    /// Every piece, with the workspace of GEMMs.
     fn pieces(&self) -> impl Iterator<Item = usize> {
         let apart = [self.latents, self.pixels, self.moments, self.scratch, WORKSPACE_BYTES];
         apart.into_iter().chain(self.slots)
@@ -89,7 +89,7 @@ impl Sizes {
 /// The memory of a number of images.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// What there is room for.
+    /// Sizes that fit.
     pub(super) sizes: Sizes,
     /// Images that were to be decoded when it was taken: there was no room for more of them.
     pub(super) asked: usize,

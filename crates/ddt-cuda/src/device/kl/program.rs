@@ -56,7 +56,7 @@ pub(super) enum KlOp {
 }
 
 impl KlOp {
-    /// What it writes first, and of which size: a buffer that is written in place is as large as it was.
+    /// The buffer it writes first, and its size; in place, a buffer has the size it had.
     pub(super) fn writes(&self) -> Option<(Slot, Level)> {
         match *self {
             Self::Enter { out, at } | Self::Norm { out, at, .. } => Some((out, at)),
@@ -115,7 +115,7 @@ pub(super) fn program(cfg: &KlConfig) -> Result<Vec<KlOp>, GpuError> {
     Ok(list.ops)
 }
 
-/// Operations so far, where the image stands and what size it has.
+/// Operations so far, with the buffer and size of the image.
 struct List {
     ops: Vec<KlOp>,
     now: Slot,
