@@ -5,7 +5,7 @@ use candle_core::{DType, Result, Tensor, bail};
 /// Pixels that pass through a network at once, if they are not one image: 16 images of 32 px.
 const MAX_PIXELS_AT_ONCE: usize = 128 * 128;
 
-/// The latents that a network is trained on, and how they lie over the pixels.
+/// The latents that a network is trained on, and their size relative to the pixels.
 ///
 /// Latents are as the network sees them: scale and shift belong to the implementation.
 pub trait LatentSpace {

@@ -1,4 +1,4 @@
-//! The analyses of arXiv:2504.05741 as functions of numbers; they draw no figures.
+//! The analyses of arXiv:2504.05741 as functions of numbers, without plots.
 //!
 //! **Spectra** (eq. 1, appendix D). [`latent_spectrum`] is the power of latents by spatial frequency. A
 //! [`PowerLaw`] fitted to it predicts with [`PowerLaw::max_frequency`] up to which frequency the data survive

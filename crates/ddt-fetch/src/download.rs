@@ -26,7 +26,7 @@ const PIECES: usize = 8;
 /// Time between two calls of a watcher when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How far a download is; its `Display` says it in words.
+/// Progress of a download, with a readable `Display`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
     /// Bytes that are in the cache.
@@ -164,7 +164,7 @@ fn attempt(
     Ok(entry.link(&announced)?)
 }
 
-/// Copies a body into a file; a thread reads, so that a server that says nothing is noticed.
+/// Copies a body into a file; a thread reads, so that a server that sends nothing is noticed.
 fn receive(
     mut body: impl Read + Send + 'static,
     file: &mut File,

@@ -28,7 +28,7 @@ pub(crate) struct Announced {
     pub(crate) size: Option<u64>,
 }
 
-/// Why a request brought nothing.
+/// Failure of a request.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Another attempt may succeed.
@@ -59,7 +59,7 @@ impl Client {
         &self.url
     }
 
-    /// Asks for commit, hash and size, which the hub says itself, before it redirects to where the bytes are.
+    /// Requests commit, hash and size, which the hub itself sends before it redirects to the storage.
     pub(crate) fn announced(&self) -> Result<Announced, Failure> {
         let mut request =
             self.agent.head(&self.url).config().max_redirects(0).max_redirects_will_error(false).build();

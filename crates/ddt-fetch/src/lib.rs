@@ -1,6 +1,6 @@
 //! Downloading into the Hugging Face hub's local cache, where all of its tools look.
 //!
-//! [`fetch`] resumes what an earlier attempt left, tries again with growing pauses, gives up on a server that says
+//! [`fetch`] resumes what an earlier attempt left, tries again with growing pauses, gives up on a server that sends
 //! nothing, compares the hub's SHA-256, and puts a file into the cache only when it is complete.
 //!
 //! ```no_run

@@ -30,7 +30,7 @@ enum Behaviour {
     Good,
     /// Ends the connection after this many bytes.
     Cut(usize),
-    /// Says nothing more after this many bytes.
+    /// Sends nothing more after this many bytes.
     Stall(usize),
     /// Answers with an error.
     Status(u16),

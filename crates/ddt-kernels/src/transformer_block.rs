@@ -128,7 +128,7 @@ struct Activations {
     heads: Vec<f32>,
     /// Result of the attention, before its gate.
     attn_out: Vec<f32>,
-    /// The residual stream between the halves.
+    /// The residual stream between attention and MLP.
     middle: Vec<f32>,
     /// Input of the MLP.
     mlp_in: Vec<f32>,

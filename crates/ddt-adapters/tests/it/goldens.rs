@@ -1,4 +1,4 @@
-//! Against what PyTorch and diffusers computed, and what the parts promise beside that.
+//! Comparison with PyTorch and diffusers, and further properties of the networks.
 
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{

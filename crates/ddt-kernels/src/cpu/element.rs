@@ -13,7 +13,7 @@ pub(crate) trait Element: WithDType {
     /// The type in which GEMMs of this type multiply.
     type Operand: Operand + Element;
 
-    /// Whether a sum loses nothing by resting in this type.
+    /// Whether this type stores f32 sums without loss.
     const HOLDS_SUMS: bool;
 
     /// Zeroed scratch for rows of `len` elements; empty where none is needed.

@@ -1,4 +1,4 @@
-//! The multiply-add of a GEMM's inner loop: one f32, or a pair of bf16 summed in f32, a step of depth.
+//! The multiply-add of a GEMM's inner loop: one f32, or a pair of bf16 summed in f32, per step of depth.
 #![expect(
     unsafe_code,
     reason = "loads through pointers, without a bounds check for each; one instruction of its own"
