@@ -32,7 +32,7 @@ pub(crate) struct FixedPoint {
 }
 
 impl FixedPoint {
-    /// The finest unit, at least `2^-53`, in which `largest` is at most `2^62` units.
+    /// The smallest unit, at least `2^-53`, in which `largest` is at most `2^62` units.
     pub(crate) fn for_costs_up_to(largest: usize) -> Self {
         let bits = (62 - largest.next_power_of_two().ilog2()).min(53);
         Self { units_per_one: (1_u64 << bits) as f64 }

@@ -9,11 +9,11 @@ pub enum PlanError {
     /// An argument or a value in a file is not usable, or does not fit the others.
     #[error("{what} must be {expected}, got {got}")]
     Invalid {
-        /// What is not usable.
+        /// Name of the parameter.
         what: String,
-        /// What it should be, and where it helps a way to get there.
+        /// Expected value, and where it helps a remedy.
         expected: String,
-        /// What it is.
+        /// Actual value.
         got: String,
     },
     /// A plan or a measurement was made with other settings.

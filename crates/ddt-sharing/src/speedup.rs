@@ -102,11 +102,11 @@ mod tests {
     use super::*;
     use crate::plan::ForecastOrder;
 
-    /// Multiplications of DDT's matrix products a row at 256 tokens, from its sizes.
+    /// Multiplications of DDT's GEMMs per sample at 256 tokens, from its sizes.
     fn ddt(num_encoder_blocks: usize, num_decoder_blocks: usize, hidden_size: usize) -> OperationCounts {
         let [c, n, mlp] = [hidden_size as f64, 256.0, (8 * hidden_size / 3) as f64];
         let patch = 16.0;
-        // qkv, proj, the three products of SwiGLU, and the two of attention.
+        // qkv, proj, the three GEMMs of SwiGLU, and the two of attention.
         let block = n * (3.0 * c * c + c * c + 3.0 * c * mlp + 2.0 * n * c);
         let modulation = 6.0 * c * c;
         let embed = n * patch * c;

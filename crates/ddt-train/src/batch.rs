@@ -1,4 +1,4 @@
-//! Batches: which images a step sees, their latents and features, and the noise drawn for them.
+//! Batches: the images of a step, their latents and features, and their noise.
 
 use std::{
     ops::Range,
@@ -79,7 +79,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Latents drawn from the autoencoder's distribution with the noise at each image's address; the latents
+    /// Latents sampled from the autoencoder's distribution with the noise at each image's address; the latents
     /// themselves without a distribution.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl Features {
     }
 }
 
-/// A batch with times, noise and labels drawn: the network's inputs and its target.
+/// A batch with its times, noise and labels: the network's inputs and its target.
 #[derive(Debug, Clone)]
 pub struct NoisyBatch {
     /// Noisy latents, `(B, C, H, W)`.

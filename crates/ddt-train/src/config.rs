@@ -180,7 +180,7 @@ impl LrSchedule {
     }
 }
 
-/// Flow-matching loss: how times and labels are drawn, and the alignment.
+/// Flow-matching loss: distribution of times, label dropout and alignment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowConfig {

@@ -24,7 +24,7 @@ pub enum TrainError {
     /// Data that does not fit its labels, the network, or the weights.
     #[error("training data does not fit: expected {expected}, got {got}")]
     Data {
-        /// What was expected.
+        /// The expected value.
         expected: String,
         /// The value given.
         got: String,
@@ -32,7 +32,7 @@ pub enum TrainError {
     /// Weights to start from that do not fit the network.
     #[error("the weights to start from do not fit: {problem}")]
     Weights {
-        /// What is wrong, expected and got.
+        /// The problem: expected and got.
         problem: String,
     },
     /// A checkpoint of another run.
@@ -42,7 +42,7 @@ pub enum TrainError {
     OtherRun {
         /// The checkpoint.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         what: &'static str,
     },
     /// A run or cache that another process holds.
@@ -56,13 +56,13 @@ pub enum TrainError {
     Unusable {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong, expected and got, and what to do.
+        /// The problem: expected, got, and the remedy.
         problem: String,
     },
     /// A file of a run that could not be read or written.
     #[error("cannot {action} {path}")]
     Io {
-        /// What was tried.
+        /// The failed operation.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,

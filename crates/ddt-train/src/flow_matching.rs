@@ -69,7 +69,7 @@ impl FlowMatching {
         &self.cfg
     }
 
-    /// The loss on a batch with its noise drawn.
+    /// The loss on a batch with its noise.
     ///
     /// # Errors
     /// [`TrainError::Data`] when alignment lacks features; [`TrainError::Model`] or
@@ -160,7 +160,7 @@ pub fn alignment_loss(projected: &Tensor, target: &Tensor) -> candle_core::Resul
 /// Flow-matching loss over `images` images evenly spread over a dataset (all, if it has fewer), with times
 /// and noise that depend on the position only and no label dropped: comparable between networks.
 ///
-/// Training draws none of these numbers, whatever its seed.
+/// Training uses none of these numbers, whatever its seed.
 ///
 /// # Errors
 /// [`TrainError::Data`] when `images` is 0; [`TrainError::Model`] or [`TrainError::Candle`] when the data

@@ -31,7 +31,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheContent {
-    /// What the latents were made from: images, crop, autoencoder, each with its identity.
+    /// Sources of the latents: images, crop and autoencoder, each with its identity.
     pub made_from: BTreeMap<String, String>,
     /// Names of the classes, in label order.
     pub classes: Vec<String>,

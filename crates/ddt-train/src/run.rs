@@ -252,7 +252,7 @@ impl Log {
         if !tensorboard {
             return Self { events: None };
         }
-        // Written anew from the log, which was cut back to the step that the run resumes from.
+        // Rewritten from the log, which was cut back to the step that the run resumes from.
         let events = EventsFile::create(folder).and_then(|mut events| {
             read_log(folder)?.iter().try_for_each(|it| events.add(it))?;
             Ok(events)

@@ -31,13 +31,13 @@ pub struct Settings {
     /// Representation alignment, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alignment: Option<AlignmentSettings>,
-    /// How times and labels are drawn.
+    /// Distribution of times, and label dropout.
     #[serde(default)]
     pub flow: FlowSettings,
     /// Length, steps and optimiser.
     #[serde(default)]
     pub train: TrainConfig,
-    /// What is reported and saved, and how often.
+    /// Reports and checkpoints, and their intervals.
     #[serde(default)]
     pub watch: WatchSettings,
 }
@@ -98,7 +98,7 @@ pub struct ImageSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
 pub enum AutoencoderSettings {
-    /// Stable Diffusion's, as published; latents are scaled by 0.18215 and drawn from its distribution.
+    /// Stable Diffusion's, as published; latents are scaled by 0.18215 and sampled from its distribution.
     SdVae {
         /// Its weights.
         weights: PathBuf,
@@ -129,7 +129,7 @@ pub struct AlignmentSettings {
     pub cache: bool,
 }
 
-/// How times and labels are drawn.
+/// Distribution of times, and label dropout.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowSettings {
@@ -141,7 +141,7 @@ pub struct FlowSettings {
     pub timeshift: f64,
 }
 
-/// What is reported and saved, and how often.
+/// Reports and checkpoints, and their intervals.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WatchSettings {

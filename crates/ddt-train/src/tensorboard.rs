@@ -26,7 +26,7 @@ impl EventsFile {
     /// Name of the file: TensorBoard looks for `tfevents` in it.
     pub const NAME: &'static str = "events.out.tfevents.0.ddt";
 
-    /// Begins the file anew in a run's folder; the records of earlier processes come from the log.
+    /// Starts a new file in a run's folder; the records of earlier processes come from the log.
     ///
     /// # Errors
     /// [`TrainError::Io`] when the file cannot be written.

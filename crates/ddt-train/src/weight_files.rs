@@ -60,7 +60,7 @@ impl Start {
         self.file.latents().filter(|it| it.autoencoder == autoencoder)
     }
 
-    /// The weights to start from, without those that are initialised anew.
+    /// The weights to start from, without those that are initialised again.
     pub(crate) fn weights(
         &self,
         network: &NetworkConfig,

@@ -99,7 +99,7 @@ fn stopping_anywhere_changes_no_byte() {
     assert!(fill(whole.path(), 100));
     for pushes in 1..=6 {
         let folder = tempfile::tempdir().unwrap();
-        // What is not yet in a file is encoded again, so enough pushes are needed to make one.
+        // Images that are in no file yet are encoded again, so enough pushes are needed to make one.
         assert!(!fill(folder.path(), pushes));
         while !fill(folder.path(), 3) {}
         assert_eq!(files(folder.path()), files(whole.path()), "stopped after {pushes} pushes");

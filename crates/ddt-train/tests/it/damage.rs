@@ -1,4 +1,4 @@
-//! What kills, disks and editors do to a run's folder: nothing whole is lost, nothing damaged is used.
+//! Damage to a run's folder by kills, disks and editors: nothing intact is lost, nothing damaged is used.
 
 use std::{fs, path::Path};
 

@@ -17,7 +17,7 @@ const KILLS: u64 = 20;
 const FOLDER: &str = "DDT_TRAIN_TEST_FOLDER";
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// The process to kill: this test alone, run with a folder in the environment; without one it is empty.
+/// The process to kill: this test only, run with a folder in the environment; without one it is empty.
 #[test]
 fn child() {
     if let Some(folder) = std::env::var_os(FOLDER) {

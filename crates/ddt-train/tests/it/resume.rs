@@ -26,7 +26,7 @@ fn stopping_anywhere_changes_nothing() {
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    // Large enough that matrix products, kernels and the optimiser split their work.
+    // Large enough that GEMMs, kernels and the optimiser split their work.
     let sizes = DdtConfig { hidden_size: 64, ..sizes() };
     let cfg = TrainConfig { batch_size: 32, total_images: 32 * 4, ..config(4) };
     let data = images(4, 9);
