@@ -1,13 +1,19 @@
 //! Rules of the tree that compilers do not check; also run as a test.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use xshell::{Shell, cmd};
+
+use modules::Modules;
+
+mod modules;
+mod tokens;
 
 /// Which workspace crate may depend on which. A new edge is a decision: it belongs here and into
 /// docs/ARCHITECTURE.md.
@@ -58,10 +64,20 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Packages on top of the libraries: nothing depends on them, they may depend on anything.
-const TOPS: &[&str] = &["ddt-examples", "ddt-first-picture", "ddt-benches", "ddt-parity", "xtask"];
+const TOPS: &[&str] =
+    &["ddt-examples", "ddt-first-picture", "ddt-library-examples", "ddt-benches", "ddt-parity", "xtask"];
 
 /// Crates that must not see candle.
 const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-metrics", "ddt-sharing"];
+
+/// Where modules still use each other in circles.
+const WITH_CIRCLES: &[&str] = &[
+    "crates/ddt-adapters/src/hub",
+    "crates/ddt-cuda/src",
+    "crates/ddt-files/src",
+    "crates/ddt/src",
+    "examples/src",
+];
 
 const MAX_LINES: usize = 500;
 const DUMPING_GROUNDS: &[&str] = &["utils.rs", "util.rs", "common.rs", "helpers.rs", "misc.rs", "ops.rs"];
@@ -81,7 +97,12 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn check(root: &Path) -> Result<()> {
     let mut wrong = Vec::new();
     sources(root, &mut wrong)?;
-    edges(root, &mut wrong)?;
+    let packages = packages(root)?;
+    tables(&packages, &mut wrong);
+    for package in &packages {
+        dependencies(package, &mut wrong);
+        circles(root, package, &mut wrong)?;
+    }
     if wrong.is_empty() {
         return Ok(());
     }
@@ -133,30 +154,81 @@ fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn edges(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
+fn packages(root: &Path) -> Result<Vec<Value>> {
     let sh = Shell::new()?;
     sh.change_dir(root);
     let json = cmd!(sh, "cargo metadata --format-version 1 --no-deps --offline").quiet().read()?;
-    let metadata: serde_json::Value = serde_json::from_str(&json)?;
-    let allowed: BTreeMap<&str, &[&str]> = EDGES.iter().copied().collect();
-    let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
-    for package in packages {
-        let name = package["name"].as_str().unwrap_or_default();
-        let dependencies = package["dependencies"].as_array().into_iter().flatten();
-        let used: BTreeSet<&str> =
-            dependencies.filter(|it| it["kind"].is_null()).filter_map(|it| it["name"].as_str()).collect();
-        if TOPS.contains(&name) {
-            continue;
+    let mut metadata: Value = serde_json::from_str(&json)?;
+    match metadata["packages"].take() {
+        Value::Array(packages) => Ok(packages),
+        other => bail!("expected a list of packages from cargo metadata, got {other}"),
+    }
+}
+
+/// The packages in a table of this file must exist, once.
+fn tables(packages: &[Value], wrong: &mut Vec<String>) {
+    let known: BTreeSet<&str> = packages.iter().map(name).collect();
+    let mut listed = BTreeSet::new();
+    for name in EDGES.iter().map(|(name, _)| name).chain(TOPS) {
+        if !known.contains(name) {
+            wrong.push(format!("package {name} of xtask/src/tidy.rs does not exist"));
         }
-        let Some(allowed) = allowed.get(name) else {
-            wrong.push(format!("package {name} stands in no table of xtask/src/tidy.rs"));
-            continue;
-        };
-        for used in used.iter().filter(|it| it.starts_with("ddt") && !allowed.contains(it)) {
-            wrong.push(format!("{name} depends on {used}, which xtask/src/tidy.rs does not allow"));
+        if !listed.insert(name) {
+            wrong.push(format!("package {name} is twice in the tables of xtask/src/tidy.rs"));
         }
-        if WITHOUT_CANDLE.contains(&name) && used.iter().any(|it| it.starts_with("candle")) {
-            wrong.push(format!("{name} depends on candle"));
+    }
+}
+
+fn name(package: &Value) -> &str {
+    package["name"].as_str().unwrap_or_default()
+}
+
+fn dependencies(package: &Value, wrong: &mut Vec<String>) {
+    let package_name = name(package);
+    let dependencies: Vec<&Value> = package["dependencies"].as_array().into_iter().flatten().collect();
+    let of_kind = |kind: Value| {
+        let kept = dependencies.iter().filter(move |it| it["kind"] == kind);
+        kept.map(|it| (name(it), it["optional"] == true, &it["features"]))
+    };
+    let used: BTreeSet<&str> = of_kind(Value::Null).map(|it| it.0).collect();
+    for (used, _, features) in of_kind("dev".into()) {
+        if of_kind(Value::Null).any(|it| it == (used, false, features)) {
+            wrong.push(format!("{package_name} depends on {used} twice, for itself and for its tests"));
+        }
+    }
+    if TOPS.contains(&package_name) {
+        return;
+    }
+    let Some((_, allowed)) = EDGES.iter().find(|it| it.0 == package_name) else {
+        wrong.push(format!("package {package_name} is in no table of xtask/src/tidy.rs"));
+        return;
+    };
+    let ours: BTreeSet<&str> = used.iter().copied().filter(|it| it.starts_with("ddt")).collect();
+    for used in ours.iter().filter(|it| !allowed.contains(it)) {
+        wrong.push(format!("{package_name} depends on {used}, which xtask/src/tidy.rs does not allow"));
+    }
+    for (at, edge) in allowed.iter().enumerate() {
+        if !ours.contains(edge) || allowed[..at].contains(edge) {
+            wrong.push(format!("{package_name} -> {edge} is in xtask/src/tidy.rs without need, or twice"));
+        }
+    }
+    if WITHOUT_CANDLE.contains(&package_name) && used.iter().any(|it| it.starts_with("candle")) {
+        wrong.push(format!("{package_name} depends on candle"));
+    }
+}
+
+fn circles(root: &Path, package: &Value, wrong: &mut Vec<String>) -> Result<()> {
+    for target in package["targets"].as_array().into_iter().flatten() {
+        let crate_root = Path::new(target["src_path"].as_str().context("a target without a file")?);
+        for circle in Modules::read(crate_root)?.circles() {
+            let files: Vec<&Path> = circle.iter().map(|it| it.strip_prefix(root).unwrap_or(it)).collect();
+            if files.iter().any(|file| WITH_CIRCLES.iter().any(|it| file.starts_with(it))) {
+                continue;
+            }
+            let circle = files.iter().map(|it| it.display().to_string()).collect::<Vec<_>>().join(" -> ");
+            wrong.push(format!(
+                "modules use each other: {circle}; move what both use into a module of its own"
+            ));
         }
     }
     Ok(())

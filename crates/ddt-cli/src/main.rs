@@ -17,10 +17,7 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::terminal::{Cancel, Interrupted, Terminal};
-
-/// Exit status of a program ended by Ctrl-C, by the shell's convention.
-const INTERRUPTED: u8 = 130;
+use crate::terminal::{Cancel, INTERRUPTED, Interrupted, Terminal};
 
 /// Decoupled Diffusion Transformers: generate images, share the encoder between steps, train, measure.
 #[derive(Debug, Parser)]

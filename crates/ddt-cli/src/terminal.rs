@@ -14,7 +14,8 @@ use std::{
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::INTERRUPTED;
+/// Exit status of a program ended by Ctrl-C, by the shell's convention.
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Time between lines of progress where standard error is not a terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read, Write},
+    ops::ControlFlow,
     path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
@@ -13,10 +14,10 @@ use std::{
 use ddt_hub::{Hub, HubFile};
 
 use crate::{
-    Patience, Watch,
     cache::Entry,
     error::FetchError,
     http::{Announced, Client, Failure, pause},
+    patience::Patience,
 };
 
 /// Bytes that are read at once, and how many of these may wait to be written.
@@ -25,6 +26,10 @@ const PIECES: usize = 8;
 
 /// Time between two calls of a watcher when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
+
+/// Callback of [`fetch`](crate::fetch()), at least once per second; it may stop the download, which a later call
+/// resumes.
+pub type Watch<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
 
 /// Progress of a download, with a readable `Display`.
 #[derive(Debug, Clone, PartialEq)]

@@ -8,7 +8,7 @@ use ureq::{
     http::{HeaderMap, Response},
 };
 
-use crate::{Patience, error::FetchError};
+use crate::{error::FetchError, patience::Patience};
 
 /// A client with the user's token.
 pub(crate) struct Client {

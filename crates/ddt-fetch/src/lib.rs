@@ -24,35 +24,17 @@ mod cache;
 mod download;
 mod error;
 mod http;
+mod patience;
 
-use std::{ops::ControlFlow, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use ddt_hub::{Hub, HubFile};
 
-pub use crate::{download::Progress, error::FetchError};
-
-/// How long to wait and how often to try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// For a connection and its first answer.
-    pub connect: Duration,
-    /// For the next bytes of a download.
-    pub stall: Duration,
-    /// Failures in a row, without a byte between them, after which to give up.
-    pub attempts: u32,
-    /// Pause after the first failure; each further one takes twice as long, up to a minute.
-    pub pause: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        let seconds = Duration::from_secs;
-        Self { connect: seconds(15), stall: seconds(30), attempts: 6, pause: seconds(1) }
-    }
-}
-
-/// Callback of [`fetch`], at least once per second; it may stop the download, which a later call resumes.
-pub type Watch<'a> = dyn FnMut(&Progress) -> ControlFlow<()> + 'a;
+pub use crate::{
+    download::{Progress, Watch},
+    error::FetchError,
+    patience::Patience,
+};
 
 /// The path of a file in the local cache, downloaded first if it is not there.
 ///

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::tidy::root;
+use pack::PROGRAM;
 
 mod pack;
 mod toolkit;
@@ -34,8 +35,6 @@ pub(crate) struct Args {
     #[arg(long)]
     optional: bool,
 }
-
-const PROGRAM: &str = "ddt-cuda-check";
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let home = match toolkit::find_or_make() {

@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::PROGRAM;
+/// The program that checks a GPU.
+pub(super) const PROGRAM: &str = "ddt-cuda-check";
 
 /// Largest size of pack and checkout together.
 const MOST_BYTES: u64 = 60 << 20;

@@ -4,7 +4,7 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use ddt_kernels::{Activation, Window2d};
 
-use super::KlConfig;
+use super::config::KlConfig;
 use crate::layers::{Conv2d, GroupNorm, Linear, attention};
 
 /// Residual block of two convolutions (`ResnetBlock2D`): `(B, H, W, in) -> (B, H, W, out)`.

@@ -5,8 +5,8 @@ use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 use ddt_kernels::{Activation, Window2d};
 
-use super::KlConfig;
 use super::blocks::{MidBlock, Resnet, norm};
+use super::config::KlConfig;
 use crate::autoencoder::{Decode, LatentSpace, check_latents, in_batches};
 use crate::layers::{Conv2d, GroupNorm};
 use crate::load::{LoadError, load_exact};

@@ -4,9 +4,9 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::inputs::{BLOCK_ROWS, Inputs, Part, Sizes, transpose};
 use super::qk_norm::norm_rotate_backward;
 use super::small_matmul::{PAD, Rows, matmul};
-use super::{BLOCK_ROWS, Inputs, Part, Sizes, transpose};
 use crate::cpu::buffers::{Scatter, take, zeros};
 use crate::cpu::dispatch;
 use crate::cpu::element::Element;

@@ -12,7 +12,7 @@ use std::ops::Range;
 use pulp::Simd;
 use rayon::prelude::*;
 
-use super::{Inputs, Part, Sizes};
+use super::inputs::{Inputs, Part, Sizes};
 use crate::cpu::buffers::{Scratch, take};
 use crate::cpu::element::Element;
 use crate::cpu::exp::exponentials;

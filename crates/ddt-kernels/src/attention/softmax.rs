@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::{Inputs, Sizes, forward};
+use super::forward::forward;
+use super::inputs::{Inputs, Sizes};
 use crate::cpu::element::Element;
 use crate::op::{FrozenOp, apply_frozen};
 
