@@ -11,7 +11,6 @@
 //! - [`program`] is what all of them do around their work.
 //! - [`analyse`] is the program of that name, which draws the paper's analyses.
 //! - [`evaluate`] is the program of that name, which compares images with images.
-//! - [`generate_dataset`] is the program of that name, which draws many images into one archive.
 //! - [`classifier`] is a small network that knows CIFAR-10, which samples are measured with where Inception is not at hand.
 //! - [`offline_metric`] measures with it; [`measure_demo`] is the program that measures the demo so, [`reproduce`]
 //!   the one that trains and compares small networks; [`results_file`] keeps what both have measured.
@@ -38,7 +37,6 @@ pub mod cli;
 pub mod decoder_file;
 pub mod evaluate;
 pub mod generate;
-pub mod generate_dataset;
 pub mod gpu;
 pub mod grid;
 pub mod hub_files;

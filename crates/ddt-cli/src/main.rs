@@ -4,6 +4,7 @@
 //! error, 130 after Ctrl-C.
 
 mod convert;
+mod dataset;
 mod doctor;
 mod fetch;
 mod inspect;
@@ -36,6 +37,8 @@ enum Command {
     Sample(Box<sample::Args>),
     /// Measure a network and plan at which steps its encoder runs
     Plan(Box<plan::Args>),
+    /// Generate many images into one archive, resuming where it stopped
+    Dataset(Box<dataset::Args>),
     /// Download published weights into the hub's local cache
     Fetch(fetch::Args),
     /// List what a weights file holds, or compare two
@@ -76,6 +79,7 @@ fn run(command: Command, terminal: &Terminal) -> Result<String> {
     match command {
         Command::Sample(args) => sample::run(&args, terminal),
         Command::Plan(args) => plan::run(&args, terminal),
+        Command::Dataset(args) => dataset::run(&args, terminal),
         Command::Fetch(args) => fetch::run(&args, terminal),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),

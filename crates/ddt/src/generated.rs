@@ -7,6 +7,7 @@ use ddt_picture::{Grid, PictureError, Rgb8, encode_png, read_png};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    classes::ClassTable,
     config::{PipelineConfig, Request},
     error::{Context, Result, invalid},
     opened::{Opened, name_of},
@@ -36,6 +37,14 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record of a request to a pipeline of these settings and classes.
+    #[must_use]
+    pub fn new(config: &PipelineConfig, classes: &ClassTable, request: Request) -> Self {
+        let name = |it: &u32| classes.name(*it).unwrap_or_default().to_owned();
+        let class_names = request.classes.iter().map(name).collect();
+        Self { version: VERSION.to_owned(), pipeline: config.clone(), request, class_names }
+    }
+
     /// Reads the record of a picture that [`Generated::png`] made.
     ///
     /// # Errors
@@ -75,11 +84,7 @@ pub struct Generated {
 
 impl Generated {
     pub(crate) fn new(pipeline: &Pipeline, request: Request, images: Vec<Rgb8>, report: Report) -> Self {
-        let name = |it: &u32| pipeline.classes().name(*it).unwrap_or_default().to_owned();
-        let class_names = request.classes.iter().map(name).collect();
-        let record =
-            Record { version: VERSION.to_owned(), pipeline: pipeline.config().clone(), request, class_names };
-        Self { images, record, report }
+        Self { images, record: Record::new(pipeline.config(), pipeline.classes(), request), report }
     }
 
     /// A labelled grid: a row for each class, a column for each image.
@@ -122,10 +127,7 @@ impl Opened {
     ///
     /// A page that is too large for a PNG viewer or for memory.
     pub fn check_page(&self, request: &Request) -> Result<()> {
-        let name = |it: &u32| self.classes().name(*it).unwrap_or_default().to_owned();
-        let class_names = request.classes.iter().map(name).collect();
-        let pipeline = self.config().clone();
-        let record = Record { version: VERSION.to_owned(), pipeline, request: request.clone(), class_names };
+        let record = Record::new(self.config(), self.classes(), request.clone());
         let (height, width) = self.image_size();
         let columns = request.images_per_class as usize;
         let checked: Result<(), PictureError> =

@@ -65,7 +65,7 @@ pub use crate::{
     hash::sha256_of,
     opened::Opened,
     output::OutputFile,
-    pipeline::{Pipeline, Report, Watch},
+    pipeline::{Identified, Pipeline, Report, Watch},
     progress::{Progress, duration_in_words},
     share::Sharing,
 };

@@ -176,18 +176,34 @@ impl Pipeline {
         let mut report = Report { images: wanted.len(), ..Report::default() };
         let mut images = Vec::with_capacity(wanted.len());
         for batch in wanted.chunks(request.batch) {
-            let noise = self.noise(batch, request.seed, request.rng)?;
             let finished = images.len();
             let mut watch = |progress: &Progress<'_>| {
                 let elapsed = started.elapsed();
                 watch(&Progress { finished, total: wanted.len(), elapsed, ..*progress })
             };
-            let sampled = self.sample(batch, &noise, self.plan(), &mut watch)?;
-            images.extend(self.decode(&sampled.latents)?);
-            report.calls = sampled.calls;
+            let (batch, calls) = self.images(batch, request.seed, request.rng, &mut watch)?;
+            images.extend(batch);
+            report.calls = calls;
         }
         report.elapsed = started.elapsed();
         Ok(Generated::new(self, request.clone(), images, report))
+    }
+
+    /// Makes the images of one batch, in their order; also says how often each half of the network ran.
+    ///
+    /// # Errors
+    ///
+    /// As [`sample`](Self::sample) and [`decode`](Self::decode).
+    pub fn images(
+        &self,
+        images: &[Image],
+        seed: u64,
+        rng: NoiseSource,
+        watch: &mut Watch<'_>,
+    ) -> Result<(Vec<Rgb8>, NetworkCalls)> {
+        let noise = self.noise(images, seed, rng)?;
+        let sampled = self.sample(images, &noise, self.plan(), watch)?;
+        Ok((self.decode(&sampled.latents)?, sampled.calls))
     }
 
     /// The noise of some images.
@@ -280,13 +296,13 @@ impl Pipeline {
 }
 
 impl Opened {
-    /// Hashes the files, makes the sharing plan, and reads network and decoder.
+    /// Hashes the files and makes the sharing plan.
     ///
     /// # Errors
     ///
-    /// A file with another hash than the settings say; a plan that was made for another network; a file that is
-    /// damaged or holds another network; too little memory.
-    pub fn load(self) -> Result<Pipeline> {
+    /// A file with another hash than the settings say; a plan that was made for another network, or for one that is
+    /// not decoupled.
+    pub fn identify(self) -> Result<Identified> {
         let mut config = self.identified()?;
         let made_for = self.made_for(&self.model_name(&config))?;
         let plan = config.sharing.plan(&made_for, config.grid.num_steps())?;
@@ -299,16 +315,52 @@ impl Opened {
                 self.network.family
             ));
         }
-        let decoder = self.load_decoder()?;
+        Ok(Identified { opened: self, config, plan, made_for })
+    }
+
+    /// Identifies the files and reads network and decoder.
+    ///
+    /// # Errors
+    ///
+    /// As [`identify`](Self::identify) and [`Identified::load`].
+    pub fn load(self) -> Result<Pipeline> {
+        self.identify()?.load()
+    }
+}
+
+/// Weights that were hashed: everything that images depend on is known, and nothing was read into memory yet.
+#[derive(Debug)]
+pub struct Identified {
+    opened: Opened,
+    config: PipelineConfig,
+    plan: Option<SharingPlan>,
+    made_for: MadeFor,
+}
+
+impl Identified {
+    /// The settings, as [`Pipeline::config`] has them.
+    #[must_use]
+    pub fn config(&self) -> &PipelineConfig {
+        &self.config
+    }
+
+    /// Reads network and decoder.
+    ///
+    /// # Errors
+    ///
+    /// A file that is damaged or holds another network; too little memory.
+    pub fn load(self) -> Result<Pipeline> {
+        let Self { opened, config, plan, made_for } = self;
+        let decoder = opened.load_decoder()?;
         let channels = decoder.latent_channels();
-        let scale = self.file.latents().map(|info| -> Result<Scale> {
+        let scale = opened.file.latents().map(|info| -> Result<Scale> {
             let tensor = |values: &[f64]| {
                 Tensor::from_slice(values, (1, channels, 1, 1), &Device::Cpu)?.to_dtype(DType::F32)
             };
             Ok(Scale { mean: tensor(&info.mean)?, std: tensor(&info.std)? })
         });
-        let (scale, engine, solver) = (scale.transpose()?, Engine::load(&self)?, config.solver.solver()?);
-        Ok(Pipeline { config, opened: self, solver, plan, made_for, engine, decoder, scale })
+        let (scale, engine, solver) = (scale.transpose()?, Engine::load(&opened)?, config.solver.solver()?);
+        Ok(Pipeline { config, opened, solver, plan, made_for, engine, decoder, scale })
     }
 }
 

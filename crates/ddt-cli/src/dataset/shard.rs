@@ -1,7 +1,7 @@
-//! Which process of how many this is.
+//! Number of this process, of how many.
 
 use anyhow::{Context, Result, bail};
-use ddt_files::npz::Shard;
+use ddt::files::npz::Shard;
 
 /// Variables with rank and number of processes. SLURM is last: what it starts may start processes of its own.
 const LAUNCHERS: [(&str, &str); 4] = [
@@ -11,15 +11,15 @@ const LAUNCHERS: [(&str, &str); 4] = [
     ("SLURM_PROCID", "SLURM_NTASKS"),
 ];
 
-/// The share that the flags say, else the first launcher (torchrun, Open MPI, other MPI, SLURM) whose two
-/// variables are both set, else the whole.
+/// The shard of the flags, else of the first launcher (torchrun, Open MPI, other MPI, SLURM) whose two variables are
+/// both set, else the whole.
 ///
-/// Wrong numbers cost time alone: a process takes over what others leave, so nothing is drawn twice or never.
+/// Wrong numbers only cost time: a process takes over what others leave, so no image is made twice or never.
 ///
 /// # Errors
 ///
 /// A rank that is not below the number of processes; a variable that is no whole number.
-pub fn share(
+pub(super) fn find(
     rank: Option<usize>,
     world_size: Option<usize>,
     variable: impl Fn(&str) -> Option<String>,
@@ -49,8 +49,8 @@ mod tests {
 
     fn of(variables: &[(&str, &str)]) -> Result<(usize, usize), String> {
         let variable = |name: &str| variables.iter().find(|it| it.0 == name).map(|it| it.1.to_owned());
-        let share = share(None, None, variable).map_err(|error| format!("{error:#}"))?;
-        Ok((share.rank(), share.world()))
+        let shard = find(None, None, variable).map_err(|error| format!("{error:#}"))?;
+        Ok((shard.rank(), shard.world()))
     }
 
     #[test]
@@ -73,9 +73,9 @@ mod tests {
     #[test]
     fn flags_come_first_and_together() {
         let set = |name: &str| Some(if name == "RANK" { "0" } else { "3" }.to_owned());
-        assert_eq!(share(Some(1), Some(2), set).unwrap(), Shard::new(1, 2).unwrap());
-        assert!(share(Some(1), None, set).is_err());
-        assert!(share(Some(2), Some(2), set).is_err());
+        assert_eq!(find(Some(1), Some(2), set).unwrap(), Shard::new(1, 2).unwrap());
+        assert!(find(Some(1), None, set).is_err());
+        assert!(find(Some(2), Some(2), set).is_err());
     }
 
     #[test]
@@ -83,6 +83,9 @@ mod tests {
         let message = of(&[("RANK", "first"), ("WORLD_SIZE", "4")]).unwrap_err();
         assert!(message.contains("whole number in RANK, got \"first\""), "{message}");
         let message = of(&[("RANK", "4"), ("WORLD_SIZE", "4")]).unwrap_err();
-        assert!(message.contains("RANK, WORLD_SIZE: share: expected a rank from 0 to 3"), "{message}");
+        assert!(
+            message.contains("RANK, WORLD_SIZE: ") && message.contains("expected a rank from 0 to 3"),
+            "{message}"
+        );
     }
 }

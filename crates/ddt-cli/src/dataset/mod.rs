@@ -1,0 +1,253 @@
+//! `ddt dataset`: many images in one archive, made by any number of processes, resumed by the same command.
+
+mod order;
+mod png_folder;
+mod shard;
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::value_parser;
+use ddt::{
+    Image, Opened, OutputFile, Pipeline, Record, Request,
+    args::PipelineArgs,
+    duration_in_words,
+    files::npz::{ArchiveJob, ImageArchive, Next, Shard},
+    hub::{Hub, Release},
+};
+use serde::Serialize;
+
+use self::png_folder::PngFolder;
+use crate::{
+    fetch,
+    sample::parse_size,
+    terminal::{Interrupted, Terminal},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  ddt dataset --count 1000                           a thousand images of the demo, in a minute or so
+  ddt dataset --weights hub --steps 250              the 50,000 images of the paper's tables
+  srun --ntasks 8 ddt dataset --weights hub          eight processes fill one archive (also torchrun, mpirun)
+  ddt dataset --weights hub --device cuda:1 --dtype bf16 --rank 1 --world-size 8
+                                                     one of eight, each on a GPU of its own
+The same command resumes where it was stopped or killed, with any number of processes, and ends with the same bytes.";
+
+/// Generates equally many images of each class into one npz file, which the usual evaluation scripts read.
+///
+/// The seed decides the order of rows. Finished batches are safe on the disk: until the archive is complete they are in
+/// a folder beside it, whose name ends in .work. --batch is part of the job, for it may change a pixel by one grey
+/// level.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, allow_negative_numbers = true)]
+pub(crate) struct Args {
+    /// Images to generate; papers compare 50,000
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = value_parser!(u32).range(1..=100_000_000))]
+    count: u32,
+    /// Classes to generate: label, range of labels, synset or name; repeat it or separate by commas
+    /// [default: all classes of the weights]
+    #[arg(long = "class", value_name = "CLASS", allow_negative_numbers = true)]
+    classes: Vec<String>,
+    /// The npz file to write; its description goes beside it, with .json after the name
+    /// [default: out/dataset.npz]
+    #[arg(long, value_name = "PATH")]
+    out: Option<PathBuf>,
+    /// Folder to write the images to as PNG files too, named by row, when the archive is complete: a new or empty
+    /// one; its description goes beside it, with .json after the name [default: none]
+    #[arg(long, value_name = "DIR")]
+    png_folder: Option<PathBuf>,
+    /// Number of this process, from 0 [default: as torchrun, mpirun or SLURM say, else 0]
+    #[arg(long, value_name = "RANK", requires = "world_size")]
+    rank: Option<usize>,
+    /// Number of processes that fill the archive [default: as torchrun, mpirun or SLURM say, else 1]
+    #[arg(long, value_name = "N", requires = "rank")]
+    world_size: Option<usize>,
+    /// Side of the images in pixels, which chooses the published weights and guidance
+    #[arg(long, value_name = "256|512", default_value = "256", value_parser = parse_size)]
+    size: Release,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+}
+
+/// Everything that the images depend on, as it is stored beside them: equal protocols, counts and batches are equal
+/// images, on GPUs up to the order in which libraries sum.
+#[derive(Debug, Serialize)]
+struct Protocol {
+    /// `images_per_class` is the number of the first class, which has the most.
+    #[serde(flatten)]
+    record: Record,
+    order: &'static str,
+    rounding: &'static str,
+}
+
+/// How pixels become bytes.
+const ROUNDING: &str = "clamp(floor(127.5 x + 128), 0, 255)";
+
+/// Time between two looks whether another process has finished its batch, or has ended.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// Generates the missing images of the archive, finishes it, and writes PNG files if asked to; returns when all that
+/// is complete, also where other processes have completed it.
+pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
+    let given = &args.pipeline;
+    ddt::start(given.threads as usize).context("--threads")?;
+    let shard = shard::find(args.rank, args.world_size, |name| std::env::var(name).ok())?;
+    let out = match &args.out {
+        Some(path) => OutputFile::new(path, &["npz"]),
+        None => OutputFile::with_folder(Path::new("out/dataset.npz"), &["npz"]),
+    };
+    let out = out.context("--out")?;
+    let description = OutputFile::new(&beside(out.target(), ".json"), &[]).context("--out")?;
+    let hub = Hub::from_env();
+    fetch::weights(&hub, given, args.size, &args.classes, terminal)?;
+    let opened = given.open(args.size, &hub)?;
+    let request = request(args, &opened)?;
+    let images = order::images(&request.classes, args.count, request.seed);
+    if let Some(notice) = given.notice(&opened, args.size, &hub).filter(|_| shard.rank() == 0) {
+        terminal.say(notice);
+    }
+    let ((height, width), classes) = (opened.image_size(), opened.classes().clone());
+    let identified = opened.identify()?;
+    let record = Record::new(identified.config(), &classes, request.clone());
+    let protocol = serde_json::to_value(Protocol { record, order: order::ORDER, rounding: ROUNDING })?;
+    let job = ArchiveJob { count: images.len(), height, width, batch: request.batch, protocol };
+    let png_folder = args.png_folder.as_deref().map(|path| PngFolder::check(path, &job));
+    let png_folder = png_folder.transpose().context("--png-folder")?;
+    let archive = ImageArchive::open(out.target(), &job).context("--out")?;
+    if let Some(folder) = &png_folder {
+        folder.begin().context("--png-folder")?;
+    }
+    if let Some(archive) = archive {
+        fill(&identified.load()?, &request, &images, archive, shard, terminal)?;
+    }
+    let mut summary = format!(
+        "{} images of {width} x {height} pixels, {} classes\nwrote {} and {}",
+        images.len(),
+        request.classes.len(),
+        out.path().display(),
+        description.path().display()
+    );
+    if let Some(folder) = &png_folder {
+        folder.write(out.target(), terminal).context("--png-folder")?;
+        summary += &format!("\nwrote {} PNG files to {}", images.len(), folder.path().display());
+    }
+    Ok(summary)
+}
+
+/// The classes in ascending order, each once, and how their images are made.
+fn request(args: &Args, opened: &Opened) -> Result<Request> {
+    let table = opened.classes();
+    let mut classes = match args.classes.as_slice() {
+        [] => (0..table.len() as u32).collect(),
+        named => table.parse_list(named).context("--class")?,
+    };
+    classes.sort_unstable();
+    classes.dedup();
+    ensure!(!classes.is_empty(), "--class: expected at least one class, got none");
+    let request = Request {
+        images_per_class: args.count.div_ceil(classes.len() as u32),
+        classes,
+        seed: args.pipeline.seed,
+        rng: args.pipeline.rng.into(),
+        batch: args.pipeline.batch(opened),
+    };
+    opened.check(&request).context("--count")?;
+    Ok(request)
+}
+
+/// Makes batches until there are none left, here or elsewhere.
+fn fill(
+    pipeline: &Pipeline,
+    request: &Request,
+    images: &[Image],
+    mut archive: ImageArchive,
+    shard: Shard,
+    terminal: &Terminal,
+) -> Result<()> {
+    let _stepping = terminal.cancel().stepping();
+    let before = archive.finished_images();
+    if before > 0 {
+        terminal.say(format!("resuming after {before} of {} images", images.len()));
+    }
+    let pace = Pace { count: images.len(), before, shard };
+    let (mut meter, started) = (terminal.meter(), Instant::now());
+    let mut show = |finished: usize, doing: f64| {
+        let share = (finished as f64 + doing) / images.len() as f64;
+        meter.show(share, pace.line(finished, doing, started.elapsed()));
+    };
+    loop {
+        match archive.next(shard)? {
+            Next::Batch(claim) => {
+                let finished = archive.finished_images();
+                let batch = &images[claim.images()];
+                let (made, _) = pipeline.images(batch, request.seed, request.rng, &mut |progress| {
+                    show(finished, progress.images());
+                    terminal.cancel().flow()
+                })?;
+                let pixels: Vec<&[u8]> = made.iter().map(|it| it.as_bytes()).collect();
+                archive.write(claim, &pixels.concat())?;
+                archive.refresh()?;
+            }
+            Next::Wait if terminal.cancel().is_requested() => return Err(Interrupted.into()),
+            Next::Wait => std::thread::sleep(BETWEEN_LOOKS),
+            Next::Filled => {
+                let labels: Vec<i64> = images.iter().map(|it| it.label.into()).collect();
+                return Ok(archive.finish(&labels)?);
+            }
+            Next::Complete => return Ok(()),
+        }
+        show(archive.finished_images(), 0.0);
+    }
+}
+
+/// A path with an ending after its name; that of a folder may end in a slash.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.components().as_path().as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// How fast all processes of a job are, from the moment this one began.
+struct Pace {
+    count: usize,
+    /// Images that were finished when this process began.
+    before: usize,
+    shard: Shard,
+}
+
+impl Pace {
+    /// The progress in words: `finished` images, and work on further ones, as a number of images.
+    fn line(&self, finished: usize, doing: f64, elapsed: Duration) -> String {
+        let done = finished.saturating_sub(self.before) as f64 + doing;
+        let left = (self.count.saturating_sub(finished) as f64 - doing).max(0.0);
+        let rate = done / elapsed.as_secs_f64().max(1e-9);
+        let decimals = if rate >= 1.0 { 1 } else { 3 };
+        let time = if done > 0.0 { duration_in_words(left / rate) } else { "unknown time".to_owned() };
+        let who = match self.shard.world() {
+            1 => String::new(),
+            world => format!("process {} of {world}, all of them: ", self.shard.rank()),
+        };
+        format!("{who}{finished} of {} images, {rate:.decimals$} images/s, {time} left", self.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_say_images_rate_and_time_left() {
+        let pace = Pace { count: 1000, before: 200, shard: Shard::ALONE };
+        let after = |finished, doing, seconds| pace.line(finished, doing, Duration::from_secs(seconds));
+        assert_eq!(after(200, 0.0, 5), "200 of 1000 images, 0.000 images/s, unknown time left");
+        assert_eq!(after(200, 20.0, 10), "200 of 1000 images, 2.0 images/s, 6 min 30 s left");
+        assert_eq!(after(240, 0.0, 80), "240 of 1000 images, 0.500 images/s, 25 min 20 s left");
+        assert!(after(1000, 0.0, 100).ends_with("8.0 images/s, 0 s left"));
+        let other = Pace { count: 4, before: 0, shard: Shard::new(1, 3).unwrap() };
+        let line = other.line(0, 0.0, Duration::from_secs(1));
+        assert!(line.starts_with("process 1 of 3, all of them: 0 of 4 images"), "{line}");
+    }
+}
