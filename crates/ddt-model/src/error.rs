@@ -1,4 +1,4 @@
-//! What can go wrong with a network and its files.
+//! Errors of networks and their files.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub enum ModelError {
     File {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it, and what was expected.
+        /// The problem, and the expected value.
         reason: String,
     },
     /// A file could not be read or written, or holds other tensors.

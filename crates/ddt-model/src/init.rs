@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use ddt_flow::{CounterNoise, Purpose};
 
-/// Makes parameters by their initialisers, each from the seed and its own name alone: neither order nor
+/// Makes parameters by their initialisers, each from the seed and its own name only: neither order nor
 /// device changes them.
 #[derive(Debug, Clone, Copy)]
 pub struct SeededInit {

@@ -1,4 +1,4 @@
-//! Class tables: from what a user types to a label, and back to a name.
+//! Class tables: from user input to a label, and back to a name.
 //!
 //! A class may be given by label (`207`), by synset (`n02099601`) or by name (`golden retriever`).
 //! Text that fits several classes is refused with the list of them, never guessed at.

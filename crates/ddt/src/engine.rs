@@ -1,4 +1,4 @@
-//! What runs the network: the CPU, or a GPU in a build that has them.
+//! The device that runs the network: the CPU, or a GPU in a build with CUDA.
 
 use std::ops::ControlFlow;
 
@@ -16,7 +16,7 @@ use crate::{
     opened::Opened,
 };
 
-/// What an engine calls after every step, with the step's report where the latents are at hand.
+/// Callback of an engine after every step, with the step's report where the latents are available.
 pub(crate) type OnStep<'a> = dyn FnMut(Option<&StepReport<'_>>) -> ControlFlow<()> + 'a;
 
 /// A network that is ready to run.
@@ -25,7 +25,7 @@ pub(crate) enum Engine {
     Cpu {
         /// The network.
         network: Box<dyn VelocityNetwork>,
-        /// What guidance leads away from; `None` is "no class".
+        /// The guiding network; `None` is "no class".
         guiding: Option<Box<dyn VelocityNetwork>>,
     },
     /// On an NVIDIA GPU.

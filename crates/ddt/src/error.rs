@@ -1,4 +1,4 @@
-//! What can go wrong between a description and images.
+//! Errors of making images.
 
 use std::{error::Error as StdError, path::PathBuf};
 
@@ -10,7 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// A failure of another library, of any kind.
 type Source = Box<dyn StdError + Send + Sync>;
 
-/// Why images could not be made.
+/// Error of this crate.
 #[derive(thiserror::Error, Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,16 +24,16 @@ pub enum Error {
         release: Release,
         /// Repository and file.
         file: String,
-        /// The cache that was looked into.
+        /// The cache that was searched.
         cache: PathBuf,
     },
-    /// Settings that make no sense, or do not fit the weights.
+    /// Settings that are invalid or do not fit the weights.
     #[error("{0}")]
     Invalid(String),
-    /// A failure, with what was being done.
+    /// A failure with its context.
     #[error("{context}")]
     While {
-        /// What was being done, or which setting is to blame.
+        /// The failed operation, or the setting that caused it.
         context: String,
         /// The failure.
         source: Source,
@@ -71,9 +71,9 @@ pub(crate) fn invalid<T>(message: impl Into<String>) -> Result<T> {
     Err(Error::Invalid(message.into()))
 }
 
-/// Says what was being done when something failed.
+/// Adds the failed operation to an error.
 pub(crate) trait Context<T> {
-    /// [`Error::While`] `context`, which does not repeat the failure's own words.
+    /// [`Error::While`] with `context`, which does not repeat the failure's own words.
     fn context(self, context: impl Into<String>) -> Result<T>;
 }
 

@@ -44,11 +44,11 @@ pub struct Opened {
 /// The network to guide away from.
 pub(crate) struct GuidingFile {
     pub(crate) file: DdtFile,
-    /// What the file is read as, if it does not say what it is.
+    /// The assumed autoencoder, if the file does not state its own.
     pub(crate) like: Option<NetworkConfig>,
 }
 
-/// Where a file's bytes are.
+/// Location of a file's bytes.
 #[derive(Debug, Clone)]
 enum Bytes {
     Bundled(&'static [u8]),
@@ -200,7 +200,7 @@ impl Opened {
         Ok(made_for.with("solver", &self.config.solver)?)
     }
 
-    /// The settings with names and hashes in the place of paths.
+    /// The settings with names and hashes instead of paths.
     ///
     /// # Errors
     ///
@@ -213,7 +213,7 @@ impl Opened {
         if let Some(source) = &config.guiding_network {
             config.guiding_network = Some(identify(source, Some(&Bytes::File(source.from.clone())), None)?);
         }
-        // A GPU's number is this machine's matter.
+        // The number of a GPU differs between machines.
         if let Place::Cuda(_) = config.device {
             config.device = Place::Cuda(0);
         }
@@ -329,7 +329,7 @@ struct Latents {
 }
 
 impl Latents {
-    /// The file's word, or what the published weights have.
+    /// The latents that the file states, or those of the published weights.
     fn of(
         file: &DdtFile,
         sizes: &DdtConfig,

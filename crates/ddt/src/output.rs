@@ -9,7 +9,7 @@ use ddt_files::atomic_write;
 
 use crate::error::{Context, Result, invalid};
 
-/// A path that can be written, found out before minutes are spent on what goes there.
+/// A path that can be written, checked before minutes of work.
 ///
 /// A symbolic link is followed, so that the file behind it is replaced and not the link.
 #[derive(Debug, Clone, PartialEq, Eq)]

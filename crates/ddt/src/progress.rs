@@ -25,7 +25,7 @@ pub struct Progress<'a> {
     pub(crate) preview: Option<Preview<'a>>,
 }
 
-/// What a preview is decoded from.
+/// Source of a preview.
 #[derive(Clone, Copy)]
 pub(crate) struct Preview<'a> {
     pub(crate) pipeline: &'a Pipeline,

@@ -1,4 +1,4 @@
-//! What is said about plans: a table, a report for programs, and pictures.
+//! Results of plans: a table, a report for programs, and pictures.
 
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ pub(crate) struct Report {
     calibration_images: Vec<Sample>,
     /// Images that the plans were compared on; none where they were not.
     test_images: Vec<Sample>,
-    /// Of the test images, drawn at once.
+    /// Of the test images, generated together.
     batch: usize,
     speed: Speed,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,7 +145,7 @@ pub(crate) struct Compared {
 }
 
 impl Report {
-    /// Gathers the findings; `compared` is absent where no images were drawn.
+    /// Gathers the findings; `compared` is absent where no images were generated.
     ///
     /// # Errors
     ///

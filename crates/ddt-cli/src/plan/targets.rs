@@ -40,7 +40,7 @@ impl fmt::Display for Target {
 /// The two plans of one target, with equally many recomputes.
 #[derive(Debug, Clone)]
 pub(crate) struct Planned {
-    /// What was asked for.
+    /// The goal.
     pub(crate) target: Target,
     /// Segments as even as can be.
     pub(crate) uniform: PlanWithCost,
@@ -85,7 +85,7 @@ impl Planned {
     }
 }
 
-/// What a plan's speed follows from.
+/// Inputs of the predicted speed-up.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Speed {
     /// Operations of the network's parts, for one row at one step (FLOP).

@@ -1,4 +1,4 @@
-//! What is refused, and in which words.
+//! Refused settings and their messages.
 
 use std::path::Path;
 
@@ -95,7 +95,7 @@ fn published_weights_that_were_not_fetched_name_the_command() {
     assert!(matches!(error, Error::NotFetched { release: Release::DdtXl2R512, .. }), "{error}");
     assert!(error.to_string().contains("ddt fetch ddt-xl2-512"), "{error}");
 
-    // With the network alone, the autoencoder is named.
+    // With only the network present, the message names the autoencoder.
     let cache = tempfile::tempdir().unwrap();
     let hub = Hub { cache: cache.path().to_owned(), ..no_hub() };
     let repository = hub.repository_folder(&release.network());
@@ -106,7 +106,7 @@ fn published_weights_that_were_not_fetched_name_the_command() {
     std::fs::create_dir_all(&snapshot).unwrap();
     std::fs::write(snapshot.join("model.ckpt"), ddt_demo::NETWORK).unwrap();
     let nameless = Opened::new(&PipelineConfig::new("ddt-xl2-512"), &hub);
-    // The demo's file stands in for the network and says its own autoencoder.
+    // The demo's file replaces the network and states its own autoencoder.
     assert!(nameless.is_ok());
     let config =
         PipelineConfig { autoencoder: Source::new("sd-vae-ft-ema"), ..PipelineConfig::new("ddt-xl2-512") };
