@@ -1,6 +1,6 @@
-//! An autoencoder alone: encodes a photo to latents and decodes them again.
+//! An autoencoder without a network: encodes a photo to latents and decodes them again.
 //!
-//! Writes `out/autoencoder.png`: the photo and what is left of it. Without a path it draws a picture to encode.
+//! Writes `out/autoencoder.png`: the photo and its reconstruction. Without a path it makes a picture to encode.
 //!
 //! ```sh
 //! cargo run --example autoencoder
