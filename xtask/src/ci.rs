@@ -15,5 +15,5 @@ pub(crate) fn run() -> Result<ExitCode> {
     cmd!(sh, "cargo test --workspace").run()?;
     let _docs = sh.push_env("RUSTDOCFLAGS", "-D warnings");
     cmd!(sh, "cargo doc --workspace --no-deps").run()?;
-    Ok(ExitCode::SUCCESS)
+    crate::package::run(&crate::package::Args { downstream: false })
 }

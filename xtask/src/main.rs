@@ -10,6 +10,8 @@ use ddt_kernels::InstructionSet;
 
 mod ci;
 mod cuda;
+mod dist;
+mod package;
 mod parity;
 mod tidy;
 mod time;
@@ -30,6 +32,12 @@ enum Command {
     Ci,
     /// Rules of the tree that compilers do not check
     Tidy,
+    /// What takes too long for continuous integration: a crate built against the packages
+    Long,
+    /// Check the packages of all published crates: contents, sizes, manifests
+    Package(package::Args),
+    /// Build the program ddt for others, with licences, completions and a checksum
+    Dist,
     /// Build the program that checks a GPU, with a CUDA toolkit found or made; pack it; run it
     Cuda(cuda::Args),
     /// Compare with fixtures: one line per tensor, then `N passed, M failed`
@@ -43,6 +51,9 @@ fn main() -> ExitCode {
     let run = || match args.command {
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),
+        Command::Long => package::run(&package::Args { downstream: true }),
+        Command::Package(args) => package::run(&args),
+        Command::Dist => dist::run(),
         Command::Cuda(args) => cuda::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Time(args) => time::run(&args),

@@ -154,7 +154,8 @@ fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn packages(root: &Path) -> Result<Vec<Value>> {
+/// The packages of the workspace, as cargo describes them.
+pub(crate) fn packages(root: &Path) -> Result<Vec<Value>> {
     let sh = Shell::new()?;
     sh.change_dir(root);
     let json = cmd!(sh, "cargo metadata --format-version 1 --no-deps --offline").quiet().read()?;
