@@ -2,7 +2,7 @@
 //!
 //! FID compares features of Inception, whose weights must be downloaded (`ddt evaluate` does that). This program
 //! compares means of the demo autoencoder's latents instead: its numbers compare with each other, and with nothing
-//! published. Without paths it makes two folders of demo images, of 5 and 25 sampling steps.
+//! published. Without paths it makes two folders of demo images, of 3 and 15 sampling steps.
 //!
 //! ```sh
 //! cargo run --example measure_folders
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     let folders: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [samples, references] = match <[PathBuf; 2]>::try_from(folders) {
         Ok(given) => given,
-        Err(_) => [generate(5)?, generate(25)?],
+        Err(_) => [generate(3)?, generate(15)?],
     };
 
     let file = Checkpoint::from_bytes(ddt_demo::TINY_ENCODER, "the demo's encoder")?;
