@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
 use ddt::{Pipeline, PipelineConfig, Request, flow::TimeGrid, picture::encode_png};
 use ddt_adapters::{Encode, LatentSpace, TinyEncoder, from_rgb8};
@@ -32,7 +32,8 @@ fn main() -> Result<()> {
     let folders: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [samples, references] = match <[PathBuf; 2]>::try_from(folders) {
         Ok(given) => given,
-        Err(_) => [generate(3)?, generate(15)?],
+        Err(none) if none.is_empty() => [generate(3)?, generate(15)?],
+        Err(other) => bail!("expected two folders or none, got {}", other.len()),
     };
 
     let file = Checkpoint::from_bytes(ddt_demo::TINY_ENCODER, "the demo's encoder")?;

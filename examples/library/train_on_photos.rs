@@ -40,8 +40,8 @@ fn main() -> Result<()> {
         images = {{ train = {photos:?}, size = {SIDE} }}
         autoencoder = {{ kind = "pixels" }}
         network = {{ patch_size = 4, hidden_size = 96, num_heads = 3, num_encoder_blocks = 3, num_decoder_blocks = 2 }}
-        train = {{ batch_size = 32, total_images = 19_200, lr = {{ peak = 2e-3, warmup_images = 640, decay_images = 6_400 }}, ema_decays = [0.98] }}
-        watch = {{ samples_every = 600, guidance = 2.0 }}
+        train = {{ batch_size = 32, total_images = 12_800, lr = {{ peak = 2e-3, warmup_images = 640, decay_images = 4_800 }}, ema_decays = [0.98] }}
+        watch = {{ samples_every = 400, guidance = 2.0 }}
         "#
     ))?;
     let frozen = Frozen { encoder: LatentEncoder::pixels(), features: None };
