@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Also build examples/downstream against them
     #[arg(long)]
     pub(crate) downstream: bool,
+    /// Also build each package by itself, which takes long
+    #[arg(long)]
+    pub(crate) verify: bool,
 }
 
 /// A package and its archive.
@@ -65,8 +68,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
 
     let names = published.iter().flat_map(|it| ["-p", &it.name]);
+    let verify = (!args.verify).then_some("--no-verify");
     // Whatever is committed or not: continuous integration has a clean tree.
-    cmd!(sh, "cargo package --quiet --no-verify --offline --allow-dirty {names...}").run()?;
+    cmd!(sh, "cargo package --quiet {verify...} --offline --allow-dirty {names...}").run()?;
     for package in &published {
         contents(&sh, package, &mut wrong)?;
     }
