@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use ddt_kernels::RopeTable;
+use ddt_kernels::{ModulationSource, RopeTable};
 
 use crate::linear::{Linear, ONES};
 
@@ -35,7 +35,11 @@ impl RmsNorm {
     ///
     /// # Shapes
     /// `xs: (B, L, D)`, `shift_scale: (B, 1 or L, 2D)` with the shift first, `-> (B, L, D)`.
-    pub fn forward_modulated(&self, xs: &Tensor, shift_scale: &Tensor) -> Result<Tensor> {
+    pub fn forward_modulated<'a>(
+        &self,
+        xs: &Tensor,
+        shift_scale: impl Into<ModulationSource<'a>>,
+    ) -> Result<Tensor> {
         ddt_kernels::rms_norm_modulate(xs, &self.weight, shift_scale, Self::EPS)
     }
 }

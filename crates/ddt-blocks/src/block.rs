@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use candle_core::{D, Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_kernels::{RopeTable, gate_residual, swiglu};
 
 use crate::{
     attention::{Attention, RmsNorm},
     linear::Linear,
+    weighted_sum::WeightedSum,
 };
 
 /// Shift, scale and gate of a block's attention, then of its MLP: `(B, M, 6D)`.
@@ -19,39 +20,52 @@ use crate::{
 /// It is one tensor, or four: a fused block reads one, while single layers read four and would pad the gradient of
 /// each to the whole if they were views of one. Every block takes either.
 #[derive(Debug, Clone)]
-pub struct Modulation(Vec<Tensor>);
+pub struct Modulation(Vec<WeightedSum>);
 
 impl Modulation {
     /// One tensor, `(B, M, 6D)`.
     pub(crate) fn joint(ada_ln: &impl Module, condition: &Tensor) -> Result<Self> {
-        Ok(Self(vec![ada_ln.forward(condition)?]))
+        Ok(Self(vec![ada_ln.forward(condition)?.into()]))
     }
 
     /// Four tensors, each a matmul of its own.
     pub(crate) fn in_parts(ada_ln: &Linear, condition: &Tensor) -> Result<Self> {
         let d = ada_ln.weight().dim(0)? / 6;
-        let part = |(start, len)| ada_ln.outputs(start, len)?.forward(condition);
+        let part = |(start, len)| Ok(ada_ln.outputs(start, len)?.forward(condition)?.into());
         Ok(Self(parts_of(d).into_iter().map(part).collect::<Result<_>>()?))
     }
 
+    /// The weighted sum of modulations of one block: a forecast from earlier ones.
+    ///
+    /// # Errors
+    /// When there are none, or some are one tensor and others four.
+    pub fn weighted_sum(terms: &[(&Self, f64)]) -> Result<Self> {
+        let count = terms.first().map_or(0, |(it, _)| it.0.len());
+        if count == 0 || terms.iter().any(|(it, _)| it.0.len() != count) {
+            bail!("expected modulations of one block in one form");
+        }
+        let sum = |part: usize| WeightedSum::of(terms.iter().map(|(it, weight)| (&it.0[part], *weight)));
+        Ok(Self((0..count).map(sum).collect()))
+    }
+
     /// The modulation as one tensor, `(B, M, 6D)`.
-    pub(crate) fn to_joint(&self) -> Result<Tensor> {
+    pub(crate) fn to_joint(&self) -> Result<WeightedSum> {
         match self.0.as_slice() {
             [joint] => Ok(joint.clone()),
-            parts => Tensor::cat(parts, D::Minus1),
+            parts => WeightedSum::cat(parts),
         }
     }
 
     /// Shift and scale `(B, M, 2D)` and gate `(B, M, D)` of the attention, then of the MLP.
-    pub(crate) fn to_parts(&self) -> Result<[Tensor; 4]> {
+    pub(crate) fn to_parts(&self) -> Result<[WeightedSum; 4]> {
         match self.0.as_slice() {
             [attn, attn_gate, mlp, mlp_gate] => {
                 Ok([attn.clone(), attn_gate.clone(), mlp.clone(), mlp_gate.clone()])
             }
             _ => {
                 let joint = self.to_joint()?;
-                let [attn, attn_gate, mlp, mlp_gate] = parts_of(joint.dim(D::Minus1)? / 6)
-                    .map(|(start, len)| joint.narrow(D::Minus1, start, len));
+                let [attn, attn_gate, mlp, mlp_gate] =
+                    parts_of(joint.width()? / 6).map(|(first, width)| joint.columns(first, width));
                 Ok([attn?, attn_gate?, mlp?, mlp_gate?])
             }
         }
@@ -59,7 +73,7 @@ impl Modulation {
 
     /// The modulation of the first `batch` rows.
     pub fn narrow_batch(&self, batch: usize) -> Result<Self> {
-        Ok(Self(self.0.iter().map(|it| it.narrow(0, 0, batch)).collect::<Result<_>>()?))
+        Ok(Self(self.0.iter().map(|it| it.narrow_batch(batch)).collect::<Result<_>>()?))
     }
 }
 
@@ -117,10 +131,10 @@ impl TransformerBlock for Block {
 
     fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
         let [shift_scale1, gate1, shift_scale2, gate2] = modulation.to_parts()?;
-        let ys = self.attn.forward(&self.norm1.forward_modulated(xs, &shift_scale1)?, rope)?;
-        let xs = gate_residual(xs, &gate1, &ys)?;
-        let ys = self.mlp.forward(&self.norm2.forward_modulated(&xs, &shift_scale2)?)?;
-        gate_residual(&xs, &gate2, &ys)
+        let ys = self.attn.forward(&self.norm1.forward_modulated(xs, shift_scale1.source()?)?, rope)?;
+        let xs = gate_residual(xs, gate1.source()?, &ys)?;
+        let ys = self.mlp.forward(&self.norm2.forward_modulated(&xs, shift_scale2.source()?)?)?;
+        gate_residual(&xs, gate2.source()?, &ys)
     }
 }
 

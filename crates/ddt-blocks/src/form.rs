@@ -148,7 +148,14 @@ impl TransformerBlock for FusedBlock {
             w2: mlp.w2.weight(),
             w3: mlp.w3.weight(),
         };
-        transformer_block(xs, &modulation.to_joint()?, &weights, rope, attn.num_heads, RmsNorm::EPS)
+        transformer_block(
+            xs,
+            &modulation.to_joint()?.source()?.to_tensor()?,
+            &weights,
+            rope,
+            attn.num_heads,
+            RmsNorm::EPS,
+        )
     }
 }
 
@@ -166,6 +173,7 @@ impl TransformerBlock for FrozenBlock {
     }
 
     fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
-        packed_block(xs, &modulation.to_joint()?, &self.weights, rope, self.num_heads, RmsNorm::EPS)
+        let modulation = modulation.to_joint()?;
+        packed_block(xs, modulation.source()?, &self.weights, rope, self.num_heads, RmsNorm::EPS)
     }
 }

@@ -43,6 +43,7 @@ mod linear;
 mod mixer;
 mod patch;
 mod sit;
+mod weighted_sum;
 
 pub use attention::{Attention, AxialRope2d, RmsNorm};
 pub use block::{Block, Modulation, SwiGlu, TransformerBlock, swiglu_hidden_size};
@@ -53,3 +54,4 @@ pub use linear::{Linear, ProjectionHead};
 pub use mixer::{GridConv, MixerBlock};
 pub use patch::{FinalLayer, PatchEmbed, patchify, unpatchify, unpatchify_channel_last};
 pub use sit::{SitAttention, SitBlock, SitPatchEmbed, sincos_positions};
+pub use weighted_sum::WeightedSum;

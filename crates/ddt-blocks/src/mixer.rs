@@ -66,14 +66,14 @@ impl MixerBlock {
     /// `xs: (B, L, D) -> (B, L, D)`; `grid` is the tokens' `(rows, columns)`.
     pub fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: (usize, usize)) -> Result<Tensor> {
         let [shift_scale1, gate1, shift_scale2, gate2] = modulation.to_parts()?;
-        let ys = self.norm1.forward_modulated(xs, &shift_scale1)?;
+        let ys = self.norm1.forward_modulated(xs, shift_scale1.source()?)?;
         let ys = match &self.mixer {
             Mixer::Conv(conv) => conv.forward(&ys, grid)?,
             Mixer::Mlp(mlp) => mlp.forward(&ys)?,
         };
-        let xs = gate_residual(xs, &gate1, &ys)?;
-        let ys = self.mlp.forward(&self.norm2.forward_modulated(&xs, &shift_scale2)?)?;
-        gate_residual(&xs, &gate2, &ys)
+        let xs = gate_residual(xs, gate1.source()?, &ys)?;
+        let ys = self.mlp.forward(&self.norm2.forward_modulated(&xs, shift_scale2.source()?)?)?;
+        gate_residual(&xs, gate2.source()?, &ys)
     }
 }
 

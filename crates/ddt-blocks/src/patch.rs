@@ -2,6 +2,7 @@
 
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+use ddt_kernels::ModulationSource;
 
 use crate::{form::Form, linear::Linear};
 
@@ -135,7 +136,7 @@ impl<L: Module> FinalLayer<L> {
 
     /// # Shapes
     /// `xs: (B, L, D) -> (B, L, C P^2)`.
-    pub fn forward(&self, xs: &Tensor, shift_scale: &Tensor) -> Result<Tensor> {
+    pub fn forward<'a>(&self, xs: &Tensor, shift_scale: impl Into<ModulationSource<'a>>) -> Result<Tensor> {
         self.linear.forward(&ddt_kernels::layer_norm_modulate(xs, shift_scale, Self::EPS)?)
     }
 }

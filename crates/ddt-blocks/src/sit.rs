@@ -53,10 +53,10 @@ impl SitBlock {
     /// `xs: (B, L, D) -> (B, L, D)`.
     pub fn forward(&self, xs: &Tensor, modulation: &Modulation) -> Result<Tensor> {
         let [shift_scale1, gate1, shift_scale2, gate2] = modulation.to_parts()?;
-        let ys = self.attn.forward(&layer_norm_modulate(xs, &shift_scale1, Self::EPS)?)?;
-        let xs = gate_residual(xs, &gate1, &ys)?;
-        let ys = self.fc1.forward(&layer_norm_modulate(&xs, &shift_scale2, Self::EPS)?)?;
-        gate_residual(&xs, &gate2, &self.fc2.forward(&ys.gelu()?)?)
+        let ys = self.attn.forward(&layer_norm_modulate(xs, shift_scale1.source()?, Self::EPS)?)?;
+        let xs = gate_residual(xs, gate1.source()?, &ys)?;
+        let ys = self.fc1.forward(&layer_norm_modulate(&xs, shift_scale2.source()?, Self::EPS)?)?;
+        gate_residual(&xs, gate2.source()?, &self.fc2.forward(&ys.gelu()?)?)
     }
 }
 

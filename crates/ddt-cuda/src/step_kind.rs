@@ -1,7 +1,7 @@
 //! Kinds of the steps of a run.
 
 use ddt_flow::{CfgBatch, Guidance, TimeGrid};
-use ddt_sharing::{PlanError, SharingPlan};
+use ddt_sharing::{ForecastOrder, PlanError, SharingPlan};
 
 /// Kind of a step: the halves of the network that run, and on which batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl StepKind {
 /// [`RecomputeSchedule`](ddt_model::RecomputeSchedule) makes the CPU do.
 ///
 /// # Errors
-/// [`PlanError`] when the plan has another number of steps.
+/// [`PlanError`] when the plan has another number of steps, or forecasts of a higher order than reuse.
 pub fn step_kinds(
     grid: &TimeGrid,
     guidance: &Guidance,
@@ -77,6 +77,7 @@ pub fn step_kinds(
         return Ok(guided.iter().map(kind).collect());
     };
     plan.check_num_steps(grid.num_steps())?;
+    plan.check_order(ForecastOrder::Reuse)?;
     let kind = |step: usize| {
         let later = guided[step..plan.next_recompute(step)].contains(&true);
         match (plan.is_recompute(step), guided[step]) {
@@ -115,7 +116,7 @@ mod tests {
             Ok(())
         }
 
-        fn decode(&self, x_t: &Tensor, (): &(), rows: CfgBatch) -> Result<Tensor> {
+        fn decode(&self, x_t: &Tensor, _: &[(&(), f64)], rows: CfgBatch) -> Result<Tensor> {
             self.steps.borrow_mut().push((self.encoded.take(), rows));
             match rows {
                 CfgBatch::Cond => Ok(x_t.clone()),
@@ -168,9 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_for_other_steps_is_refused() {
+    fn a_plan_for_other_steps_or_with_forecasts_is_refused() {
         let grid = TimeGrid::new(6, None, 1.0).unwrap();
-        let plan = SharingPlan::uniform(7, 2).unwrap();
-        assert!(step_kinds(&grid, &Guidance::none(), Some(&plan)).is_err());
+        for plan in [
+            SharingPlan::uniform(7, 2).unwrap(),
+            SharingPlan::uniform(6, 2).unwrap().with_order(ForecastOrder::Linear),
+        ] {
+            assert!(step_kinds(&grid, &Guidance::none(), Some(&plan)).is_err());
+        }
     }
 }

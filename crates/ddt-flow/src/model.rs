@@ -84,8 +84,8 @@ pub trait ClassConditional {
 /// A class-conditional network of two halves, whose encoder output is cached for later steps (eq. 6 of
 /// arXiv:2504.05741).
 ///
-/// `decode(x_t, &encode(x_t, t, batch)?, batch)` is the whole network; decoding a later `x_t` with the same
-/// cached output is encoder sharing. The implementor holds the labels.
+/// `decode(x_t, &[(&encode(x_t, t, batch)?, 1.0)], batch)` is the whole network; decoding a later `x_t` with the same
+/// cached output, or with a weighted sum of a few, is encoder sharing. The implementor holds the labels.
 pub trait Decoupled {
     /// Output of [`encode`](Self::encode), which contains the time.
     type Cached;
@@ -101,9 +101,9 @@ pub trait Decoupled {
     /// `x_t` does not match the labels, or a tensor operation fails.
     fn encode(&self, x_t: &Tensor, t: f64, batch: CfgBatch) -> Result<Self::Cached>;
 
-    /// Runs the decoder.
+    /// Runs the decoder on the sum of each of the `cached` outputs times its weight.
     ///
-    /// The output cached for [`CfgBatch::CondUncond`] also serves [`CfgBatch::Cond`], with its first half.
+    /// An output cached for [`CfgBatch::CondUncond`] also serves [`CfgBatch::Cond`], with its first half.
     ///
     /// # Shapes
     ///
@@ -111,8 +111,8 @@ pub trait Decoupled {
     ///
     /// # Errors
     ///
-    /// `cached` has fewer rows than `batch` needs or is of another `B`, or a tensor operation fails.
-    fn decode(&self, x_t: &Tensor, cached: &Self::Cached, batch: CfgBatch) -> Result<Tensor>;
+    /// `cached` is empty, has fewer rows than `batch` needs or is of another `B`, or a tensor operation fails.
+    fn decode(&self, x_t: &Tensor, cached: &[(&Self::Cached, f64)], batch: CfgBatch) -> Result<Tensor>;
 }
 
 impl<M: VelocityModel + ?Sized> VelocityModel for &M {

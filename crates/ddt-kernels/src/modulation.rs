@@ -20,8 +20,9 @@ const MAX_TERMS: usize = 3;
 /// modulation = sum_i weight_i tensor_i
 /// ```
 ///
-/// A sum is computed in f32 where the operation reads it and never written to memory; it needs tensors on the CPU that
-/// depend on no variable. It serves extrapolation: a forecast of a modulation from earlier ones is such a sum.
+/// On the CPU a sum is computed in f32 where the operation reads it and never written to memory; no tensor may depend on
+/// a variable then. On other devices it is a tensor of its own.
+/// It serves extrapolation: a forecast of a modulation from earlier ones is such a sum.
 /// `&Tensor` converts into a source.
 ///
 /// ```
@@ -89,14 +90,33 @@ impl<'a> ModulationSource<'a> {
         Values { elements, weights: self.terms.map(|(_, weight)| weight), count: self.count }
     }
 
-    /// The source as one tensor that has only `columns`, unless it is a weighted sum.
-    pub(crate) fn single(&self, columns: &Modulation) -> Result<Option<Tensor>> {
-        match self.terms {
-            [(tensor, 1.0), ..] if self.count == 1 => {
-                tensor.narrow(2, columns.first, columns.width).map(Some)
-            }
-            _ => Ok(None),
+    /// The sum as one tensor.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for it.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        let [(first, weight), others @ ..] = self.terms;
+        if !self.is_sum() {
+            return Ok(first.clone());
         }
+        let mut sum = (first * f64::from(weight))?;
+        for (tensor, weight) in &others[..self.count - 1] {
+            sum = (sum + (*tensor * f64::from(*weight))?)?;
+        }
+        Ok(sum)
+    }
+
+    fn is_sum(&self) -> bool {
+        self.count > 1 || self.terms[0].1 != 1.0
+    }
+
+    /// The source as one tensor that has only `columns`, unless it is a sum that is computed where it is read.
+    pub(crate) fn single(&self, columns: &Modulation) -> Result<Option<Tensor>> {
+        if self.is_sum() && self.terms[0].0.device().is_cpu() {
+            return Ok(None);
+        }
+        self.to_tensor()?.narrow(2, columns.first, columns.width).map(Some)
     }
 }
 

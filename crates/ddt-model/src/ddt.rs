@@ -240,7 +240,7 @@ impl<F: Form> VelocityDecoder<F> {
     pub fn modulations(&self, condition: &Tensor) -> Result<DecoderModulations> {
         Ok(DecoderModulations {
             blocks: self.blocks.iter().map(|it| it.modulation(condition)).collect::<Result<_>>()?,
-            final_shift_scale: self.final_layer.shift_scale(condition)?,
+            final_shift_scale: self.final_layer.shift_scale(condition)?.into(),
         })
     }
 
@@ -275,7 +275,7 @@ impl<F: Form> VelocityDecoder<F> {
         let (xs, features) = run_blocks(blocks, xs, align_layer, |(block, modulation), xs| {
             block.forward(xs, modulation, &rope)
         })?;
-        let patches = self.final_layer.forward(&xs, final_shift_scale)?.to_dtype(DType::F32)?; // (B, L, C P^2)
+        let patches = self.final_layer.forward(&xs, final_shift_scale.source()?)?.to_dtype(DType::F32)?; // (B, L, C P^2)
         Ok((unpatchify(&patches, self.cfg.patch_size, (h, w))?, features))
     }
 }

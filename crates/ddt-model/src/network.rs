@@ -3,7 +3,7 @@
 use std::fmt;
 
 use candle_core::{Result, Tensor, bail};
-use ddt_blocks::{Modulation, ProjectionHead};
+use ddt_blocks::{Modulation, ProjectionHead, WeightedSum};
 
 use crate::network_config::NetworkConfig;
 
@@ -88,10 +88,31 @@ pub trait DecoupledNetwork: VelocityNetwork {
 #[derive(Debug, Clone)]
 pub struct DecoderModulations {
     pub(crate) blocks: Vec<Modulation>,
-    pub(crate) final_shift_scale: Tensor,
+    pub(crate) final_shift_scale: WeightedSum,
 }
 
 impl DecoderModulations {
+    /// The weighted sum of modulations of one decoder: a forecast from earlier ones, computed where a layer reads it.
+    ///
+    /// # Errors
+    /// When there are none, or they are of different decoders.
+    pub fn weighted_sum(terms: &[(&Self, f64)]) -> Result<Self> {
+        let count = terms.first().map_or(0, |(it, _)| it.blocks.len());
+        if terms.is_empty() || terms.iter().any(|(it, _)| it.blocks.len() != count) {
+            bail!("expected modulations of one decoder");
+        }
+        let block = |i: usize| {
+            let terms: Vec<_> = terms.iter().map(|(it, weight)| (&it.blocks[i], *weight)).collect();
+            Modulation::weighted_sum(&terms)
+        };
+        Ok(Self {
+            blocks: (0..count).map(block).collect::<Result<_>>()?,
+            final_shift_scale: WeightedSum::of(
+                terms.iter().map(|(it, weight)| (&it.final_shift_scale, *weight)),
+            ),
+        })
+    }
+
     /// Each block of a decoder with its modulation.
     pub(crate) fn of<'a, B>(
         &'a self,
@@ -105,14 +126,14 @@ impl DecoderModulations {
 
     /// Rows of the batch.
     pub fn batch(&self) -> Result<usize> {
-        self.final_shift_scale.dim(0)
+        self.final_shift_scale.batch()
     }
 
     /// The modulations of the first `batch` rows.
     pub fn narrow_batch(&self, batch: usize) -> Result<Self> {
         Ok(Self {
             blocks: self.blocks.iter().map(|it| it.narrow_batch(batch)).collect::<Result<_>>()?,
-            final_shift_scale: self.final_shift_scale.narrow(0, 0, batch)?,
+            final_shift_scale: self.final_shift_scale.narrow_batch(batch)?,
         })
     }
 }

@@ -25,7 +25,7 @@ pub struct SampleOptions<'a> {
     pub solver: &'a dyn Solver,
     /// How strongly to follow the class, and when.
     pub guidance: Guidance,
-    /// Where to recompute the self-condition; everywhere without a plan.
+    /// Where to recompute the self-condition, and how to forecast it elsewhere; recomputed everywhere without a plan.
     pub plan: Option<&'a SharingPlan>,
 }
 
@@ -238,13 +238,18 @@ impl Decoupled for Labelled<'_> {
         self.modulations(&self.self_condition(x_t, t, batch)?)
     }
 
-    fn decode(&self, x_t: &Tensor, cached: &DecoderModulations, batch: CfgBatch) -> CandleResult<Tensor> {
+    fn decode(
+        &self,
+        x_t: &Tensor,
+        cached: &[(&DecoderModulations, f64)],
+        batch: CfgBatch,
+    ) -> CandleResult<Tensor> {
         let xs = stack(x_t, batch)?;
-        let wanted = xs.dim(0)?;
-        if cached.batch()? == wanted {
-            return self.network.decode(&xs, cached);
-        }
-        self.network.decode(&xs, &cached.narrow_batch(wanted)?)
+        let batch = xs.dim(0)?;
+        let narrow = |(it, weight): &(&DecoderModulations, f64)| Ok((it.narrow_batch(batch)?, *weight));
+        let narrowed = cached.iter().map(narrow).collect::<CandleResult<Vec<_>>>()?;
+        let terms: Vec<_> = narrowed.iter().map(|(it, weight)| (it, *weight)).collect();
+        self.network.decode(&xs, &DecoderModulations::weighted_sum(&terms)?)
     }
 }
 

@@ -10,7 +10,7 @@ use ddt_model::{
     DdtConfig, DdtFile, DecoupledNetwork, Family, NetworkConfig, Projection, SampleOptions, VelocityNetwork,
     sample,
 };
-use ddt_sharing::SharingPlan;
+use ddt_sharing::{ForecastOrder, SharingPlan};
 use serde::Deserialize;
 
 use crate::{Comparison, Fixture, Tolerance};
@@ -188,6 +188,8 @@ struct Run {
     last_step: f64,
     recompute: Option<Vec<usize>>,
     refresh: Option<usize>,
+    #[serde(default)]
+    forecast: ForecastOrder,
 }
 
 impl Run {
@@ -200,11 +202,12 @@ impl Run {
     }
 
     fn plan(&self) -> Result<Option<SharingPlan>> {
-        Ok(match (&self.recompute, self.refresh) {
-            (Some(steps), _) => Some(SharingPlan::new(steps.clone(), self.steps)?),
-            (None, Some(every)) => Some(SharingPlan::uniform(self.steps, every)?),
-            (None, None) => None,
-        })
+        let plan = match (&self.recompute, self.refresh) {
+            (Some(steps), _) => SharingPlan::new(steps.clone(), self.steps)?,
+            (None, Some(every)) => SharingPlan::uniform(self.steps, every)?,
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(plan.with_order(self.forecast)))
     }
 }
 

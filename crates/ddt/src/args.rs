@@ -91,8 +91,9 @@ pub struct PipelineArgs {
     /// trained one of the same latents and classes
     #[arg(long, value_name = "PATH", alias = "weaker")]
     pub guiding_network: Option<PathBuf>,
-    /// Steps that reuse the condition encoder's output: none; uniform:R runs it at every R-th step; ratio:X skips a
-    /// share X of the steps, evenly; or a plan file
+    /// Steps that forecast the condition encoder's output from its last runs: none; uniform:R runs it at every R-th
+    /// step; ratio:X skips a share X of the steps, evenly; or a plan file. With ",order:N" the forecast is a polynomial
+    /// of order 0 (reuse, as in the paper), 1 or 2 (the default)
     #[arg(long, value_name = "none|uniform:R|ratio:X|PLAN.json", default_value = "none")]
     pub share: Sharing,
     /// Seed of all noise, which fixes the image of each class and column; with --rng torch neighbouring seeds share

@@ -20,7 +20,7 @@ use crate::share::Sharing;
 /// this machine, so that equal configurations and [`Request`]s mean equal images.
 ///
 /// ```
-/// let config: ddt::PipelineConfig = serde_json::from_str(r#"{"weights": {"from": "demo"}, "sharing": "uniform:5"}"#)?;
+/// let config: ddt::PipelineConfig = serde_json::from_str(r#"{"weights": {"from": "demo"}, "sharing": "uniform:5,order:1"}"#)?;
 /// assert_eq!(config.grid.num_steps(), 50);
 /// # Ok::<(), serde_json::Error>(())
 /// ```

@@ -9,12 +9,14 @@ use ddt_cuda::{
 };
 use ddt_files::Checkpoint;
 use ddt_model::{ModelError, NetworkConfig, SampleOptions, Sampled};
+use ddt_sharing::ForecastOrder;
 
 use crate::{
     config::{Dtype, PipelineConfig},
     engine::OnStep,
     error::{Context, Result, invalid},
     opened::Opened,
+    share::Sharing,
 };
 
 const BLAME: &str = "the GPU";
@@ -63,6 +65,14 @@ pub(crate) fn check(config: &PipelineConfig, number: usize) -> Result<()> {
     let solver = config.solver.as_str();
     if solver != "euler" {
         return invalid(format!("expected solver euler with device cuda, got {solver}"));
+    }
+    if let Sharing::Uniform { order, .. } | Sharing::Ratio { order, .. } = config.sharing
+        && order != ForecastOrder::Reuse
+    {
+        return invalid(format!(
+            "expected sharing of order 0 (such as ratio:0.8,order:0) with device cuda, got {}",
+            config.sharing
+        ));
     }
     if config.guiding_network.is_some() {
         return invalid("expected no guiding network with device cuda");

@@ -1,4 +1,4 @@
-//! At which steps the condition encoder runs.
+//! At which steps the condition encoder runs, and how the others forecast its output.
 
 use std::{
     fmt,
@@ -8,16 +8,20 @@ use std::{
     str::FromStr,
 };
 
-use ddt_sharing::{MadeFor, PlanFile, SharingPlan, budget_for_ratio};
+use ddt_sharing::{ForecastOrder, MadeFor, PlanFile, SharingPlan, budget_for_ratio};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result, invalid};
 
 const EXPECTED: &str = "expected none, uniform:R (R a whole number from 1, such as uniform:5), \
-                        ratio:X (X from 0 to below 1, such as ratio:0.8) or a plan file";
+                        ratio:X (X from 0 to below 1, such as ratio:0.8), either with an order of 0, 1 or 2 \
+                        (such as ratio:0.8,order:1), or a plan file";
 
-/// A choice of steps; as text `none`, `uniform:5`, `ratio:0.8` or the path of a plan file, as JSON that text or a
-/// plan.
+/// A choice of steps; as text `none`, `uniform:5`, `ratio:0.8,order:1` or the path of a plan file, as JSON that text or
+/// a plan.
+///
+/// Read from text without an order, [`DEFAULT_ORDER`](Self::DEFAULT_ORDER) forecasts; in JSON no order means reuse, as
+/// files had before there were forecasts.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum Sharing {
@@ -28,11 +32,15 @@ pub enum Sharing {
     Uniform {
         /// Steps from one run to the next.
         every: usize,
+        /// Of the forecasts.
+        order: ForecastOrder,
     },
     /// It skips this share of the steps, evenly.
     Ratio {
         /// In [0, 1).
         ratio: f64,
+        /// Of the forecasts.
+        order: ForecastOrder,
     },
     /// It runs where a plan file says.
     File(PathBuf),
@@ -49,6 +57,9 @@ enum Written {
 }
 
 impl Sharing {
+    /// The order of forecasts where the user names none: the one with the smallest error on the demo.
+    pub const DEFAULT_ORDER: ForecastOrder = ForecastOrder::Quadratic;
+
     /// Checks all that can be checked before weights are read: that a plan file was made for the settings `wanted`,
     /// whatever its network.
     ///
@@ -75,10 +86,12 @@ impl Sharing {
     pub fn plan(&self, wanted: &MadeFor, num_steps: usize) -> Result<Option<SharingPlan>> {
         let plan = match self {
             Self::None => return Ok(None),
-            Self::Uniform { every } => SharingPlan::uniform(num_steps, *every).context("sharing")?,
-            Self::Ratio { ratio } => {
-                SharingPlan::uniform_budget(num_steps, budget_for_ratio(num_steps, *ratio))
-                    .context("sharing")?
+            Self::Uniform { every, order } => {
+                SharingPlan::uniform(num_steps, *every).context("sharing")?.with_order(*order)
+            }
+            Self::Ratio { ratio, order } => {
+                let plan = SharingPlan::uniform_budget(num_steps, budget_for_ratio(num_steps, *ratio));
+                plan.context("sharing")?.with_order(*order)
             }
             Self::Plan(plan) => {
                 plan.check_num_steps(num_steps).context("sharing")?;
@@ -108,22 +121,32 @@ fn fitting(path: &Path, file: &PlanFile, wanted: &MadeFor) -> Result<SharingPlan
     Ok(plan.clone())
 }
 
+fn parse(text: &str, default: ForecastOrder) -> Result<Sharing, String> {
+    if text == "none" {
+        return Ok(Sharing::None);
+    }
+    let split = |text: &str| match text.split_once(",order:") {
+        None => Some((text.to_owned(), default)),
+        Some((value, order)) => Some((value.to_owned(), order.parse::<usize>().ok()?.try_into().ok()?)),
+    };
+    if let Some(rest) = text.strip_prefix("uniform:") {
+        let (every, order) = split(rest).ok_or(EXPECTED)?;
+        let every = every.parse().ok().filter(|every| *every > 0).ok_or(EXPECTED)?;
+        return Ok(Sharing::Uniform { every, order });
+    }
+    if let Some(rest) = text.strip_prefix("ratio:") {
+        let (ratio, order) = split(rest).ok_or(EXPECTED)?;
+        let ratio = ratio.parse().ok().filter(|ratio| (0.0..1.0).contains(ratio)).ok_or(EXPECTED)?;
+        return Ok(Sharing::Ratio { ratio, order });
+    }
+    if text.is_empty() { Err(EXPECTED.to_owned()) } else { Ok(Sharing::File(text.into())) }
+}
+
 impl FromStr for Sharing {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "none" {
-            return Ok(Self::None);
-        }
-        if let Some(every) = text.strip_prefix("uniform:") {
-            let every = every.parse().ok().filter(|every| *every > 0).ok_or(EXPECTED)?;
-            return Ok(Self::Uniform { every });
-        }
-        if let Some(ratio) = text.strip_prefix("ratio:") {
-            let ratio = ratio.parse().ok().filter(|ratio| (0.0..1.0).contains(ratio)).ok_or(EXPECTED)?;
-            return Ok(Self::Ratio { ratio });
-        }
-        if text.is_empty() { Err(EXPECTED.to_owned()) } else { Ok(Self::File(text.into())) }
+        parse(text, Self::DEFAULT_ORDER)
     }
 }
 
@@ -132,10 +155,13 @@ impl fmt::Display for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("none"),
-            Self::Uniform { every } => write!(f, "uniform:{every}"),
-            Self::Ratio { ratio } => write!(f, "ratio:{ratio}"),
+            Self::Uniform { every, order } => write!(f, "uniform:{every},order:{order}"),
+            Self::Ratio { ratio, order } => write!(f, "ratio:{ratio},order:{order}"),
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::Plan(plan) => write!(f, "{} of {} steps", plan.num_recompute(), plan.num_steps()),
+            Self::Plan(plan) => {
+                let (runs, steps) = (plan.num_recompute(), plan.num_steps());
+                write!(f, "{runs} of {steps} steps, order:{}", plan.order())
+            }
         }
     }
 }
@@ -145,7 +171,7 @@ impl TryFrom<Written> for Sharing {
 
     fn try_from(written: Written) -> Result<Self, String> {
         match written {
-            Written::Text(text) => text.parse(),
+            Written::Text(text) => parse(&text, ForecastOrder::Reuse),
             Written::Plan(plan) => Ok(Self::Plan(plan)),
         }
     }
@@ -180,19 +206,22 @@ mod tests {
 
     #[test]
     fn choices_are_written_as_they_are_read() {
-        for text in ["none", "uniform:5", "ratio:0.8", "plan.json"] {
+        for text in ["none", "uniform:5,order:0", "ratio:0.8,order:1", "uniform:3,order:2", "plan.json"] {
             assert_eq!(choice(text).to_string(), text);
             let json = serde_json::to_string(&choice(text)).unwrap();
             assert_eq!(serde_json::from_str::<Sharing>(&json).unwrap(), choice(text));
         }
+        assert_eq!(choice("ratio:0.8").to_string(), "ratio:0.8,order:2");
+        let old: Sharing = serde_json::from_str("\"ratio:0.8\"").unwrap();
+        assert_eq!(old.to_string(), "ratio:0.8,order:0");
         let plan = Sharing::Plan(SharingPlan::new(vec![0, 3], 5).unwrap());
         let json = serde_json::to_string(&plan).unwrap();
         assert_eq!(serde_json::from_str::<Sharing>(&json).unwrap(), plan);
         assert_eq!(plan.plan(&wanted(5), 5).unwrap().unwrap().recompute_steps(), [0, 3]);
         assert!(plan.check(&wanted(6), 6).is_err());
-        for text in
-            ["", "uniform:", "uniform:0", "uniform:-3", "uniform:2.5", "ratio:1", "ratio:NaN", "ratio:-0.1"]
-        {
+        let bad_counts = ["", "uniform:", "uniform:0", "uniform:-3", "uniform:2.5", "uniform:5,order:3"];
+        let bad_ratios = ["ratio:1", "ratio:NaN", "ratio:-0.1", "ratio:0.8,order:", "ratio:0.8,1"];
+        for text in bad_counts.into_iter().chain(bad_ratios) {
             assert_eq!(text.parse::<Sharing>().unwrap_err(), EXPECTED);
         }
     }

@@ -48,7 +48,7 @@ impl ClassConditional for Recorded<'_> {
             state.channels = z_t.dim(candle_core::D::Minus1)?;
             state.states.push(z_t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?);
         }
-        self.0.decode(x_t, &self.0.modulations(&z_t)?, rows)
+        self.0.decode(x_t, &[(&self.0.modulations(&z_t)?, 1.0)], rows)
     }
 }
 

@@ -53,7 +53,7 @@ impl ClassConditional for Recorded<'_> {
     ) -> candle_core::Result<Tensor> {
         let z_t = self.0.self_condition(x_t, at.t, CfgBatch::CondUncond)?;
         state.keep(at.step, &z_t)?;
-        self.0.decode(x_t, &self.0.modulations(&z_t)?, rows)
+        self.0.decode(x_t, &[(&self.0.modulations(&z_t)?, 1.0)], rows)
     }
 }
 

@@ -82,7 +82,7 @@ impl<F: Form> DecoupledNetwork for MixerDdt<F> {
     fn modulations(&self, z_t: &Tensor) -> Result<DecoderModulations> {
         Ok(DecoderModulations {
             blocks: self.decoder_blocks.iter().map(|it| it.modulation(z_t)).collect::<Result<_>>()?,
-            final_shift_scale: self.final_layer.shift_scale(z_t)?,
+            final_shift_scale: self.final_layer.shift_scale(z_t)?.into(),
         })
     }
 
@@ -94,7 +94,7 @@ impl<F: Form> DecoupledNetwork for MixerDdt<F> {
         let blocks = modulations.of(&self.decoder_blocks)?;
         let (xs, _) =
             run_blocks(blocks, xs, 0, |(block, modulation), xs| block.forward(xs, modulation, grid))?;
-        let patches = self.final_layer.forward(&xs, final_shift_scale)?.to_dtype(DType::F32)?; // (B, L, C P^2)
+        let patches = self.final_layer.forward(&xs, final_shift_scale.source()?)?.to_dtype(DType::F32)?; // (B, L, C P^2)
         unpatchify(&patches, self.cfg.sizes.patch_size, (h, w))
     }
 }

@@ -139,7 +139,7 @@ impl SitDecoder {
     pub(super) fn modulations(&self, condition: &Tensor) -> Result<DecoderModulations> {
         Ok(DecoderModulations {
             blocks: self.blocks.iter().map(|it| it.modulation(condition)).collect::<Result<_>>()?,
-            final_shift_scale: self.final_layer.shift_scale(&silu(condition)?)?,
+            final_shift_scale: self.final_layer.shift_scale(&silu(condition)?)?.into(),
         })
     }
 
@@ -156,7 +156,7 @@ impl SitDecoder {
         let blocks = modulations.of(&self.blocks)?;
         let (xs, features) =
             run_blocks(blocks, xs, align_layer, |(block, modulation), xs| block.forward(xs, modulation))?;
-        let patches = self.final_layer.forward(&xs, final_shift_scale)?.to_dtype(DType::F32)?;
+        let patches = self.final_layer.forward(&xs, final_shift_scale.source()?)?.to_dtype(DType::F32)?;
         let output = unpatchify_channel_last(&patches, self.patch_size, (h, w))?;
         Ok((output.narrow(1, 0, self.in_channels)?, features))
     }

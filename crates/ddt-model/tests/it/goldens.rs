@@ -50,6 +50,12 @@ fn sampling_runs() {
 }
 
 #[test]
+fn sampling_runs_with_forecasts() {
+    check("ddt_forecast").unwrap();
+    check_in("ddt_forecast", DType::BF16).unwrap();
+}
+
+#[test]
 fn the_published_checkpoint_format() {
     check("checkpoint_forward").unwrap();
 }

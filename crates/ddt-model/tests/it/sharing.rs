@@ -7,25 +7,37 @@ use ddt_flow::{
     AdamsBashforth, EULER, Evaluation, FlowError, Guidance, History, SOLVER_NAMES, TimeGrid, solver_by_name,
 };
 use ddt_model::{Ddt, ModelError, SampleOptions, VelocityNetwork, sample};
-use ddt_sharing::SharingPlan;
+use ddt_sharing::{ForecastOrder, SharingPlan};
 
 use crate::networks::{normal, perturbed, relative_rms, sizes};
 
 /// With and without class encoded at every recompute step and decoded at every step; guidance by selecting the scale.
+/// Between recomputes `z_t` is the Lagrange polynomial through the last ones.
 fn published(network: &Ddt, noise: &Tensor, labels: &[u32], options: &SampleOptions) -> Tensor {
     let none = network.config().sizes.num_classes as u32;
     let both: Vec<u32> = labels.iter().copied().chain(labels.iter().map(|_| none)).collect();
     let both = Tensor::new(both.as_slice(), &Device::Cpu).unwrap();
     let rows = labels.len();
-    let (mut x, mut z_t, mut history) = (noise.clone(), None, History::default());
+    let (mut x, mut known, mut history) =
+        (noise.clone(), Vec::<(usize, f64, Tensor)>::new(), History::default());
+    let points = options.plan.map_or(1, |it| it.order().points());
     for step in options.grid.steps() {
         let velocity = &mut |x: &Tensor, at: Evaluation| {
             let xs = Tensor::cat(&[x, x], 0)?;
             if options.plan.is_none_or(|it| it.is_recompute(at.step)) {
                 let t = Tensor::full(at.t as f32, 2 * rows, &Device::Cpu)?;
-                z_t = Some(network.encoder().forward(&xs, &t, &both)?);
+                known.retain(|(step, ..)| *step != at.step);
+                known.push((at.step, at.t, network.encoder().forward(&xs, &t, &both)?));
             }
-            let v = network.decoder().forward(&xs, z_t.as_ref().unwrap())?;
+            let last = known.len().saturating_sub(points);
+            let last = if known.last().unwrap().0 == at.step { known.len() - 1 } else { last };
+            let mut z_t = known[last].2.zeros_like()?;
+            for (_, t_j, z_j) in &known[last..] {
+                let others = known[last..].iter().filter(|(_, t_l, _)| t_l != t_j);
+                let weight: f64 = others.map(|(_, t_l, _)| (at.t - t_l) / (t_j - t_l)).product();
+                z_t = (z_t + (z_j * weight)?)?;
+            }
+            let v = network.decoder().forward(&xs, &z_t)?;
             let (class, none) = (v.narrow(0, 0, rows)?, v.narrow(0, rows, rows)?);
             let (lo, hi) = options.guidance.interval();
             let scale = if lo < at.step_t && at.step_t < hi { options.guidance.scale() } else { 1.0 };
@@ -45,9 +57,13 @@ fn equals_the_published_algorithm() {
     let (network, _) = perturbed(&sizes());
     let frozen = network.clone().freeze().unwrap();
     let (noise, labels) = (normal(3, &[2, 2, 4, 4]), [1, 4]);
-    let plans =
-        [None, Some(vec![0]), Some(vec![0, 1, 5, 7]), Some(vec![0, 2, 4, 6, 8]), Some((0..10).collect())];
-    for plan in plans.map(|it| it.map(|steps: Vec<usize>| SharingPlan::new(steps, 10).unwrap())) {
+    let plans = [vec![0], vec![0, 1, 5, 7], vec![0, 2, 4, 6, 8], (0..10).collect()];
+    let plans = plans.into_iter().flat_map(|steps| {
+        let plan = SharingPlan::new(steps, 10).unwrap();
+        [ForecastOrder::Reuse, ForecastOrder::Linear, ForecastOrder::Quadratic]
+            .map(|order| Some(plan.clone().with_order(order)))
+    });
+    for plan in plans.chain([None]) {
         for interval in [(0.3, 1.0), (0.0, 1.0), (0.2, 0.5), (0.55, 0.6)] {
             // All solvers where both matter, few elsewhere.
             let all = interval == (0.2, 0.5) && plan.as_ref().is_none_or(|it| it.num_recompute() == 4);
