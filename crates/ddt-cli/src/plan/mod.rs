@@ -12,25 +12,25 @@ use ddt::{
     args::PipelineArgs,
     hub::{Hub, Release},
     picture::{Rgb8, encode_png},
-    sharing::{Planner, SimilarityAccumulator, SimilarityFile},
+    sharing::{ForecastOrder, SimilarityAccumulator, SimilarityFile},
 };
 
 use self::{
     report::{Compared, Report, Texts, Trial, compare, heat_map, image_page},
-    targets::{Planned, Speed, Target, cost_plot},
+    targets::{Planned, Programme, Speed, Target, cost_plot},
 };
 use crate::{fetch, sample::parse_size, terminal::Terminal};
 
 const EXAMPLES: &str = "\
 Examples:
   ddt plan                                           plans for the defaults of ddt sample
-  ddt plan --steps 250 --quality 0.98,0.95           and the cheapest plans this similar
-  ddt plan --steps 250 --worst-quality 0.9           and one that is this similar at every step
+  ddt plan --steps 250 --error 0.01,0.001            and the cheapest plans with forecasts this good
+  ddt plan --steps 250 --order 0 --quality 0.98      the paper's reuse, and the cheapest plan this similar
   ddt plan --weights hub --steps 250 --test-images 0
   ddt sample --share out/sharing/plan-0.8.json       generates with a plan; its settings must be the same";
 
 /// Measures how alike the self-conditions of a network are from step to step, and plans at which steps the condition
-/// encoder runs.
+/// encoder runs; the other steps forecast its output from its last runs, or reuse it.
 ///
 /// A plan serves the network, steps, guidance and solver it was made with, and no others.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,11 +40,21 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RATIO,...", value_delimiter = ',', value_parser = parse_ratio,
           default_value = "0.5,0.66,0.75,0.8,0.83,0.87")]
     ratios: Vec<f64>,
-    /// Mean similarities to plan for, each in (0, 1]: the fewest runs of the encoder that reach it
+    /// Order of the forecasts between runs of the encoder: 0 (reuse, as in the paper), 1 or 2
+    #[arg(long, value_name = "0|1|2", default_value_t = Sharing::DEFAULT_ORDER, value_parser = parse_order)]
+    order: ForecastOrder,
+    /// Mean errors of forecasts to plan for, relative to the self-condition: the fewest runs of the encoder that keep
+    /// to it; for orders 1 and 2 [default: none]
+    #[arg(long, value_name = "ERROR,...", value_delimiter = ',', value_parser = parse_error)]
+    error: Vec<f64>,
+    /// Errors of forecasts to plan for that no single step may exceed; for orders 1 and 2 [default: none]
+    #[arg(long, value_name = "ERROR,...", value_delimiter = ',', value_parser = parse_error)]
+    worst_error: Vec<f64>,
+    /// Mean similarities to plan for, each in (0, 1]: the fewest runs of the encoder that reach it; for order 0
     /// [default: none]
     #[arg(long, value_name = "SIMILARITY,...", value_delimiter = ',', value_parser = parse_quality)]
     quality: Vec<f64>,
-    /// Similarities to plan for that every single step must reach, each in (0, 1]: the fewest runs that do
+    /// Similarities to plan for that every single step must reach, each in (0, 1]: the fewest runs that do; for order 0
     /// [default: none]
     #[arg(long, value_name = "SIMILARITY,...", value_delimiter = ',', value_parser = parse_quality)]
     worst_quality: Vec<f64>,
@@ -70,19 +80,43 @@ pub(crate) struct Args {
 const BATCH: usize = 2;
 
 impl Args {
-    /// Goals: ratios, then qualities, then worst qualities, each value once.
-    fn targets(&self) -> Vec<Target> {
-        let ratios = self.ratios.iter().copied().map(Target::Ratio);
-        let qualities = self.quality.iter().copied().map(Target::Quality);
-        let worst = self.worst_quality.iter().copied().map(Target::WorstQuality);
+    /// Goals: ratios, then similarities, then errors, each value once.
+    ///
+    /// # Errors
+    ///
+    /// A goal that plans of this order cannot have.
+    fn targets(&self) -> Result<Vec<Target>> {
+        let goals = [
+            (&self.ratios, Target::Ratio as fn(f64) -> Target),
+            (&self.quality, Target::Quality),
+            (&self.worst_quality, Target::WorstQuality),
+            (&self.error, Target::Error),
+            (&self.worst_error, Target::WorstError),
+        ];
         let mut targets = Vec::new();
-        for target in ratios.chain(qualities).chain(worst) {
+        for target in goals.into_iter().flat_map(|(values, target)| values.iter().copied().map(target)) {
+            ensure!(
+                target.is_for(self.order),
+                "--quality and --worst-quality are goals of --order 0, --error and --worst-error of orders 1 and 2; \
+                 got {target} with --order {}",
+                self.order
+            );
             if !targets.contains(&target) {
                 targets.push(target);
             }
         }
-        targets
+        Ok(targets)
     }
+}
+
+fn parse_order(text: &str) -> Result<ForecastOrder, String> {
+    let order: Option<usize> = text.parse().ok();
+    order.and_then(|it| it.try_into().ok()).ok_or_else(|| "expected 0, 1 or 2".to_owned())
+}
+
+fn parse_error(text: &str) -> Result<f64, String> {
+    let error = text.trim().parse().ok().filter(|it: &f64| *it > 0.0 && it.is_finite());
+    error.ok_or_else(|| "expected a relative error above 0, such as 0.01".to_owned())
 }
 
 fn parse_ratio(text: &str) -> Result<f64, String> {
@@ -103,7 +137,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     SimilarityAccumulator::new(given.steps).context("--steps")?;
     given.expect_plain_guidance("plans are made")?;
     ensure!(given.share == Sharing::None, "--share: plans are made from runs without sharing; leave it out");
-    let targets = args.targets();
+    let targets = args.targets()?;
     let folder = Folder::prepare(&args.out, &targets).context("--out")?;
     let hub = Hub::from_env();
     fetch::weights(&hub, given, args.size, &[], terminal)?;
@@ -136,11 +170,12 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
         similarity: statistic.similarity()?,
         inner_products: Some(statistic.inner_products()?),
     };
-    let planner = Planner::new(&measured.similarity, measured.similarity.num_steps())?;
+    let grid = pipeline.config().grid.clone();
+    let programme = Programme::new(&measured, grid.times(), args.order)?;
     let planned: Vec<Planned> =
-        targets.iter().map(|&it| Planned::new(it, &measured, &planner)).collect::<Result<_>>()?;
+        targets.iter().map(|&it| Planned::new(it, &programme)).collect::<Result<_>>()?;
     let speed = speed(&pipeline)?;
-    folder.write_plans(&measured, &planner, &planned, &speed)?;
+    folder.write_plans(&measured, &programme, &planned, &speed)?;
 
     let compared = match trial.images.len() {
         0 => None,
@@ -255,7 +290,7 @@ impl Folder {
     fn write_plans(
         &self,
         measured: &SimilarityFile,
-        planner: &Planner,
+        programme: &Programme<'_>,
         planned: &[Planned],
         speed: &Speed,
     ) -> Result<()> {
@@ -271,7 +306,7 @@ impl Folder {
             "made_for": measured.made_for, "seed": measured.seed, "images": measured.images,
         });
         self.write_picture("similarity.png", &heat_map(measured)?, &record.to_string())?;
-        self.write("cost.svg", cost_plot(measured, planner)?.as_bytes())
+        self.write("cost.svg", cost_plot(measured, programme)?.as_bytes())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Results of plans: a table, a report for programs, and pictures.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
@@ -29,8 +29,8 @@ pub(crate) struct Trial {
 pub(crate) struct Outcome {
     /// Time from noise to latents, summed over all images.
     elapsed: Duration,
-    /// Mean over images of the relative root mean square error to the latents without sharing.
-    latent_error: f64,
+    /// The relative root mean square error of each image's latents to those without sharing.
+    latent_errors: Vec<f64>,
     /// The images, if they were wanted.
     pictures: Vec<Rgb8>,
 }
@@ -60,7 +60,7 @@ pub(crate) fn compare(
             finished += batch.len();
             let reference = reference.get_or_insert_with(|| sampled.latents.clone());
             let errors = relative_error(&sampled.latents, reference)?;
-            outcome.latent_error += errors.iter().sum::<f64>() / trial.images.len() as f64;
+            outcome.latent_errors.extend(errors);
             if *shown {
                 outcome.pictures.extend(pipeline.decode(&sampled.latents)?);
             }
@@ -79,6 +79,28 @@ fn relative_error(latents: &Tensor, reference: &Tensor) -> candle_core::Result<V
     let errors = square_sums(&(latents - reference)?)?;
     let lengths = square_sums(reference)?;
     Ok(errors.iter().zip(&lengths).map(|(error, length)| (error / length).sqrt()).collect())
+}
+
+/// A mean over images and half its 95 % confidence interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Mean {
+    mean: f64,
+    ci95: f64,
+}
+
+impl Mean {
+    fn of(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
+        let count = values.len() as f64;
+        let mean = values.clone().sum::<f64>() / count;
+        let variance = values.map(|it| (it - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+        Self { mean, ci95: 1.96 * (variance / count).sqrt() }
+    }
+}
+
+impl fmt::Display for Mean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.5}+-{:.5}", self.mean, self.ci95)
+    }
 }
 
 /// Everything that was found out; `report.json`.
@@ -116,13 +138,17 @@ struct Row {
     num_recompute: usize,
     uniform: Entry,
     optimal: Entry,
+    /// By how much the error of the uniform plan is larger than the optimal one's, paired over test images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gain: Option<Mean>,
 }
 
 #[derive(Debug, Serialize)]
 struct Entry {
     recompute_steps: Vec<usize>,
     cost: f64,
-    mean_similarity: f64,
+    /// Of the self-condition in use at a step: a dissimilarity for order 0, else a relative error.
+    mean_error: f64,
     predicted_speedup: f64,
     #[serde(flatten)]
     measured: Option<Measured>,
@@ -131,8 +157,8 @@ struct Entry {
 #[derive(Debug, Serialize)]
 struct Measured {
     measured_speedup: f64,
-    /// Mean over test images of the relative root mean square error to the latents without sharing.
-    latent_error: f64,
+    /// Over test images, the relative root mean square error to the latents without sharing.
+    latent_error: Mean,
 }
 
 /// The outcomes of drawing without sharing, and with each plan (uniform, optimal).
@@ -169,15 +195,20 @@ impl Report {
                 Ok(Entry {
                     recompute_steps: plan.plan.recompute_steps().to_vec(),
                     cost: plan.cost,
-                    mean_similarity: plan.mean_similarity(),
+                    mean_error: plan.mean_error(),
                     predicted_speedup: speed.predict(&plan.plan)?,
                     measured: outcome.map(|(unshared, shared)| Measured {
                         measured_speedup: unshared.elapsed.as_secs_f64() / shared.elapsed.as_secs_f64(),
-                        latent_error: shared.latent_error,
+                        latent_error: Mean::of(shared.latent_errors.iter().copied()),
                     }),
                 })
             };
+            let gain = compared.and_then(|all| all.shared.get(index)).map(|[uniform, optimal]| {
+                let pairs = uniform.latent_errors.iter().zip(&optimal.latent_errors);
+                Mean::of(pairs.map(|(uniform, optimal)| uniform - optimal))
+            });
             plans.push(Row {
+                gain,
                 name: it.target.to_string(),
                 target: it.target,
                 sharing_ratio: it.optimal.plan.sharing_ratio(),
@@ -211,11 +242,21 @@ impl Report {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// One line a plan; similarity and speed-ups are the optimal plan's.
+    /// One line for each plan; mean error and speed-ups are the optimal plan's.
     pub(crate) fn table(&self) -> String {
         let heads = ["", "", "", "uniform", "optimal", "mean", "predicted", "measured", "uniform", "optimal"];
-        let units =
-            ["plan", "ratio", "runs", "cost", "cost", "similarity", "speed-up", "speed-up", "error", "error"];
+        let units = [
+            "plan",
+            "ratio",
+            "runs",
+            "cost",
+            "cost",
+            "error",
+            "speed-up",
+            "speed-up",
+            "image error",
+            "image error",
+        ];
         let mut text = line(&heads) + &line(&units);
         for Row { name, sharing_ratio, num_recompute, uniform, optimal, .. } in &self.plans {
             let measured = |entry: &Entry, show: fn(&Measured) -> String| {
@@ -227,11 +268,11 @@ impl Report {
                 num_recompute.to_string(),
                 format!("{:.4}", uniform.cost),
                 format!("{:.4}", optimal.cost),
-                format!("{:.4}", optimal.mean_similarity),
+                format!("{:.5}", optimal.mean_error),
                 format!("{:.2}x", optimal.predicted_speedup),
                 measured(optimal, |it| format!("{:.2}x", it.measured_speedup)),
-                measured(uniform, |it| format!("{:.4}", it.latent_error)),
-                measured(optimal, |it| format!("{:.4}", it.latent_error)),
+                measured(uniform, |it| it.latent_error.to_string()),
+                measured(optimal, |it| it.latent_error.to_string()),
             ]);
         }
         text
@@ -240,7 +281,7 @@ impl Report {
 
 /// One line of the table, its cells aligned to the right.
 fn line<S: AsRef<str>>(cells: &[S; 10]) -> String {
-    const WIDTHS: [usize; 10] = [12, 5, 4, 8, 8, 10, 9, 8, 8, 8];
+    const WIDTHS: [usize; 10] = [16, 5, 4, 8, 8, 8, 9, 8, 17, 17];
     let aligned = cells.iter().zip(WIDTHS).map(|(cell, width)| format!("{:>width$}", cell.as_ref()));
     aligned.collect::<Vec<_>>().join("  ") + "\n"
 }
@@ -303,6 +344,8 @@ pub(crate) fn image_page(
             Target::Ratio(ratio) => format!("{ratio}: {runs} runs"),
             Target::WorstQuality(at_least) => format!("all similar {at_least}: {runs} runs"),
             Target::Quality(at_least) => format!("similar {at_least}: {runs} runs"),
+            Target::Error(at_most) => format!("error {at_most}: {runs} runs"),
+            Target::WorstError(at_most) => format!("every error {at_most}: {runs} runs"),
         });
         images.extend_from_slice(&optimal.pictures);
     }
@@ -322,5 +365,13 @@ mod tests {
         let tensor = |values: [f32; 4]| Tensor::from_slice(&values, (2, 1, 1, 2), &Device::Cpu).unwrap();
         let errors = relative_error(&tensor([3.0, 4.5, 0.0, 2.0]), &tensor([3.0, 4.0, 0.0, 2.0])).unwrap();
         assert_eq!(errors, [0.1, 0.0]);
+    }
+
+    #[test]
+    fn intervals_are_of_the_mean() {
+        // Variance 4 of 4 values.
+        let Mean { mean, ci95 } = Mean::of([1.0, 1.0, 1.0, 5.0].into_iter());
+        assert!((mean - 2.0).abs() < 1e-12 && (ci95 - 1.96).abs() < 1e-12);
+        assert_eq!(Mean::of([3.0].into_iter()), Mean { mean: 3.0, ci95: 0.0 });
     }
 }

@@ -1,14 +1,15 @@
-//! From a similarity to plans: the best of each budget, and the even one of as many recomputes.
+//! From a measurement to plans: the best of each budget, and the even one of as many recomputes.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use ddt::{
     flow::{Guidance, TimeGrid},
     sharing::{
-        MadeFor, Objective, OperationCounts, PlanFile, PlanWithCost, Planner, SharingPlan, SimilarityFile,
-        budget_for_ratio, plan_cost, plan_with_mean_similarity, plan_with_worst_similarity,
-        predicted_speedup_guided,
+        ForecastOrder, ForecastPlanner, Forecasts, MadeFor, Objective, OperationCounts, PlanFile,
+        PlanWithCost, Planner, SharingPlan, Similarity, SimilarityFile, budget_for_ratio,
+        forecast_plan_with_mean_error, forecast_plan_with_worst_error, plan_cost, plan_with_mean_similarity,
+        plan_with_worst_similarity, predicted_speedup_guided,
     },
 };
 use ddt_plot::{LinePlot, Series};
@@ -24,6 +25,21 @@ pub(crate) enum Target {
     Quality(f64),
     /// The similarity at every step is at least this, in (0, 1].
     WorstQuality(f64),
+    /// The mean error of the forecasts is at most this.
+    Error(f64),
+    /// The error of the forecast at every step is at most this.
+    WorstError(f64),
+}
+
+impl Target {
+    /// Whether plans of this order can have the goal: similarities are of reuse, errors of forecasts.
+    pub(crate) fn is_for(self, order: ForecastOrder) -> bool {
+        match self {
+            Self::Ratio(_) => true,
+            Self::Quality(_) | Self::WorstQuality(_) => order == ForecastOrder::Reuse,
+            Self::Error(_) | Self::WorstError(_) => order != ForecastOrder::Reuse,
+        }
+    }
 }
 
 /// As in the name of its plan file.
@@ -33,7 +49,103 @@ impl fmt::Display for Target {
             Self::Ratio(ratio) => write!(f, "{ratio}"),
             Self::Quality(at_least) => write!(f, "quality-{at_least}"),
             Self::WorstQuality(at_least) => write!(f, "worst-{at_least}"),
+            Self::Error(at_most) => write!(f, "error-{at_most}"),
+            Self::WorstError(at_most) => write!(f, "worst-error-{at_most}"),
         }
+    }
+}
+
+/// What plans of one order are made by: for reuse the statistic dynamic programme of the paper, for forecasts the one
+/// over pairs of recomputes.
+#[derive(Debug)]
+pub(crate) enum Programme<'a> {
+    /// Order 0.
+    Reuse(&'a Similarity, Planner),
+    /// Orders 1 and 2.
+    Forecast(ForecastOrder, Forecasts<'a>, ForecastPlanner<'a>),
+}
+
+impl<'a> Programme<'a> {
+    /// For `measured` on a grid of these `times`.
+    ///
+    /// # Errors
+    ///
+    /// More steps than a plan can have, or a measurement without inner products.
+    pub(crate) fn new(measured: &'a SimilarityFile, times: &'a [f64], order: ForecastOrder) -> Result<Self> {
+        let num_steps = measured.similarity.num_steps();
+        if order == ForecastOrder::Reuse {
+            return Ok(Self::Reuse(&measured.similarity, Planner::new(&measured.similarity, num_steps)?));
+        }
+        let products =
+            measured.inner_products.as_ref().context("expected a measurement of inner products")?;
+        let forecasts = Forecasts::new(products, times, order)?;
+        let planner = ForecastPlanner::new(&forecasts, num_steps)?;
+        Ok(Self::Forecast(order, forecasts, planner))
+    }
+
+    /// The order of the plans.
+    pub(crate) fn order(&self) -> ForecastOrder {
+        match self {
+            Self::Reuse(..) => ForecastOrder::Reuse,
+            Self::Forecast(order, ..) => *order,
+        }
+    }
+
+    /// The numbers of recomputes that there are plans of.
+    fn budgets(&self) -> RangeInclusive<usize> {
+        match self {
+            Self::Reuse(_, planner) => 1..=planner.max_budget(),
+            Self::Forecast(.., planner) => planner.min_budget()..=planner.max_budget(),
+        }
+    }
+
+    /// The best plan of a number of recomputes.
+    fn of_budget(&self, num_recompute: usize) -> Result<PlanWithCost> {
+        Ok(match self {
+            Self::Reuse(_, planner) => planner.plan(num_recompute)?,
+            Self::Forecast(.., planner) => planner.plan(num_recompute)?,
+        })
+    }
+
+    /// The plan whose segments differ by at most one step.
+    fn uniform(&self, num_recompute: usize) -> Result<PlanWithCost> {
+        let plan = |num_steps| SharingPlan::uniform_budget(num_steps, num_recompute);
+        let (plan, cost) = match self {
+            Self::Reuse(similarity, _) => {
+                let plan = plan(similarity.num_steps())?;
+                let cost = plan_cost(similarity, &plan)?;
+                (plan, cost)
+            }
+            Self::Forecast(order, forecasts, _) => {
+                let plan = plan(forecasts.num_steps())?.with_order(*order);
+                let cost = forecasts.cost(&plan)?;
+                (plan, cost)
+            }
+        };
+        Ok(PlanWithCost { plan, cost })
+    }
+
+    fn best(&self, target: Target) -> Result<PlanWithCost> {
+        Ok(match (self, target) {
+            (_, Target::Ratio(ratio)) => {
+                let budgets = self.budgets();
+                let num_recompute = budget_for_ratio(*budgets.end(), ratio);
+                self.of_budget(num_recompute.max(*budgets.start()))?
+            }
+            (Self::Reuse(similarity, _), Target::Quality(at_least)) => {
+                plan_with_mean_similarity(similarity, at_least)?
+            }
+            (Self::Reuse(similarity, _), Target::WorstQuality(at_least)) => {
+                plan_with_worst_similarity(similarity, at_least)?
+            }
+            (Self::Forecast(_, forecasts, _), Target::Error(at_most)) => {
+                forecast_plan_with_mean_error(forecasts, at_most)?
+            }
+            (Self::Forecast(_, forecasts, _), Target::WorstError(at_most)) => {
+                forecast_plan_with_worst_error(forecasts, at_most)?
+            }
+            (_, target) => bail!("plans of order {} have no goal {target}", self.order()),
+        })
     }
 }
 
@@ -54,17 +166,9 @@ impl Planned {
     /// # Errors
     ///
     /// A target outside its range, or more steps than a plan can have.
-    pub(crate) fn new(target: Target, measured: &SimilarityFile, planner: &Planner) -> Result<Self> {
-        let similarity = &measured.similarity;
-        let num_steps = similarity.num_steps();
-        let optimal = match target {
-            Target::Ratio(ratio) => planner.plan(budget_for_ratio(num_steps, ratio))?,
-            Target::Quality(at_least) => plan_with_mean_similarity(similarity, at_least)?,
-            Target::WorstQuality(at_least) => plan_with_worst_similarity(similarity, at_least)?,
-        };
-        let uniform = SharingPlan::uniform_budget(num_steps, optimal.plan.num_recompute())?;
-        let cost = plan_cost(similarity, &uniform)?;
-        Ok(Self { target, uniform: PlanWithCost { plan: uniform, cost }, optimal })
+    pub(crate) fn new(target: Target, programme: &Programme<'_>) -> Result<Self> {
+        let optimal = programme.best(target)?;
+        Ok(Self { target, uniform: programme.uniform(optimal.plan.num_recompute())?, optimal })
     }
 
     /// The file of the best plan.
@@ -78,6 +182,8 @@ impl Planned {
             Target::Ratio(_) => Objective::Budget { num_recompute: optimal.plan.num_recompute() },
             Target::Quality(at_least) => Objective::MeanSimilarity { at_least },
             Target::WorstQuality(at_least) => Objective::WorstSimilarity { at_least },
+            Target::Error(at_most) => Objective::MeanError { at_most },
+            Target::WorstError(at_most) => Objective::WorstError { at_most },
         };
         let mut file = PlanFile::new(measured, objective, optimal.clone());
         file.predicted_speedup = Some(speed.predict(&optimal.plan)?);
@@ -110,15 +216,13 @@ impl Speed {
 /// # Errors
 ///
 /// None in practice: every budget up to the number of steps has both plans.
-pub(crate) fn cost_plot(measured: &SimilarityFile, planner: &Planner) -> Result<String> {
-    let similarity = &measured.similarity;
-    let num_steps = similarity.num_steps();
+pub(crate) fn cost_plot(measured: &SimilarityFile, programme: &Programme<'_>) -> Result<String> {
+    let num_steps = measured.similarity.num_steps();
     let mut uniform = Vec::with_capacity(num_steps);
     let mut optimal = Vec::with_capacity(num_steps);
-    for num_recompute in 1..=num_steps {
-        let even = SharingPlan::uniform_budget(num_steps, num_recompute)?;
-        uniform.push((num_recompute as f64, plan_cost(similarity, &even)?));
-        optimal.push((num_recompute as f64, planner.cost(num_recompute)?));
+    for num_recompute in programme.budgets() {
+        uniform.push((num_recompute as f64, programme.uniform(num_recompute)?.cost));
+        optimal.push((num_recompute as f64, programme.of_budget(num_recompute)?.cost));
     }
     // Down to a cost of 0, which a logarithmic axis leaves out.
     let log_y = uniform.iter().any(|(_, cost)| *cost > 0.0);
@@ -127,9 +231,16 @@ pub(crate) fn cost_plot(measured: &SimilarityFile, planner: &Planner) -> Result<
         Series { name: "optimal".to_owned(), points: optimal },
     ];
     let plot = LinePlot {
-        title: &format!("Cost of sharing, {}", settings_line(&measured.made_for)),
+        title: &format!(
+            "Cost of sharing of order {}, {}",
+            programme.order(),
+            settings_line(&measured.made_for)
+        ),
         x_label: &format!("runs of the condition encoder in {num_steps} steps"),
-        y_label: "cost (summed dissimilarity)",
+        y_label: match programme {
+            Programme::Reuse(..) => "cost (summed dissimilarity)",
+            Programme::Forecast(..) => "cost (summed relative error)",
+        },
         log_y,
         series: &series,
     };
@@ -147,61 +258,101 @@ pub(crate) fn settings_line(made_for: &MadeFor) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ddt::sharing::Similarity;
+    use ddt::sharing::InnerProducts;
 
     use super::*;
 
     /// Six steps of which the later ones change faster.
     fn measured() -> SimilarityFile {
         let angles = [0.0, 0.05, 0.1, 0.2, 0.5, 1.0_f64];
-        let values = angles.iter().flat_map(|a| angles.iter().map(move |b| (a - b).cos())).collect();
-        let grid = TimeGrid::new(6, Some(0.04), 1.0).unwrap();
-        let made_for = MadeFor::new("m").with("grid", &grid).unwrap();
+        let values: Vec<f64> =
+            angles.iter().flat_map(|a| angles.iter().map(move |b| (a - b).cos())).collect();
+        let made_for = MadeFor::new("m").with("grid", &grid()).unwrap();
         let guidance = Guidance::new(2.0, (0.3, 1.0)).unwrap();
         let made_for = made_for.with("guidance", &guidance).unwrap().with("solver", &"euler").unwrap();
         SimilarityFile {
             made_for,
             seed: 1,
             images: 2,
-            similarity: Similarity::from_matrix(values, 6).unwrap(),
-            inner_products: None,
+            similarity: Similarity::from_matrix(values.clone(), 6).unwrap(),
+            inner_products: Some(InnerProducts::from_matrix(values, 6).unwrap()),
         }
     }
 
-    fn planned(target: Target) -> Planned {
-        let measured = measured();
-        Planned::new(target, &measured, &Planner::new(&measured.similarity, 6).unwrap()).unwrap()
+    fn grid() -> TimeGrid {
+        TimeGrid::new(6, Some(0.04), 1.0).unwrap()
+    }
+
+    fn planned(order: usize, target: Target) -> Result<Planned> {
+        let (measured, grid) = (measured(), grid());
+        Planned::new(target, &Programme::new(&measured, grid.times(), order.try_into()?)?)
     }
 
     #[test]
     fn ratios_fix_the_budget_of_both_plans() {
-        let it = planned(Target::Ratio(0.5));
+        let it = planned(0, Target::Ratio(0.5)).unwrap();
         assert_eq!(it.uniform.plan.recompute_steps(), [0, 2, 4]);
         assert_eq!(it.optimal.plan.recompute_steps(), [0, 4, 5]);
         assert!(it.optimal.cost < it.uniform.cost);
+        for order in [1, 2] {
+            let it = planned(order, Target::Ratio(0.5)).unwrap();
+            assert_eq!(it.optimal.plan.num_recompute(), 3);
+            for plan in [&it.uniform.plan, &it.optimal.plan] {
+                assert_eq!(usize::from(plan.order()), order);
+            }
+            assert!(order == 2 || it.optimal.cost <= it.uniform.cost);
+        }
     }
 
     #[test]
     fn qualities_find_the_budget() {
-        let it = planned(Target::Quality(0.99));
+        let it = planned(0, Target::Quality(0.99)).unwrap();
         assert!(it.optimal.mean_similarity() >= 0.99);
         let fewer = it.optimal.plan.num_recompute() - 1;
         let measured = measured();
         let planner = Planner::new(&measured.similarity, 6).unwrap();
         assert!(planner.plan(fewer).unwrap().mean_similarity() < 0.99);
         assert_eq!(it.uniform.plan.num_recompute(), fewer + 1);
-        assert_eq!(planned(Target::Quality(1.0)).optimal.plan.num_recompute(), 6);
+        assert_eq!(planned(0, Target::Quality(1.0)).unwrap().optimal.plan.num_recompute(), 6);
         // cos(0.5) is below 0.95, cos(0.3) is above.
-        let worst = planned(Target::WorstQuality(0.95));
+        let worst = planned(0, Target::WorstQuality(0.95)).unwrap();
         assert_eq!(worst.optimal.plan.recompute_steps(), [0, 4, 5]);
+    }
+
+    #[test]
+    fn errors_find_the_budget() {
+        for order in [1, 2] {
+            let it = planned(order, Target::Error(0.05)).unwrap();
+            assert!(it.optimal.mean_error() <= 0.05 && it.optimal.plan.num_recompute() < 6);
+            assert_eq!(planned(order, Target::WorstError(0.0)).unwrap().optimal.plan.num_recompute(), 6);
+        }
+    }
+
+    #[test]
+    fn goals_are_of_reuse_or_of_forecasts() {
+        for target in [Target::Ratio(0.5), Target::Quality(0.9), Target::WorstError(0.1), Target::Error(0.1)]
+        {
+            for order in [0, 1, 2] {
+                assert_eq!(
+                    planned(order, target).is_ok(),
+                    target.is_for(order.try_into().unwrap()),
+                    "{target}"
+                );
+            }
+        }
     }
 
     #[test]
     fn files_say_what_was_asked_and_what_it_saves() {
         let operations = OperationCounts { encoder: 6.0, decoder: 4.0, decoder_cached: 3.0 };
         let speed = Speed { operations, guided: vec![false, false, true, true, true, true] };
-        for target in [Target::Ratio(0.5), Target::Quality(0.9), Target::WorstQuality(0.9)] {
-            let it = planned(target);
+        for (order, target) in [
+            (0, Target::Ratio(0.5)),
+            (0, Target::Quality(0.9)),
+            (0, Target::WorstQuality(0.9)),
+            (1, Target::Error(0.1)),
+        ] {
+            let it = planned(order, target).unwrap();
             let file = it.file(&measured(), &speed).unwrap();
             file.validate().unwrap();
             assert!(file.predicted_speedup > Some(1.0));
@@ -212,10 +363,12 @@ mod tests {
 
     #[test]
     fn plots_have_both_curves() {
-        let measured = measured();
-        let svg = cost_plot(&measured, &Planner::new(&measured.similarity, 6).unwrap()).unwrap();
-        for text in ["uniform", "optimal", "6 x euler, guidance 2", "runs of the condition encoder"] {
-            assert!(svg.contains(text), "{text}");
+        let (measured, grid) = (measured(), grid());
+        for order in [ForecastOrder::Reuse, ForecastOrder::Linear] {
+            let svg = cost_plot(&measured, &Programme::new(&measured, grid.times(), order).unwrap()).unwrap();
+            for text in ["uniform", "optimal", "6 x euler, guidance 2", "runs of the condition encoder"] {
+                assert!(svg.contains(text), "{text}");
+            }
         }
     }
 }

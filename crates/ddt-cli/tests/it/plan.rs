@@ -23,9 +23,17 @@ fn plans_serve_their_own_settings_only() {
     let folder = folder.path();
     succeed(
         folder,
-        &[&FEW[..], &["--quality", "0.9", "--worst-quality", "0.8", "--test-images", "0"]].concat(),
+        &[&FEW[..], &["--order", "0", "--quality", "0.9", "--worst-quality", "0.8", "--test-images", "0"]]
+            .concat(),
     );
-    for name in ["plan-0.5.json", "plan-quality-0.9.json", "plan-worst-0.8.json"] {
+    let forecasts = ["--order", "1", "--error", "0.1", "--test-images", "0", "--out", "out/forecasts"];
+    succeed(folder, &[&FEW[..], &forecasts].concat());
+    fs::copy(
+        folder.join("out/forecasts/plan-error-0.1.json"),
+        folder.join("out/sharing/plan-error-0.1.json"),
+    )
+    .unwrap();
+    for name in ["plan-0.5.json", "plan-quality-0.9.json", "plan-worst-0.8.json", "plan-error-0.1.json"] {
         let path = format!("out/sharing/{name}");
         let small = ["sample", "--weights", "demo", "--images", "1", "--class", "0", "--share", &path];
         let json: Value = serde_json::from_slice(&fs::read(folder.join(&path)).unwrap()).unwrap();
@@ -87,10 +95,12 @@ fn everything_is_written_and_agrees() {
         assert_eq!(row["optimal"]["recompute_steps"], serde_json::json!(plan.recompute_steps()));
         let number = |way: &str, what: &str| row[way][what].as_f64().unwrap();
         assert_eq!(Some(number("optimal", "predicted_speedup")), file.predicted_speedup);
-        assert!(number("optimal", "cost") <= number("uniform", "cost"));
+        assert!(row["gain"]["ci95"].as_f64().unwrap() >= 0.0);
+        assert_eq!(usize::from(plan.order()), 2);
         for way in ["uniform", "optimal"] {
             // Sharing changes latents, and recomputing at every step does not.
-            assert_eq!(number(way, "latent_error") > 0.0, runs < 6, "{way} {runs}");
+            let error = row[way]["latent_error"]["mean"].as_f64().unwrap();
+            assert_eq!(error > 0.0, runs < 6, "{way} {runs}");
             assert!(number(way, "measured_speedup") > 0.0);
         }
         assert!(table.contains(&format!("{runs:>4}  {:>8.4}", number("uniform", "cost"))), "{table}");
@@ -122,6 +132,8 @@ fn mistakes_are_found_before_sampling() {
     check(&["--guidance", "NaN"], 1, &["--guidance", "finite"]);
     check(&["--test-images", "3000"], 1, &["--test-images", "fewer or smaller"]);
     check(&["--share", "uniform:2"], 1, &["--share", "leave it out"]);
+    check(&["--quality", "0.9"], 1, &["goals of --order 0", "quality-0.9 with --order 2"]);
+    check(&["--order", "0", "--error", "0.1"], 1, &["error-0.1 with --order 0"]);
     check(&["--guided-channels", "3"], 1, &["plans are made", "leave both out"]);
     for (line, expected) in [
         (&["--ratios", "1"][..], "from 0 to below 1"),
@@ -131,6 +143,8 @@ fn mistakes_are_found_before_sampling() {
         (&["--quality", "high"], "such as 0.98"),
         (&["--worst-quality", "2"], "above 0 and at most 1"),
         (&["--images", "0"], "1..=100000"),
+        (&["--order", "3"], "0, 1 or 2"),
+        (&["--error", "0"], "above 0"),
         (&["--test-images", "-1"], "--test-images"),
         (&["--size", "128"], "256 or 512"),
     ] {
