@@ -1,12 +1,11 @@
 //! Named tensors into a network: complete, or one error that names everything wrong.
 
-use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use ddt_files::{FileError, Misshapen, TensorSource};
+use ddt_files::{Comparison, FileError, TensorSource};
 
 /// Why a network could not be made from a file's tensors.
 #[derive(thiserror::Error, Debug)]
@@ -49,26 +48,20 @@ pub fn load_exact<T, S: TensorSource + Sync + ?Sized>(
     let record = Mutex::new(Record::default());
     let backend = Recording { source, record: &record };
     let made = make(VarBuilder::from_backend(Box::new(backend), dtype, device.clone()));
-    let Record { used, missing, misshapen, failure } =
-        record.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Record { comparison, failure } = record.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = failure {
         return Err(error.into());
     }
     // A network that could not be made has not asked for everything yet.
-    let unasked = |name: &&str| made.is_ok() && wanted(name) && !used.contains(*name);
-    let unexpected: Vec<String> = source.names().into_iter().filter(unasked).map(str::to_owned).collect();
-    if missing.is_empty() && misshapen.is_empty() && unexpected.is_empty() {
-        return Ok(made?);
-    }
-    Err(FileError::mismatch(source, missing, unexpected, misshapen).into())
+    let whole = made.is_ok();
+    comparison.finish(source, |name| !whole || !wanted(name))?;
+    Ok(made?)
 }
 
 /// Requests of a network under construction.
 #[derive(Default)]
 struct Record {
-    used: BTreeSet<String>,
-    missing: Vec<String>,
-    misshapen: Vec<Misshapen>,
+    comparison: Comparison,
     failure: Option<FileError>,
 }
 
@@ -89,19 +82,10 @@ impl<S: TensorSource + Sync + ?Sized> SimpleBackend for Recording<'_, S> {
         device: &Device,
     ) -> candle_core::Result<Tensor> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.source.info(name) {
-            None => record.missing.push(name.to_owned()),
-            Some(info) if !same_matrix(&info.shape, shape.dims()) => {
-                record.used.insert(name.to_owned());
-                let expected = shape.dims().to_vec();
-                record.misshapen.push(Misshapen { name: name.to_owned(), expected, got: info.shape });
-            }
-            Some(_) => {
-                record.used.insert(name.to_owned());
-                match self.source.tensor(name, &Device::Cpu) {
-                    Ok(tensor) => return tensor.to_dtype(dtype)?.to_device(device)?.reshape(shape),
-                    Err(error) => record.failure = record.failure.take().or(Some(error)),
-                }
+        if record.comparison.ask(self.source, name, shape.dims(), same_matrix) {
+            match self.source.tensor(name, &Device::Cpu) {
+                Ok(tensor) => return tensor.to_dtype(dtype)?.to_device(device)?.reshape(shape),
+                Err(error) => record.failure = record.failure.take().or(Some(error)),
             }
         }
         Tensor::zeros(1, dtype, device)?.broadcast_as(shape)
@@ -128,6 +112,8 @@ fn same_matrix(a: &[usize], b: &[usize]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ddt_files::Misshapen;
+
     use super::*;
     use crate::testing::{InMemory, random};
 

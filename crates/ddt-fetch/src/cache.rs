@@ -68,7 +68,7 @@ impl Entry {
         let expected = &announced.etag;
         // Small files are named by git's own hash, which is of other bytes.
         if expected.len() == 64 {
-            let hash = sha256_file(&self.incomplete).map_err(|error| io::Error::other(error.to_string()));
+            let hash = sha256_file(&self.incomplete).map_err(io::Error::other);
             let got = hash.map_err(at(&self.incomplete))?;
             if got != *expected {
                 fs::remove_file(&self.incomplete).map_err(at(&self.incomplete))?;
@@ -95,7 +95,7 @@ impl Entry {
         let refer = || {
             make_parent(&self.reference)?;
             let write = atomic_write(&self.reference, |file| file.write_all(announced.commit.as_bytes()));
-            write.map_err(|error| io::Error::other(error.to_string()))
+            write.map_err(io::Error::other)
         };
         // A commit is found without.
         if self.reference.file_name().is_some_and(|name| name != announced.commit.as_str()) {

@@ -1,12 +1,12 @@
-//! An opened checkpoint of either format.
+//! An opened checkpoint of any format.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 
-use crate::safetensors_file::SafetensorsFile;
+use crate::shards::{Shards, find_index};
 use crate::source::Source;
 use crate::torch::TorchFile;
 use crate::torch::legacy::MAGIC;
@@ -18,6 +18,8 @@ use crate::{FileError, Prefixed, TensorInfo, TensorSource};
 pub enum Format {
     /// A JSON header and raw numbers.
     Safetensors,
+    /// Several such files, and a JSON index of their tensors.
+    SafetensorsIndex,
     /// A zip archive of a pickle and raw numbers, as `torch.save` writes since PyTorch 1.6.
     TorchZip,
     /// Pickles followed by raw numbers, as `torch.save` wrote before.
@@ -27,57 +29,72 @@ pub enum Format {
 /// An opened checkpoint: its names, types and shapes; tensors are read when asked for.
 ///
 /// The names of a PyTorch file are the keys of its `state_dict` (Lightning), or else of its dictionaries,
-/// joined by dots: `{"model": {"w": ..}, "ema": {"w": ..}}` has `model.w` and `ema.w`. What lies beside
-/// dictionaries of tensors is left out, whatever it is.
+/// joined by dots: `{"model": {"w": ..}, "ema": {"w": ..}}` has `model.w` and `ema.w`. Everything
+/// beside dictionaries of tensors is left out.
 ///
 /// Threads may share it; the file is not mapped into memory, so it may not be changed, but it may be removed.
 #[derive(Debug)]
 pub struct Checkpoint {
-    source: Source,
+    path: PathBuf,
     format: Format,
     content: Content,
-    metadata: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
 enum Content {
-    Safetensors(SafetensorsFile),
-    Torch(TorchFile),
+    Safetensors(Shards),
+    Torch(Source, TorchFile),
 }
 
 impl Checkpoint {
     /// Opens a file and reads its table of contents.
     ///
+    /// Safetensors in several files are opened by their index (`*.safetensors.index.json`) or its folder.
+    ///
     /// # Errors
     ///
-    /// [`FileError::Format`] for other formats and damaged files, [`FileError::Tensor`] for what is no tensor
-    /// (code, for instance) among the tensors, [`FileError::Limit`], [`FileError::Io`].
+    /// [`FileError::Unusable`] for other formats, damaged files, sizes above the limits, what is no tensor (code,
+    /// for instance) among the tensors, and an index that contradicts its files; [`FileError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
-        Self::from_source(Source::open(path.as_ref())?)
+        let path = path.as_ref();
+        let source = Source::open(&if path.is_dir() { find_index(path)? } else { path.to_owned() })?;
+        match detect(&source)? {
+            format @ Format::SafetensorsIndex => {
+                let content = Content::Safetensors(Shards::of_index(&source)?);
+                Ok(Self { path: source.path().to_owned(), format, content })
+            }
+            format => Self::of_one(source, format),
+        }
     }
 
-    /// Opens bytes in memory; `name` stands for the path in messages.
+    /// Opens bytes in memory; `name` is the path in messages.
     ///
     /// # Errors
     ///
     /// As [`open`](Self::open).
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>, name: &str) -> Result<Self, FileError> {
-        Self::from_source(Source::from_bytes(bytes.into(), name))
+        let source = Source::from_bytes(bytes.into(), name);
+        let format = detect(&source)?;
+        Self::of_one(source, format)
     }
 
-    fn from_source(source: Source) -> Result<Self, FileError> {
-        let mut metadata = BTreeMap::new();
-        let format = detect(&source)?;
+    fn of_one(source: Source, format: Format) -> Result<Self, FileError> {
+        let path = source.path().to_owned();
         let content = match format {
-            Format::Safetensors => {
-                let mut file = SafetensorsFile::open(&source)?;
-                metadata = std::mem::take(&mut file.metadata);
-                Content::Safetensors(file)
+            Format::Safetensors => Content::Safetensors(Shards::one(source)?),
+            Format::SafetensorsIndex => {
+                return Err(FileError::unusable(&path, "an index of safetensors files; open it by its path"));
             }
-            Format::TorchZip => Content::Torch(TorchFile::open_zip(&source)?),
-            Format::TorchLegacy => Content::Torch(TorchFile::open_legacy(&source)?),
+            Format::TorchZip => {
+                let file = TorchFile::open_zip(&source)?;
+                Content::Torch(source, file)
+            }
+            Format::TorchLegacy => {
+                let file = TorchFile::open_legacy(&source)?;
+                Content::Torch(source, file)
+            }
         };
-        Ok(Self { source, format, content, metadata })
+        Ok(Self { path, format, content })
     }
 
     /// The container's format.
@@ -87,27 +104,31 @@ impl Checkpoint {
 
     /// The file, or the name given to the bytes.
     pub fn path(&self) -> &Path {
-        self.source.path()
+        &self.path
     }
 
-    /// The text entries of a safetensors file; empty for a PyTorch file.
+    /// The text entries of a safetensors file or index; empty for a PyTorch file.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        match &self.content {
+            Content::Safetensors(shards) => &shards.metadata,
+            Content::Torch(..) => &NONE,
+        }
     }
 
     /// All names, sorted.
     pub fn names(&self) -> Vec<&str> {
         match &self.content {
-            Content::Safetensors(file) => file.tensors.keys().map(String::as_str).collect(),
-            Content::Torch(file) => file.tensors.keys().map(String::as_str).collect(),
+            Content::Safetensors(shards) => shards.names().map(String::as_str).collect(),
+            Content::Torch(_, file) => file.tensors.keys().map(String::as_str).collect(),
         }
     }
 
     /// Type and shape of a tensor, or `None` if there is no such name. Reads nothing.
     pub fn info(&self, name: &str) -> Option<TensorInfo> {
         match &self.content {
-            Content::Safetensors(file) => file.tensors.get(name).map(|it| it.info.clone()),
-            Content::Torch(file) => file.tensors.get(name).map(|it| it.info.clone()),
+            Content::Safetensors(shards) => shards.part(name)?.1.tensors.get(name).map(|it| it.info.clone()),
+            Content::Torch(_, file) => file.tensors.get(name).map(|it| it.info.clone()),
         }
     }
 
@@ -115,12 +136,14 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`FileError::Tensor`] for an unknown name; a reading error if the file has changed or is
-    /// damaged.
+    /// [`FileError::Unusable`] for an unknown name, or a file that has changed or is damaged.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
         let tensor = match &self.content {
-            Content::Safetensors(file) => file.tensor(&self.source, name, device)?,
-            Content::Torch(file) => file.tensor(&self.source, name, device)?,
+            Content::Safetensors(shards) => match shards.part(name) {
+                Some((source, file)) => file.tensor(source, name, device)?,
+                None => None,
+            },
+            Content::Torch(source, file) => file.tensor(source, name, device)?,
         };
         tensor.ok_or_else(|| FileError::not_found(self.path(), name))
     }
@@ -130,13 +153,16 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`FileError::Tensor`] for an unknown name, and any name of a PyTorch file;
-    /// [`FileError::Tensor`] when there are no such rows; a reading error as
+    /// [`FileError::Unusable`] for any name of a PyTorch file and for rows that do not exist; and as
     /// [`tensor`](Self::tensor).
     pub fn rows(&self, name: &str, first: usize, count: usize, device: &Device) -> Result<Tensor, FileError> {
-        let rows = match &self.content {
-            Content::Safetensors(file) => file.rows(&self.source, name, first, count, device)?,
-            Content::Torch(_) => None,
+        let part = match &self.content {
+            Content::Safetensors(shards) => shards.part(name),
+            Content::Torch(..) => None,
+        };
+        let rows = match part {
+            Some((source, file)) => file.rows(source, name, first, count, device)?,
+            None => None,
         };
         rows.ok_or_else(|| FileError::not_found(self.path(), name))
     }
@@ -181,6 +207,9 @@ fn detect(source: &Source) -> Result<Format, FileError> {
     if head.starts_with(MAGIC) {
         return Ok(Format::TorchLegacy);
     }
+    if head.first() == Some(&b'{') {
+        return Ok(Format::SafetensorsIndex);
+    }
     let tar = head.get(TAR_MARK.0..).is_some_and(|rest| rest.starts_with(TAR_MARK.1));
     let pickle =
         head.first() == Some(&0x80) && head.get(1).is_some_and(|protocol| (2..=5).contains(protocol));
@@ -191,7 +220,7 @@ fn detect(source: &Source) -> Result<Format, FileError> {
     } else {
         "neither safetensors nor a PyTorch file; if it was downloaded, check that it is complete"
     };
-    Err(FileError::format(source.path(), problem))
+    Err(FileError::unusable(source.path(), problem))
 }
 
 #[cfg(test)]
@@ -206,14 +235,12 @@ mod tests {
             (b"".to_vec(), "neither safetensors nor"),
             (b"\x93NUMPY\x01\x00".to_vec(), "neither safetensors nor"),
             (b"<!DOCTYPE html>".to_vec(), "neither safetensors nor"),
+            (b"{\"weight_map\": {}}".to_vec(), "open it by its path"),
             (b"\x80\x02}.".to_vec(), "bare pickle"),
             (tar, "tar archive"),
         ] {
             let error = Checkpoint::from_bytes(bytes, "test").unwrap_err();
-            assert!(
-                matches!(error, FileError::Format { .. }) && error.to_string().contains(expected),
-                "{error}"
-            );
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 

@@ -8,44 +8,23 @@ use std::path::{Path, PathBuf};
 #[derive(thiserror::Error, Debug)]
 #[non_exhaustive]
 pub enum FileError {
-    /// The operating system refused. A file that was to be replaced is the old one or the new one.
-    #[error("cannot {action} {}: {source}", path.display())]
+    /// The operating system refused; the source has its reason.
+    #[error("cannot {action} {}", path.display())]
     Io {
         /// What was tried: "read", "write", "sync", ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The reason.
         source: io::Error,
     },
-    /// The content is damaged, cut short, or of a format that is not read.
+    /// The file is damaged, of a format that is not read, above a limit, without what was looked for, or
+    /// somebody else's.
     #[error("{}: {problem}", path.display())]
-    Format {
-        /// The file.
+    Unusable {
+        /// The file or folder.
         path: PathBuf,
         /// What is wrong with it, and what to do where that is known.
-        problem: String,
-    },
-    /// A size is above the fixed limit that bounds memory.
-    #[error("{}: {what} is {got}, the limit is {limit}", path.display())]
-    Limit {
-        /// The file.
-        path: PathBuf,
-        /// What is too large.
-        what: String,
-        /// The largest value allowed.
-        limit: u64,
-        /// The value found.
-        got: u64,
-    },
-    /// A tensor or array is not there, or not one that can be read or written.
-    #[error("{}: `{name}`: {problem}", path.display())]
-    Tensor {
-        /// The file.
-        path: PathBuf,
-        /// The name of the tensor or array.
-        name: String,
-        /// The problem.
         problem: String,
     },
     /// The names or shapes are not those expected; the lists are complete and sorted.
@@ -61,14 +40,6 @@ pub enum FileError {
         misshapen: Vec<Misshapen>,
         /// How to read the file all the same, where that is known.
         remedy: Option<Box<str>>,
-    },
-    /// Something is in the way that was not made here, or was made for something else.
-    #[error("{} {problem}", path.display())]
-    Conflict {
-        /// The file or folder.
-        path: PathBuf,
-        /// What it is, and what to do.
-        problem: String,
     },
     /// An argument makes no sense.
     #[error("{what}: expected {expected}, got {got}")]
@@ -88,9 +59,14 @@ impl FileError {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// Names the tensor or array that cannot be had.
-    pub fn tensor(path: &Path, name: &str, problem: impl Into<String>) -> Self {
-        Self::Tensor { path: path.to_owned(), name: clip(name), problem: problem.into() }
+    /// Says what is wrong with a file, and what to do where that is known.
+    pub fn unusable(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Unusable { path: path.to_owned(), problem: problem.into() }
+    }
+
+    /// Says what is wrong with a tensor or array of a file.
+    pub fn tensor(path: &Path, name: &str, problem: impl AsRef<str>) -> Self {
+        Self::unusable(path, format!("`{}`: {}", clip(name), problem.as_ref()))
     }
 
     /// The error of a name that is not in the file.
@@ -98,12 +74,11 @@ impl FileError {
         Self::tensor(path, name, "no tensor of this name")
     }
 
-    pub(crate) fn format(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Format { path: path.to_owned(), problem: problem.into() }
+    pub(crate) fn invalid(what: &'static str, expected: impl Into<String>, got: impl ToString) -> Self {
+        Self::Invalid { what, expected: expected.into(), got: got.to_string() }
     }
 
-    /// Whether a file or folder was not there.
-    #[cfg(test)]
+    /// Whether a file or folder does not exist.
     pub(crate) fn is_missing_file(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
@@ -121,16 +96,11 @@ pub struct Misshapen {
 }
 
 /// Refuses a size above a limit.
-pub(crate) fn check_limit(
-    path: &Path,
-    what: impl Into<String>,
-    limit: u64,
-    got: u64,
-) -> Result<(), FileError> {
+pub(crate) fn check_limit(path: &Path, what: &str, limit: u64, got: u64) -> Result<(), FileError> {
     if got <= limit {
         return Ok(());
     }
-    Err(FileError::Limit { path: path.to_owned(), what: what.into(), limit, got })
+    Err(FileError::unusable(path, format!("{what} is {got}, the limit is {limit}")))
 }
 
 /// Shortens text from a file so that it fits a message.
@@ -143,9 +113,9 @@ pub(crate) fn clip(text: &str) -> String {
 }
 
 /// Lists names for a message, at most twelve; the error's fields hold them all.
-pub(crate) fn list(names: &[String]) -> String {
+pub(crate) fn list(names: &[impl AsRef<str>]) -> String {
     const SHOWN: usize = 12;
-    let mut text = names.iter().take(SHOWN).map(|it| clip(it)).collect::<Vec<_>>().join(", ");
+    let mut text = names.iter().take(SHOWN).map(|it| clip(it.as_ref())).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         // Writing to a string cannot fail.
         let _ = write!(text, ", and {} more", names.len() - SHOWN);
@@ -187,6 +157,15 @@ mod tests {
         assert!(text.starts_with("a.ckpt does not fit: 15 missing: m00, m01"), "{text}");
         assert!(text.contains("m11, and 3 more; 1 unexpected: u; 1 misshapen: s (expected [2], got [3, 4])"));
         assert!(text.ends_with("; do this") && !text.contains("m12"), "{text}");
+    }
+
+    #[test]
+    fn a_reason_is_printed_once() {
+        let error = crate::read_file(Path::new("/absent/file"), 1).unwrap_err();
+        let text = format!("{:#}", anyhow::Error::from(error));
+        assert!(text.starts_with("cannot read /absent/file: "), "{text}");
+        let reason = io::Error::from_raw_os_error(2).to_string();
+        assert_eq!(text.matches(&reason).count(), 1, "{text}");
     }
 
     #[test]

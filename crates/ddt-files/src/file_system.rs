@@ -39,7 +39,7 @@ pub struct FileSystem {
 type Check = dyn Fn(Step, &Path) -> io::Result<()> + Send + Sync;
 
 /// One operation that changes the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Step {
     /// Making a folder.
@@ -94,15 +94,6 @@ impl FileSystem {
         &self,
         path: &Path,
         write: impl FnOnce(&mut dyn Write) -> io::Result<T>,
-    ) -> Result<T, FileError> {
-        self.replace(path, |file| write(file))
-    }
-
-    /// [`atomic_write`](Self::atomic_write) for a writer that seeks.
-    pub(crate) fn replace<T>(
-        &self,
-        path: &Path,
-        write: impl FnOnce(&mut BufWriter<DiskFile>) -> io::Result<T>,
     ) -> Result<T, FileError> {
         let failed = |source| FileError::io("write", path)(source);
         let file = self.create_beside(path).map_err(failed)?;

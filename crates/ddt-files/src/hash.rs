@@ -1,23 +1,21 @@
 //! SHA-256 in lower-case hexadecimal.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use crate::FileError;
+use crate::source::Source;
 
 /// Returns the SHA-256 of a file in lower-case hexadecimal.
 ///
 /// # Errors
 ///
-/// [`FileError::Io`] if it cannot be read.
+/// [`FileError::Io`] if it cannot be read, [`FileError::Unusable`] for what is no regular file.
 pub fn sha256_file(path: &Path) -> Result<String, FileError> {
     let mut hashing = Hashing::new(io::sink());
-    File::open(path)
-        .and_then(|mut file| io::copy(&mut file, &mut hashing))
-        .map_err(FileError::io("read", path))?;
+    io::copy(&mut Source::open(path)?.reader_at(0), &mut hashing).map_err(FileError::io("read", path))?;
     Ok(hashing.hex())
 }
 

@@ -1,16 +1,15 @@
-//! Reading tensors from files that nobody vouches for.
+//! Files of tensors and arrays: bounded readers and crash-safe writers.
 //!
-//! A [`Checkpoint`] is an opened file: safetensors, or PyTorch's zip-and-pickle (what `torch.save` and
-//! Lightning write), told apart by content. Opening reads the table of contents only; a tensor is read from
-//! its own place in the file when it is asked for, so an 11 GB training checkpoint costs what is taken from
-//! it.
+//! A [`Checkpoint`] is an opened file of tensors: safetensors (one file, or several with an index) or what
+//! `torch.save` writes, told apart by content. Opening reads the table of contents only; a tensor is read from
+//! its own place in the file when it is asked for, so one tensor of an 11 GB checkpoint costs one tensor.
 //!
 //! Whatever holds named tensors is a [`TensorSource`]: a checkpoint, a part of one under a prefix
 //! ([`Prefixed`]), or one under other names ([`Renamed`]). [`load_exact`] takes what a network expects from a
 //! source, and returns all of it or one error that lists every missing, unexpected and misshapen name.
 //!
-//! [`write_safetensors`] writes a file beside its place, syncs and renames it; [`atomic_write`] does the same
-//! for any content.
+//! A [`FileSystem`] is the one layer that changes the disk: it replaces files as a whole
+//! ([`atomic_write`], [`write_safetensors`], [`npz::write_npz`]), and tests can make any step of it fail.
 //!
 //! **Promise:** any bytes give a value or a [`FileError`]. Nothing is executed, memory is bounded by
 //! fixed limits and by the size of the file, and no input panics.
@@ -42,11 +41,10 @@ pub use checkpoint::{Checkpoint, Format};
 pub use error::{FileError, Misshapen};
 pub use file_system::{DiskFile, FileSystem, Step, atomic_write};
 pub use hash::{sha256, sha256_file};
-pub use load::{LoadOptions, load_exact};
+pub use load::{Comparison, LoadOptions, load_exact};
+pub use safetensors_file::write_safetensors;
 pub use source::read_file;
-pub use tensor_source::{TensorInfo, TensorSource};
-pub use view::{Prefixed, Renamed};
-pub use write::write_safetensors;
+pub use tensor_source::{Prefixed, Renamed, TensorInfo, TensorSource};
 
 mod checkpoint;
 mod error;
@@ -56,9 +54,8 @@ mod limits;
 mod load;
 pub mod npz;
 mod safetensors_file;
-mod shape;
+mod shards;
 mod source;
 mod tensor_source;
 mod torch;
-mod view;
-mod write;
+mod zip;

@@ -1,10 +1,10 @@
 //! All-or-error loading: the tensors a network expects, or one message about everything that does not fit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{FileError, Misshapen, Prefixed, TensorSource};
+use crate::{FileError, Misshapen, Prefixed, TensorInfo, TensorSource};
 
 /// How [`load_exact`] treats what it finds.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ impl<'a> LoadOptions<'a> {
         Self { dtype: Some(dtype), ..self }
     }
 
-    /// Passes over unexpected names for which `allowed` is true.
+    /// Accepts unexpected names for which `allowed` is true.
     pub fn allow_extra(self, allowed: &'a dyn Fn(&str) -> bool) -> Self {
         Self { allow_extra: Some(allowed), ..self }
     }
@@ -51,7 +51,11 @@ pub fn load_exact<S: TensorSource + ?Sized>(
 ) -> Result<BTreeMap<String, Tensor>, FileError> {
     let prefix = prefix_of(source, expected);
     let source = &Prefixed::new(source, &prefix);
-    compare(source, expected, options)?;
+    let mut comparison = Comparison::default();
+    for (name, shape) in expected {
+        comparison.ask(source, name, shape, <[usize]>::eq);
+    }
+    comparison.finish(source, |name| options.allow_extra.is_some_and(|allowed| allowed(name)))?;
     let mut tensors = BTreeMap::new();
     for (name, _) in expected {
         let tensor = source.tensor(name, &Device::Cpu)?;
@@ -64,36 +68,59 @@ pub fn load_exact<S: TensorSource + ?Sized>(
     Ok(tensors)
 }
 
-fn compare<S: TensorSource + ?Sized>(
-    source: &S,
-    expected: &[(String, Vec<usize>)],
-    options: &LoadOptions<'_>,
-) -> Result<(), FileError> {
-    let wanted: BTreeMap<&str, &[usize]> =
-        expected.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
-    let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
-    for (&name, &shape) in &wanted {
+/// Comparison of a source with the tensors that a network asks for, one by one.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    asked: BTreeSet<String>,
+    missing: Vec<String>,
+    misshapen: Vec<Misshapen>,
+}
+
+impl Comparison {
+    /// Notes what the network asks for; true if the source has it, in a shape that `fits` the expected one.
+    pub fn ask<S: TensorSource + ?Sized>(
+        &mut self,
+        source: &S,
+        name: &str,
+        expected: &[usize],
+        fits: impl Fn(&[usize], &[usize]) -> bool,
+    ) -> bool {
+        self.asked.insert(name.to_owned());
         match source.info(name) {
-            None => missing.push(name.to_string()),
-            Some(info) if info.shape != shape => misshapen.push(Misshapen {
-                name: name.to_string(),
-                expected: shape.to_vec(),
-                got: info.shape,
-            }),
-            Some(_) => {}
+            Some(info) if fits(&info.shape, expected) => return true,
+            Some(TensorInfo { shape: got, .. }) => {
+                let expected = expected.to_vec();
+                self.misshapen.push(Misshapen { name: name.to_owned(), expected, got });
+            }
+            None => self.missing.push(name.to_owned()),
         }
+        false
     }
-    let allowed = |name: &str| options.allow_extra.is_some_and(|allowed| allowed(name));
-    let unexpected: Vec<String> = source
-        .names()
-        .into_iter()
-        .filter(|name| !wanted.contains_key(name) && !allowed(name))
-        .map(str::to_string)
-        .collect();
-    if missing.is_empty() && unexpected.is_empty() && misshapen.is_empty() {
-        return Ok(());
+
+    /// All or error; names that were not asked for are unexpected unless they are `allowed`.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Mismatch`] with every missing, unexpected and misshapen name, and the remedy where the source
+    /// shows one.
+    pub fn finish<S: TensorSource + ?Sized>(
+        self,
+        source: &S,
+        allowed: impl Fn(&str) -> bool,
+    ) -> Result<(), FileError> {
+        let Self { asked, mut missing, mut misshapen } = self;
+        let extra = source.names().into_iter().filter(|name| !asked.contains(*name) && !allowed(name));
+        let mut unexpected: Vec<String> = extra.map(str::to_owned).collect();
+        if missing.is_empty() && unexpected.is_empty() && misshapen.is_empty() {
+            return Ok(());
+        }
+        missing.sort();
+        unexpected.sort();
+        misshapen.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: Vec<&str> = missing.iter().map(String::as_str).collect();
+        let remedy = remedy(source, &names).map(String::into_boxed_str);
+        Err(FileError::Mismatch { path: source.path().to_path_buf(), missing, unexpected, misshapen, remedy })
     }
-    Err(FileError::mismatch(source, missing, unexpected, misshapen))
 }
 
 /// The only prefix under which all expected names are; none if they are there without one.
@@ -120,34 +147,16 @@ fn prefixes<S: TensorSource + ?Sized>(source: &S, names: &[&str]) -> Vec<String>
     found
 }
 
-impl FileError {
-    /// The error of names or shapes that are not those expected, with the remedy where `source` shows one.
-    pub fn mismatch<S: TensorSource + ?Sized>(
-        source: &S,
-        mut missing: Vec<String>,
-        mut unexpected: Vec<String>,
-        mut misshapen: Vec<Misshapen>,
-    ) -> Self {
-        missing.sort();
-        unexpected.sort();
-        misshapen.sort_by(|a, b| a.name.cmp(&b.name));
-        let names: Vec<&str> = missing.iter().map(String::as_str).collect();
-        let prefixes: Vec<String> =
-            prefixes(source, &names).iter().map(|it| format!("`{it}`")).take(SHOWN_PREFIXES).collect();
-        let remedy = match prefixes.as_slice() {
-            [] => None,
-            [only] => Some(format!("the missing names are there after {only}: use `with_prefix`")),
-            several => {
-                let several = several.join(" and ");
-                Some(format!("the missing names are there after {several}: choose one with `with_prefix`"))
-            }
-        };
-        Self::Mismatch {
-            path: source.path().to_path_buf(),
-            missing,
-            unexpected,
-            misshapen,
-            remedy: remedy.map(String::into_boxed_str),
+/// How to find the missing names, if they are all under a prefix.
+fn remedy<S: TensorSource + ?Sized>(source: &S, missing: &[&str]) -> Option<String> {
+    let prefixes = prefixes(source, missing).into_iter().map(|it| format!("`{it}`"));
+    let prefixes: Vec<String> = prefixes.take(SHOWN_PREFIXES).collect();
+    match prefixes.as_slice() {
+        [] => None,
+        [only] => Some(format!("the missing names are there after {only}: use `with_prefix`")),
+        several => {
+            let several = several.join(" and ");
+            Some(format!("the missing names are there after {several}: choose one with `with_prefix`"))
         }
     }
 }
@@ -238,9 +247,12 @@ mod tests {
         let options = LoadOptions::new(&Device::Cpu);
         assert_eq!(load_exact(&pair.with_prefix("ema."), &expected, &options).unwrap().len(), 2);
         // A loader that found some of its names already.
-        let error = FileError::mismatch(&pair, vec!["block.w".into()], vec![], vec![]);
-        assert!(error.to_string().ends_with(remedy), "{error}");
-        let error = FileError::mismatch(&pair, vec!["x".into()], vec![], vec![]);
-        assert!(error.to_string().ends_with("1 missing: x"), "{error}");
+        let error = |missing: &str| {
+            let mut comparison = Comparison::default();
+            assert!(!comparison.ask(&pair, missing, &[1], <[usize]>::eq));
+            comparison.finish(&pair, |_| true).unwrap_err().to_string()
+        };
+        assert!(error("block.w").ends_with(remedy), "{}", error("block.w"));
+        assert!(error("x").ends_with("1 missing: x"), "{}", error("x"));
     }
 }

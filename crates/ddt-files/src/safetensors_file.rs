@@ -1,25 +1,29 @@
-//! The safetensors format: a length, a JSON header, and the numbers.
+//! The safetensors format, read and written: a length, a JSON header, and the numbers.
 //!
 //! ```text
 //! u64 little-endian n | n bytes of JSON | data
 //! {"__metadata__": {..}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..}
 //! ```
 //!
-//! Checked before anything is read from the data: the header's length against a limit and the file, names for
+//! The same tensors give the same bytes. Checked before anything is read from the data: the header's length against a limit and the file, names for
 //! duplicates, shapes for overflow, sizes against types, and that the tensors tile the data without gap or
 //! overlap.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::error::{check_limit, clip};
+use crate::hash::Hashing;
 use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_TENSORS};
-use crate::shape::checked_bytes;
 use crate::source::{Source, number};
-use crate::{FileError, TensorInfo};
+use crate::tensor_source::checked_bytes;
+use crate::{FileError, FileSystem, TensorInfo};
 
 /// Bytes of the length that begins a file.
 const LENGTH_BYTES: u64 = 8;
@@ -101,7 +105,7 @@ pub(crate) fn tensor_from_bytes(
 }
 
 fn invalid(source: &Source, problem: impl AsRef<str>) -> FileError {
-    FileError::format(source.path(), format!("invalid safetensors header: {}", problem.as_ref()))
+    FileError::unusable(source.path(), format!("invalid safetensors header: {}", problem.as_ref()))
 }
 
 fn place(
@@ -142,7 +146,7 @@ fn place(
     if expected > source.len() {
         let got = source.len();
         let problem = format!("it is cut short: the tensors need {expected} bytes, the file has {got}");
-        return Err(FileError::format(source.path(), problem));
+        return Err(FileError::unusable(source.path(), problem));
     }
     if expected < source.len() {
         return Err(header(format!("{} bytes follow the last tensor", source.len() - expected)));
@@ -150,20 +154,25 @@ fn place(
     Ok(placed)
 }
 
+/// Element types that are written, with their names; booleans and float8 are only read.
+const DTYPES: [(&str, DType); 9] = [
+    ("U8", DType::U8),
+    ("U32", DType::U32),
+    ("I16", DType::I16),
+    ("I32", DType::I32),
+    ("I64", DType::I64),
+    ("BF16", DType::BF16),
+    ("F16", DType::F16),
+    ("F32", DType::F32),
+    ("F64", DType::F64),
+];
+
 fn dtype_of(name: &str) -> Option<DType> {
-    Some(match name {
-        "BOOL" | "U8" => DType::U8,
-        "U32" => DType::U32,
-        "I16" => DType::I16,
-        "I32" => DType::I32,
-        "I64" => DType::I64,
-        "BF16" => DType::BF16,
-        "F16" => DType::F16,
-        "F32" => DType::F32,
-        "F64" => DType::F64,
-        "F8_E4M3" => DType::F8E4M3,
-        _ => return None,
-    })
+    match name {
+        "BOOL" => Some(DType::U8),
+        "F8_E4M3" => Some(DType::F8E4M3),
+        _ => DTYPES.iter().find(|it| it.0 == name).map(|it| it.1),
+    }
 }
 
 struct Header {
@@ -221,7 +230,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 }
 
 /// Text entries, each key at most once.
-struct UniqueText(BTreeMap<String, String>);
+pub(crate) struct UniqueText(pub(crate) BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for UniqueText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -242,11 +251,132 @@ impl<'de> Visitor<'de> for UniqueTextVisitor {
         let mut text = BTreeMap::new();
         while let Some((key, value)) = map.next_entry::<String, String>()? {
             if text.insert(key, value).is_some() {
-                return Err(de::Error::custom("duplicate metadata key"));
+                return Err(de::Error::custom("duplicate key"));
             }
         }
         Ok(UniqueText(text))
     }
+}
+
+impl FileSystem {
+    /// Writes tensors and text entries to a safetensors file and returns its SHA-256 in hexadecimal.
+    ///
+    /// The bytes depend only on names, types, shapes, values and `metadata`: the header is sorted by name, the
+    /// data by element size (largest first, which keeps every tensor aligned) and name. The file is replaced
+    /// as a whole, as by [`atomic_write`](Self::atomic_write). Tensors on other devices are copied one by one.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Unusable`] for what the format cannot hold, before anything is written; [`FileError::Io`] if
+    /// the disk is full, read-only or failing. The previous file is then intact.
+    pub fn write_safetensors(
+        &self,
+        path: &Path,
+        tensors: &BTreeMap<String, Tensor>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<String, FileError> {
+        let order = in_order(path, tensors)?;
+        let header = header_bytes(path, &order, metadata)?;
+        self.atomic_write(path, |file| {
+            let mut file = Hashing::new(file);
+            file.write_all(&(header.len() as u64).to_le_bytes())?;
+            file.write_all(&header)?;
+            for (name, _, tensor) in &order {
+                write_elements(&mut file, tensor)
+                    .map_err(|error| io::Error::new(error.kind(), format!("tensor `{name}`: {error}")))?;
+            }
+            Ok(file.hex())
+        })
+    }
+}
+
+/// [`FileSystem::write_safetensors`] to the real disk.
+///
+/// # Errors
+///
+/// As that.
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<String, FileError> {
+    FileSystem::default().write_safetensors(path, tensors, metadata)
+}
+
+/// A tensor in the order of the data: its name and its spelling of the element type.
+type Ordered<'a> = (&'a str, &'static str, &'a Tensor);
+
+fn in_order<'a>(path: &Path, tensors: &'a BTreeMap<String, Tensor>) -> Result<Vec<Ordered<'a>>, FileError> {
+    check_limit(path, "the number of tensors", MAX_TENSORS as u64, tensors.len() as u64)?;
+    let mut order = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        if name == METADATA_KEY || name.len() > MAX_NAME_BYTES {
+            return Err(FileError::tensor(path, name, "the name is reserved or too long"));
+        }
+        let Some(&(dtype, _)) = DTYPES.iter().find(|it| it.1 == tensor.dtype()) else {
+            let problem = format!("unsupported element type {}", tensor.dtype().as_str());
+            return Err(FileError::tensor(path, name, problem));
+        };
+        order.push((name.as_str(), dtype, tensor));
+    }
+    // Stable: names stay sorted among elements of one size.
+    order.sort_by_key(|(_, _, tensor)| std::cmp::Reverse(tensor.dtype().size_in_bytes()));
+    Ok(order)
+}
+
+fn header_bytes(
+    path: &Path,
+    order: &[Ordered<'_>],
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>, FileError> {
+    let mut end = 0;
+    let mut entries = BTreeMap::new();
+    for &(name, dtype, tensor) in order {
+        let begin = end;
+        end += tensor.elem_count() * tensor.dtype().size_in_bytes();
+        entries.insert(name, Entry { dtype, shape: tensor.dims(), data_offsets: [begin, end] });
+    }
+    let mut json = serde_json::to_vec(&HeaderToWrite { metadata, entries })
+        .map_err(|error| FileError::io("write", path)(error.into()))?;
+    // Spaces after the object keep the data aligned to the largest element.
+    json.resize(json.len().next_multiple_of(8), b' ');
+    check_limit(path, "the header length", MAX_HEADER_BYTES, json.len() as u64)?;
+    Ok(json)
+}
+
+struct HeaderToWrite<'a> {
+    metadata: &'a BTreeMap<String, String>,
+    entries: BTreeMap<&'a str, Entry<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct Entry<'a> {
+    dtype: &'static str,
+    shape: &'a [usize],
+    data_offsets: [usize; 2],
+}
+
+impl Serialize for HeaderToWrite<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if !self.metadata.is_empty() {
+            map.serialize_entry(METADATA_KEY, self.metadata)?;
+        }
+        for (name, entry) in &self.entries {
+            map.serialize_entry(name, entry)?;
+        }
+        map.end()
+    }
+}
+
+/// Writes the elements in little-endian order.
+fn write_elements(file: impl Write, tensor: &Tensor) -> io::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 16, file);
+    tensor.write_bytes(&mut file).map_err(|error| match error {
+        candle_core::Error::Io(error) => error,
+        other => io::Error::other(other),
+    })?;
+    file.flush()
 }
 
 #[cfg(test)]
@@ -297,7 +427,7 @@ mod tests {
         assert!(problem(&format!(r#"{{"a":{half},"a":{half}}}"#), 4).contains("duplicate name"));
         assert!(problem(&format!(r#"{{"a":{half},"b":{half}}}"#), 4).contains("adjacent"));
         let twice = r#"{"__metadata__":{"k":"1","k":"2"}}"#;
-        assert!(problem(twice, 0).contains("duplicate metadata key"));
+        assert!(problem(twice, 0).contains("duplicate key"));
         assert!(problem(r#"{"__metadata__":{},"__metadata__":{}}"#, 0).contains("duplicate metadata"));
         assert!(problem(r#"{"__metadata__":{"k":1}}"#, 0).contains("expected a string"));
         assert!(problem(&format!(r#"{{"{}":{half}}}"#, "n".repeat(2000)), 4).contains("2000 bytes"));
@@ -308,9 +438,9 @@ mod tests {
     fn refuses_lengths_before_allocating() {
         let open = |bytes: Vec<u8>| SafetensorsFile::open(&Source::from_bytes(Cow::Owned(bytes), "test"));
         let lie = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();
-        assert!(matches!(open(lie), Err(FileError::Limit { .. })));
-        let lie = [1000u64.to_le_bytes().as_slice(), b"{}"].concat();
         let problem = |bytes| open(bytes).unwrap_err().to_string();
+        assert!(problem(lie).contains("the limit is"));
+        let lie = [1000u64.to_le_bytes().as_slice(), b"{}"].concat();
         assert!(problem(lie).contains("cut short"));
         assert!(problem(vec![0; 7]).contains("cut short"));
         let bad = [4u64.to_le_bytes().as_slice(), b"{\"\xff\""].concat();

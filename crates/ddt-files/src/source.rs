@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use crate::FileError;
@@ -25,7 +25,7 @@ impl Source {
     pub(crate) fn open(path: &Path) -> Result<Self, FileError> {
         // Checked before opening: opening a pipe would wait for its writer.
         if !std::fs::metadata(path).map_err(FileError::io("read", path))?.is_file() {
-            return Err(FileError::format(path, "expected a regular file"));
+            return Err(FileError::unusable(path, "expected a regular file"));
         }
         let file = File::open(path).map_err(FileError::io("read", path))?;
         let len = file.metadata().map_err(FileError::io("read", path))?.len();
@@ -49,7 +49,7 @@ impl Source {
         let end = offset.saturating_add(len);
         if end > self.len {
             let problem = format!("it is cut short: {what} needs {end} bytes, the file has {}", self.len);
-            return Err(FileError::format(&self.path, problem));
+            return Err(FileError::unusable(&self.path, problem));
         }
         let failed = |source| FileError::io("read", &self.path)(source);
         let out_of_memory = || failed(io::ErrorKind::OutOfMemory.into());
@@ -57,23 +57,13 @@ impl Source {
         let mut buffer = Vec::new();
         buffer.try_reserve_exact(size).map_err(|_| out_of_memory())?;
         buffer.resize(size, 0);
-        self.fill(offset, &mut buffer).map_err(failed)?;
+        self.reader_at(offset).read_exact(&mut buffer).map_err(failed)?;
         Ok(buffer)
     }
 
-    fn fill(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
-        while !buffer.is_empty() {
-            match self.read_at(offset, buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => {
-                    buffer = &mut buffer[read..];
-                    offset += read as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    /// A reader from `position` on.
+    pub(crate) fn reader_at(&self, position: u64) -> Reader<'_> {
+        Reader { source: self, position }
     }
 
     /// Reads some bytes at `offset`; 0 at the end.
@@ -93,6 +83,33 @@ impl Source {
     }
 }
 
+/// A position in a source. Readers of one source do not affect each other.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader<'a> {
+    source: &'a Source,
+    position: u64,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read_at(self.position, buffer)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Reader<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.source.len().checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
+}
+
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source").field("path", &self.path).field("len", &self.len).finish_non_exhaustive()
@@ -103,8 +120,7 @@ impl fmt::Debug for Source {
 ///
 /// # Errors
 ///
-/// [`FileError::Limit`] for a larger file, [`FileError::Format`] for what is no regular file,
-/// [`FileError::Io`].
+/// [`FileError::Unusable`] for a larger file and for what is no regular file, [`FileError::Io`].
 pub fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
     let source = Source::open(path)?;
     check_limit(path, "the size of the file", max_bytes, source.len())?;
@@ -141,13 +157,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"0123456789").unwrap();
         assert_eq!(read_file(file.path(), 10).unwrap(), b"0123456789");
-        assert!(matches!(read_file(file.path(), 9), Err(FileError::Limit { limit: 9, got: 10, .. })));
+        let error = read_file(file.path(), 9).unwrap_err().to_string();
+        assert!(error.ends_with("the size of the file is 10, the limit is 9"), "{error}");
     }
 
     #[test]
     fn a_folder_is_not_a_file() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(Source::open(folder.path()), Err(FileError::Format { .. })));
+        let error = Source::open(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with("expected a regular file"), "{error}");
         let missing = Source::open(&folder.path().join("missing")).unwrap_err();
         assert!(missing.is_missing_file());
     }

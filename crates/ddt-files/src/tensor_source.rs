@@ -1,12 +1,14 @@
-//! The one interface that loaders know: named tensors of known type and shape.
+//! Named tensors of known type and shape: the one interface of loaders, and views of it under other names.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::FileError;
+use crate::limits::MAX_RANK;
 
-/// What a file says about a tensor before it is read.
+/// Type and shape of a tensor, known before it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// The element type; booleans are `U8`.
@@ -30,7 +32,176 @@ pub trait TensorSource {
     ///
     /// # Errors
     ///
-    /// [`FileError::Tensor`] for an unknown name; a reading error if the file has changed or is
-    /// damaged.
+    /// [`FileError::Unusable`] for an unknown name, or a file that has changed or is damaged.
     fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError>;
+}
+
+/// The tensors of a source whose names begin with a prefix, named without it.
+#[derive(Debug)]
+pub struct Prefixed<'a, S: ?Sized> {
+    source: &'a S,
+    prefix: &'a str,
+}
+
+// Written out: deriving would ask `S` to be `Clone`.
+impl<S: ?Sized> Clone for Prefixed<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: ?Sized> Copy for Prefixed<'_, S> {}
+
+impl<'a, S: TensorSource + ?Sized> Prefixed<'a, S> {
+    /// A view of `source`; `prefix` includes its final dot.
+    pub fn new(source: &'a S, prefix: &'a str) -> Self {
+        Self { source, prefix }
+    }
+
+    fn stored(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+impl<S: TensorSource + ?Sized> TensorSource for Prefixed<'_, S> {
+    fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.source.names().into_iter().filter_map(|name| name.strip_prefix(self.prefix)).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.source.info(&self.stored(name))
+    }
+
+    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
+        self.source.tensor(&self.stored(name), device)
+    }
+}
+
+/// The tensors of a source under other names.
+#[derive(Debug)]
+pub struct Renamed<'a, S: ?Sized> {
+    source: &'a S,
+    // New name to stored name.
+    names: BTreeMap<String, String>,
+}
+
+impl<'a, S: TensorSource + ?Sized> Renamed<'a, S> {
+    /// Gives every stored name the name that `rename` returns for it; `None` hides the tensor.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Unusable`] if two tensors would get the same name.
+    pub fn new(source: &'a S, rename: impl Fn(&str) -> Option<String>) -> Result<Self, FileError> {
+        let mut names: BTreeMap<String, String> = BTreeMap::new();
+        for stored in source.names() {
+            let Some(name) = rename(stored) else { continue };
+            if let Some(first) = names.get(&name) {
+                let problem = format!("both `{first}` and `{stored}` would have this name");
+                return Err(FileError::tensor(source.path(), &name, problem));
+            }
+            names.insert(name, stored.to_string());
+        }
+        Ok(Self { source, names })
+    }
+}
+
+impl<S: TensorSource + ?Sized> TensorSource for Renamed<'_, S> {
+    fn path(&self) -> &Path {
+        self.source.path()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.names.keys().map(String::as_str).collect()
+    }
+
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.source.info(self.names.get(name)?)
+    }
+
+    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
+        match self.names.get(name) {
+            Some(stored) => self.source.tensor(stored, device),
+            None => Err(FileError::not_found(self.path(), name)),
+        }
+    }
+}
+
+/// Returns the number of elements, or what is wrong with `shape`.
+///
+/// A dimension of zero does not excuse the others: libraries multiply them in any order.
+pub(crate) fn checked_elements(shape: &[usize]) -> Result<usize, String> {
+    if shape.len() > MAX_RANK {
+        return Err(format!("{} dimensions, the limit is {MAX_RANK}", shape.len()));
+    }
+    shape
+        .iter()
+        .try_fold(1usize, |product, &dim| product.checked_mul(dim.max(1)))
+        // Eight bytes is the largest element: the size in bytes fits as well.
+        .filter(|&product| product <= isize::MAX as usize / 8)
+        .ok_or_else(|| format!("shape {shape:?} has too many elements"))?;
+    Ok(shape.iter().product())
+}
+
+/// Returns the size in bytes, or what is wrong with `shape`.
+pub(crate) fn checked_bytes(dtype: DType, shape: &[usize]) -> Result<u64, String> {
+    Ok((checked_elements(shape)? * dtype.size_in_bytes()) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Checkpoint;
+
+    fn checkpoint() -> Checkpoint {
+        let header =
+            br#"{"ema.a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"ema.b":{"dtype":"U8","shape":[1],
+            "data_offsets":[1,2]},"raw.a":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}"#;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header);
+        bytes.extend([10, 20, 30]);
+        Checkpoint::from_bytes(bytes, "test").unwrap()
+    }
+
+    fn value(source: &impl TensorSource, name: &str) -> u8 {
+        source.tensor(name, &Device::Cpu).unwrap().to_vec1().unwrap()[0]
+    }
+
+    #[test]
+    fn a_prefix_is_removed() {
+        let checkpoint = checkpoint();
+        let view = checkpoint.with_prefix("ema.");
+        assert_eq!(view.names(), ["a", "b"]);
+        assert_eq!(value(&view, "b"), 20);
+        assert_eq!(view.info("a").unwrap().shape, [1]);
+        assert!(view.info("ema.a").is_none());
+        assert!(checkpoint.with_prefix("none.").names().is_empty());
+    }
+
+    #[test]
+    fn renaming_stored_names() {
+        let checkpoint = checkpoint();
+        let view =
+            Renamed::new(&checkpoint, |name| Some(name.strip_prefix("ema.")?.replace('a', "x"))).unwrap();
+        assert_eq!(view.names(), ["b", "x"]);
+        assert_eq!(value(&view, "x"), 10);
+        assert!(view.tensor("a", &Device::Cpu).is_err());
+        let error = Renamed::new(&checkpoint, |_| Some("same".to_string())).unwrap_err();
+        assert!(error.to_string().contains("both `ema.a` and `ema.b`"), "{error}");
+    }
+
+    #[test]
+    fn giant_shapes_are_refused_even_with_a_zero() {
+        assert_eq!(checked_elements(&[]), Ok(1));
+        assert_eq!(checked_elements(&[2, 3]), Ok(6));
+        assert_eq!(checked_elements(&[4, 0]), Ok(0));
+        assert_eq!(checked_bytes(DType::F16, &[2, 3]), Ok(12));
+        assert!(checked_elements(&[usize::MAX, 2]).is_err());
+        assert!(checked_elements(&[0, usize::MAX, usize::MAX]).is_err());
+        assert!(checked_elements(&[usize::MAX]).is_err());
+        assert!(checked_elements(&[1; MAX_RANK + 1]).is_err());
+    }
 }

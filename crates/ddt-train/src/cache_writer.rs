@@ -2,15 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, TryLockError},
     path::{Path, PathBuf},
 };
 
 use candle_core::{DType, Device, Tensor};
-use ddt_files::{Checkpoint, write_safetensors};
+use ddt_files::{Checkpoint, DiskFile, FileSystem};
 
 use crate::{
-    durable::{create_folder, io_error},
     error::TrainError,
     latent_cache::{CacheContent, INDEX, Index, Scale, Shard, shard_name},
 };
@@ -18,13 +16,14 @@ use crate::{
 /// A cache that is being filled.
 #[derive(Debug)]
 pub struct LatentCacheWriter {
+    system: FileSystem,
     folder: PathBuf,
     index: Index,
     dtype: DType,
     shard_images: usize,
     waiting: Vec<EncodedImages>,
     source_end: u64,
-    _lock: File,
+    _lock: DiskFile,
 }
 
 /// Some images to add to a cache.
@@ -52,13 +51,24 @@ impl LatentCacheWriter {
         dtype: DType,
         shard_images: usize,
     ) -> Result<Self, TrainError> {
-        create_folder(folder)?;
-        let path = folder.join("cache.lock");
-        let lock = File::create(&path).map_err(io_error("create", &path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(TrainError::Locked { path: folder.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
+        Self::open_on(&FileSystem::default(), folder, content, dtype, shard_images)
+    }
+
+    /// [`open`](Self::open) through another file layer than the real disk's.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(
+        system: &FileSystem,
+        folder: &Path,
+        content: CacheContent,
+        dtype: DType,
+        shard_images: usize,
+    ) -> Result<Self, TrainError> {
+        system.create_folders(folder)?;
+        let lock = system.open(&folder.join("cache.lock"))?;
+        if !lock.try_lock()? {
+            return Err(TrainError::Locked { path: folder.to_owned() });
         }
         let index = if folder.join(INDEX).exists() {
             let (index, _) = Index::read(folder)?;
@@ -66,12 +76,13 @@ impl LatentCacheWriter {
             index
         } else {
             let index = Index::new(content);
-            index.write(folder)?;
+            index.write(system, folder)?;
             index
         };
         let source_end = index.shards.last().map_or(0, |it| it.source_end);
         let shard_images = shard_images.max(1);
         Ok(Self {
+            system: system.clone(),
             folder: folder.to_owned(),
             index,
             dtype,
@@ -95,7 +106,7 @@ impl LatentCacheWriter {
     /// Adds images, or none; `source_end` counts the images read from the source so far, skipped ones included.
     ///
     /// # Errors
-    /// [`TrainError::Data`] when the tensors are not those of the content; [`TrainError::Checkpoint`] when
+    /// [`TrainError::Data`] when the tensors are not those of the content; [`TrainError::File`] when
     /// a file cannot be written: the cache is then unchanged, and can be resumed.
     pub fn push(&mut self, images: EncodedImages, source_end: u64) -> Result<(), TrainError> {
         let count = images.labels.len();
@@ -125,14 +136,14 @@ impl LatentCacheWriter {
     /// Writes the last shard, measures the channels, and marks the cache as finished.
     ///
     /// # Errors
-    /// [`TrainError::Data`] when there are no images; [`TrainError::Checkpoint`] when a file fails.
+    /// [`TrainError::Data`] when there are no images; [`TrainError::File`] when a file fails.
     pub fn finish(mut self) -> Result<(), TrainError> {
         if self.is_finished() {
             return Ok(());
         }
         self.flush()?;
         self.index.scale = Some(self.measure()?);
-        self.index.write(&self.folder)
+        self.index.write(&self.system, &self.folder)
     }
 
     fn flush(&mut self) -> Result<(), TrainError> {
@@ -149,9 +160,9 @@ impl LatentCacheWriter {
         let images = labels.len();
         tensors.insert("labels".to_owned(), Tensor::from_vec(labels, images, &Device::Cpu)?);
         let path = self.folder.join(shard_name(self.index.shards.len()));
-        let sha256 = write_safetensors(&path, &tensors, &BTreeMap::new())?;
+        let sha256 = self.system.write_safetensors(&path, &tensors, &BTreeMap::new())?;
         self.index.shards.push(Shard { images, source_end: self.source_end, sha256 });
-        self.index.write(&self.folder)?;
+        self.index.write(&self.system, &self.folder)?;
         self.waiting.clear();
         Ok(())
     }

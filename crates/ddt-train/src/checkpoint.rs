@@ -1,19 +1,13 @@
 //! Checkpoint: a folder of tensor files, and `state.json` with their hashes.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::Write,
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
-use ddt_files::{Checkpoint, LoadOptions, load_exact, sha256_file, write_safetensors};
+use ddt_files::{Checkpoint, FileSystem, LoadOptions, load_exact, read_file, sha256_file};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Precision, TrainConfig},
-    durable::{io_error, sync_folder},
     error::TrainError,
     objective::Objective,
     optimiser::{Moments, ParameterState},
@@ -46,17 +40,22 @@ struct Version {
 const VERSION: u32 = 3;
 const STATE: &str = "state.json";
 
+/// Settings, and a hash per file, are far below this.
+const MAX_STATE_BYTES: u64 = 16 << 20;
+
 /// Writes a checkpoint into a new folder, one file in memory at a time, and `state.json` last.
 pub(crate) fn write<O: Objective>(
+    system: &FileSystem,
     folder: &Path,
     trainer: &Trainer<O>,
     log_bytes: u64,
 ) -> Result<State, TrainError> {
-    fs::create_dir(folder).map_err(io_error("create", folder))?;
+    system.create_folder(folder)?;
     let mut sha256 = BTreeMap::new();
     for part in parts(trainer.config()) {
         let name = file_name(part);
-        let hash = write_safetensors(&folder.join(&name), &trainer.tensors(part)?, &BTreeMap::new())?;
+        let tensors = trainer.tensors(part)?;
+        let hash = system.write_safetensors(&folder.join(&name), &tensors, &BTreeMap::new())?;
         sha256.insert(name, hash);
     }
     let state = State {
@@ -68,11 +67,7 @@ pub(crate) fn write<O: Objective>(
         log_bytes,
         sha256,
     };
-    let path = folder.join(STATE);
-    let json = serde_json::to_vec_pretty(&state).map_err(|it| io_error("write", &path)(it.into()))?;
-    let mut file = File::create(&path).map_err(io_error("create", &path))?;
-    file.write_all(&json).and_then(|()| file.sync_all()).map_err(io_error("write", &path))?;
-    sync_folder(folder)?;
+    system.atomic_write(&folder.join(STATE), |file| Ok(serde_json::to_writer_pretty(file, &state)?))?;
     Ok(state)
 }
 
@@ -80,7 +75,7 @@ pub(crate) fn write<O: Objective>(
 /// hash.
 pub(crate) fn verify(folder: &Path) -> Result<State, TrainError> {
     let path = folder.join(STATE);
-    let json = fs::read(&path).map_err(io_error("read", &path))?;
+    let json = read_file(&path, MAX_STATE_BYTES)?;
     let damaged = |problem: String| TrainError::Unusable { path: path.clone(), problem };
     let malformed = |error: serde_json::Error| damaged(error.to_string());
     let Version { version } = serde_json::from_slice(&json).map_err(malformed)?;

@@ -89,7 +89,7 @@ impl LatentDataset {
     ///
     /// # Errors
     /// [`TrainError::Data`] for an image that is not there or more than 2^20 of them, or a mirrored one that was
-    /// not cached; [`TrainError::Checkpoint`] when the cache cannot be read.
+    /// not cached; [`TrainError::File`] when the cache cannot be read.
     pub fn batch(&self, picks: &[Pick], device: &Device) -> Result<Batch, TrainError> {
         if picks.len() > TrainConfig::MAX_BATCH_SIZE {
             let expected = format!("a batch of at most {} images", TrainConfig::MAX_BATCH_SIZE);

@@ -59,16 +59,6 @@ pub enum TrainError {
         /// The problem: expected, got, and the remedy.
         problem: String,
     },
-    /// A file of a run that could not be read or written.
-    #[error("cannot {action} {path}")]
-    Io {
-        /// The failed operation.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
-    },
     /// A parameter on which the loss does not depend, so that it would never learn.
     #[error("the loss gives parameter {name} no gradient: expected every parameter to take part in it")]
     NoGradient {
@@ -91,9 +81,9 @@ pub enum TrainError {
     /// Photos that cannot be listed or read.
     #[error(transparent)]
     Photos(#[from] DataError),
-    /// A file of tensors that cannot be read or written.
+    /// A file that cannot be read or written.
     #[error(transparent)]
-    Checkpoint(#[from] FileError),
+    File(#[from] FileError),
     /// An error of the network.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -17,13 +17,11 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use ddt_files::{Checkpoint, atomic_write, sha256_file};
+use ddt_files::{Checkpoint, FileSystem, read_file, sha256, sha256_file};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{
     batch::{Batch, Features, Pick},
-    durable::io_error,
     error::TrainError,
 };
 
@@ -126,21 +124,23 @@ pub(crate) struct Scale {
 const VERSION: u32 = 1;
 pub(crate) const INDEX: &str = "index.json";
 
+/// 100 bytes per shard, and 2^24 names of classes.
+const MAX_INDEX_BYTES: u64 = 1 << 30;
+
 impl Index {
     pub(crate) fn new(content: CacheContent) -> Self {
         Self { version: VERSION, content, scale: None, shards: Vec::new() }
     }
 
-    pub(crate) fn write(&self, folder: &Path) -> Result<(), TrainError> {
-        let path = folder.join(INDEX);
-        let json = serde_json::to_vec_pretty(self).map_err(|it| io_error("write", &path)(it.into()))?;
-        Ok(atomic_write(&path, |file| file.write_all(&json))?)
+    pub(crate) fn write(&self, system: &FileSystem, folder: &Path) -> Result<(), TrainError> {
+        let written = |file: &mut dyn std::io::Write| Ok(serde_json::to_writer_pretty(file, self)?);
+        Ok(system.atomic_write(&folder.join(INDEX), written)?)
     }
 
     /// The index, and the SHA-256 of its file.
     pub(crate) fn read(folder: &Path) -> Result<(Self, String), TrainError> {
         let path = folder.join(INDEX);
-        let json = std::fs::read(&path).map_err(io_error("read", &path))?;
+        let json = read_file(&path, MAX_INDEX_BYTES)?;
         let damaged = |problem: String| TrainError::Unusable { path: path.clone(), problem };
         let index: Self = serde_json::from_slice(&json).map_err(|it| damaged(it.to_string()))?;
         if index.version != VERSION {
@@ -160,8 +160,7 @@ impl Index {
         if !index.scale.as_ref().is_none_or(usable) {
             return Err(damaged(format!("expected {channels} finite means and positive deviations")));
         }
-        let sha256 = Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok((index, sha256))
+        Ok((index, sha256(&json)))
     }
 }
 
@@ -187,7 +186,7 @@ impl LatentCache {
     /// Opens the cache in a folder; reads its labels, and of the other tensors only names and shapes.
     ///
     /// # Errors
-    /// [`TrainError::Unusable`], [`TrainError::Io`] or [`TrainError::Checkpoint`] when it is unfinished or
+    /// [`TrainError::Unusable`] or [`TrainError::File`] when it is unfinished or
     /// contradicts its index.
     pub fn open(folder: &Path) -> Result<Self, TrainError> {
         let (mut index, sha256) = Index::read(folder)?;

@@ -69,7 +69,6 @@ mod cache_writer;
 mod checkpoint;
 mod config;
 mod data;
-mod durable;
 mod error;
 mod event;
 mod flow_matching;

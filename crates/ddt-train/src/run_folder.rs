@@ -14,15 +14,14 @@
 //! three names, and resuming takes the newest step that is complete under any of them.
 
 use std::{
-    fmt,
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{Seek, SeekFrom, Write},
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
+use ddt_files::{DiskFile, FileError, FileSystem};
+
 use crate::{
     checkpoint,
-    durable::{create_folder, io_error, remove_folder, sync_folder},
     error::{TrainError, in_full},
     objective::Objective,
     trainer::Trainer,
@@ -31,9 +30,12 @@ use crate::{
 /// A run's folder, locked for this process.
 #[derive(Debug)]
 pub struct RunFolder {
+    system: FileSystem,
     path: PathBuf,
-    log: File,
-    _lock: File,
+    log: DiskFile,
+    /// Where the next line of the log goes.
+    log_end: u64,
+    _lock: DiskFile,
 }
 
 /// Result of resuming a run.
@@ -87,25 +89,26 @@ impl RunFolder {
     /// Opens or makes the folder, and locks it.
     ///
     /// # Errors
-    /// [`TrainError::Locked`] when another process holds it; [`TrainError::Io`] when it cannot be
+    /// [`TrainError::Locked`] when another process holds it; [`TrainError::File`] when it cannot be
     /// written.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
-        create_folder(&path.join("checkpoints"))?;
-        let open = |name: &str| {
-            let path = path.join(name);
-            let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-            file.map_err(io_error("open", &path))
-        };
-        let lock = open("run.lock")?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(TrainError::Locked { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", path)(source)),
+        Self::open_on(&FileSystem::default(), path)
+    }
+
+    /// [`open`](Self::open) through another file layer than the real disk's.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_on(system: &FileSystem, path: &Path) -> Result<Self, TrainError> {
+        system.create_folders(&path.join("checkpoints"))?;
+        let lock = system.open(&path.join("run.lock"))?;
+        if !lock.try_lock()? {
+            return Err(TrainError::Locked { path: path.to_owned() });
         }
-        let mut log = open("log.jsonl")?;
-        log.seek(SeekFrom::End(0)).map_err(io_error("read", path))?;
-        sync_folder(path)?;
-        Ok(Self { path: path.to_owned(), log, _lock: lock })
+        let log = system.open(&path.join("log.jsonl"))?;
+        let log_end = log.size()?;
+        system.sync_folder(path)?;
+        Ok(Self { system: system.clone(), path: path.to_owned(), log, log_end, _lock: lock })
     }
 
     /// Restores `trainer` and the log to the newest complete checkpoint; without one, the run starts.
@@ -115,7 +118,7 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::OtherRun`] when the checkpoint's settings, network, loss or data are not the trainer's;
     /// [`TrainError::Unusable`] when there are checkpoints but none is complete, or the log lacks lines;
-    /// [`TrainError::Io`] when a file fails.
+    /// [`TrainError::File`] when a file fails.
     pub fn resume<O: Objective>(&mut self, trainer: &mut Trainer<O>) -> Result<Resumed, TrainError> {
         let mut rejected = Vec::new();
         let found = self.found()?;
@@ -140,7 +143,7 @@ impl RunFolder {
             );
             return Err(TrainError::Unusable { path: self.path.join("checkpoints"), problem });
         }
-        found.iter().try_for_each(|it| remove_folder(&it.path))?;
+        self.remove(found.iter().map(|it| &it.path))?;
         self.cut_log(0)?;
         Ok(Resumed { step: None, rejected: Vec::new() })
     }
@@ -148,10 +151,12 @@ impl RunFolder {
     /// Appends one line of JSON to the log.
     ///
     /// # Errors
-    /// [`TrainError::Io`] when it cannot be written.
+    /// [`TrainError::File`] when it cannot be written.
     pub fn log(&mut self, record: &serde_json::Value) -> Result<(), TrainError> {
-        // In one piece: formatting into the file would write it token by token.
-        self.log.write_all(format!("{record}\n").as_bytes()).map_err(io_error("write", &self.log_path()))
+        let line = format!("{record}\n");
+        self.log.write_at(self.log_end, line.as_bytes())?;
+        self.log_end += line.len() as u64;
+        Ok(())
     }
 
     /// Saves the trainer, verifies what was written, and removes all older checkpoints but one.
@@ -159,33 +164,30 @@ impl RunFolder {
     /// An existing checkpoint that is complete and equal stays as it is.
     ///
     /// # Errors
-    /// [`TrainError::Io`] or [`TrainError::Checkpoint`] when a file cannot be written;
+    /// [`TrainError::File`] when a file cannot be written;
     /// [`TrainError::Unusable`] when it reads differently. Earlier checkpoints are intact then.
     pub fn save<O: Objective>(&mut self, trainer: &Trainer<O>) -> Result<PathBuf, TrainError> {
-        let log_path = self.log_path();
-        self.log.sync_all().map_err(io_error("sync", &log_path))?;
-        let log_bytes = self.log.stream_position().map_err(io_error("read", &log_path))?;
+        self.log.sync()?;
         let step = trainer.steps();
         let place = |kind| self.place(kind, step);
         let (folder, partial, old) = (place(Kind::InPlace), place(Kind::Partial), place(Kind::Old));
 
-        remove_folder(&partial)?;
-        let written = checkpoint::write(&partial, trainer, log_bytes)?;
+        self.system.remove_folder(&partial)?;
+        let written = checkpoint::write(&self.system, &partial, trainer, self.log_end)?;
         if checkpoint::verify(&folder).is_ok_and(|it| it == written) {
-            remove_folder(&partial)?;
+            self.system.remove_folder(&partial)?;
         } else {
             checkpoint::verify(&partial)?;
             if folder.exists() {
-                remove_folder(&old)?;
-                fs::rename(&folder, &old).map_err(io_error("rename", &folder))?;
+                self.system.remove_folder(&old)?;
+                self.system.rename(&folder, &old)?;
             }
-            fs::rename(&partial, &folder).map_err(io_error("rename", &partial))?;
-            sync_folder(&self.path.join("checkpoints"))?;
+            self.system.rename(&partial, &folder)?;
         }
         // Newer ones may exist, damaged and ignored; older ones are counted without them.
         let found = self.found()?;
         let older = found.iter().filter(|it| it.kind == Kind::InPlace && it.step < step).skip(KEEP - 1);
-        older.map(|it| &it.path).chain([&old]).try_for_each(|it| remove_folder(it))?;
+        self.remove(older.map(|it| &it.path).chain([&old]))?;
         Ok(folder)
     }
 
@@ -193,8 +195,8 @@ impl RunFolder {
     fn found(&self) -> Result<Vec<Found>, TrainError> {
         let folder = self.path.join("checkpoints");
         let mut found = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
-            let path = entry.map_err(io_error("read", &folder))?.path();
+        for entry in fs::read_dir(&folder).map_err(FileError::io("read", &folder))? {
+            let path = entry.map_err(FileError::io("read", &folder))?.path();
             let name = path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
             let step = |prefix| name.strip_prefix(prefix)?.strip_prefix("step-")?.parse().ok();
             let of_kind = |(kind, prefix)| Some(Found { step: step(prefix)?, kind, path: path.clone() });
@@ -214,21 +216,19 @@ impl RunFolder {
         if whole.kind != Kind::InPlace {
             let place = self.place(Kind::InPlace, whole.step);
             // It is damaged, or it would have been chosen.
-            remove_folder(&place)?;
-            fs::rename(&whole.path, &place).map_err(io_error("rename", &whole.path))?;
-            sync_folder(&self.path.join("checkpoints"))?;
+            self.system.remove_folder(&place)?;
+            self.system.rename(&whole.path, &place)?;
         }
         let left = found.iter().filter(|it| it.kind != Kind::InPlace && it.path != whole.path);
-        left.map(|it| &it.path).try_for_each(|it| remove_folder(it))
+        self.remove(left.map(|it| &it.path))
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.path.join("log.jsonl")
+    fn remove<'a>(&self, mut folders: impl Iterator<Item = &'a PathBuf>) -> Result<(), TrainError> {
+        Ok(folders.try_for_each(|it| self.system.remove_folder(it))?)
     }
 
     fn check_log(&self, expected: u64) -> Result<(), TrainError> {
-        let path = self.log_path();
-        let got = self.log.metadata().map_err(io_error("read", &path))?.len();
+        let (path, got) = (self.log.path().to_owned(), self.log.size()?);
         // Making it longer would fill it with zeros.
         if got >= expected {
             return Ok(());
@@ -240,19 +240,19 @@ impl RunFolder {
     }
 
     fn cut_log(&mut self, bytes: u64) -> Result<(), TrainError> {
-        let path = self.log_path();
-        self.log.set_len(bytes).map_err(io_error("cut", &path))?;
-        self.log.seek(SeekFrom::Start(bytes)).map(|_| ()).map_err(io_error("read", &path))
+        self.log.resize(bytes)?;
+        self.log_end = bytes;
+        Ok(())
     }
 }
 
 /// The lines of a run's log.
 ///
 /// # Errors
-/// [`TrainError::Io`] or [`TrainError::Unusable`] when it cannot be read, or a line is not JSON.
+/// [`TrainError::File`] or [`TrainError::Unusable`] when it cannot be read, or a line is not JSON.
 pub fn read_log(folder: &Path) -> Result<Vec<serde_json::Value>, TrainError> {
     let path = folder.join("log.jsonl");
-    let text = fs::read_to_string(&path).map_err(io_error("read", &path))?;
+    let text = fs::read_to_string(&path).map_err(FileError::io("read", &path))?;
     let parse = |(number, line)| {
         serde_json::from_str(line).map_err(|error| {
             let problem = format!("line {}: expected JSON, got {error}", number + 1);

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use ddt_files::FileError;
 use ddt_flow::TimeSampling;
 use ddt_model::NetworkConfig;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     config::{AlignmentConfig, FlowConfig, TrainConfig},
-    durable::io_error,
     error::TrainError,
 };
 
@@ -185,9 +185,9 @@ impl Settings {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`TrainError::Io`], and those of [`Settings::parse`].
+    /// [`TrainError::File`], and those of [`Settings::parse`].
     pub fn read(path: &Path) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(io_error("read", path))?;
+        let text = std::fs::read_to_string(path).map_err(FileError::io("read", path))?;
         Self::parse_named(&text, &path.display().to_string())
     }
 

@@ -7,19 +7,19 @@
 //! ```
 
 use std::{
-    fs::File,
-    io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::{durable::io_error, error::TrainError};
+use ddt_files::{DiskFile, FileSystem};
+
+use crate::error::TrainError;
 
 /// An events file that grows.
 #[derive(Debug)]
 pub struct EventsFile {
-    file: File,
-    path: PathBuf,
+    file: DiskFile,
+    end: u64,
 }
 
 impl EventsFile {
@@ -29,11 +29,11 @@ impl EventsFile {
     /// Starts a new file in a run's folder; the records of earlier processes come from the log.
     ///
     /// # Errors
-    /// [`TrainError::Io`] when the file cannot be written.
+    /// [`TrainError::File`] when the file cannot be written.
     pub fn create(folder: &Path) -> Result<Self, TrainError> {
-        let path = folder.join(Self::NAME);
-        let file = File::create(&path).map_err(io_error("create", &path))?;
-        let mut events = Self { file, path };
+        let mut file = FileSystem::default().open(&folder.join(Self::NAME))?;
+        file.resize(0)?;
+        let mut events = Self { file, end: 0 };
         let version = [now_field(), bytes_field(3, b"brain.Event:2")].concat();
         events.write(&version)?;
         Ok(events)
@@ -42,7 +42,7 @@ impl EventsFile {
     /// Adds the numbers of a line of the log, tagged with their keys.
     ///
     /// # Errors
-    /// [`TrainError::Io`] when the file cannot be written.
+    /// [`TrainError::File`] when the file cannot be written.
     pub fn add(&mut self, record: &serde_json::Value) -> Result<(), TrainError> {
         let Some(record) = record.as_object() else { return Ok(()) };
         let step = record.get("step").and_then(serde_json::Value::as_u64).unwrap_or_default();
@@ -61,7 +61,9 @@ impl EventsFile {
         let length = (event.len() as u64).to_le_bytes();
         let (head, tail) = (masked_crc(&length).to_le_bytes(), masked_crc(event).to_le_bytes());
         let framed = [&length[..], &head[..], event, &tail[..]].concat();
-        self.file.write_all(&framed).map_err(io_error("write", &self.path))
+        self.file.write_at(self.end, &framed)?;
+        self.end += framed.len() as u64;
+        Ok(())
     }
 }
 

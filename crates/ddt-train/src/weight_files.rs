@@ -6,13 +6,12 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use ddt_files::Checkpoint;
+use ddt_files::{Checkpoint, FileSystem};
 use ddt_flow::TimeSampling;
 use ddt_model::{DdtConfig, DdtFile, Description, LatentInfo, NetworkConfig};
 
 use crate::{
     data::LatentDataset,
-    durable::create_folder,
     error::{TrainError, in_full},
     flow_matching::{FlowMatching, evaluate_loss},
     objective::Parameters,
@@ -130,7 +129,7 @@ pub(crate) fn export(
     mut on_loss: impl FnMut(f64, f64),
 ) -> Result<Exported, TrainError> {
     if let Some(parent) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
-        create_folder(parent)?;
+        FileSystem::default().create_folders(parent)?;
     }
     let decays = &trainer.config().ema_decays;
     let (mut best, mut best_loss) = (0, None);

@@ -1,15 +1,16 @@
-//! Arrays in npy and npz files: a bounded reader, and a writer of images that resumes.
+//! Arrays in npy and npz files: a bounded reader, a writer, and archives of images that several processes fill.
 //!
 //! - [`NpzFile`] is an opened `.npz` (zip and zip64, stored or deflated) or `.npy` (versions 1 to 3) file;
 //!   [`NpyArray`] is one array of it, whose [`NpyHeader`] says type and shape. [`Rows`] reads some of its rows
-//!   into memory that the caller gives, so the size of an array does not matter.
+//!   into the caller's memory, so the size of an array does not matter.
 //! - [`write_npz`] writes arrays that fit in memory.
 //! - [`ImageArchive`] writes images that do not, from many processes, any of which may be killed at any moment.
-//!   An [`ArchiveJob`] says what the archive is to hold; a [`Shard`] is one process of several; a [`Claim`] is a
-//!   batch that this process alone paints. The finished file has the same bytes whatever happened on the way.
+//!   An [`ArchiveJob`] describes the archive; a [`Shard`] is one process of several; a [`Claim`] is a batch that
+//!   no other process makes. The finished file has the same bytes whatever happened on the way.
 //!
-//! **Promise:** any bytes give values or an [`NpzError`]. Objects (pickles) are never read, memory is bounded by
-//! fixed limits and by what the caller asks for, no input panics, and no file of somebody else is written over.
+//! **Promise:** any bytes give values or a [`FileError`](crate::FileError). Objects (pickles) are never read,
+//! memory is bounded by fixed limits, by the size of the file and by what the caller asks for, no input panics,
+//! and no file of somebody else is overwritten.
 //!
 //! # Example
 //!
@@ -34,26 +35,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub use archive::{ArchiveJob, Claim, ImageArchive, Next, Shard};
-pub use array::NpyArray;
-pub use error::NpzError;
-pub use file::NpzFile;
+pub use archive::{Claim, ImageArchive, Next};
 pub use header::{Dtype, NpyHeader};
-pub use rows::Rows;
-pub use write::{ArrayData, write_npz};
+pub use job::{ArchiveJob, Shard};
+pub use npz_file::{NpyArray, NpzFile, Rows};
+pub use write::{ArrayData, NamedArray, write_npz};
 
 mod archive;
-mod array;
-mod content;
-mod directory;
-mod durable;
-mod error;
-mod file;
 mod header;
-mod limits;
-mod positioned;
-mod rows;
-mod source;
-mod value;
+mod job;
+mod npz_file;
 mod write;
-mod zip_layout;

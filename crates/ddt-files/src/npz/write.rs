@@ -1,11 +1,14 @@
 //! Writing arrays that fit in memory.
 
+use std::io::{Cursor, Seek, Write};
 use std::path::Path;
 
-use crate::npz::durable::{Existing, write_file};
-use crate::npz::error::NpzError;
+use zip::result::ZipResult;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, DateTime, System, ZipWriter};
+
 use crate::npz::header::{Dtype, NpyHeader};
-use crate::npz::zip_layout::{ArrayEntry, directory};
+use crate::{FileError, FileSystem};
 
 /// The values of an array to write, in C order.
 #[derive(Debug, Clone, Copy)]
@@ -45,44 +48,68 @@ impl ArrayData<'_> {
     }
 }
 
-/// Writes named arrays with their shapes to an `.npz` file (zip64, stored), which is complete or absent.
-///
-/// Equal arrays give equal bytes; an earlier file is replaced in one step.
+impl FileSystem {
+    /// Writes named arrays with their shapes to an `.npz` file (stored), which is complete or absent.
+    ///
+    /// Equal arrays give equal bytes; an earlier file is replaced as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Invalid`] for a shape that is not that of the values, and for a name that is empty, used twice,
+    /// longer than 200 bytes, or has characters other than ASCII letters, digits, `_`, `-` and `.`;
+    /// [`FileError::Io`] if the file cannot be written.
+    pub fn write_npz(&self, path: &Path, arrays: &[NamedArray<'_>]) -> Result<(), FileError> {
+        let failed = |error: zip::result::ZipError| FileError::io("write", path)(error.into());
+        // In memory, where writing does not fail: a `ZipWriter` reports errors to the terminal when it is dropped.
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        let mut names = Vec::new();
+        for &(name, shape, data) in arrays {
+            let allowed = |it: u8| it.is_ascii_alphanumeric() || b"_-.".contains(&it);
+            let fine = (1..=200).contains(&name.len()) && name.bytes().all(allowed);
+            if !fine || names.contains(&name) {
+                let expected = "a name of letters, digits, _, - and ., each once";
+                return Err(FileError::invalid("array name", expected, format!("{name:?}")));
+            }
+            names.push(name);
+            let header = NpyHeader { dtype: data.dtype(), shape: shape.to_vec(), fortran_order: false };
+            let bytes = data.to_bytes();
+            if header.data_bytes() != Some(bytes.len() as u64) {
+                let (expected, got) =
+                    (format!("as many values as {shape:?} has"), bytes.len() / header.dtype.bytes());
+                return Err(FileError::invalid("array to write", expected, got));
+            }
+            start_array(&mut zip, name, &header).and_then(|()| Ok(zip.write_all(&bytes)?)).map_err(failed)?;
+        }
+        let bytes = zip.finish().map_err(failed)?.into_inner();
+        self.atomic_write(path, |file| file.write_all(&bytes))
+    }
+}
+
+/// An array to write: its name, shape and values.
+pub type NamedArray<'a> = (&'a str, &'a [usize], ArrayData<'a>);
+
+/// [`FileSystem::write_npz`] to the real disk.
 ///
 /// # Errors
 ///
-/// [`NpzError::Invalid`] for a shape that is not that of the values, and for a name that is empty, used twice,
-/// longer than 200 bytes, or has characters other than ASCII letters, digits, `_`, `-` and `.`;
-/// [`NpzError::Io`] if the file cannot be written.
-pub fn write_npz(path: impl AsRef<Path>, arrays: &[(&str, &[usize], ArrayData<'_>)]) -> Result<(), NpzError> {
-    let mut entries: Vec<ArrayEntry> = Vec::new();
-    let mut parts = Vec::new();
-    let mut offset = 0;
-    for &(name, shape, data) in arrays {
-        let allowed = |it: u8| it.is_ascii_alphanumeric() || b"_-.".contains(&it);
-        let fine = (1..=200).contains(&name.len()) && name.bytes().all(allowed);
-        if !fine || entries.iter().any(|it| it.name.strip_suffix(".npy") == Some(name)) {
-            let expected = "a name of letters, digits, _, - and ., each once".to_owned();
-            return Err(NpzError::Invalid { what: "array name", expected, got: format!("{name:?}") });
-        }
-        let header = NpyHeader { dtype: data.dtype(), shape: shape.to_vec(), fortran_order: false };
-        let bytes = data.to_bytes();
-        let entry = ArrayEntry::new(name, &header, offset).filter(|it| it.data_bytes == bytes.len() as u64);
-        let Some(mut entry) = entry else {
-            let expected = format!("as many values as {shape:?} has");
-            let got = (bytes.len() / header.dtype.bytes()).to_string();
-            return Err(NpzError::Invalid { what: "array to write", expected, got });
-        };
-        entry.data_crc = crc32fast::hash(&bytes);
-        offset = entry.end();
-        parts.push((entry.front(), bytes));
-        entries.push(entry);
-    }
-    write_file(path.as_ref(), Existing::Replace, |file| {
-        for (front, bytes) in &parts {
-            file.write_all(front)?;
-            file.write_all(bytes)?;
-        }
-        file.write_all(&directory(&entries, offset))
-    })
+/// As that.
+pub fn write_npz(path: impl AsRef<Path>, arrays: &[NamedArray<'_>]) -> Result<(), FileError> {
+    FileSystem::default().write_npz(path.as_ref(), arrays)
+}
+
+/// Begins an array of an archive; its numbers follow. Nothing depends on a clock or a machine.
+pub(crate) fn start_array<W: Write + Seek>(
+    zip: &mut ZipWriter<W>,
+    name: &str,
+    header: &NpyHeader,
+) -> ZipResult<()> {
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .last_modified_time(DateTime::DEFAULT)
+        .system(System::Unix)
+        .unix_permissions(0o644)
+        // Sizes of 64 bits, whether they are needed or not: the header's length is then the same.
+        .large_file(true);
+    zip.start_file(format!("{name}.npy"), options)?;
+    Ok(zip.write_all(&header.encode())?)
 }

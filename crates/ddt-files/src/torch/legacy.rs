@@ -15,9 +15,9 @@ use crate::FileError;
 use crate::error::{check_limit, clip};
 use crate::limits::{MAX_ENTRIES, MAX_PICKLE_BYTES};
 use crate::source::{Source, number};
+use crate::torch::machine;
 use crate::torch::pickle::{Pickle, Value};
 use crate::torch::rebuild::{self, Rebuilt, Storage};
-use crate::torch::{machine, names};
 
 /// How a file begins: the pickle of the magic number.
 pub(crate) const MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
@@ -57,15 +57,15 @@ fn pickles(source: &Source, bytes: &[u8]) -> Result<Legacy, FileError> {
         Value::Int(PROTOCOL) => {}
         other => {
             let problem = format!("expected protocol {PROTOCOL} of legacy PyTorch files, got {other:?}");
-            return Err(FileError::format(path, problem));
+            return Err(FileError::unusable(path, problem));
         }
     }
     if let Some(little) = system.get(system.top, "little_endian")
         && !matches!(system.value(little), Value::Bool(true))
     {
-        return Err(FileError::format(path, "numbers are stored big-endian, expected little-endian"));
+        return Err(FileError::unusable(path, "numbers are stored big-endian, expected little-endian"));
     }
-    let tensors = names::tensors(path, &object)?;
+    let tensors = rebuild::tensors(path, &object)?;
     let begins = storages(source, &object, &keys, at as u64)?;
     Ok((tensors, begins))
 }
@@ -77,7 +77,7 @@ fn storages(
     keys: &Pickle<'_>,
     begin: u64,
 ) -> Result<BTreeMap<String, u64>, FileError> {
-    let broken = |problem: String| FileError::format(source.path(), problem);
+    let broken = |problem: String| FileError::unusable(source.path(), problem);
     let Value::List(list) = keys.value(keys.top) else {
         let kind = keys.value(keys.top).kind();
         return Err(broken(format!("expected a list of storage keys, got {kind}")));
@@ -117,7 +117,7 @@ fn describe(source: &Source, object: &Pickle<'_>) -> Result<BTreeMap<String, Sto
         let found = described.get(&storage.key);
         if found.is_some_and(|it| (it.count, it.element) != (storage.count, storage.element)) {
             let problem = format!("storage `{}` is described in two ways", clip(&storage.key));
-            return Err(FileError::format(source.path(), problem));
+            return Err(FileError::unusable(source.path(), problem));
         }
         described.insert(storage.key.clone(), storage);
     }

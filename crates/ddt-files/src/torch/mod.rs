@@ -6,14 +6,11 @@
 //! <root>/byteorder    "little" or "big"; absent in old files
 //! ```
 //!
-//! That is a zip archive, read by `archive`; the older format is a plain stream, read by `legacy`. `machine`
-//! runs a `pickle` without ever calling anything; `names` finds the tensors in what it built, and `rebuild`
-//! recognises each; `strided` checks and gathers views.
+//! That is a zip archive; the older format is a plain stream, read by `legacy`. `machine` runs a `pickle` without
+//! ever calling anything; `rebuild` finds the tensors in what it built; `strided` checks and gathers views.
 
-mod archive;
 pub(crate) mod legacy;
 mod machine;
-mod names;
 mod pickle;
 mod rebuild;
 mod strided;
@@ -26,9 +23,9 @@ use crate::error::check_limit;
 use crate::limits::MAX_PICKLE_BYTES;
 use crate::safetensors_file::tensor_from_bytes;
 use crate::source::Source;
-use crate::torch::archive::{Archive, Entry};
 use crate::torch::rebuild::Rebuilt;
 use crate::torch::strided::View;
+use crate::zip::{self, Entry};
 use crate::{FileError, TensorInfo};
 
 /// An opened PyTorch file.
@@ -57,19 +54,26 @@ enum Numbers {
 impl TorchFile {
     /// Opens a zip archive.
     pub(crate) fn open_zip(source: &Source) -> Result<Self, FileError> {
-        let archive = Archive::open(source)?;
-        if let Some(entry) = archive.entry("byteorder")
-            && (entry.size != 6 || entry.read(source, 0, 6)? != b"little")
-        {
+        let entries = zip::entries(source)?;
+        let roots = entries.keys().filter_map(|name| name.strip_suffix("/data.pkl"));
+        let mut roots = roots.filter(|root| !root.contains('/'));
+        let (Some(root), None) = (roots.next(), roots.next()) else {
+            let problem = "expected one `<root>/data.pkl`, as torch.save writes it";
+            return Err(FileError::unusable(source.path(), problem));
+        };
+        let read_small = |name: &str, limit: u64| {
+            let Some(entry) = entries.get(&format!("{root}/{name}")) else { return Ok(None) };
+            check_limit(source.path(), &format!("the size of {name}"), limit, entry.size)?;
+            entry.read(source, 0, entry.size).map(Some)
+        };
+        if read_small("byteorder", 6)?.is_some_and(|it| it != b"little") {
             let problem = "numbers are stored big-endian, expected little-endian";
-            return Err(FileError::format(source.path(), problem));
+            return Err(FileError::unusable(source.path(), problem));
         }
-        let pickle = archive.pickle();
-        check_limit(source.path(), "the size of the pickle", MAX_PICKLE_BYTES, pickle.size)?;
-        let bytes = pickle.read(source, 0, pickle.size)?;
-        let tensors = names::tensors(source.path(), &machine::run(source.path(), &bytes)?)?;
+        let pickle = read_small("data.pkl", MAX_PICKLE_BYTES)?.unwrap_or_default();
+        let tensors = rebuild::tensors(source.path(), &machine::run(source.path(), &pickle)?)?;
         Self::place(source, tensors, |key| {
-            let entry = archive.entry(&format!("data/{key}"))?;
+            let entry = entries.get(&format!("{root}/data/{key}"))?;
             Some((Numbers::Entry(entry.clone(), 0), entry.size))
         })
     }

@@ -144,7 +144,10 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn fault(&self, problem: impl AsRef<str>) -> FileError {
-        FileError::format(self.path, format!("invalid pickle at byte {}: {}", self.offset, problem.as_ref()))
+        FileError::unusable(
+            self.path,
+            format!("invalid pickle at byte {}: {}", self.offset, problem.as_ref()),
+        )
     }
 
     pub(crate) fn limit(&self, what: &str, limit: usize, got: usize) -> Result<(), FileError> {

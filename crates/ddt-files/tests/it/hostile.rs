@@ -4,7 +4,8 @@ use candle_core::Device;
 use ddt_files::{Checkpoint, FileError};
 use proptest::prelude::*;
 
-use crate::torch_builder::{Pickle, ZipEntry, floats, legacy_file, lightning, torch_file, zip};
+use crate::torch_builder::{Pickle, floats, legacy_file, lightning, torch_file};
+use crate::zip_builder::{ZipEntry, deflated, zip};
 
 /// Opens and reads everything there is.
 fn read_all(bytes: Vec<u8>) -> Result<usize, FileError> {
@@ -15,6 +16,12 @@ fn read_all(bytes: Vec<u8>) -> Result<usize, FileError> {
         assert_eq!((tensor.dtype(), tensor.dims()), (info.dtype, info.shape.as_slice()));
     }
     Ok(checkpoint.names().len())
+}
+
+#[track_caller]
+fn refused(bytes: Vec<u8>, part: &str) {
+    let error = read_all(bytes).unwrap_err().to_string();
+    assert!(error.contains(part), "expected {part:?} in {error:?}");
 }
 
 fn small_torch() -> Vec<u8> {
@@ -94,7 +101,7 @@ fn values_that_contain_themselves() {
     let own = Pickle::new().op(b"}q\x00").str("state_dict").op(b"h\x00s").end();
     assert!(read_all(torch_file(&own, &[])).is_err());
     let tuple = Pickle::new().op(b"}q\x00").str("k").op(b"h\x00\x85s").end();
-    assert!(matches!(read_all(torch_file(&tuple, &[])), Err(FileError::Format { .. })));
+    refused(torch_file(&tuple, &[]), "no tensors");
     // A parameter around itself.
     let parameter = lightning(|it| {
         let it = it.str("p").global("torch._utils", "_rebuild_parameter").op(b"q\x01(");
@@ -111,7 +118,7 @@ fn deep_nesting_needs_no_stack() {
     let tuples = Pickle::new().op(b")").op(&b"\x85".repeat(1_000_000)).end();
     assert!(read_all(torch_file(&tuples, &[])).is_err());
     let marks = Pickle::new().op(&b"(".repeat(1_000_000)).end();
-    assert!(matches!(read_all(torch_file(&marks, &[])), Err(FileError::Limit { .. })));
+    refused(torch_file(&marks, &[]), "the limit is");
 }
 
 #[test]
@@ -119,7 +126,7 @@ fn shared_values_do_not_multiply() {
     // Doubling thirty times by way of the memo: 2^30 items if anybody copied them.
     let head = Pickle::new().op(b"}").str("k").op(b")");
     let doubled = (0..30u8).fold(head, |it, i| it.op(&[b'q', i, b'h', i, 0x86])).op(b"s").end();
-    assert!(matches!(read_all(torch_file(&doubled, &[])), Err(FileError::Format { .. })));
+    refused(torch_file(&doubled, &[]), "no tensors");
 
     // One large group under very many names.
     let group = (0..1000).fold(Pickle::new().op(b"}}q\x00("), |it, i| {
@@ -127,17 +134,16 @@ fn shared_values_do_not_multiply() {
     });
     let group = group.op(b"u0(");
     let many = (0..1000).fold(group, |it, i| it.str(&format!("g{i}")).op(b"h\x00")).op(b"u").end();
-    let error = read_all(torch_file(&many, &[&floats([1.0])])).unwrap_err();
-    assert!(error.to_string().contains("the number of tensors is 65537"), "{error}");
+    refused(torch_file(&many, &[&floats([1.0])]), "the number of tensors is 65537");
 }
 
 #[test]
 fn bombs_are_not_inflated() {
-    let bomb = ZipEntry::deflated("a/data.pkl", &vec![b']'; 80 << 20]);
+    let bomb = deflated("a/data.pkl", &vec![b']'; 80 << 20]);
     assert!(bomb.packed.len() < 1 << 20);
-    assert!(matches!(read_all(zip(std::slice::from_ref(&bomb))), Err(FileError::Limit { .. })));
+    refused(zip(std::slice::from_ref(&bomb)), "the size of data.pkl is 83886080, the limit is");
     let liar = ZipEntry { size: 10, ..bomb };
-    assert!(matches!(read_all(zip(&[liar])), Err(FileError::Format { .. })));
+    refused(zip(&[liar]), "goes on after the 10 bytes");
 }
 
 #[test]
@@ -160,7 +166,7 @@ fn counts_in_the_end_record_are_not_believed() {
     bytes.extend(b"PK\x05\x06\x00\x00\x00\x00");
     bytes.extend([0xff; 12]);
     bytes.extend([0; 2]);
-    assert!(matches!(read_all(bytes), Err(FileError::Format { .. })));
+    refused(bytes, "the number of zip entries is 18446744073709551615, the limit is");
 }
 
 proptest! {

@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+mod faults;
 mod goldens;
 mod hostile;
-mod npz;
+mod image_archives;
+mod npz_hostile;
+mod npz_reading;
 mod safetensors_files;
 mod torch_builder;
 mod torch_files;
 mod torch_legacy;
+mod zip_builder;

@@ -1,9 +1,10 @@
 //! Our safetensors against the format's own library, and the whole way round.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use ddt_files::{Checkpoint, FileError, sha256_file, write_safetensors};
+use ddt_files::{Checkpoint, Format, LoadOptions, load_exact, sha256_file, write_safetensors};
 use safetensors::SafeTensors;
 
 fn text(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -104,12 +105,100 @@ fn what_cannot_be_written_leaves_the_old_file() {
     let none = BTreeMap::new();
     let refused = |tensors: BTreeMap<String, Tensor>| write_safetensors(&path, &tensors, &none).unwrap_err();
     let reserved = refused(BTreeMap::from([("__metadata__".to_string(), one.clone())]));
-    assert!(matches!(reserved, FileError::Tensor { .. }), "{reserved}");
+    assert!(reserved.to_string().contains("`__metadata__`: the name is reserved"), "{reserved}");
     let float8 = one.to_dtype(DType::F8E4M3).unwrap();
     let float8 = refused(BTreeMap::from([("x".to_string(), float8)]));
-    assert!(matches!(float8, FileError::Tensor { .. }), "{float8}");
+    assert!(float8.to_string().contains("`x`: unsupported element type"), "{float8}");
     let metadata = text(&[("k", &"v".repeat(17 << 20))]);
     let large = write_safetensors(&path, &BTreeMap::from([("x".to_string(), one)]), &metadata).unwrap_err();
-    assert!(matches!(large, FileError::Limit { .. }), "{large}");
+    assert!(large.to_string().contains("the limit is"), "{large}");
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
+}
+
+/// Two files of two tensors each, and the index that `index` makes of the right one.
+fn sharded(folder: &Path, index: impl Fn(&str) -> String) -> PathBuf {
+    let write = |number: u8, names: [&str; 2]| {
+        let tensor = |(i, name): (usize, &str)| {
+            (name.to_string(), Tensor::new(&[number, i as u8], &Device::Cpu).unwrap())
+        };
+        let path = folder.join(format!("model-0000{number}-of-00002.safetensors"));
+        write_safetensors(&path, &names.into_iter().enumerate().map(tensor).collect(), &BTreeMap::new())
+            .unwrap();
+    };
+    write(1, ["a", "d"]);
+    write(2, ["b", "c"]);
+    let right = r#"{"metadata": {"total_size": 8, "format": "pt"}, "weight_map": {
+        "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors",
+        "c": "model-00002-of-00002.safetensors", "d": "model-00001-of-00002.safetensors"}}"#;
+    let path = folder.join("model.safetensors.index.json");
+    std::fs::write(&path, index(right)).unwrap();
+    path
+}
+
+#[test]
+fn an_index_opens_all_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = sharded(folder.path(), str::to_owned);
+    for path in [index.as_path(), folder.path()] {
+        let checkpoint = Checkpoint::open(path).unwrap();
+        assert_eq!((checkpoint.format(), checkpoint.path()), (Format::SafetensorsIndex, index.as_path()));
+        assert_eq!(checkpoint.names(), ["a", "b", "c", "d"]);
+        assert_eq!(checkpoint.metadata(), &text(&[("format", "pt"), ("total_size", "8")]));
+        for (name, expected) in [("a", [1, 0]), ("b", [2, 0]), ("c", [2, 1]), ("d", [1, 1])] {
+            let value = |it: Tensor| it.to_vec1::<u8>().unwrap();
+            assert_eq!(checkpoint.info(name).unwrap().shape, [2]);
+            assert_eq!(value(checkpoint.tensor(name, &Device::Cpu).unwrap()), expected);
+            assert_eq!(value(checkpoint.rows(name, 1, 1, &Device::Cpu).unwrap()), expected[1..]);
+        }
+        let expected: Vec<_> = ["a", "b", "c", "d"].iter().map(|it| (it.to_string(), vec![2])).collect();
+        assert_eq!(load_exact(&checkpoint, &expected, &LoadOptions::new(&Device::Cpu)).unwrap().len(), 4);
+    }
+}
+
+#[test]
+fn an_index_that_contradicts_its_files_is_refused() {
+    let refused = |index: &dyn Fn(&str) -> String, part: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = sharded(folder.path(), index);
+        let error = Checkpoint::open(&path).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("index.json"), "expected {part:?} in {error:?}");
+    };
+    let replaced = |from: &'static str, to: &'static str| move |index: &str| index.replacen(from, to, 1);
+    let second = "model-00002-of-00002.safetensors";
+    refused(
+        &replaced(second, "model-00003-of-00002.safetensors"),
+        "part `model-00003-of-00002.safetensors` is missing",
+    );
+    for outside in ["../model-00001-of-00002.safetensors", "/etc/passwd", "a/../../b", "..", "."] {
+        refused(&replaced(second, outside), "is outside its folder");
+    }
+    refused(&replaced(second, ""), "is outside its folder");
+    refused(&replaced(r#""a":"#, r#""x":"#), "tensor `x` is not in its part `model-00001");
+    refused(
+        &replaced(second, "model-00001-of-00002.safetensors"),
+        "tensor `b` is not in its part `model-00001",
+    );
+    refused(&replaced(r#""b": "#, r#""a": "x", "b": "#), "duplicate key");
+    refused(&replaced("weight_map", "weights"), "missing field `weight_map`");
+    refused(&|index| index[..index.len() - 2].to_owned(), "invalid index of safetensors");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = sharded(folder.path(), str::to_owned);
+    let twice =
+        BTreeMap::from(["b", "c", "d"].map(|it| (it.to_string(), Tensor::new(1u8, &Device::Cpu).unwrap())));
+    write_safetensors(&folder.path().join(second), &twice, &BTreeMap::new()).unwrap();
+    let error = Checkpoint::open(&path).unwrap_err().to_string();
+    assert!(error.contains("tensor `d` is in two parts, `model-00001"), "{error}");
+    // An index is no part, nor are files of other formats.
+    let own = replaced(second, "model.safetensors.index.json");
+    refused(&|index| own(index), "index.json");
+    std::fs::write(folder.path().join("other.safetensors.index.json"), "{}").unwrap();
+    let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("model.safetensors.index.json, other.safetensors.index.json; name one"),
+        "{error}"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    let error = Checkpoint::open(empty.path()).unwrap_err().to_string();
+    assert!(error.contains("a folder without a file *.safetensors.index.json"), "{error}");
 }

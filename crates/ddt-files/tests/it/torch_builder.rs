@@ -1,6 +1,6 @@
 //! Builds PyTorch files instruction by instruction, honest ones and others.
 
-use std::io::Write;
+use crate::zip_builder::{stored, zip};
 
 /// A pickle under construction.
 #[derive(Clone, Default)]
@@ -65,74 +65,11 @@ pub(crate) fn lightning(entries: impl Fn(Pickle) -> Pickle) -> Vec<u8> {
     entries(head).op(b"uu").end()
 }
 
-/// A zip entry; every field is written as it stands.
-#[derive(Clone)]
-pub(crate) struct ZipEntry {
-    pub(crate) name: String,
-    pub(crate) packed: Vec<u8>,
-    pub(crate) size: u32,
-    pub(crate) crc: u32,
-    pub(crate) method: u16,
-    pub(crate) flags: u16,
-}
-
-impl ZipEntry {
-    pub(crate) fn stored(name: &str, content: &[u8]) -> Self {
-        let mut crc = flate2::Crc::new();
-        crc.update(content);
-        let (name, packed, size) = (name.to_string(), content.to_vec(), content.len() as u32);
-        Self { name, packed, size, crc: crc.sum(), method: 0, flags: 0 }
-    }
-
-    pub(crate) fn deflated(name: &str, content: &[u8]) -> Self {
-        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
-        encoder.write_all(content).unwrap();
-        Self { packed: encoder.finish().unwrap(), method: 8, ..Self::stored(name, content) }
-    }
-
-    fn fields(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for half in [20, self.flags, self.method, 0, 0] {
-            bytes.extend(half.to_le_bytes());
-        }
-        for word in [self.crc, self.packed.len() as u32, self.size] {
-            bytes.extend(word.to_le_bytes());
-        }
-        bytes.extend((self.name.len() as u16).to_le_bytes());
-        bytes
-    }
-}
-
-pub(crate) fn zip(entries: &[ZipEntry]) -> Vec<u8> {
-    let (mut file, mut directory) = (Vec::new(), Vec::new());
-    for entry in entries {
-        directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(entry.fields());
-        directory.extend([0; 12]);
-        directory.extend((file.len() as u32).to_le_bytes());
-        directory.extend(entry.name.as_bytes());
-        file.extend(b"PK\x03\x04");
-        file.extend(entry.fields());
-        file.extend([0; 2]);
-        file.extend(entry.name.as_bytes());
-        file.extend(&entry.packed);
-    }
-    let start = file.len() as u32;
-    file.extend(&directory);
-    file.extend(b"PK\x05\x06\x00\x00\x00\x00");
-    file.extend((entries.len() as u16).to_le_bytes());
-    file.extend((entries.len() as u16).to_le_bytes());
-    file.extend((directory.len() as u32).to_le_bytes());
-    file.extend(start.to_le_bytes());
-    file.extend([0; 2]);
-    file
-}
-
 /// A file of a pickle and storages, keyed "0", "1", ...
 pub(crate) fn torch_file(pickle: &[u8], storages: &[&[u8]]) -> Vec<u8> {
-    let mut entries = vec![ZipEntry::stored("archive/data.pkl", pickle)];
+    let mut entries = vec![stored("archive/data.pkl", pickle)];
     for (key, storage) in storages.iter().enumerate() {
-        entries.push(ZipEntry::stored(&format!("archive/data/{key}"), storage));
+        entries.push(stored(&format!("archive/data/{key}"), storage));
     }
     zip(&entries)
 }

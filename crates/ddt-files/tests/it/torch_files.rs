@@ -5,7 +5,8 @@ use std::io::Write;
 use candle_core::{DType, Device, Tensor};
 use ddt_files::{Checkpoint, FileError, Format, TensorSource};
 
-use crate::torch_builder::{Pickle, ZipEntry, floats, lightning, torch_file, zip};
+use crate::torch_builder::{Pickle, floats, lightning, torch_file};
+use crate::zip_builder::{ZipEntry, deflated, stored, zip};
 
 fn open(bytes: Vec<u8>) -> Result<Checkpoint, FileError> {
     Checkpoint::from_bytes(bytes, "test.ckpt")
@@ -172,7 +173,6 @@ fn unknown_objects_are_harmless_beside_the_tensors_and_named_among_them() {
 fn entries_that_are_no_tensors() {
     let problem = |entries: &dyn Fn(Pickle) -> Pickle, part: &str| {
         let error = refusal(entries);
-        assert!(matches!(error, FileError::Tensor { .. }), "{error}");
         assert!(error.to_string().contains(part), "{error}");
     };
     problem(&|it| it.str("n").int(1), "`n`: expected a tensor, got an integer");
@@ -192,7 +192,7 @@ fn entries_that_are_no_tensors() {
     problem(&view((0, &[i64::MAX, i64::MAX, 0], &[1, 1, 1])), "too many elements");
     problem(&view((0, &[1 << 40], &[0])), "made of a storage of 4");
     problem(&view((0, &[1], &[])), "1 dimensions and 0 strides");
-    problem(&view((0, &[1; 17], &[1; 17])), "17 dimensions");
+    problem(&view((0, &[1; 65], &[1; 65])), "65 dimensions");
     problem(&|it| it.str("x").tensor("FloatStorage", "0", 5, (0, &[1], &[1])), "needs 20 bytes");
     problem(&|it| it.str("x").tensor("FloatStorage", "0", -1, (0, &[1], &[1])), "impossible size");
     problem(&|it| it.str("x").tensor("FloatStorage", "0", i64::MAX, (0, &[1], &[1])), "impossible size");
@@ -200,7 +200,8 @@ fn entries_that_are_no_tensors() {
     let int8 = refusal(|it| it.str("x").tensor("CharStorage", "0", 4, (0, &[1], &[1])));
     assert!(int8.to_string().contains("`x`: unsupported element type CharStorage"), "{int8}");
     let empty = Pickle::new().op(b"}").str("epoch").int(1).op(b"s").end();
-    assert!(matches!(open(torch_file(&empty, &[])), Err(FileError::Format { .. })));
+    let empty = open(torch_file(&empty, &[])).unwrap_err();
+    assert!(empty.to_string().contains("no tensors"), "{empty}");
 }
 
 #[test]
@@ -218,7 +219,7 @@ fn a_negated_view_is_refused_and_not_misread() {
 fn compressed_archives_are_inflated_up_to_their_declared_size() {
     let pickle = lightning(|it| it.str("x").tensor("FloatStorage", "0", 1000, (500, &[2], &[1])));
     let storage = floats((0..1000).map(|i| i as f32));
-    let entries = [ZipEntry::deflated("a/data.pkl", &pickle), ZipEntry::deflated("a/data/0", &storage)];
+    let entries = [deflated("a/data.pkl", &pickle), deflated("a/data/0", &storage)];
     assert_eq!(f32s(&open(zip(&entries)).unwrap(), "x"), [500.0, 501.0]);
 
     let read = |entry: ZipEntry| {
@@ -226,14 +227,14 @@ fn compressed_archives_are_inflated_up_to_their_declared_size() {
         open(file).and_then(|it| it.tensor("x", &Device::Cpu)).unwrap_err()
     };
     // More inside than declared, less, far more than any limit, another method, a password.
-    let bomb = ZipEntry { size: 4000, ..ZipEntry::deflated("a/data/0", &[0; 1 << 20]) };
-    assert!(read(bomb).to_string().contains("does not inflate to its 4000 bytes"));
+    let bomb = ZipEntry { size: 4000, ..deflated("a/data/0", &[0; 1 << 20]) };
+    assert!(read(bomb).to_string().contains("goes on after the 4000 bytes"));
     let short = ZipEntry { size: 4001, ..entries[1].clone() };
-    assert!(read(short).to_string().contains("does not inflate to its 4001 bytes"));
+    assert!(read(short).to_string().contains("ends before the 4001 bytes"));
     let giant = ZipEntry { size: u32::MAX - 1, ..entries[1].clone() };
-    assert!(matches!(read(giant), FileError::Limit { .. }));
+    assert!(read(giant).to_string().contains("cannot inflate"));
     let other = ZipEntry { method: 12, ..entries[1].clone() };
-    assert!(read(other).to_string().contains("compression method 12"));
+    assert!(read(other).to_string().contains("expected stored or deflated"));
     let secret = ZipEntry { flags: 1, ..entries[1].clone() };
     assert!(read(secret).to_string().contains("encrypted"));
 }
@@ -241,23 +242,23 @@ fn compressed_archives_are_inflated_up_to_their_declared_size() {
 #[test]
 fn archives_that_contradict_themselves() {
     let pickle = lightning(|it| it.str("x").tensor("FloatStorage", "0", 1, (0, &[1], &[1])));
-    let good = ZipEntry::stored("a/data.pkl", &pickle);
-    let storage = ZipEntry::stored("a/data/0", &floats([1.0]));
+    let good = stored("a/data.pkl", &pickle);
+    let storage = stored("a/data/0", &floats([1.0]));
     let problem = |entries: &[ZipEntry], part: &str| {
         let error = open(zip(entries)).and_then(|it| it.tensor("x", &Device::Cpu)).unwrap_err();
         assert!(error.to_string().contains(part), "{error}");
     };
     problem(&[], "expected one `<root>/data.pkl`");
-    problem(&[ZipEntry::stored("a/b/data.pkl", &pickle)], "expected one");
-    problem(&[good.clone(), ZipEntry::stored("b/data.pkl", &pickle)], "expected one");
-    problem(&[good.clone(), good.clone()], "two entries are called");
-    problem(&[good.clone(), storage.clone(), ZipEntry::stored("a/byteorder", b"big")], "big-endian");
+    problem(&[stored("a/b/data.pkl", &pickle)], "expected one");
+    problem(&[good.clone(), stored("b/data.pkl", &pickle)], "expected one");
+    problem(&[good.clone(), good.clone()], "two entries have the same name");
+    problem(&[good.clone(), storage.clone(), stored("a/byteorder", b"big")], "big-endian");
     problem(&[ZipEntry { crc: 1, ..good.clone() }, storage.clone()], "checksum");
     problem(&[good.clone(), ZipEntry { crc: 1, ..storage.clone() }], "checksum");
-    problem(&[good.clone(), ZipEntry { size: 5, ..storage.clone() }], "sizes that differ");
+    problem(&[good.clone(), ZipEntry { size: 5, ..storage.clone() }], "two sizes");
     let mut cut = zip(&[good, storage]);
     cut.truncate(cut.len() - 1);
-    assert!(open(cut).unwrap_err().to_string().contains("cut short"));
+    assert!(open(cut).unwrap_err().to_string().contains("is complete"));
 }
 
 #[test]
@@ -287,11 +288,8 @@ fn a_file_beyond_four_gigabytes_is_read_by_position() {
     let path = folder.path().join("large.ckpt");
     let mut file = std::fs::File::create(&path).unwrap();
 
-    let entries = [
-        ZipEntry::stored("m/data.pkl", &pickle),
-        ZipEntry { packed: Vec::new(), ..ZipEntry::stored("m/data/0", b"") },
-        ZipEntry::stored("m/data/1", &floats([3.0, 4.0])),
-    ];
+    let entries =
+        [stored("m/data.pkl", &pickle), stored("m/data/0", b""), stored("m/data/1", &floats([3.0, 4.0]))];
     let mut directory = Vec::new();
     let mut at = 0u64;
     for (i, entry) in entries.iter().enumerate() {

@@ -10,7 +10,7 @@ use ddt_train::{
 
 const IMAGES: usize = 11;
 
-fn content() -> CacheContent {
+pub(crate) fn content() -> CacheContent {
     CacheContent {
         made_from: BTreeMap::from([("autoencoder".to_owned(), "one".to_owned())]),
         classes: vec!["cat".to_owned(), "dog".to_owned()],
@@ -22,7 +22,7 @@ fn content() -> CacheContent {
 }
 
 /// Images `from..to`: every value says which image and which field it is.
-fn encoded(from: usize, to: usize) -> EncodedImages {
+pub(crate) fn encoded(from: usize, to: usize) -> EncodedImages {
     let field = |base: f32, shape: &[usize]| {
         let size: usize = shape.iter().product();
         let values: Vec<f32> = (from..to).flat_map(|i| vec![base + i as f32; size]).collect();

@@ -4,6 +4,7 @@
 
 mod cache;
 mod damage;
+mod faults;
 mod from_settings;
 mod goldens;
 mod gradients;

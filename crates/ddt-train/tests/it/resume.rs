@@ -95,7 +95,7 @@ fn two_processes_cannot_hold_one_run() {
     RunFolder::open(&path).unwrap();
     let file = folder.path().join("file");
     fs::write(&file, b"").unwrap();
-    assert!(matches!(RunFolder::open(&file.join("run")), Err(TrainError::Io { .. })));
+    assert!(matches!(RunFolder::open(&file.join("run")), Err(TrainError::File(_))));
 }
 
 #[test]

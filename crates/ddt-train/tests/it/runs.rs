@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::Device;
-use ddt_files::sha256_file;
+use ddt_files::{FileSystem, sha256_file};
 use ddt_flow::{CounterNoise, Purpose};
 use ddt_model::{DdtConfig, NetworkConfig};
 use ddt_train::{
@@ -78,24 +78,33 @@ pub(crate) fn train(folder: &Path, steps: u64, go_on: impl FnMut(u64) -> bool) {
 
 pub(crate) fn train_on(
     data: &LatentDataset,
+    trainer: Trainer<FlowMatching>,
+    folder: &Path,
+    go_on: impl FnMut(u64) -> bool,
+) {
+    try_train(&FileSystem::default(), data, trainer, folder, go_on).unwrap();
+}
+
+pub(crate) fn try_train(
+    system: &FileSystem,
+    data: &LatentDataset,
     mut trainer: Trainer<FlowMatching>,
     folder: &Path,
     mut go_on: impl FnMut(u64) -> bool,
-) {
-    let mut run = RunFolder::open(folder).unwrap();
-    run.resume(&mut trainer).unwrap();
+) -> Result<(), TrainError> {
+    let mut run = RunFolder::open_on(system, folder)?;
+    run.resume(&mut trainer)?;
     while !trainer.finished() {
-        let report = step(&mut trainer, data).unwrap();
-        run.log(&serde_json::json!({ "step": report.step, "loss": report.loss, "norm": report.grad_norm }))
-            .unwrap();
+        let report = step(&mut trainer, data)?;
+        run.log(&serde_json::json!({ "step": report.step, "loss": report.loss, "norm": report.grad_norm }))?;
         if report.step.is_multiple_of(3) {
-            run.save(&trainer).unwrap();
+            run.save(&trainer)?;
         }
         if !go_on(report.step) {
-            return;
+            return Ok(());
         }
     }
-    run.save(&trainer).unwrap();
+    run.save(&trainer).map(drop)
 }
 
 /// Hashes of the last checkpoint's files, and of the log.

@@ -1,15 +1,13 @@
-//! What an archive is to hold.
+//! The job of an archive of images, and the part of it that one process begins with.
 
 use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::npz::error::NpzError;
+use crate::FileError;
 use crate::npz::header::{Dtype, NpyHeader};
-use crate::npz::zip_layout::ArrayEntry;
 
 /// Differences that a message lists at most.
 const LISTED: usize = 8;
@@ -17,7 +15,7 @@ const LISTED: usize = 8;
 /// Characters of a value in a message.
 const CLIPPED: usize = 60;
 
-/// What an archive is to hold, and how its images are made; all processes of a job state the same.
+/// Content of an archive of images, and how they are made; all processes of a job state the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArchiveJob {
     /// Number of images.
@@ -56,17 +54,18 @@ impl ArchiveJob {
         NpyHeader { dtype: Dtype::U8, shape, fortran_order: false }
     }
 
-    /// The images as an entry of the archive, if they can be one.
-    pub(crate) fn check(&self) -> Result<ArrayEntry, NpzError> {
+    /// Refuses a job without images, or of more than a file can hold.
+    pub(crate) fn check(&self) -> Result<(), FileError> {
         let Self { count, height, width, batch, .. } = *self;
         let whole = [count, height, width, batch].iter().all(|it| *it > 0);
         let fits = batch.checked_mul(self.image_bytes()).is_some_and(|it| it < usize::MAX);
-        let entry = ArrayEntry::new("arr_0", &self.images_header(), 0).filter(|_| whole && fits);
-        entry.ok_or_else(|| NpzError::Invalid {
-            what: "job",
-            expected: "at least one image of at least one pixel, and a size that fits in a file".to_owned(),
-            got: format!("{count} images of {height} x {width} in batches of {batch}"),
-        })
+        // Positions in files are below 2^63.
+        if whole && fits && self.images_header().data_bytes().is_some_and(|it| it < 1 << 62) {
+            return Ok(());
+        }
+        let expected = "at least one image of at least one pixel, and a size that fits in a file";
+        let got = format!("{count} images of {height} x {width} in batches of {batch}");
+        Err(FileError::invalid("job", expected, got))
     }
 
     pub(crate) fn to_json(&self) -> String {
@@ -74,21 +73,12 @@ impl ArchiveJob {
         format!("{value:#}\n")
     }
 
-    /// SHA-256 of the description.
-    pub(crate) fn id(&self) -> String {
-        Sha256::digest(self.to_json()).iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
     /// Compares with a description that was found in `path`.
-    pub(crate) fn compare(&self, path: &Path, found: &[u8]) -> Result<(), NpzError> {
-        let other = |differences: String| Err(NpzError::OtherJob { path: path.to_owned(), differences });
-        let Ok(found) = serde_json::from_slice::<Value>(found) else {
-            return other("its description cannot be read".to_owned());
-        };
+    pub(crate) fn compare(&self, path: &Path, found: &Value) -> Result<(), FileError> {
         // Read back like the other, so that both have been through the same rounding.
         let ours: Value = serde_json::from_str(&self.to_json()).unwrap_or_default();
         let mut differences = Vec::new();
-        compare(&mut differences, "", Some(&found), Some(&ours));
+        compare(&mut differences, "", Some(found), Some(&ours));
         if differences.is_empty() {
             return Ok(());
         }
@@ -97,7 +87,11 @@ impl ArchiveJob {
         if more > 0 {
             differences.push(format!("{more} more"));
         }
-        other(differences.join(", "))
+        let problem = format!(
+            "it belongs to another job: {}; run the command that began it, choose another place, or remove it",
+            differences.join(", ")
+        );
+        Err(FileError::unusable(path, problem))
     }
 }
 
@@ -124,6 +118,54 @@ fn compare(differences: &mut Vec<String>, name: &str, there: Option<&Value>, her
     differences.push(format!("{name} is {} there and {} here", shown(there), shown(here)));
 }
 
+/// One process of several: it decides with which batches a process begins, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    // Invariant: rank < world.
+    rank: usize,
+    world: usize,
+}
+
+impl Shard {
+    /// The only process.
+    pub const ALONE: Self = Self { rank: 0, world: 1 };
+
+    /// Process `rank` (from 0) of `world`.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Invalid`] unless `rank < world`.
+    pub fn new(rank: usize, world: usize) -> Result<Self, FileError> {
+        if rank < world {
+            return Ok(Self { rank, world });
+        }
+        let expected = match world.checked_sub(1) {
+            None => "at least 1 process".to_owned(),
+            Some(last) => format!("a rank from 0 to {last}"),
+        };
+        Err(FileError::invalid("share", expected, format!("rank {rank} of {world}")))
+    }
+
+    /// Number of this process, from 0.
+    #[must_use]
+    pub fn rank(self) -> usize {
+        self.rank
+    }
+
+    /// Number of processes.
+    #[must_use]
+    pub fn world(self) -> usize {
+        self.world
+    }
+
+    /// All batches: `rank, rank + world, ...`, and then those of others from the last one down, where their
+    /// processes come last.
+    pub(crate) fn order(self, num_batches: usize) -> impl Iterator<Item = usize> {
+        let others = (0..num_batches).rev().filter(move |batch| batch % self.world != self.rank);
+        (self.rank..num_batches).step_by(self.world).chain(others)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -145,13 +187,14 @@ mod tests {
     #[test]
     fn another_job_is_told_by_every_difference() {
         let found = job().to_json();
-        job().compare(Path::new("w"), found.as_bytes()).unwrap();
+        let found: Value = serde_json::from_str(&found).unwrap();
+        job().compare(Path::new("w"), &found).unwrap();
         let mut other = job();
         other.batch = 5;
         other.protocol["seed"] = json!(2);
         other.protocol["guidance"]["interval"] = json!([0.0, 1.0]);
         other.protocol["rng"] = json!("torch");
-        let message = other.compare(Path::new("w"), found.as_bytes()).unwrap_err().to_string();
+        let message = other.compare(Path::new("w"), &found).unwrap_err().to_string();
         for part in [
             "batch is 4 there and 5 here",
             "protocol.seed is 1 there and 2 here",
@@ -161,9 +204,8 @@ mod tests {
             assert!(message.contains(part), "{part:?} in {message:?}");
         }
         assert!(!message.contains("count"), "{message}");
-        assert_ne!(other.id(), job().id());
-        let message = job().compare(Path::new("w"), b"{").unwrap_err().to_string();
-        assert!(message.contains("cannot be read"), "{message}");
+        let message = job().compare(Path::new("w"), &Value::Null).unwrap_err().to_string();
+        assert!(message.contains("w: it belongs to another job:  is null there"), "{message}");
     }
 
     #[test]
@@ -179,8 +221,23 @@ mod tests {
         ] {
             let mut wrong = job();
             change(&mut wrong);
-            assert!(matches!(wrong.check(), Err(NpzError::Invalid { what: "job", .. })), "{wrong:?}");
+            assert!(matches!(wrong.check(), Err(FileError::Invalid { what: "job", .. })), "{wrong:?}");
         }
         job().check().unwrap();
+    }
+
+    #[test]
+    fn own_batches_come_first_and_all_come_once() {
+        let order: Vec<usize> = Shard::new(1, 3).unwrap().order(8).collect();
+        assert_eq!(order, [1, 4, 7, 6, 5, 3, 2, 0]);
+        assert_eq!(Shard::ALONE.order(3).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(Shard::new(9, 10).unwrap().order(3).collect::<Vec<_>>(), [2, 1, 0]);
+    }
+
+    #[test]
+    fn impossible_shares_are_refused() {
+        let message = |rank, world| Shard::new(rank, world).unwrap_err().to_string();
+        assert_eq!(message(3, 3), "share: expected a rank from 0 to 2, got rank 3 of 3");
+        assert_eq!(message(0, 0), "share: expected at least 1 process, got rank 0 of 0");
     }
 }

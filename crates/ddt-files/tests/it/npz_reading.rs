@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use ddt_files::npz::{ArrayData, Dtype, NpzError, NpzFile, write_npz};
+use ddt_files::FileError;
+use ddt_files::npz::{ArrayData, Dtype, NpzFile, write_npz};
 use proptest::prelude::*;
 
-use crate::npz::zips::{array, deflated, npy, stored, zip};
+use crate::zip_builder::{array, deflated, npy, stored, zip};
 
 fn file(folder: &Path, bytes: &[u8]) -> PathBuf {
     let path = folder.join("it.npz");
@@ -48,7 +49,7 @@ fn a_reference_batch_is_read() {
         assert_eq!(npz.array("mu").unwrap().f64_values().unwrap(), [1.0, 2.0, 3.0]);
         assert_eq!(npz.array("sigma").unwrap().f64_values().unwrap(), [1.0, 0.5, 0.5, 2.0]);
         let error = npz.array("mu_s").unwrap_err().to_string();
-        assert!(error.contains("has no array mu_s; it has arr_0, mu, sigma"), "{error}");
+        assert!(error.contains("no array `mu_s`; it has arr_0, mu, sigma"), "{error}");
     }
 }
 
@@ -62,11 +63,12 @@ fn npy_files_of_all_versions_are_read() {
         let only = npz.array("arr_0").unwrap();
         assert_eq!(only.f64_values().unwrap(), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!(only.i64_values().unwrap(), [1, 2, 3, 4]);
-        assert!(matches!(only.rows(0..1), Err(NpzError::FortranOrder { .. })));
+        assert!(only.rows(0..1).unwrap_err().to_string().contains("numpy.ascontiguousarray"));
     }
     let number = NpzFile::open(file(folder.path(), &array("<f4", "()", &1.5f32.to_le_bytes()))).unwrap();
     assert_eq!(number.array("arr_0").unwrap().f64_values().unwrap(), [1.5]);
-    assert!(matches!(number.array("arr_0").unwrap().i64_values(), Err(NpzError::Mismatch { .. })));
+    let error = number.array("arr_0").unwrap().i64_values().unwrap_err().to_string();
+    assert!(error.contains("expected whole numbers, got <f4"), "{error}");
 }
 
 /// An implementation that is not ours reads what we write, checksums included.
@@ -96,13 +98,13 @@ fn others_read_what_is_written() {
         ("a", &[], &mu),
     ] {
         let error = write_npz(&path, &[(name, shape, ArrayData::F64(values))]).unwrap_err();
-        assert!(matches!(error, NpzError::Invalid { .. }), "{error}");
+        assert!(matches!(error, FileError::Invalid { .. }), "{error}");
     }
     let twice = [("a", &[3][..], ArrayData::F64(&mu)); 2];
-    assert!(matches!(write_npz(&path, &twice), Err(NpzError::Invalid { .. })));
+    assert!(matches!(write_npz(&path, &twice), Err(FileError::Invalid { .. })));
     assert_eq!(std::fs::read(&path).unwrap(), first);
     let missing = write_npz(folder.path().join("missing/a.npz"), &[]).unwrap_err();
-    assert!(matches!(missing, NpzError::Io { .. }), "{missing}");
+    assert!(matches!(missing, FileError::Io { .. }), "{missing}");
 }
 
 proptest! {

@@ -7,7 +7,7 @@ use flate2::write::DeflateEncoder;
 
 /// One entry; the fields are what the file states.
 #[derive(Clone)]
-pub(crate) struct Raw {
+pub(crate) struct ZipEntry {
     pub(crate) name: String,
     pub(crate) local_name: String,
     pub(crate) method: u16,
@@ -20,8 +20,8 @@ pub(crate) struct Raw {
     pub(crate) offset: Option<u32>,
 }
 
-pub(crate) fn stored(name: &str, content: &[u8]) -> Raw {
-    Raw {
+pub(crate) fn stored(name: &str, content: &[u8]) -> ZipEntry {
+    ZipEntry {
         name: name.to_owned(),
         local_name: name.to_owned(),
         method: 0,
@@ -34,15 +34,15 @@ pub(crate) fn stored(name: &str, content: &[u8]) -> Raw {
     }
 }
 
-pub(crate) fn deflated(name: &str, content: &[u8]) -> Raw {
+pub(crate) fn deflated(name: &str, content: &[u8]) -> ZipEntry {
     let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(content).unwrap();
     let packed = encoder.finish().unwrap();
-    Raw { method: 8, packed_size: packed.len() as u32, packed, ..stored(name, content) }
+    ZipEntry { method: 8, packed_size: packed.len() as u32, packed, ..stored(name, content) }
 }
 
 /// A whole zip file (without zip64).
-pub(crate) fn zip(entries: &[Raw]) -> Vec<u8> {
+pub(crate) fn zip(entries: &[ZipEntry]) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for it in entries {
         let offset = it.offset.unwrap_or(out.len() as u32);
