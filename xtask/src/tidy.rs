@@ -74,7 +74,6 @@ const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-metrics", "ddt-sharing"];
 const WITH_CIRCLES: &[&str] = &[
     "crates/ddt-adapters/src/hub",
     "crates/ddt-cuda/src",
-    "crates/ddt-files/src",
     "crates/ddt/src",
     "examples/src",
 ];
