@@ -71,12 +71,8 @@ const TOPS: &[&str] =
 const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-metrics", "ddt-sharing"];
 
 /// Where modules still use each other in circles.
-const WITH_CIRCLES: &[&str] = &[
-    "crates/ddt-adapters/src/hub",
-    "crates/ddt-cuda/src",
-    "crates/ddt/src",
-    "examples/src",
-];
+const WITH_CIRCLES: &[&str] =
+    &["crates/ddt-adapters/src/hub", "crates/ddt-cuda/src", "crates/ddt/src", "examples/src"];
 
 const MAX_LINES: usize = 500;
 const DUMPING_GROUNDS: &[&str] = &["utils.rs", "util.rs", "common.rs", "helpers.rs", "misc.rs", "ops.rs"];

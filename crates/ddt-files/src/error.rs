@@ -11,7 +11,7 @@ pub enum FileError {
     /// The operating system refused; the source has its reason.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried: "read", "write", "sync", ...
+        /// The operation: "read", "write", "sync", ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -24,7 +24,7 @@ pub enum FileError {
     Unusable {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it, and what to do where that is known.
+        /// The problem, and the remedy where that is known.
         problem: String,
     },
     /// The names or shapes are not those expected; the lists are complete and sorted.
@@ -46,25 +46,25 @@ pub enum FileError {
     Invalid {
         /// Which argument.
         what: &'static str,
-        /// What it should be.
+        /// The values allowed.
         expected: String,
-        /// What it was.
+        /// The value given.
         got: String,
     },
 }
 
 impl FileError {
-    /// Says what was tried where; for `map_err`.
+    /// Names the failed operation and the path; for `map_err`.
     pub fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// Says what is wrong with a file, and what to do where that is known.
+    /// Names the problem of a file, and the remedy where that is known.
     pub fn unusable(path: &Path, problem: impl Into<String>) -> Self {
         Self::Unusable { path: path.to_owned(), problem: problem.into() }
     }
 
-    /// Says what is wrong with a tensor or array of a file.
+    /// Names the problem of a tensor or array of a file.
     pub fn tensor(path: &Path, name: &str, problem: impl AsRef<str>) -> Self {
         Self::unusable(path, format!("`{}`: {}", clip(name), problem.as_ref()))
     }

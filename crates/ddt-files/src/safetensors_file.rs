@@ -38,7 +38,7 @@ pub(crate) struct SafetensorsFile {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
-/// Where a tensor lies: `begin` counts from the start of the file.
+/// Place of a tensor: `begin` counts from the start of the file.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) info: TensorInfo,

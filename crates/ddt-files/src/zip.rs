@@ -212,7 +212,7 @@ impl<'a> Content<'a> {
         if let Packed::Deflated(decoder) = &mut self.packed {
             let more = decoder.read(&mut [0]).map_err(|error| format!("it cannot be read: {error}"))?;
             if more > 0 {
-                return Err(format!("it goes on after the {} bytes it states", self.entry.size));
+                return Err(format!("it continues after the {} bytes it states", self.entry.size));
             }
         }
         match self.entry.crc {

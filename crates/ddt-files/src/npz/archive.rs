@@ -40,7 +40,7 @@ pub struct ImageArchive {
     finished: Vec<bool>,
 }
 
-/// What a process is to do next.
+/// The next task of a process.
 #[derive(Debug)]
 pub enum Next {
     /// Make these images and give them to [`ImageArchive::write`].

@@ -288,7 +288,7 @@ impl Rows<'_> {
     /// # Errors
     ///
     /// [`FileError::Invalid`] for a buffer too small for one row; [`FileError::Unusable`] for an array that is cut
-    /// short, goes on beyond its size or does not match its checksum.
+    /// short, continues beyond its size or does not match its checksum.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FileError> {
         let fits = buffer.len().checked_div(self.row_bytes).unwrap_or(usize::MAX);
         if fits == 0 && self.left > 0 {

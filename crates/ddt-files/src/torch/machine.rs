@@ -11,7 +11,7 @@ use crate::FileError;
 use crate::limits::{MAX_MARKS, MAX_MEMO, MAX_OBJECTS, MAX_STACK};
 use crate::torch::pickle::{Cursor, Id, Pickle, Text, Value};
 
-/// Runs the pickle that `bytes` begin with to its end; what follows is left alone.
+/// Runs the pickle that `bytes` begin with; ignores what follows.
 pub(crate) fn run<'a>(path: &'a Path, bytes: &'a [u8]) -> Result<Pickle<'a>, FileError> {
     let mut machine = Machine {
         cursor: Cursor::new(path, bytes),

@@ -34,7 +34,7 @@ pub(crate) struct TorchFile {
     pub(crate) tensors: BTreeMap<String, Place>,
 }
 
-/// Where a tensor lies: a view of a storage.
+/// Place of a tensor: a view of a storage.
 #[derive(Debug)]
 pub(crate) struct Place {
     pub(crate) info: TensorInfo,
@@ -87,7 +87,7 @@ impl TorchFile {
         })
     }
 
-    /// Checks that every tensor lies inside its storage; `find` has where a storage begins, and how many bytes
+    /// Checks that every tensor is inside its storage; `find` has where a storage begins, and how many bytes
     /// the file has of it at most.
     fn place(
         source: &Source,

@@ -45,7 +45,7 @@ pub(crate) enum Value {
         /// The name inside it.
         name: Text,
     },
-    /// What a call would return. Nothing is called.
+    /// The result of a call. Nothing is called.
     Call {
         /// The function or class.
         callee: Id,
@@ -57,7 +57,7 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// What to call the value in a message.
+    /// Name of the kind of value in a message.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Plain(kind) => kind,
@@ -116,7 +116,7 @@ impl Pickle<'_> {
         }
     }
 
-    /// What a dictionary has under a string; the last of equal keys counts, as in Python.
+    /// Value of a dictionary under a string; the last of equal keys counts, as in Python.
     pub(crate) fn get(&self, dict: Id, key: &str) -> Option<Id> {
         let Value::Dict(items) = self.value(dict) else { return None };
         items.iter().rev().find(|it| self.str(it.0) == Some(key)).map(|it| it.1)

@@ -118,7 +118,7 @@ pub(crate) struct Storage {
     pub(crate) count: u64,
     /// Size of an element in bytes.
     pub(crate) element: u64,
-    /// The part of it that is meant, in bytes.
+    /// The part of it that the reference names, in bytes.
     pub(crate) part: Range<u64>,
     /// Type of its elements, if it has a counterpart here.
     dtype: Option<DType>,
@@ -193,7 +193,7 @@ pub(crate) fn refuse(pickle: &Pickle<'_>, id: Id) -> String {
 }
 
 /// Reads `("storage", class, key, location, count[, view])`. The location is the device it was saved from,
-/// which is ignored; `view` is None, or `(key, offset, count)` of the part that is meant.
+/// which is ignored; `view` is None, or `(key, offset, count)` of the part it names.
 pub(crate) fn storage(pickle: &Pickle<'_>, id: Id) -> Problem<Storage> {
     let Value::Persistent(reference) = pickle.value(id) else { return Err(refuse(pickle, id)) };
     let Value::Tuple(items) = pickle.value(*reference) else {
@@ -254,7 +254,7 @@ fn storage_class<'a>(pickle: &'a Pickle<'_>, id: Id) -> Problem<(&'a str, usize,
     Ok((name, dtype.size_in_bytes(), Some(dtype)))
 }
 
-/// The element type that an object such as `torch.float32` stands for.
+/// The element type of an object such as `torch.float32`.
 fn dtype_object(pickle: &Pickle<'_>, id: Id) -> Problem<DType> {
     let Some((module, name)) = pickle.global(id) else { return Err(refuse(pickle, id)) };
     Ok(match (module, name) {

@@ -1,7 +1,7 @@
 //! Strided views of a storage: bounds, and gathering into row-major order.
 //!
 //! ```text
-//! element (i_0, .., i_n) lies at offset + i_0 stride_0 + .. + i_n stride_n
+//! element (i_0, .., i_n) is at offset + i_0 stride_0 + .. + i_n stride_n
 //! ```
 
 /// A view whose every element is known to lie inside its storage.
@@ -50,7 +50,7 @@ impl View {
         (self.offset, self.span)
     }
 
-    /// Whether the span is the tensor as it stands.
+    /// Whether the span is the tensor, in row-major order.
     pub(crate) fn is_contiguous(&self) -> bool {
         let mut expected = 1;
         self.dims.iter().rev().all(|&(dim, stride)| {

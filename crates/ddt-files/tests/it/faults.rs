@@ -16,8 +16,11 @@ use crate::image_archives::Run;
 
 const REASON: &str = "no room left, says the test";
 
+/// The steps that failed, with their paths.
+type Failed = Arc<Mutex<Vec<(Step, PathBuf)>>>;
+
 /// A disk on which one step fails, and all after it too if it is `full`.
-fn failing(at: usize, full: bool) -> (FileSystem, Arc<Mutex<Vec<(Step, PathBuf)>>>) {
+fn failing(at: usize, full: bool) -> (FileSystem, Failed) {
     let count = AtomicUsize::new(0);
     let failed = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&failed);

@@ -143,7 +143,7 @@ fn bombs_are_not_inflated() {
     assert!(bomb.packed.len() < 1 << 20);
     refused(zip(std::slice::from_ref(&bomb)), "the size of data.pkl is 83886080, the limit is");
     let liar = ZipEntry { size: 10, ..bomb };
-    refused(zip(&[liar]), "goes on after the 10 bytes");
+    refused(zip(&[liar]), "continues after the 10 bytes");
 }
 
 #[test]

@@ -149,11 +149,11 @@ fn bombs_do_not_go_off() {
         assert!(buffer.iter().all(|it| *it == 0));
     }
     refused(&zip(&[ZipEntry { size: u32::MAX - 1, ..honest.clone() }]), "cannot inflate");
-    // It goes on after the size that it states.
+    // It continues after the size that it states.
     let short = array("|u1", "(3, 1000)", &[0; 3000]);
     let mut more = deflated("a.npy", &[short.clone(), vec![0; 9000]].concat());
     more.size = short.len() as u32;
-    refused(&zip(&[more]), "goes on");
+    refused(&zip(&[more]), "continues after");
     let mut less = deflated("a.npy", &short[..2000]);
     less.size = short.len() as u32;
     refused(&zip(&[less]), "ends before");

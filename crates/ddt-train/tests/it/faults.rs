@@ -14,15 +14,13 @@ use std::{
 
 use candle_core::DType;
 use ddt_files::{FileSystem, sha256_file};
-use ddt_train::{LatentCacheWriter, RunFolder, TrainError};
+use ddt_train::{FlowMatching, LatentCacheWriter, RunFolder, TrainConfig, TrainError, Trainer};
 
 use crate::{
     cache::{content, encoded},
-    runs::{data, outcome, train, trainer, try_train},
+    runs::{config, data, outcome, sizes, trainer_of, try_train},
 };
 
-/// The last step of the runs; every third is saved, and the last.
-const STEPS: u64 = 4;
 const REASON: &str = "no room left, says the test";
 
 /// A disk on which one step fails, and all after it too if it is `full`; and the number of steps so far.
@@ -39,18 +37,41 @@ fn failing(at: usize, full: bool) -> (FileSystem, Arc<AtomicUsize>) {
     (system, count)
 }
 
-/// Runs `write` in a folder that `prepare` fills, with each of its steps failing in turn; `check` follows every
-/// failure. Returns the number of steps.
+/// A trainer of one average, which makes fewer files.
+fn trainer(steps: u64) -> Trainer<FlowMatching> {
+    trainer_of(TrainConfig { ema_decays: vec![0.9], ..config(steps) }, &sizes(), &data())
+}
+
+/// Trains to the last of `steps`; every third is saved, and the last.
+fn train(system: &FileSystem, folder: &Path, steps: u64) -> Result<(), TrainError> {
+    try_train(system, &data(), trainer(steps), folder, |_| true)
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// Runs `write` in a copy of a folder, with each of its steps failing in turn, and in the second of two `rounds`
+/// all steps after it too; `check` follows every failure. Returns the number of failures.
 fn every_step(
-    prepare: impl Fn(&Path),
+    begun: &Path,
+    rounds: usize,
     write: impl Fn(&FileSystem, &Path) -> Result<(), TrainError>,
     check: impl Fn(&Path, &str),
 ) -> usize {
     let mut tried = 0;
-    for full in [false, true] {
+    for full in [false, true].into_iter().take(rounds) {
         for at in 0.. {
             let folder = tempfile::tempdir().unwrap();
-            prepare(folder.path());
+            copy(begun, folder.path());
             let (system, count) = failing(at, full);
             let written = write(&system, folder.path());
             if count.load(Ordering::Relaxed) <= at {
@@ -59,7 +80,7 @@ fn every_step(
             }
             tried += 1;
             let place = format!("step {at}, full: {full}");
-            let error = written.expect_err(&place);
+            let Err(error) = written else { panic!("expected an error: {place}") };
             let mut text = error.to_string();
             let mut cause = error.source();
             while let Some(error) = cause {
@@ -76,38 +97,46 @@ fn every_step(
 
 #[test]
 fn a_run_and_its_checkpoints() {
-    let whole = tempfile::tempdir().unwrap();
-    train(whole.path(), STEPS, |_| true);
-    let expected = outcome(whole.path());
-    let write =
-        |system: &FileSystem, folder: &Path| try_train(system, &data(), trainer(STEPS), folder, |_| true);
-    let finish = |folder: &Path, place: &str| {
-        train(folder, STEPS, |_| true);
+    let real = FileSystem::default();
+    let saved = tempfile::tempdir().unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    train(&real, saved.path(), 3).unwrap();
+    let third = outcome(saved.path());
+    let finish = |folder: &Path, steps, expected: &[(String, String)], place: &str| {
+        train(&real, folder, steps).unwrap();
         assert_eq!(outcome(folder), expected, "{place}");
     };
     // From nothing.
-    assert!(every_step(|_| {}, write, finish) > 100);
+    let write = |system: &FileSystem, folder: &Path| train(system, folder, 3);
+    let tried = every_step(empty.path(), 1, write, |folder, place| finish(folder, 3, &third, place));
+    assert!(tried > 60, "{tried}");
+
     // From a checkpoint, which is never lost.
-    let saved = |folder: &Path| train(folder, STEPS, |step| step < 3);
-    let tried = every_step(saved, write, |folder, place| {
-        let resumed = RunFolder::open(folder).unwrap().resume(&mut trainer(STEPS)).unwrap();
+    let whole = tempfile::tempdir().unwrap();
+    copy(saved.path(), whole.path());
+    train(&real, whole.path(), 4).unwrap();
+    let fourth = outcome(whole.path());
+    let write = |system: &FileSystem, folder: &Path| train(system, folder, 4);
+    let tried = every_step(saved.path(), 2, write, |folder, place| {
+        let resumed = RunFolder::open(folder).unwrap().resume(&mut trainer(4)).unwrap();
         assert!(resumed.rejected.is_empty() && matches!(resumed.step, Some(3 | 4)), "{place}: {resumed:?}");
-        finish(folder, place);
+        finish(folder, 4, &fourth, place);
     });
     assert!(tried > 60, "{tried}");
-    // Saving again what another length of the run makes different: the old checkpoint is moved aside.
-    let longer = |system: &FileSystem, folder: &Path| -> Result<(), TrainError> {
-        let mut trainer = trainer(2 * STEPS);
+
+    // Saving the same step with other settings, which moves the old checkpoint aside.
+    let again = |system: &FileSystem, folder: &Path| -> Result<(), TrainError> {
+        let mut longer = trainer(4);
         let mut run = RunFolder::open_on(system, folder)?;
-        run.resume(&mut trainer)?;
-        run.save(&trainer).map(drop)
+        run.resume(&mut longer)?;
+        run.save(&longer).map(drop)
     };
-    let tried = every_step(saved, longer, |folder, place| {
-        let resumed = RunFolder::open(folder).unwrap().resume(&mut trainer(STEPS)).unwrap();
+    let tried = every_step(saved.path(), 1, again, |folder, place| {
+        let resumed = RunFolder::open(folder).unwrap().resume(&mut trainer(4)).unwrap();
         assert!(resumed.rejected.is_empty() && resumed.step == Some(3), "{place}: {resumed:?}");
-        finish(folder, place);
+        finish(folder, 4, &fourth, place);
     });
-    assert!(tried > 60, "{tried}");
+    assert!(tried > 40, "{tried}");
 }
 
 #[test]
@@ -132,13 +161,10 @@ fn a_cache() {
     fill(&FileSystem::default(), whole.path()).unwrap();
     let expected = files(whole.path());
     assert_eq!(expected.len(), 5);
-    let tried = every_step(
-        |_| {},
-        fill,
-        |folder, place| {
-            fill(&FileSystem::default(), folder).unwrap();
-            assert_eq!(files(folder), expected, "{place}");
-        },
-    );
+    let empty = tempfile::tempdir().unwrap();
+    let tried = every_step(empty.path(), 2, fill, |folder, place| {
+        fill(&FileSystem::default(), folder).unwrap();
+        assert_eq!(files(folder), expected, "{place}");
+    });
     assert!(tried > 60, "{tried}");
 }
