@@ -20,7 +20,6 @@ mod tokens;
 const EDGES: &[(&str, &[&str])] = &[
     ("ddt-sharing", &[]),
     ("ddt-flow", &[]),
-    ("ddt-analysis", &["ddt-flow"]),
     ("ddt-kernels", &[]),
     ("ddt-files", &[]),
     ("ddt-blocks", &["ddt-kernels"]),
@@ -60,7 +59,8 @@ const EDGES: &[(&str, &[&str])] = &[
             "ddt-train",
         ],
     ),
-    ("ddt-cli", &["ddt-diffusion", "ddt-fetch", "ddt-plot"]),
+    ("ddt-study", &["ddt-demo", "ddt-diffusion", "ddt-plot"]),
+    ("ddt-cli", &["ddt-diffusion", "ddt-fetch", "ddt-plot", "ddt-study"]),
 ];
 
 /// Packages on top of the libraries: nothing depends on them, they may depend on anything.

@@ -13,6 +13,7 @@ const EXAMPLES: &str = "\
 Examples:
   ddt convert model.ckpt model.safetensors --preset ddt-xl2 --classes imagenet    the published checkpoint
   ddt convert model.safetensors half.safetensors --dtype bf16
+  ddt convert demo demo.safetensors                          the demo, to fine-tune it
   ddt convert model.safetensors published.safetensors --published-names           ema_denoiser.* for PyTorch";
 
 /// Writes the network of a checkpoint as safetensors, with its configuration, class names and latents, in a chosen
@@ -23,7 +24,7 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The weights to read (safetensors or PyTorch)
+    /// The weights to read: a file (safetensors or PyTorch), or demo
     input: PathBuf,
     /// The safetensors file to write
     output: PathBuf,
@@ -46,7 +47,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<String> {
     let output = OutputFile::new(&args.output, &["safetensors"])?;
-    let file = DdtFile::open(&args.input)?;
+    let file = match args.input.to_str() {
+        Some("demo") => ddt::demo_file()?,
+        _ => DdtFile::open(&args.input)?,
+    };
     let asked = args.preset.as_deref().map(DdtConfig::preset).transpose().context("--preset")?;
     let config: NetworkConfig = match (file.network_config(), asked) {
         (Some(found), None) => found.clone(),

@@ -10,7 +10,10 @@ mod fetch;
 mod inspect;
 mod plan;
 mod sample;
+mod study;
 mod terminal;
+mod train;
+mod training_report;
 
 use std::{io::Write, process::ExitCode};
 
@@ -39,6 +42,10 @@ enum Command {
     Plan(Box<plan::Args>),
     /// Generate many images into one archive, resuming where it stopped
     Dataset(Box<dataset::Args>),
+    /// Train a network, or resume its run
+    Train(train::Args),
+    /// Measure the paper's claims at a small scale
+    Study(Box<study::Args>),
     /// Download published weights into the hub's local cache
     Fetch(fetch::Args),
     /// List what a weights file holds, or compare two
@@ -80,6 +87,8 @@ fn run(command: Command, terminal: &Terminal) -> Result<String> {
         Command::Sample(args) => sample::run(&args, terminal),
         Command::Plan(args) => plan::run(&args, terminal),
         Command::Dataset(args) => dataset::run(&args, terminal),
+        Command::Train(args) => train::run(&args, terminal),
+        Command::Study(args) => study::run(&args, terminal),
         Command::Fetch(args) => fetch::run(&args, terminal),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
@@ -93,7 +102,9 @@ fn run(command: Command, terminal: &Terminal) -> Result<String> {
 }
 
 fn is_interruption(error: &anyhow::Error) -> bool {
-    error.is::<Interrupted>() || matches!(error.downcast_ref(), Some(ddt::Error::Cancelled))
+    error.is::<Interrupted>()
+        || matches!(error.downcast_ref(), Some(ddt::Error::Cancelled))
+        || matches!(error.downcast_ref(), Some(ddt::train::TrainError::Stopped))
 }
 
 #[cfg(test)]

@@ -55,6 +55,11 @@ impl Terminal {
         Meter { terminal: self.clone(), bar, last_line: Instant::now() }
     }
 
+    /// Shows how many of `total` things are done, until the result is dropped.
+    pub(crate) fn counting(&self, work: &'static str, total: u64) -> Counting {
+        Counting { meter: self.meter(), work, total, first: None }
+    }
+
     /// Whether to stop.
     pub(crate) fn cancel(&self) -> &Cancel {
         &self.cancel
@@ -93,6 +98,27 @@ impl Drop for Meter {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// A [`Meter`] of work that is counted.
+#[derive(Debug)]
+pub(crate) struct Counting {
+    meter: Meter,
+    work: &'static str,
+    total: u64,
+    /// Number and time of the first report: earlier runs say nothing about the rate.
+    first: Option<(u64, Instant)>,
+}
+
+impl Counting {
+    /// Shows that `done` things are done by now.
+    pub(crate) fn reached(&mut self, done: u64) {
+        let (first, since) = *self.first.get_or_insert_with(|| (done, Instant::now()));
+        let rate = done.saturating_sub(first) as f64 / since.elapsed().as_secs_f64().max(1e-9);
+        let left = ddt::duration_in_words(self.total.saturating_sub(done) as f64 / rate);
+        let line = format!("{} {done} of {}, {rate:.0} per second, {left} left", self.work, self.total);
+        self.meter.show(done as f64 / self.total.max(1) as f64, line);
     }
 }
 

@@ -129,6 +129,19 @@ impl Image {
     pub fn sample(self) -> u64 {
         u64::from(self.label) * u64::from(Self::PER_CLASS) + u64::from(self.column)
     }
+
+    /// `count` images of classes spread evenly over the table, their columns counted from `first_column`.
+    ///
+    /// More images than classes take every class in turn.
+    #[must_use]
+    pub fn spread(count: u32, num_classes: usize, first_column: u32) -> Vec<Self> {
+        let (count, num_classes) = (u64::from(count), num_classes.max(1) as u64);
+        let image = |index: u64| {
+            let label = if count < num_classes { index * num_classes / count } else { index % num_classes };
+            Self { label: label as u32, column: first_column + (index / num_classes) as u32 }
+        };
+        (0..count).map(image).collect()
+    }
 }
 
 impl Request {
@@ -350,5 +363,24 @@ mod tests {
     fn images_are_counted_class_by_class() {
         let samples: Vec<u64> = Request::new([3, 8], 2).images().iter().map(|it| it.sample()).collect();
         assert_eq!(samples, [3_000_000, 3_000_001, 8_000_000, 8_000_001]);
+    }
+
+    #[test]
+    fn images_are_spread_over_the_classes_and_never_the_same() {
+        let labels = |count, num_classes| -> Vec<u32> {
+            Image::spread(count, num_classes, 0).iter().map(|it| it.label).collect()
+        };
+        assert_eq!(labels(4, 1000), [0, 250, 500, 750]);
+        assert_eq!(labels(8, 10), [0, 1, 2, 3, 5, 6, 7, 8]);
+        assert_eq!(labels(5, 3), [0, 1, 2, 0, 1]);
+        for (count, num_classes) in [(1, 1), (4, 1000), (8, 10), (10, 10), (25, 10)] {
+            let rounds = (count as usize).div_ceil(num_classes) as u32;
+            let mut samples: Vec<u64> =
+                Image::spread(count, num_classes, 0).iter().map(|it| it.sample()).collect();
+            samples.extend(Image::spread(count, num_classes, rounds).iter().map(|it| it.sample()));
+            samples.sort_unstable();
+            samples.dedup();
+            assert_eq!(samples.len(), 2 * count as usize);
+        }
     }
 }

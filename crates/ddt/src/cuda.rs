@@ -47,6 +47,7 @@ impl CudaEngine {
         options: &SampleOptions<'_>,
         on_step: &mut OnStep<'_>,
     ) -> Result<Result<Sampled, ModelError>> {
+        check_solver(options.solver.name())?;
         let SampleOptions { grid, guidance, plan, .. } = options.clone();
         let options = EulerOptions { grid, guidance, plan };
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,10 +63,7 @@ impl CudaEngine {
 /// Checks that the settings ask for what the GPU's programs have, and that there is such a GPU.
 pub(crate) fn check(config: &PipelineConfig, number: usize) -> Result<()> {
     precision(config)?;
-    let solver = config.solver.as_str();
-    if solver != "euler" {
-        return invalid(format!("expected solver euler with device cuda, got {solver}"));
-    }
+    check_solver(config.solver.as_str())?;
     if let Sharing::Uniform { order, .. } | Sharing::Ratio { order, .. } = config.sharing
         && order != ForecastOrder::Reuse
     {
@@ -78,6 +76,13 @@ pub(crate) fn check(config: &PipelineConfig, number: usize) -> Result<()> {
         return invalid("expected no guiding network with device cuda");
     }
     gpu_name(number).map(drop).context(BLAME)
+}
+
+fn check_solver(name: &str) -> Result<()> {
+    match name {
+        "euler" => Ok(()),
+        _ => invalid(format!("expected solver euler with device cuda, got {name}")),
+    }
 }
 
 pub(crate) fn load_kl_decoder(

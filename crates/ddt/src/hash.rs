@@ -3,14 +3,8 @@
 use std::path::Path;
 
 use ddt_files::sha256_file;
-use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Result};
-
-/// The SHA-256 of bytes in lower-case hexadecimal.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 /// The SHA-256 of a file in lower-case hexadecimal; in the hub's cache it is the name of what a file links to.
 ///
@@ -29,6 +23,8 @@ pub fn sha256_of(path: &Path) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use ddt_files::sha256;
+
     use super::*;
 
     #[test]

@@ -44,6 +44,7 @@ mod classes;
 mod config;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod decoding;
 mod engine;
 mod error;
 mod generated;
@@ -56,8 +57,13 @@ mod share;
 mod similarity;
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "train")]
+mod training;
 
+#[cfg(feature = "train")]
+pub use crate::training::{decode_samples, frozen_networks};
 pub use crate::{
+    bundled::demo_file,
     classes::ClassTable,
     config::{Dtype, Image, PipelineConfig, Place, Request, SolverName, Source},
     error::{Error, Result},

@@ -403,7 +403,7 @@ fn identify(source: &Source, bytes: Option<&Bytes>, name: Option<&str>) -> Resul
     let from = name.map_or_else(file_name, PathBuf::from);
     let sha256 = match bytes {
         None => None,
-        Some(Bytes::Bundled(bytes)) => Some(crate::hash::sha256(bytes)),
+        Some(Bytes::Bundled(bytes)) => Some(ddt_files::sha256(bytes)),
         Some(Bytes::File(path)) => Some(sha256_of(path)?),
     };
     match (&source.sha256, &sha256) {

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::{DType, Device, Tensor};
-use ddt_adapters::{Decode, to_rgb8};
+use candle_core::{Device, Tensor};
+use ddt_adapters::Decode;
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver};
 use ddt_hub::{Hub, Release};
 use ddt_model::{ModelError, NetworkCalls, SampleOptions, Sampled, VelocityNetwork};
@@ -18,6 +18,7 @@ use ddt_sharing::{MadeFor, SharingPlan};
 use crate::{
     classes::ClassTable,
     config::{Image, PipelineConfig, Request, Source},
+    decoding::{Scale, decode},
     engine::Engine,
     error::{Context, Error, Result, invalid},
     generated::Generated,
@@ -65,12 +66,6 @@ pub struct Report {
     pub calls: NetworkCalls,
     /// Time without reading weights.
     pub elapsed: Duration,
-}
-
-/// Mean and standard deviation of each latent channel, (1, C, 1, 1).
-struct Scale {
-    mean: Tensor,
-    std: Tensor,
 }
 
 impl Pipeline {
@@ -237,11 +232,25 @@ impl Pipeline {
         plan: Option<&SharingPlan>,
         watch: &mut Watch<'_>,
     ) -> Result<Sampled> {
+        self.sample_with(images, noise, &self.sample_options(plan), watch)
+    }
+
+    /// [`sample`](Self::sample) with other steps, solver or guidance than the pipeline's.
+    ///
+    /// # Errors
+    ///
+    /// As [`sample`](Self::sample); on a GPU any solver but Euler.
+    pub fn sample_with(
+        &self,
+        images: &[Image],
+        noise: &Tensor,
+        options: &SampleOptions<'_>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Sampled> {
         let labels: Vec<u32> = images.iter().map(|it| it.label).collect();
-        let options = self.sample_options(plan);
         let (started, num_steps) = (Instant::now(), options.grid.num_steps());
         let (mut before, mut step, mut cancelled) = (noise.clone(), 0, false);
-        let sampled = self.engine.sample(noise, &labels, &options, &mut |report| {
+        let sampled = self.engine.sample(noise, &labels, options, &mut |report| {
             step += 1;
             let preview = report.map(|it| Preview {
                 pipeline: self,
@@ -283,15 +292,7 @@ impl Pipeline {
     ///
     /// Another shape; latents or pixels that are NaN or infinite.
     pub fn decode(&self, latents: &Tensor) -> Result<Vec<Rgb8>> {
-        let pixels = match &self.scale {
-            None => self.decoder.decode(latents)?,
-            Some(Scale { mean, std }) => {
-                self.decoder.decode(&latents.broadcast_mul(std)?.broadcast_add(mean)?)?
-            }
-        };
-        let (_, _, height, width) = pixels.dims4()?;
-        let images = to_rgb8(&pixels)?.into_iter();
-        Ok(images.map(|it| Rgb8::new(width as u32, height as u32, it)).collect::<Result<_, _>>()?)
+        decode(&*self.decoder, self.scale.as_ref(), latents)
     }
 }
 
@@ -352,14 +353,8 @@ impl Identified {
     pub fn load(self) -> Result<Pipeline> {
         let Self { opened, config, plan, made_for } = self;
         let decoder = opened.load_decoder()?;
-        let channels = decoder.latent_channels();
-        let scale = opened.file.latents().map(|info| -> Result<Scale> {
-            let tensor = |values: &[f64]| {
-                Tensor::from_slice(values, (1, channels, 1, 1), &Device::Cpu)?.to_dtype(DType::F32)
-            };
-            Ok(Scale { mean: tensor(&info.mean)?, std: tensor(&info.std)? })
-        });
-        let (scale, engine, solver) = (scale.transpose()?, Engine::load(&opened)?, config.solver.solver()?);
+        let scale = opened.file.latents().map(Scale::new).transpose()?;
+        let (engine, solver) = (Engine::load(&opened)?, config.solver.solver()?);
         Ok(Pipeline { config, opened, solver, plan, made_for, engine, decoder, scale })
     }
 }

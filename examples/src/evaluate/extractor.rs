@@ -9,14 +9,15 @@ use ddt_adapters::{DinoV2, DinoV2Config, Inception};
 use ddt_cuda::CudaInception;
 use ddt_files::Checkpoint;
 use ddt_metrics::INCEPTION_2015;
+use ddt_study::Classifier;
 
 use super::cli::ExtractorChoice;
 use super::images::Chunk;
-use crate::assets;
-use crate::classifier::network::{Classifier, SIDE};
 use crate::gpu;
 use crate::identity::sha256_of;
 use crate::progress::say;
+
+const SIDE: usize = Classifier::SIDE;
 
 /// Name of the classifier that comes with the programs, whose classes are CIFAR-10's in alphabetical order.
 pub const CIFAR10_CLASSIFIER: &str = "cifar10-classifier";
@@ -88,7 +89,7 @@ pub fn load(choice: ExtractorChoice, weights: Option<&Path>, device: &str) -> Re
             }
             ExtractorChoice::Dinov2 => "dinov2_vitl14_pretrain.pth, which the project dinov2 publishes",
             ExtractorChoice::Cifar10Classifier => {
-                let (network, sha256) = (assets::classifier()?, assets::classifier_sha256());
+                let (network, sha256) = Classifier::load(None)?;
                 return Ok(Box::new(ClassifierExtractor { network, sha256 }));
             }
         };

@@ -143,10 +143,10 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     fetch::weights(&hub, given, args.size, &[], terminal)?;
     let opened = given.open(args.size, &hub)?;
     let num_classes = opened.classes().len();
-    let calibration = spread(args.images, num_classes, 0);
+    let calibration = Image::spread(args.images, num_classes, 0);
     let rounds = (args.images as usize).div_ceil(num_classes) as u32;
     let trial = Trial {
-        images: spread(args.test_images.unwrap_or(args.images), num_classes, rounds),
+        images: Image::spread(args.test_images.unwrap_or(args.images), num_classes, rounds),
         seed: given.seed,
         rng: given.rng.into(),
         batch: given.batch.map_or(BATCH, |it| it as usize),
@@ -210,17 +210,6 @@ fn check_page(opened: &Opened, trial: &Trial, num_plans: usize) -> Result<()> {
     let rows = vec!["no sharing".to_owned(); num_plans + 1];
     let texts = Texts::new(opened.classes(), &trial.images, rows, String::new());
     Ok(texts.grid(&[]).check_size(trial.images.len().max(1), width, height)?)
-}
-
-/// `count` images of classes spread evenly over the table, the columns counted from `first_column`.
-fn spread(count: u32, num_classes: usize, first_column: u32) -> Vec<Image> {
-    let (count, num_classes) = (u64::from(count), num_classes.max(1) as u64);
-    let item = |index: u64| {
-        // More images than classes take every class in turn.
-        let label = if count < num_classes { index * num_classes / count } else { index % num_classes };
-        Image { label: label as u32, column: first_column + (index / num_classes) as u32 }
-    };
-    (0..count).map(item).collect()
 }
 
 /// Generates the test images without sharing, and with both plans of each target.
@@ -318,27 +307,4 @@ fn is_plan_name(name: &str) -> bool {
     let target = name.strip_prefix("plan-").and_then(|it| it.strip_suffix(".json"));
     let number = target.map(|it| it.trim_start_matches("quality-").trim_start_matches("worst-"));
     number.is_some_and(|it| it.parse::<f64>().is_ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_are_spread_over_the_classes_and_never_the_same() {
-        let labels = |count, num_classes| -> Vec<u32> {
-            spread(count, num_classes, 0).iter().map(|item| item.label).collect()
-        };
-        assert_eq!(labels(4, 1000), [0, 250, 500, 750]);
-        assert_eq!(labels(8, 10), [0, 1, 2, 3, 5, 6, 7, 8]);
-        assert_eq!(labels(5, 3), [0, 1, 2, 0, 1]);
-        for (count, num_classes) in [(1, 1), (4, 1000), (8, 10), (10, 10), (25, 10)] {
-            let rounds = (count as usize).div_ceil(num_classes) as u32;
-            let mut samples: Vec<u64> = spread(count, num_classes, 0).iter().map(|it| it.sample()).collect();
-            samples.extend(spread(count, num_classes, rounds).iter().map(|it| it.sample()));
-            samples.sort_unstable();
-            samples.dedup();
-            assert_eq!(samples.len(), 2 * count as usize);
-        }
-    }
 }

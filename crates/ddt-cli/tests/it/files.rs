@@ -34,6 +34,11 @@ fn a_conversion_keeps_the_description_and_generates_the_same_images() {
     let (_, text) = draw("wide.safetensors", "wide.png");
     assert!(text[0].1.contains("airplane"), "{text:?}");
 
+    // The demo by its name.
+    succeed(folder, &["convert", "demo", "named.safetensors"]);
+    let compared = succeed(folder, &["inspect", "demo.safetensors", "named.safetensors"]);
+    assert!(!compared.contains("only in") && !compared.contains("other values"), "{compared}");
+
     // Names as a published checkpoint has them, and back.
     succeed(folder, &["convert", "demo.safetensors", "published.safetensors", "--published-names"]);
     let shown = succeed(folder, &["inspect", "published.safetensors", "--json"]);

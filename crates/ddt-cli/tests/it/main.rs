@@ -7,6 +7,8 @@ mod files;
 mod machine;
 mod plan;
 mod sample;
+mod study;
+mod train;
 
 use std::{
     path::Path,

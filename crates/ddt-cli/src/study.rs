@@ -1,0 +1,127 @@
+//! `ddt study`: the paper's analyses and comparisons.
+
+use anyhow::{Context, Result, ensure};
+use clap::value_parser;
+use ddt::{
+    Place, Sharing,
+    args::PipelineArgs,
+    hub::{Hub, Release},
+};
+use ddt_study::{Analyses, ClassifierTraining, Comparison, DemoStudy, News, Table};
+
+use crate::{
+    fetch,
+    sample::parse_size,
+    terminal::{Counting, Terminal},
+    training_report::TrainingReport,
+};
+
+/// Latents that are generated at once unless `--batch` says otherwise.
+const BATCH: u32 = 20;
+
+/// Measures the paper's claims: spectra, solvers, the split, decoder blocks, sharing and guidance.
+///
+/// Every study writes its results, tables and plots into a folder, and the same command resumes what was stopped.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    study: Study,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Study {
+    /// Spectra of noisy latents, and errors of solvers, of one network
+    #[command(allow_negative_numbers = true)]
+    Analyses(Box<AnalysesArgs>),
+    /// The decoder alone against encoder and decoder of 2:6, 4:4, 6:2 and 7:1 blocks (Tab. 2, Figs. 7 and 8)
+    Split(WithThreads<Comparison>),
+    /// Decoder blocks of attention, 3 x 3 convolution and MLP, encoder to decoder 6:2 (Tab. 5)
+    Decoder(WithThreads<Comparison>),
+    /// Guidance, sharing, solvers and steps, measured on the demo (Tab. 4, Figs. 4 and 9)
+    Demo(WithThreads<DemoStudy>),
+    /// Train the classifier that the studies measure with
+    Classifier(WithThreads<ClassifierTraining>),
+}
+
+#[derive(Debug, clap::Args)]
+struct AnalysesArgs {
+    #[command(flatten)]
+    analyses: Analyses,
+    /// Side of the images in pixels, which chooses the published weights and guidance
+    #[arg(long, value_name = "256|512", default_value = "256", value_parser = parse_size)]
+    size: Release,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct WithThreads<T: clap::Args> {
+    #[command(flatten)]
+    study: T,
+    /// Threads to compute with; 0 is one per core
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1024))]
+    threads: u32,
+}
+
+pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
+    let threads = match &args.study {
+        Study::Analyses(it) => it.pipeline.threads,
+        Study::Split(it) | Study::Decoder(it) => it.threads,
+        Study::Demo(it) => it.threads,
+        Study::Classifier(it) => it.threads,
+    };
+    ddt::start(threads as usize).context("--threads")?;
+    let (mut training, mut counting) = (TrainingReport::new(terminal), None::<Shown>);
+    let mut on_news = |news: News<'_>| {
+        if !matches!(news, News::Progress { .. }) {
+            counting = None;
+        }
+        match news {
+            News::Message(line) => terminal.say(line),
+            News::Progress { work, done, total } => {
+                if counting.as_ref().is_none_or(|it| (it.work, it.total) != (work, total) || it.done > done) {
+                    counting = Some(Shown { work, total, done, counting: terminal.counting(work, total) });
+                }
+                if let Some(shown) = &mut counting {
+                    shown.done = done;
+                    shown.counting.reached(done);
+                }
+            }
+            News::Training(settings, event) => training.show(settings, event),
+            _ => {}
+        }
+        terminal.cancel().flow()
+    };
+    let _stepping = terminal.cancel().stepping();
+    match &args.study {
+        Study::Analyses(args) => {
+            let AnalysesArgs { analyses, size, pipeline } = &**args;
+            pipeline.expect_plain_guidance("analyses are made")?;
+            ensure!(
+                pipeline.share == Sharing::None,
+                "--share: analyses are made without sharing; leave it out"
+            );
+            ensure!(pipeline.device == Place::Cpu, "--device: analyses are made on the CPU; leave it out");
+            let hub = Hub::from_env();
+            fetch::weights(&hub, pipeline, *size, &[], terminal)?;
+            let opened = pipeline.open(*size, &hub)?;
+            if let Some(notice) = pipeline.notice(&opened, *size, &hub) {
+                terminal.say(notice);
+            }
+            let batch = pipeline.batch.unwrap_or(BATCH) as usize;
+            analyses.run(opened, pipeline.seed, pipeline.rng.into(), batch, &mut on_news)
+        }
+        Study::Split(it) => it.study.run(Table::Split, &mut on_news),
+        Study::Decoder(it) => it.study.run(Table::Decoder, &mut on_news),
+        Study::Demo(it) => it.study.run(&mut on_news),
+        Study::Classifier(it) => it.study.run(&mut on_news),
+    }
+}
+
+/// The meter of the work that is under way.
+struct Shown {
+    work: &'static str,
+    total: u64,
+    done: u64,
+    counting: Counting,
+}

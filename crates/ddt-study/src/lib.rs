@@ -1,0 +1,61 @@
+//! Experiments around the Decoupled Diffusion Transformer (arXiv:2504.05741), and the mathematics of its analyses.
+//!
+//! Mathematics, functions of numbers:
+//!
+//! - **Spectra** (eq. 1, appendix D). [`latent_spectrum`] is the power of latents by spatial frequency. A
+//!   [`PowerLaw`] fitted to it predicts with [`PowerLaw::max_frequency`] up to which frequency the data survive the
+//!   noise at a time; [`surviving_frequency`] measures the same.
+//! - **Diffusions** (appendix C). A [`Schedule`] mixes data and noise; [`Schedule::drift`] and
+//!   [`Schedule::half_diffusion`] define the diffusion whose probability-flow equation has the flow's velocity,
+//!   [`Schedule::flow_velocity`]. For a [`Mixture`] of Gaussians all of these have a closed form.
+//! - **Solvers** (Fig. 4). [`sweep`] runs any sampler with many solvers, numbers of steps and time shifts, and
+//!   compares each run with a fine reference.
+//!
+//! Experiments, each a struct of settings with a `run`; they report [`News`], write tables and plots into a folder,
+//! and the same settings resume what was stopped:
+//!
+//! - [`Analyses`] measures spectra and errors of solvers on a network;
+//! - [`Comparison`] trains and compares small networks: the paper's Tab. 2 and Tab. 5;
+//! - [`DemoStudy`] measures guidance, sharing and numbers of steps on the demo;
+//! - [`ClassifierTraining`] trains the [`Classifier`] that an [`OfflineMetric`] measures with.
+//!
+//! Time runs from 0, pure noise, to 1, data.
+//!
+//! ```
+//! use ddt_study::PowerLaw;
+//!
+//! // Equation 1: amplitude and exponent 1, nothing above frequency 16.
+//! let law = PowerLaw { amplitude: 1.0, exponent: 1.0 };
+//! assert_eq!(law.max_frequency(0.5, 16.0), 1.0);
+//! assert_eq!(law.max_frequency(0.75, 16.0), 9.0);
+//! assert_eq!(law.max_frequency(1.0, 16.0), 16.0);
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod analyses;
+mod classifier;
+mod classifier_training;
+mod comparison;
+mod demo;
+mod diffusion;
+mod figures;
+mod metric;
+mod news;
+mod results;
+mod spectrum;
+mod sweep;
+
+pub use crate::{
+    analyses::Analyses,
+    classifier::{Classified, Classifier},
+    classifier_training::ClassifierTraining,
+    comparison::{Comparison, Outcome, Table},
+    demo::{DemoStudy, Group},
+    diffusion::{Component, Mixture, Schedule},
+    metric::{OfflineMetric, Seen},
+    news::{News, OnNews},
+    results::ResultsFile,
+    spectrum::{PowerLaw, Spectrum, dct2, latent_spectrum, surviving_frequency},
+    sweep::{Measured, Setting, relative_rms, sweep, sweep_settings},
+};

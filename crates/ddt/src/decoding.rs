@@ -1,0 +1,68 @@
+//! Latents to images: the scale of each channel, the decoder, bytes.
+
+use candle_core::{DType, Device, Tensor};
+use ddt_adapters::{Decode, to_rgb8};
+use ddt_model::LatentInfo;
+use ddt_picture::Rgb8;
+
+use crate::error::Result;
+
+/// Mean and standard deviation of each latent channel, (1, C, 1, 1): a network generates latents of mean 0 and
+/// standard deviation 1, whatever the autoencoder's own are.
+///
+/// ```text
+/// latents = (z - mean) / std,   z = latents std + mean
+/// ```
+pub(crate) struct Scale {
+    mean: Tensor,
+    std: Tensor,
+}
+
+impl Scale {
+    pub(crate) fn new(info: &LatentInfo) -> Result<Self> {
+        let tensor = |values: &[f64]| {
+            Tensor::from_slice(values, (1, values.len(), 1, 1), &Device::Cpu)?.to_dtype(DType::F32)
+        };
+        Ok(Self { mean: tensor(&info.mean)?, std: tensor(&info.std)? })
+    }
+}
+
+/// Decodes latents.
+///
+/// # Shapes
+///
+/// `(B, C, H, W)` -> B images
+pub(crate) fn decode(decoder: &dyn Decode, scale: Option<&Scale>, latents: &Tensor) -> Result<Vec<Rgb8>> {
+    let pixels = match scale {
+        None => decoder.decode(latents)?,
+        Some(Scale { mean, std }) => decoder.decode(&latents.broadcast_mul(std)?.broadcast_add(mean)?)?,
+    };
+    let (_, _, height, width) = pixels.dims4()?;
+    let images = to_rgb8(&pixels)?.into_iter();
+    Ok(images.map(|it| Rgb8::new(width as u32, height as u32, it)).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use ddt_adapters::PixelSpace;
+
+    use super::*;
+
+    fn info(mean: &[f64], std: &[f64]) -> LatentInfo {
+        let (mean, std) = (mean.to_vec(), std.to_vec());
+        LatentInfo { autoencoder: "pixels".to_owned(), height: 1, width: 1, mean, std }
+    }
+
+    #[test]
+    fn each_channel_is_scaled_back() {
+        let scale = Scale::new(&info(&[0.5, 0.0, -1.0], &[0.5, 1.0, 2.0])).unwrap();
+        let latents = Tensor::new(&[[[[1f32]], [[1.0]], [[0.0]]]], &Device::Cpu).unwrap();
+        let images = decode(&PixelSpace, Some(&scale), &latents).unwrap();
+        assert_eq!(images[0].as_bytes(), [255, 255, 0]);
+        let plain = decode(&PixelSpace, None, &latents).unwrap();
+        assert_eq!(plain[0].as_bytes()[..2], [255, 255]);
+        // Statistics of other latents.
+        let two = Scale::new(&info(&[0.0; 2], &[1.0; 2])).unwrap();
+        assert!(decode(&PixelSpace, Some(&two), &latents).is_err());
+    }
+}
