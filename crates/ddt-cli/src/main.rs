@@ -8,6 +8,7 @@ mod dataset;
 mod doctor;
 mod fetch;
 mod inspect;
+mod paths;
 mod plan;
 mod sample;
 mod study;

@@ -23,6 +23,7 @@ use serde::Serialize;
 use self::png_folder::PngFolder;
 use crate::{
     fetch,
+    paths::beside,
     sample::parse_size,
     terminal::{Interrupted, Terminal},
 };
@@ -100,7 +101,9 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
         None => OutputFile::with_folder(Path::new("out/dataset.npz"), &["npz"]),
     };
     let out = out.context("--out")?;
-    let description = OutputFile::new(&beside(out.target(), ".json"), &[]).context("--out")?;
+    // Behind a link, all of it goes beside the file that it leads to.
+    let archive_path = if out.path().is_symlink() { out.target() } else { out.path() };
+    let description = OutputFile::new(&beside(archive_path, ".json"), &[]).context("--out")?;
     let hub = Hub::from_env();
     fetch::weights(&hub, given, args.size, &args.classes, terminal)?;
     let opened = given.open(args.size, &hub)?;
@@ -116,7 +119,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let job = ArchiveJob { count: images.len(), height, width, batch: request.batch, protocol };
     let png_folder = args.png_folder.as_deref().map(|path| PngFolder::check(path, &job));
     let png_folder = png_folder.transpose().context("--png-folder")?;
-    let archive = ImageArchive::open(out.target(), &job).context("--out")?;
+    let archive = ImageArchive::open(archive_path, &job).context("--out")?;
     if let Some(folder) = &png_folder {
         folder.begin().context("--png-folder")?;
     }
@@ -131,7 +134,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
         description.path().display()
     );
     if let Some(folder) = &png_folder {
-        folder.write(out.target(), terminal).context("--png-folder")?;
+        folder.write(archive_path, terminal).context("--png-folder")?;
         summary += &format!("\nwrote {} PNG files to {}", images.len(), folder.path().display());
     }
     Ok(summary)
@@ -201,13 +204,6 @@ fn fill(
         }
         show(archive.finished_images(), 0.0);
     }
-}
-
-/// A path with an ending after its name; that of a folder may end in a slash.
-pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.components().as_path().as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 /// How fast all processes of a job are, from the moment this one began.

@@ -17,8 +17,10 @@ use ddt::{
 };
 use rayon::prelude::*;
 
-use super::beside;
-use crate::terminal::{Interrupted, Terminal};
+use crate::{
+    paths::beside,
+    terminal::{Interrupted, Terminal},
+};
 
 /// Pixels that are in memory at once, in bytes; one image at least.
 const AT_ONCE: usize = 16 << 20;
