@@ -18,9 +18,6 @@
 //! everything wrong. In f32 and bf16 they run on the CPU on the operations of [`ddt_kernels`], on other devices on
 //! candle's. [`to_rgb8`] and [`from_rgb8`] convert between pixels and bytes.
 //!
-//! [`hub`] names the published files and finds them in the local cache; the feature `hub` (off by
-//! default, as it brings an HTTP client and about 200 crates) downloads them.
-//!
 //! # Example
 //!
 //! ```
@@ -48,7 +45,6 @@ pub use load::{LoadError, load_exact};
 pub use rgb8::{Rgb8Error, from_rgb8, to_rgb8};
 pub use tiny::{TinyAutoencoder, TinyConfig, TinyDecoder, TinyEncoder};
 
-pub mod hub;
 pub mod inception;
 
 mod autoencoder;

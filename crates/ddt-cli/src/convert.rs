@@ -1,6 +1,9 @@
 //! `ddt convert`: weights of any file that is read here, as safetensors with their description.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor};
@@ -98,12 +101,17 @@ fn converted(tensor: Tensor, dtype: Option<Dtype>) -> Result<Tensor> {
 
 fn classes(args: &Args, file: &DdtFile) -> Result<Option<Vec<String>>> {
     let Some(path) = &args.classes else { return Ok(file.classes().map(<[String]>::to_vec)) };
+    class_names(path).context("--classes").map(Some)
+}
+
+/// Class names in the order of labels: those of ImageNet for `imagenet`, else the lines of a text file.
+pub(crate) fn class_names(path: &Path) -> Result<Vec<String>> {
     if path.to_str() == Some("imagenet") {
         let table = ddt::ClassTable::imagenet()?;
-        return Ok(Some((0..).map_while(|it| table.name(it).map(str::to_owned)).collect()));
+        return Ok((0..).map_while(|it| table.name(it).map(str::to_owned)).collect());
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("--classes {}", path.display()))?;
-    Ok(Some(text.lines().map(|it| it.trim().to_owned()).filter(|it| !it.is_empty()).collect()))
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.lines().map(|it| it.trim().to_owned()).filter(|it| !it.is_empty()).collect())
 }
 
 fn latents(args: &Args, file: &DdtFile, config: &NetworkConfig) -> Result<Option<LatentInfo>> {

@@ -6,6 +6,7 @@
 mod convert;
 mod dataset;
 mod doctor;
+mod evaluate;
 mod fetch;
 mod inspect;
 mod paths;
@@ -35,25 +36,28 @@ struct Args {
     command: Command,
 }
 
+// As `about`, so that the full help is the description of the arguments.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Generate images of chosen classes as a labelled grid
+    #[command(about = "Generate images of chosen classes as a labelled grid")]
     Sample(Box<sample::Args>),
-    /// Measure a network and plan at which steps its encoder runs
+    #[command(about = "Measure a network and plan at which steps its encoder runs")]
     Plan(Box<plan::Args>),
-    /// Generate many images into one archive, resuming where it stopped
+    #[command(about = "Generate many images into one archive, resuming where it stopped")]
     Dataset(Box<dataset::Args>),
-    /// Train a network, or resume its run
+    #[command(about = "Compare generated images with reference images: FID and related numbers")]
+    Evaluate(Box<evaluate::Args>),
+    #[command(about = "Train a network, or resume its run")]
     Train(train::Args),
-    /// Measure the paper's claims at a small scale
+    #[command(about = "Measure the paper's claims at a small scale")]
     Study(Box<study::Args>),
-    /// Download published weights into the hub's local cache
+    #[command(about = "Download published weights into the hub's local cache")]
     Fetch(fetch::Args),
-    /// List what a weights file holds, or compare two
+    #[command(about = "List what a weights file holds, or compare two")]
     Inspect(inspect::Args),
-    /// Write weights as safetensors with their description
+    #[command(about = "Write weights as safetensors with their description")]
     Convert(convert::Args),
-    /// Say what this machine and this build are
+    #[command(about = "Say what this machine and this build are")]
     Doctor(doctor::Args),
     /// Print the completions of a shell
     Completions {
@@ -88,6 +92,7 @@ fn run(command: Command, terminal: &Terminal) -> Result<String> {
         Command::Sample(args) => sample::run(&args, terminal),
         Command::Plan(args) => plan::run(&args, terminal),
         Command::Dataset(args) => dataset::run(&args, terminal),
+        Command::Evaluate(args) => evaluate::run(&args, terminal),
         Command::Train(args) => train::run(&args, terminal),
         Command::Study(args) => study::run(&args, terminal),
         Command::Fetch(args) => fetch::run(&args, terminal),

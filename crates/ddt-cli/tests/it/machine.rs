@@ -49,6 +49,9 @@ fn completions_and_help_know_the_subcommands() {
     for name in ["sample", "fetch", "doctor", "completions", "--quiet"] {
         assert!(help.contains(name), "{help}");
     }
+    // The full help says more than the list.
+    let help = succeed(folder.path(), &["evaluate", "--help"]);
+    assert!(help.contains("called fid only if"), "{help}");
     assert_eq!(succeed(folder.path(), &["--version"]), format!("ddt {}\n", ddt::VERSION));
     refuse(folder.path(), &["smaple"], 2, &["sample"]);
     let outcome = ddt(folder.path(), &[]);

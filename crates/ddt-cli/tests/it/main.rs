@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod dataset;
+mod evaluate;
 mod files;
 mod machine;
 mod plan;
@@ -63,6 +64,9 @@ fn succeed(folder: &Path, words: &[&str]) -> String {
 fn refuse(folder: &Path, words: &[&str], status: i32, expected: &[&str]) {
     let outcome = ddt(folder, words);
     assert_eq!((outcome.status, outcome.stdout.as_str()), (status, ""), "{words:?}: {outcome:?}");
+    // No reason is said twice.
+    let parts: Vec<&str> = outcome.stderr.trim_end().split(": ").collect();
+    assert!(parts.windows(2).all(|it| it[0] != it[1]), "{words:?}: {outcome:?}");
     for part in expected {
         assert!(outcome.stderr.contains(part), "{words:?}: expected {part:?} in {outcome:?}");
     }

@@ -1,65 +1,72 @@
-//! From images to what metrics take, one pass over them in flat memory but for the features themselves.
+//! From images to the inputs of metrics: one pass, in memory that only the features for precision and recall fill.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ddt_metrics::{
-    Duplicates, Features, InceptionScore, InceptionScoreAccumulator, Moments, Statistics, predicted_classes,
+use ddt::{
+    duration_in_words,
+    files::sha256,
+    metrics::{
+        Duplicates, Features, InceptionScore, InceptionScoreAccumulator, Moments, Statistics,
+        predicted_classes,
+    },
 };
-use sha2::{Digest, Sha256};
 
-use super::bar::Bar;
-use super::cache::Cache;
-use super::extractor::{Extractor, Rows};
-use super::images::Images;
+use super::{
+    cache::Cache,
+    extractor::{Extractor, Rows},
+    input::Images,
+};
+use crate::terminal::Terminal;
 
 /// Rows of features that are kept for precision and recall, which compare all pairs.
 const MAX_KEPT: usize = 100_000;
 
-/// What was measured of one set of images.
+/// Measurements of one set of images.
 #[derive(Debug)]
-pub struct Measured {
+pub(super) struct Measured {
     /// Mean and covariance of the features.
-    pub statistics: Statistics,
+    pub(super) statistics: Statistics,
     /// The same of the spatial features.
-    pub spatial: Option<Statistics>,
+    pub(super) spatial: Option<Statistics>,
     /// The features themselves, unless there are more than 100,000.
-    pub features: Option<Rows>,
+    pub(super) features: Option<Rows>,
     /// Numbers in a row of features.
-    pub feature_size: usize,
+    pub(super) feature_size: usize,
     /// The score, where the network classifies.
-    pub score: Option<InceptionScore>,
+    pub(super) score: Option<InceptionScore>,
     /// The class that the network sees in each image.
-    pub predicted: Option<Vec<u32>>,
+    pub(super) predicted: Option<Vec<u32>>,
     /// Images seen before.
-    pub duplicates: Duplicates,
+    pub(super) duplicates: Duplicates,
     /// Height and width, if all images have one.
-    pub size: Option<(usize, usize)>,
+    pub(super) size: Option<(usize, usize)>,
     /// SHA-256 over the hashes of all chunks.
-    pub sha256: String,
-    /// Images whose features had to be made.
-    pub num_fresh: usize,
+    pub(super) sha256: String,
 }
 
-/// Measures a set of images; `what` they are shows beside the progress.
+/// Measures a set of images; `what` they are is part of the progress.
 ///
 /// # Errors
 ///
 /// Images that cannot be read, a damaged cache, features that are not finite, fewer than two images.
-pub fn measure(
+pub(super) fn measure(
     what: &str,
     images: &Images,
     extractor: &dyn Extractor,
     cache: &Cache,
     split_size: usize,
+    terminal: &Terminal,
 ) -> Result<Measured> {
-    let mut bar = Bar::start(&format!("features of {what}"), images.num_images(), "images");
+    let (mut meter, started, total) = (terminal.meter(), Instant::now(), images.num_images);
     let mut sums: Option<Sums> = None;
-    let mut kept = (images.num_images() <= MAX_KEPT).then(Rows::default);
+    let mut kept = (total <= MAX_KEPT).then(Rows::default);
     let mut predicted: Option<Vec<u32>> = None;
     let mut duplicates = Duplicates::new();
-    let (mut sizes, mut hasher) = (Vec::new(), Sha256::new());
-    let (mut num_images, mut num_fresh) = (0, 0);
+    let (mut sizes, mut hashes) = (Vec::new(), Vec::new());
+    let mut done = 0;
     images.for_each_chunk(|chunk| {
-        let (made, fresh) = cache.features(extractor, &chunk)?;
+        let made = cache.features(extractor, &chunk)?;
         let features = view(&made.features, chunk.num_images())?;
         let sums = match &mut sums {
             Some(it) => it,
@@ -92,13 +99,12 @@ pub fn measure(
         if !sizes.contains(&size) && sizes.len() < 2 {
             sizes.push(size);
         }
-        hasher.update(chunk.sha256());
-        num_images += chunk.num_images();
-        num_fresh += if fresh { chunk.num_images() } else { 0 };
-        bar.set(num_images);
+        hashes.extend(chunk.sha256());
+        done += chunk.num_images();
+        meter.show(done as f64 / total as f64, line(what, done, total, started.elapsed()));
         Ok(())
     })?;
-    drop(bar);
+    drop(meter);
     let sums = sums.with_context(|| format!("there are no {what}"))?;
     let feature_size = sums.features.size();
     Ok(Measured {
@@ -113,12 +119,11 @@ pub fn measure(
             [only] => Some(*only),
             _ => None,
         },
-        sha256: super::hex(&hasher.finalize()),
-        num_fresh,
+        sha256: sha256(&hashes),
     })
 }
 
-/// What streams.
+/// Sums over all rows.
 struct Sums {
     features: Moments,
     spatial: Option<Moments>,
@@ -134,4 +139,23 @@ fn view(rows: &Rows, num_images: usize) -> Result<Features<'_>> {
         features.num_rows()
     );
     Ok(features)
+}
+
+fn line(what: &str, done: usize, total: usize, elapsed: Duration) -> String {
+    let rate = done as f64 / elapsed.as_secs_f64().max(1e-9);
+    let left = duration_in_words(total.saturating_sub(done) as f64 / rate);
+    format!("features of {what}: {done} of {total} images, {rate:.1} images/s, {left} left")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_say_rate_and_time_left() {
+        let line = |done, seconds| line("samples", done, 300, Duration::from_secs(seconds));
+        assert_eq!(line(100, 50), "features of samples: 100 of 300 images, 2.0 images/s, 1 min 40 s left");
+        assert!(line(0, 0).ends_with("unknown time left"));
+        assert!(line(400, 1).ends_with("0 s left"));
+    }
 }

@@ -1,23 +1,27 @@
-//! Features that were made before, by the content of what they were made of.
+//! Features of images that were measured before.
 //!
-//! One npz file a chunk of images, named by a hash of the pixels and of the extractor: an evaluation that was
-//! stopped goes on at its chunk, and a reference is measured once.
+//! One npz file per chunk of images, named by a hash of the pixels and of the extractor: an evaluation that was stopped
+//! resumes at its chunk, and a reference is measured once.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use ddt_files::npz::{ArrayData, Dtype, NpzFile, write_npz};
-use sha2::{Digest, Sha256};
+use ddt::files::{
+    npz::{ArrayData, Dtype, NpzFile, write_npz},
+    sha256,
+};
 
-use super::extractor::{Extracted, Extractor, Rows};
-use super::images::Chunk;
+use super::{
+    extractor::{Extracted, Extractor, Rows},
+    input::Chunk,
+};
 
 /// Part of every name; another number when features change for the same weights.
 const VERSION: &str = "ddt features 1";
 
 /// A folder of features.
 #[derive(Debug)]
-pub struct Cache {
+pub(super) struct Cache {
     folder: PathBuf,
 }
 
@@ -27,35 +31,33 @@ impl Cache {
     /// # Errors
     ///
     /// A folder that cannot be made.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub(super) fn open(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| {
             format!("--cache: cannot make the folder {}; name another with --cache DIR", folder.display())
         })?;
         Ok(Self { folder: folder.to_owned() })
     }
 
-    /// The features of a chunk, from the folder or from the extractor; and whether they had to be made.
+    /// The features of a chunk, from the folder or from the extractor.
     ///
     /// # Errors
     ///
-    /// A file in the folder that is damaged; what the extractor says; a full disk.
-    pub fn features(&self, extractor: &dyn Extractor, chunk: &Chunk) -> Result<(Extracted, bool)> {
+    /// A file in the folder that is damaged; the extractor's; a full disk.
+    pub(super) fn features(&self, extractor: &dyn Extractor, chunk: &Chunk) -> Result<Extracted> {
         let path = self.folder.join(format!("{}.npz", name(extractor, chunk)));
         if path.try_exists().with_context(|| format!("cannot read {}", path.display()))? {
             let read = read(&path, chunk.num_images());
-            return Ok((read.context("--cache: features are damaged; delete the file")?, false));
+            return Ok(read.context("--cache: features are damaged; delete the file")?);
         }
         let extracted = extractor.extract(chunk)?;
         write(&path, &extracted, chunk.num_images())?;
-        Ok((extracted, true))
+        Ok(extracted)
     }
 }
 
 fn name(extractor: &dyn Extractor, chunk: &Chunk) -> String {
-    let mut hasher = Sha256::new();
-    hasher.update(format!("{VERSION}\n{}\n{}\n", extractor.name(), extractor.weights_sha256()));
-    hasher.update(chunk.sha256());
-    super::hex(&hasher.finalize())
+    let head = format!("{VERSION}\n{}\n{}\n", extractor.name(), extractor.weights_sha256());
+    sha256(&[head.as_bytes(), &chunk.sha256()].concat())
 }
 
 fn write(path: &Path, it: &Extracted, num_images: usize) -> Result<()> {
@@ -90,10 +92,12 @@ fn read(path: &Path, num_images: usize) -> Result<Extracted> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
-    /// Sees two bytes of each image.
-    struct Bytes(&'static str);
+    /// Sees two bytes of each image, and counts how often.
+    struct Bytes(&'static str, Cell<usize>);
 
     impl Extractor for Bytes {
         fn name(&self) -> &str {
@@ -105,6 +109,7 @@ mod tests {
         }
 
         fn extract(&self, images: &Chunk) -> Result<Extracted> {
+            self.1.set(self.1.get() + 1);
             let values: Vec<f32> = images.images().flat_map(|it| [it[0].into(), it[1].into()]).collect();
             let logits = Some(Rows { values: values.clone(), size: 2 });
             Ok(Extracted { features: Rows { values, size: 2 }, spatial: None, logits })
@@ -116,14 +121,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("new/features")).unwrap();
         let chunk = Chunk { height: 2, width: 1, pixels: (0..24).collect() };
-        let extractor = Bytes("a");
-        let (made, fresh) = cache.features(&extractor, &chunk).unwrap();
-        assert!(fresh && made.features.values.len() == 4 * made.features.size);
-        assert_eq!(cache.features(&extractor, &chunk).unwrap(), (made, false));
+        let extractor = Bytes("a", Cell::new(0));
+        let made = cache.features(&extractor, &chunk).unwrap();
+        assert_eq!(made.features.values.len(), 4 * made.features.size);
+        assert_eq!((cache.features(&extractor, &chunk).unwrap(), extractor.1.get()), (made, 1));
         // Other weights, other sizes of the same bytes: other features.
-        assert!(cache.features(&Bytes("b"), &chunk).unwrap().1);
-        let turned = Chunk { height: 1, width: 2, ..chunk.clone() };
-        assert!(cache.features(&extractor, &turned).unwrap().1);
+        let other = Bytes("b", Cell::new(0));
+        cache.features(&other, &chunk).unwrap();
+        cache.features(&extractor, &Chunk { height: 1, width: 2, ..chunk.clone() }).unwrap();
+        assert_eq!((other.1.get(), extractor.1.get()), (1, 2));
     }
 
     #[test]
@@ -131,7 +137,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(folder.path()).unwrap();
         let chunk = Chunk { height: 1, width: 1, pixels: vec![1, 2, 3] };
-        let extractor = Bytes("a");
+        let extractor = Bytes("a", Cell::new(0));
         cache.features(&extractor, &chunk).unwrap();
         let path = folder.path().join(format!("{}.npz", name(&extractor, &chunk)));
         let bytes = std::fs::read(&path).unwrap();

@@ -1,10 +1,9 @@
-//! What is printed: numbers, what they may be called and why, and what differs between two reports.
+//! Tables: numbers with their verdict and warnings, and the differences of two reports.
 
-use ddt_metrics::{Explanation, Report};
+use ddt::metrics::{Explanation, Report};
 
 /// The numbers, the verdict and the warnings.
-#[must_use]
-pub fn table(report: &Report) -> String {
+pub(super) fn table(report: &Report) -> String {
     let evaluation = &report.protocol.evaluation;
     let (samples, references) = (&evaluation.samples, &evaluation.references);
     let mut lines = vec![format!(
@@ -24,30 +23,29 @@ pub fn table(report: &Report) -> String {
     if let Some(verdict) = &report.verdict {
         let protocol = &verdict.protocol;
         if verdict.follows() {
-            lines.push(format!("measured as {protocol} demands"));
+            lines.push(format!("measured as {protocol} requires"));
         } else {
-            lines.push(format!("not the numbers of {protocol}, which demands otherwise:"));
+            lines.push(format!("not the numbers of {protocol}, which requires otherwise:"));
             lines.extend(verdict.departures.iter().map(|it| format!("  {it}")));
         }
-        lines.extend(verdict.unverified.iter().map(|it| format!("  not known: {it}")));
+        lines.extend(verdict.unverified.iter().map(|it| format!("  unknown: {it}")));
     }
     lines.extend(report.warnings.iter().map(|it| format!("warning: {it}")));
     lines.join("\n")
 }
 
-/// What stands between two reports.
-#[must_use]
-pub fn explanation(it: &Explanation) -> String {
+/// The differences of two reports.
+pub(super) fn explanation(it: &Explanation) -> String {
     let mut lines = vec!["numbers:".to_owned()];
     lines.extend(it.metrics.iter().map(|it| format!("  {it}")));
     if it.protocol.is_empty() {
-        lines.push("nothing differs in how they came about".to_owned());
+        lines.push("both were measured in the same way".to_owned());
     } else {
-        lines.push("what differs in how they came about:".to_owned());
+        lines.push("differences in how they were measured:".to_owned());
         lines.extend(it.protocol.iter().map(|it| format!("  {it}")));
     }
     if !it.unknown.is_empty() {
-        lines.push(format!("not known of either: {}", it.unknown.join(", ")));
+        lines.push(format!("unknown of either: {}", it.unknown.join(", ")));
     }
     lines.join("\n")
 }

@@ -1,0 +1,268 @@
+//! Networks that compute features of images.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+use clap::ValueEnum;
+use ddt::{
+    Place,
+    adapters::{DinoV2, DinoV2Config, Inception, InceptionFeatures, inception::FoldedInception},
+    files::Checkpoint,
+    metrics::INCEPTION_2015,
+};
+use ddt_study::Classifier;
+
+use super::input::Chunk;
+use crate::terminal::Terminal;
+
+/// Which network computes features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Choice {
+    /// TensorFlow's Inception of 2015, which FID, sFID and the Inception Score are defined by
+    Inception,
+    /// DINOv2, whose Fréchet distance is known as FD-DINOv2
+    Dinov2,
+    /// The small classifier that comes with the program, for images of CIFAR-10's classes
+    Cifar10Classifier,
+}
+
+/// CIFAR-10's classes, as the classifier counts them.
+const CIFAR10: [&str; Classifier::CLASSES] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// Computes features of images; an image has the same features in any company, on a GPU up to the last bits of sums.
+pub(super) trait Extractor {
+    /// Its name in reports.
+    fn name(&self) -> &str;
+
+    /// SHA-256 of its weights.
+    fn weights_sha256(&self) -> &str;
+
+    /// Names of the classes that it tells apart, where samples may have the same.
+    fn class_names(&self) -> &[&str] {
+        &[]
+    }
+
+    /// Features of the images of a chunk.
+    ///
+    /// # Errors
+    ///
+    /// Images of a size that it does not take; too little memory.
+    fn extract(&self, images: &Chunk) -> Result<Extracted>;
+}
+
+/// Features of some images, a row per image.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Extracted {
+    /// For the Fréchet distance, precision and recall.
+    pub(super) features: Rows,
+    /// For sFID, where the network has them.
+    pub(super) spatial: Option<Rows>,
+    /// For the score, where the network classifies.
+    pub(super) logits: Option<Rows>,
+}
+
+/// Rows of numbers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Rows {
+    /// The numbers, row by row.
+    pub(super) values: Vec<f32>,
+    /// Numbers of a row.
+    pub(super) size: usize,
+}
+
+impl Rows {
+    /// The rows of a tensor `(N, C)`.
+    fn of(tensor: &Tensor) -> Result<Self> {
+        let (_, size) = tensor.dims2()?;
+        Ok(Self { values: tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?, size })
+    }
+}
+
+/// Reads the network that was chosen.
+///
+/// # Errors
+///
+/// No weights, weights of another network, or a GPU for a network that has no programs for one; each with what to do.
+pub(super) fn load(
+    choice: Choice,
+    weights: Option<&Path>,
+    device: Place,
+    terminal: &Terminal,
+) -> Result<Box<dyn Extractor>> {
+    ensure!(
+        device == Place::Cpu || choice == Choice::Inception,
+        "--device: expected cpu, for only inception has programs for GPUs, got {device}"
+    );
+    if choice == Choice::Cifar10Classifier {
+        let (network, sha256) = Classifier::load(weights).context("--extractor cifar10-classifier")?;
+        return Ok(Box::new(ClassifierExtractor { network, sha256 }));
+    }
+    let Some(path) = weights else {
+        let published = match choice {
+            Choice::Dinov2 => "dinov2_vitl14_pretrain.pth, which the project dinov2 publishes",
+            _ => {
+                "pt_inception-2015-12-05-6726825d.pth, which the project pytorch-fid publishes among its releases"
+            }
+        };
+        bail!(
+            "--weights: the weights of this extractor do not come with the program; fetch {published}, and name the file with --weights PATH"
+        );
+    };
+    let file = Checkpoint::open(path).context("--weights")?;
+    let sha256 = ddt::sha256_of(path).context("--weights")?;
+    if choice == Choice::Dinov2 {
+        let config = dinov2_config(&file).context("--weights")?;
+        let name = dinov2_name(&config);
+        let network = DinoV2::load(&config, &file, DType::F32, &Device::Cpu).context("--weights")?;
+        return Ok(Box::new(DinoV2Extractor { name, network, sha256 }));
+    }
+    let weights = FoldedInception::load(&file, &Device::Cpu).context("--weights")?;
+    let network = InceptionOn::open(&weights, device, terminal).context("--device")?;
+    Ok(Box::new(InceptionExtractor { network, sha256 }))
+}
+
+struct InceptionExtractor {
+    network: InceptionOn,
+    sha256: String,
+}
+
+/// The same network on either.
+enum InceptionOn {
+    Cpu(Box<Inception>),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<ddt::gpu::CudaInception>),
+}
+
+impl InceptionOn {
+    fn open(weights: &FoldedInception, device: Place, terminal: &Terminal) -> Result<Self> {
+        match device {
+            Place::Cpu => Ok(Self::Cpu(Box::new(Inception::from_folded(weights)?))),
+            #[cfg(feature = "cuda")]
+            Place::Cuda(number) => {
+                let network = ddt::gpu::CudaInception::open(number, weights)?;
+                terminal.say(format!("computing features on {}", network.device_name()));
+                Ok(Self::Gpu(Box::new(network)))
+            }
+            #[cfg(not(feature = "cuda"))]
+            Place::Cuda(_) => {
+                let _ = terminal;
+                bail!("expected cpu, the only device of this build, got {device}")
+            }
+        }
+    }
+
+    fn forward(&self, pixels: &Tensor) -> Result<InceptionFeatures> {
+        match self {
+            Self::Cpu(network) => Ok(network.forward(pixels)?),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(network) => Ok(network.forward(pixels)?),
+        }
+    }
+}
+
+impl Extractor for InceptionExtractor {
+    fn name(&self) -> &str {
+        INCEPTION_2015
+    }
+
+    fn weights_sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    fn extract(&self, images: &Chunk) -> Result<Extracted> {
+        let it = self.network.forward(&pixels(images)?)?;
+        Ok(Extracted {
+            features: Rows::of(&it.pool)?,
+            spatial: Some(Rows::of(&it.spatial_flat()?)?),
+            logits: Some(Rows::of(&it.logits_unbiased)?),
+        })
+    }
+}
+
+struct DinoV2Extractor {
+    name: String,
+    network: DinoV2,
+    sha256: String,
+}
+
+impl Extractor for DinoV2Extractor {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn weights_sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    fn extract(&self, images: &Chunk) -> Result<Extracted> {
+        let unit = (pixels(images)?.to_dtype(DType::F32)? / 255.0)?;
+        let it = self.network.features(&unit)?;
+        Ok(Extracted { features: Rows::of(&it.class_token)?, spatial: None, logits: None })
+    }
+}
+
+struct ClassifierExtractor {
+    network: Classifier,
+    sha256: String,
+}
+
+impl Extractor for ClassifierExtractor {
+    fn name(&self) -> &str {
+        "cifar10-classifier"
+    }
+
+    fn weights_sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    fn class_names(&self) -> &[&str] {
+        &CIFAR10
+    }
+
+    fn extract(&self, images: &Chunk) -> Result<Extracted> {
+        let (side, width, height) = (Classifier::SIDE, images.width, images.height);
+        ensure!(
+            (width, height) == (side, side),
+            "--extractor cifar10-classifier: expected images of {side} x {side} pixels, got {width} x {height}"
+        );
+        let pixels = ((pixels(images)?.to_dtype(DType::F32)? / 127.5)? - 1.0)?;
+        let it = self.network.forward(&pixels)?;
+        let logits = Some(Rows::of(&it.logits)?);
+        Ok(Extracted { features: Rows::of(&it.features)?, spatial: None, logits })
+    }
+}
+
+/// Pixels as networks take them: `(B, 3, H, W)`, u8.
+fn pixels(images: &Chunk) -> Result<Tensor> {
+    let shape = (images.num_images(), images.height, images.width, 3);
+    Ok(Tensor::from_slice(&images.pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?.contiguous()?)
+}
+
+/// The published configuration that a file's tensors have.
+fn dinov2_config(file: &Checkpoint) -> Result<DinoV2Config> {
+    let width = file.info("cls_token").and_then(|it| it.shape.last().copied());
+    let config = match width {
+        Some(384) => DinoV2Config::vit_s(),
+        Some(768) => DinoV2Config::vit_b(),
+        Some(1024) => DinoV2Config::vit_l(),
+        Some(1536) => DinoV2Config::vit_g(),
+        Some(width) => bail!("expected a DINOv2 of width 384, 768, 1024 or 1536, got {width}"),
+        None => {
+            bail!("expected the weights of a DINOv2, with a tensor cls_token, got {}", file.path().display())
+        }
+    };
+    Ok(if file.info("register_tokens").is_some() { config.with_registers() } else { config })
+}
+
+fn dinov2_name(config: &DinoV2Config) -> String {
+    let size = match config.hidden_size {
+        384 => "s",
+        768 => "b",
+        1024 => "l",
+        _ => "g",
+    };
+    let registers = if config.num_registers > 0 { "-reg4" } else { "" };
+    format!("dinov2-vit-{size}-14{registers}")
+}
