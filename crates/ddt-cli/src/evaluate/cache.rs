@@ -47,7 +47,7 @@ impl Cache {
         let path = self.folder.join(format!("{}.npz", name(extractor, chunk)));
         if path.try_exists().with_context(|| format!("cannot read {}", path.display()))? {
             let read = read(&path, chunk.num_images());
-            return Ok(read.context("--cache: features are damaged; delete the file")?);
+            return read.context("--cache: features are damaged; delete the file");
         }
         let extracted = extractor.extract(chunk)?;
         write(&path, &extracted, chunk.num_images())?;

@@ -342,7 +342,7 @@ fn class_accuracy(names: &[&str], predicted: &[u32], samples: &Images) -> Result
             format!("nothing says which class the samples' label {label} is; name them with --classes")
         })?;
         let is_same = |it: &&str| name.split(',').any(|synonym| synonym.trim().eq_ignore_ascii_case(it));
-        match names.iter().position(|it| is_same(it)) {
+        match names.iter().position(is_same) {
             Some(class) => classes.insert(label, class as u32),
             None => bail!("the samples' class {name:?} is none of {}", names.join(", ")),
         };
