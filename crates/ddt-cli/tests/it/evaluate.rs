@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use ddt::{
-    files::npz::{ArrayData, write_npz},
+    files::npz::{ArrayData, NamedArray, write_npz},
     metrics::{Report, Warning},
     picture::{Rgb8, encode_png},
 };
@@ -25,7 +25,7 @@ fn noise(len: usize, seed: u32) -> Vec<u8> {
 fn write_images(path: &Path, pixels: &[u8], shape: [usize; 3], labels: Option<&[i64]>) {
     let [num_images, height, width] = shape;
     let shape = [num_images, height, width, 3];
-    let mut arrays: Vec<(&str, &[usize], ArrayData<'_>)> = vec![("arr_0", &shape, ArrayData::U8(pixels))];
+    let mut arrays: Vec<NamedArray<'_>> = vec![("arr_0", &shape, ArrayData::U8(pixels))];
     arrays.extend(labels.map(|it| ("arr_1", &shape[..1], ArrayData::I64(it))));
     write_npz(path, &arrays).unwrap();
 }
@@ -155,7 +155,7 @@ fn bad_input_is_named() {
 
     let [mu, sigma] = [[0.0; 2].as_slice(), [1.0, 2.0, 3.0, 1.0].as_slice()].map(ArrayData::F64);
     let (nan, unit) = (ArrayData::F64(&[f64::NAN, 0.0, 0.0, 1.0]), ArrayData::F64(&[1.0, 0.0, 0.0, 1.0]));
-    let arrays: [(&str, &[(&str, &[usize], ArrayData<'_>)], &[&str]); 8] = [
+    let arrays: [(&str, &[NamedArray<'_>], &[&str]); 8] = [
         ("type.npz", &[("arr_0", &[1, 1, 1, 3], ArrayData::F32(&[0.0; 3]))], &["arr_0", "|u1", "<f4"]),
         ("shape.npz", &[("arr_0", &[4, 3], ArrayData::U8(&[0; 12]))], &["arr_0", "shape"]),
         ("none.npz", &[("arr_0", &[0, 2, 2, 3], ArrayData::U8(&[]))], &["at least one image"]),
