@@ -16,6 +16,7 @@ mod study;
 mod terminal;
 mod train;
 mod training_report;
+mod verify;
 
 use std::{io::Write, process::ExitCode};
 
@@ -53,6 +54,8 @@ enum Command {
     Study(Box<study::Args>),
     #[command(about = "Download published weights into the hub's local cache")]
     Fetch(fetch::Args),
+    #[command(about = "Check the published files in the hub's local cache")]
+    Verify(verify::Args),
     #[command(about = "List what a weights file holds, or compare two")]
     Inspect(inspect::Args),
     #[command(about = "Write weights as safetensors with their description")]
@@ -96,6 +99,7 @@ fn run(command: Command, terminal: &Terminal) -> Result<String> {
         Command::Train(args) => train::run(&args, terminal),
         Command::Study(args) => study::run(&args, terminal),
         Command::Fetch(args) => fetch::run(&args, terminal),
+        Command::Verify(args) => verify::run(&args, terminal),
         Command::Inspect(args) => inspect::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -1,4 +1,4 @@
-//! Results of long work, one line each, so that work that was stopped goes on after them.
+//! Results of a study, a line each, so that a study that was stopped resumes after them.
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,9 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use ddt::OutputFile;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// A file whose first line says what all results depend on, and every other one a name and what was measured.
+/// A file of results: the first line holds the settings that all results depend on, every other line a name and a
+/// result.
 #[derive(Debug)]
 pub struct ResultsFile<T> {
     file: fs::File,
@@ -17,13 +19,14 @@ pub struct ResultsFile<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> ResultsFile<T> {
-    /// Goes on with the results at `path`, or begins a file of results that depend on `header`.
+    /// Opens the results at `path`, or begins a file of results that depend on `header`.
     ///
     /// # Errors
     ///
     /// A file that cannot be read or written, or holds results of another header.
     pub fn open(path: &Path, header: &serde_json::Value) -> Result<Self> {
         let named = || path.display().to_string();
+        OutputFile::new(path, &[]).context("--out")?;
         let mut file =
             OpenOptions::new().create(true).append(true).read(true).open(path).with_context(named)?;
         let text = fs::read_to_string(path).with_context(named)?;
@@ -46,13 +49,13 @@ impl<T: Serialize + DeserializeOwned> ResultsFile<T> {
         Ok(Self { file, lines })
     }
 
-    /// What was measured under a name.
+    /// The result of a name.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&T> {
         self.lines.iter().find(|it| it.0 == key).map(|it| &it.1)
     }
 
-    /// Adds what was measured under a name; it is on the disk when this returns.
+    /// Adds the result of a name; it is on the disk when this returns.
     ///
     /// # Errors
     ///

@@ -10,6 +10,8 @@ mod plan;
 mod sample;
 mod study;
 mod train;
+#[cfg(unix)]
+mod verify;
 
 use std::{
     path::Path,
