@@ -305,6 +305,23 @@ fn plan_name(target: Target) -> String {
 
 fn is_plan_name(name: &str) -> bool {
     let target = name.strip_prefix("plan-").and_then(|it| it.strip_suffix(".json"));
-    let number = target.map(|it| it.trim_start_matches("quality-").trim_start_matches("worst-"));
-    number.is_some_and(|it| it.parse::<f64>().is_ok())
+    target.is_some_and(|target| {
+        let (kind, number) = target.rsplit_once('-').unwrap_or(("", target));
+        let is_kind = ["", "quality", "worst", "error", "worst-error"].contains(&kind);
+        is_kind && number.parse::<f64>().is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_of_an_earlier_run_are_known_by_name() {
+        use Target::{Error, Quality, Ratio, WorstError, WorstQuality};
+        for target in [Ratio(0.5), Quality(0.9), WorstQuality(0.8), Error(0.1), WorstError(0.001)] {
+            assert!(is_plan_name(&plan_name(target)), "{target}");
+        }
+        assert!(!["plan-mine.json", "plan-mine-2.json", "plan-0.5.txt"].into_iter().any(is_plan_name));
+    }
 }
