@@ -29,7 +29,7 @@ fn files_that_are_not_there_or_not_right() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     check(&weights(&folder.join("absent.ckpt")), &["absent.ckpt", "expected demo, ddt-xl2-256"]);
-    check(&weights(folder), &["expected a regular file"]);
+    check(&weights(folder), &["a folder without a file", "name a file"]);
     let vae = |path: &Path| PipelineConfig { autoencoder: Source::new(path), ..demo(1) };
     check(&vae(&folder.join("absent.vae")), &["absent.vae", "autoencoder"]);
     let text = folder.join("text");
