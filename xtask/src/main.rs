@@ -32,7 +32,7 @@ enum Command {
     Ci,
     /// Rules of the tree that compilers do not check
     Tidy,
-    /// What takes too long for continuous integration: each package built by itself
+    /// Checks too long for continuous integration: build each package by itself
     Long,
     /// Check the packages of all published crates: contents, sizes, manifests
     Package(package::Args),

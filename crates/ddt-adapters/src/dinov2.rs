@@ -11,7 +11,7 @@ use ddt_kernels::{Activation, Window2d};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{Conv2d, LayerNorm, Linear, attention};
-use crate::load::{LoadError, load_exact};
+use crate::load::{LoadError, load_network};
 use crate::resize::{Interpolation, resize};
 
 /// Mean and standard deviation of ImageNet's pixels in `[0, 1]`, as red, green, blue.
@@ -106,7 +106,7 @@ impl DinoV2 {
     where
         S: TensorSource + Sync + ?Sized,
     {
-        load_exact(source, dtype, device, |name| name != "mask_token", |vb| Self::new(cfg, vb))
+        load_network(source, dtype, device, |name| name != "mask_token", |vb| Self::new(cfg, vb))
     }
 
     /// The configuration that it was built with.

@@ -14,7 +14,7 @@ use ddt_kernels::{Activation, Window2d};
 pub use self::layers::{Branch, FoldedConv, Layers, Mixed, Pool};
 use self::layers::{DOWN_3, VALID_3, synthetic_weights};
 use crate::layers::{Conv2d, Linear, pool2d};
-use crate::load::{LoadError, load_exact};
+use crate::load::{LoadError, load_network};
 use crate::resize::{Interpolation, resize};
 
 /// Pixels along a side of the images that the network sees.
@@ -136,7 +136,7 @@ impl FoldedInception {
         S: TensorSource + Sync + ?Sized,
     {
         let wanted = |name: &str| !name.ends_with(".num_batches_tracked");
-        load_exact(source, DType::F32, device, wanted, Self::new)
+        load_network(source, DType::F32, device, wanted, Self::new)
     }
 
     /// Synthetic weights, computed from their names only: features mean nothing, but every implementation must

@@ -15,7 +15,7 @@ use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 
 use crate::autoencoder::{Decode, Encode, LatentSpace};
-use crate::load::{LoadError, load_exact};
+use crate::load::{LoadError, load_network};
 
 pub use self::config::KlConfig;
 pub use self::decoder::KlDecoder;
@@ -63,7 +63,7 @@ impl KlAutoencoder {
     where
         S: TensorSource + Sync + ?Sized,
     {
-        load_exact(source, dtype, device, |_| true, |vb| Self::new(cfg, vb))
+        load_network(source, dtype, device, |_| true, |vb| Self::new(cfg, vb))
     }
 }
 

@@ -41,7 +41,7 @@ pub use autoencoder::{Decode, Encode, LatentSpace, PixelSpace, check_latents};
 pub use dinov2::{DinoV2, DinoV2Config, DinoV2Features, DinoV2Mlp};
 pub use inception::{Inception, InceptionFeatures};
 pub use kl::{KlAutoencoder, KlConfig, KlDecoder, KlEncoder, Posterior};
-pub use load::{LoadError, load_exact};
+pub use load::{LoadError, load_network};
 pub use rgb8::{Rgb8Error, from_rgb8, to_rgb8};
 pub use tiny::{TinyAutoencoder, TinyConfig, TinyDecoder, TinyEncoder};
 

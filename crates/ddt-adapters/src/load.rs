@@ -38,7 +38,7 @@ pub enum LoadError {
 ///
 /// [`FileError::Mismatch`] with every missing, unexpected and misshapen name; else what reading a tensor or
 /// `make` returned.
-pub fn load_exact<T, S: TensorSource + Sync + ?Sized>(
+pub fn load_network<T, S: TensorSource + Sync + ?Sized>(
     source: &S,
     dtype: DType,
     device: &Device,
@@ -125,7 +125,7 @@ mod tests {
     fn every_wrong_name_is_in_one_error() {
         let source = source(&[("a", &[2]), ("b", &[3]), ("x", &[1]), ("other.y", &[1])]);
         let make = |vb: VarBuilder| Ok((vb.get(2, "d")?, vb.get(2, "a")?, vb.get(2, "b")?, vb.get(2, "c")?));
-        match load_exact(&source, DType::F32, &Device::Cpu, |name| !name.starts_with("other."), make) {
+        match load_network(&source, DType::F32, &Device::Cpu, |name| !name.starts_with("other."), make) {
             Err(LoadError::Checkpoint(FileError::Mismatch { missing, unexpected, misshapen, .. })) => {
                 assert_eq!(missing, ["c", "d"]);
                 assert_eq!(unexpected, ["x"]);
@@ -140,7 +140,7 @@ mod tests {
     fn a_matrix_and_a_point_convolution_are_the_same() {
         let source = source(&[("a", &[2, 3, 1, 1]), ("b", &[2, 3])]);
         let make = |vb: VarBuilder| Ok((vb.get((2, 3), "a")?, vb.get((2, 3, 1, 1), "b")?));
-        let (a, b) = load_exact(&source, DType::F32, &Device::Cpu, |_| true, make).unwrap();
+        let (a, b) = load_network(&source, DType::F32, &Device::Cpu, |_| true, make).unwrap();
         assert_eq!((a.dims(), b.dims()), (&[2, 3][..], &[2, 3, 1, 1][..]));
         assert!(!same_matrix(&[2, 3], &[3, 2, 1, 1]) && !same_matrix(&[2, 1, 1], &[2]));
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::autoencoder::{Decode, Encode, LatentSpace, check_latents, check_pixels, in_batches};
 use crate::layers::{Conv2d, GroupNorm};
-use crate::load::{LoadError, load_exact};
+use crate::load::{LoadError, load_network};
 
 /// Pixels along a side of one latent position.
 const DOWNSCALE: usize = 8;
@@ -58,7 +58,7 @@ impl TinyAutoencoder {
         S: TensorSource + Sync + ?Sized,
     {
         let cfg = TinyConfig::of_decoder(source, "decoder.")?;
-        load_exact(source, dtype, device, |_| true, |vb| Self::new(&cfg, vb))
+        load_network(source, dtype, device, |_| true, |vb| Self::new(&cfg, vb))
     }
 }
 
@@ -245,7 +245,7 @@ impl TinyEncoder {
         let prefix = prefix_in(source, "encoder.");
         let cfg = TinyConfig::of_encoder(source, prefix)?;
         let wanted = |name: &str| prefix.is_empty() || !name.starts_with("decoder.");
-        load_exact(source, dtype, device, wanted, |vb| {
+        load_network(source, dtype, device, wanted, |vb| {
             Self::new(&cfg, if prefix.is_empty() { vb } else { vb.pp("encoder") })
         })
     }
@@ -356,7 +356,7 @@ impl TinyDecoder {
         let prefix = prefix_in(source, "decoder.");
         let cfg = TinyConfig::of_decoder(source, prefix)?;
         let wanted = |name: &str| prefix.is_empty() || !name.starts_with("encoder.");
-        load_exact(source, dtype, device, wanted, |vb| {
+        load_network(source, dtype, device, wanted, |vb| {
             Self::new(&cfg, if prefix.is_empty() { vb } else { vb.pp("decoder") })
         })
     }

@@ -45,7 +45,7 @@ impl Modulation {
             bail!("expected modulations of one block in one form");
         }
         let sum = |part: usize| WeightedSum::of(terms.iter().map(|(it, weight)| (&it.0[part], *weight)));
-        Ok(Self((0..count).map(sum).collect()))
+        Ok(Self((0..count).map(sum).collect::<Result<_>>()?))
     }
 
     /// The modulation as one tensor, `(B, M, 6D)`.

@@ -1,6 +1,6 @@
 //! A tensor, or a weighted sum of a few that is computed where it is read.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor, bail};
 use ddt_kernels::ModulationSource;
 
 /// A tensor, or a weighted sum of up to three tensors of one shape, as a [`ModulationSource`] reads it.
@@ -20,17 +20,24 @@ impl From<Tensor> for WeightedSum {
 
 impl WeightedSum {
     /// The sum of each of `sums` times its weight.
-    pub fn of<'a>(sums: impl IntoIterator<Item = (&'a Self, f64)>) -> Self {
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn of<'a>(sums: impl IntoIterator<Item = (&'a Self, f64)>) -> Result<Self> {
         let scaled = |(sum, weight): (&'a Self, f64)| {
             sum.terms.iter().map(move |(tensor, own)| (tensor.clone(), own * weight))
         };
-        Self { terms: sums.into_iter().flat_map(scaled).collect() }
+        let terms: Vec<_> = sums.into_iter().flat_map(scaled).collect();
+        if terms.is_empty() {
+            bail!("expected at least one term of a weighted sum, got none");
+        }
+        Ok(Self { terms })
     }
 
     /// The sum as an operation reads it.
     ///
     /// # Errors
-    /// When there are no terms or more than three, or when they differ in shape, dtype or device.
+    /// When there are more than three terms, or when they differ in shape, dtype or device.
     pub fn source(&self) -> Result<ModulationSource<'_>> {
         let terms: Vec<(&Tensor, f64)> =
             self.terms.iter().map(|(tensor, weight)| (tensor, *weight)).collect();
@@ -125,7 +132,7 @@ mod tests {
         }
         let four: Vec<_> = modulations.iter().chain(&modulations[..1]).map(|it| (it, 0.25)).collect();
         assert!(block.forward(&tokens, &Modulation::weighted_sum(&four).unwrap(), &rope).is_err());
-        assert!(Modulation::weighted_sum(&[]).is_err());
+        assert!(Modulation::weighted_sum(&[]).is_err() && WeightedSum::of([]).is_err());
     }
 
     /// Parameters of a network that does something.
@@ -144,7 +151,7 @@ mod tests {
         }
 
         fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-            candle_core::bail!("no shape of {name}")
+            bail!("no shape of {name}")
         }
 
         fn contains_tensor(&self, _: &str) -> bool {

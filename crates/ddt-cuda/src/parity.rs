@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use candle_core::{DType, Device, Tensor, bail};
 use candle_nn::VarBuilder;
-use ddt_adapters::{Decode, InceptionFeatures, KlConfig, KlDecoder, inception::FoldedInception, load_exact};
+use ddt_adapters::{
+    Decode, InceptionFeatures, KlConfig, KlDecoder, inception::FoldedInception, load_network,
+};
 use ddt_files::Checkpoint;
 use ddt_flow::{Guidance, Step, TimeGrid};
 use ddt_model::DdtConfig;
@@ -100,7 +102,7 @@ pub fn kl_fixture(path: &Path, make: MakeDecoder<'_>) -> Result<Compared, GpuErr
     let file = Checkpoint::open(path).map_err(candle_core::Error::wrap)?;
     let cfg: KlConfig = metadata(&file, "config")?;
     let source = file.with_prefix("model.");
-    let decoder = load_exact(&source, DType::F32, &Device::Cpu, KlDecoder::reads, |vb| {
+    let decoder = load_network(&source, DType::F32, &Device::Cpu, KlDecoder::reads, |vb| {
         make(&cfg, vb).map_err(candle_core::Error::wrap)
     });
     let decoder = decoder.map_err(candle_core::Error::wrap)?;

@@ -307,7 +307,8 @@ impl fmt::Display for FolderReport {
         if !self.left_out.is_empty() {
             let total: usize = self.left_out.values().sum();
             let endings = self.left_out.iter().map(|(ending, count)| format!("{count} {ending}")).collect();
-            write!(f, "; left out {total} files ({})", list(endings))?;
+            let files = if total == 1 { "file" } else { "files" };
+            write!(f, "; left out {total} {files} ({})", list(endings))?;
         }
         Ok(())
     }

@@ -169,47 +169,6 @@ impl PackedLinear {
         Tensor::from_vec(out, (rows, outputs), &Device::Cpu)
     }
 
-    /// Joins `layers` of one input into one layer whose outputs are theirs, in order, and returns it with these layers
-    /// as parts of it, in the same memory: one GEMM then computes all of them.
-    ///
-    /// # Errors
-    ///
-    /// The layers, unchanged, where they do not fit: with different inputs or dtypes, with and without bias, or with
-    /// widths that leave gaps between packed columns.
-    pub fn joined(layers: Vec<Self>) -> std::result::Result<(Self, Vec<Self>), Vec<Self>> {
-        match layers.first().map(Self::dtype) {
-            Some(DType::F32) => Self::join::<f32>(layers),
-            Some(_) => Self::join::<bf16>(layers),
-            None => Err(layers),
-        }
-    }
-
-    fn join<T: Packable>(layers: Vec<Self>) -> std::result::Result<(Self, Vec<Self>), Vec<Self>> {
-        let packed = |it: &Self| it.weights.packed.get::<T>().ok().cloned();
-        let fits = |first: &Self, it: &Self| match (packed(first), packed(it)) {
-            (Some(a), Some(b)) => a.joins(&b) && it.bias().is_some() == first.bias().is_some(),
-            _ => false,
-        };
-        let Some(first) = layers.first().filter(|first| layers.iter().all(|it| fits(first, it))) else {
-            return Err(layers);
-        };
-        let (inputs, has_bias) = (first.weights.inputs, first.bias().is_some());
-        let widths: Vec<usize> = layers.iter().map(|it| it.weights.outputs).collect();
-        let biases = layers.iter().filter_map(Self::bias).flatten().copied();
-        let bias = has_bias.then(|| biases.collect::<Vec<f32>>());
-        // Each layer is dropped here, so that its memory can go as soon as it is copied.
-        let operands = layers.into_iter().filter_map(|it| packed(&it)).collect();
-        let Some(joined) = PackedB::joined(operands) else { return Err(Vec::new()) };
-        let part = |first: usize, outputs: usize| {
-            let packed = T::weights(joined.part(first, outputs));
-            let bias = bias.as_ref().map(|it| it[first..first + outputs].to_vec());
-            Self { weights: Arc::new(Weights { packed, bias, inputs, outputs }) }
-        };
-        let starts = widths.iter().scan(0, |next, width| Some(std::mem::replace(next, *next + width)));
-        let parts = starts.zip(&widths).map(|(first, width)| part(first, *width)).collect();
-        Ok((part(0, widths.iter().sum()), parts))
-    }
-
     /// The dtype of the weights.
     pub fn dtype(&self) -> DType {
         self.weights.packed.dtype()
@@ -306,33 +265,6 @@ mod tests {
                 plain_linear(&x[0], &weight.to_dtype(DType::F64)?)?.broadcast_add(&bias.to_dtype(DType::F64)?)
             },
         )
-    }
-
-    #[test]
-    fn joined_layers_are_one_and_stay_what_they_were() -> Result<()> {
-        for dtype in [DType::F32, DType::BF16] {
-            let new = |seed, shape: &[usize]| random(seed, shape)?.to_dtype(dtype);
-            let layer = |seed, outputs| {
-                PackedLinear::new(&new(seed, &[outputs, 24])?, Some(&new(seed + 9, &[outputs])?))
-            };
-            let layers = vec![layer(1, 64)?, layer(2, 32)?, layer(3, 96)?];
-            let x = new(5, &[3, 24])?;
-            let want = layers.iter().map(|it| it.forward(&x)).collect::<Result<Vec<_>>>()?;
-            let (all, parts) = PackedLinear::joined(layers).unwrap();
-            assert_eq!(error(&all.forward(&x)?, &Tensor::cat(&want, 1)?)?, 0.0);
-            for (part, want) in parts.iter().zip(&want) {
-                assert_eq!(error(&part.forward(&x)?, want)?, 0.0);
-                assert_eq!(part.weight()?.dims(), [want.dim(1)?, 24]);
-            }
-            // A width that leaves a gap, another number of inputs, a bias too few: the layers come back.
-            let bare = PackedLinear::new(&new(1, &[64, 24])?, None)?;
-            let narrow = PackedLinear::new(&new(1, &[64, 23])?, Some(&new(2, &[64])?))?;
-            for odd in [layer(4, 33)?, narrow, bare] {
-                assert_eq!(PackedLinear::joined(vec![layer(1, 64)?, odd]).unwrap_err().len(), 2);
-            }
-            assert!(PackedLinear::joined(Vec::new()).is_err());
-        }
-        Ok(())
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl DecoderModulations {
             blocks: (0..count).map(block).collect::<Result<_>>()?,
             final_shift_scale: WeightedSum::of(
                 terms.iter().map(|(it, weight)| (&it.final_shift_scale, *weight)),
-            ),
+            )?,
         })
     }
 

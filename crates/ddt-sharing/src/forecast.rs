@@ -167,8 +167,8 @@ impl<'a> Forecasts<'a> {
 
 /// Cheapest forecast plans of all budgets up to a largest one, from one run of the dynamic programme.
 ///
-/// Forecasts of order 2 are planned by the errors of order 1, whose plans serve them better than uniform ones;
-/// the costs are those of order 2.
+/// Forecasts of order 2 are planned by the errors of order 1, which is not exact: where uniform steps cost less by the
+/// errors of order 2, the plan is uniform. Costs are those of order 2.
 ///
 /// `O(K N W^2)` time and `O(K N W)` memory for segments of up to `W` steps.
 #[derive(Debug, Clone)]
@@ -218,9 +218,18 @@ impl<'a> ForecastPlanner<'a> {
             let reach = gaps.len() / (self.max_budget() - 1);
             (begin, end) = (begin - usize::from(gaps[(k - 2) * reach + end - begin - 1]), begin);
         }
-        let plan = SharingPlan::new(steps, n)?.with_order(self.forecasts.order);
-        let cost = self.forecasts.cost(&plan)?;
-        Ok(PlanWithCost { plan, cost })
+        let order = self.forecasts.order;
+        let with_cost = |plan: SharingPlan| -> Result<PlanWithCost, PlanError> {
+            let plan = plan.with_order(order);
+            let cost = self.forecasts.cost(&plan)?;
+            Ok(PlanWithCost { plan, cost })
+        };
+        let found = with_cost(SharingPlan::new(steps, n)?)?;
+        if order == ForecastOrder::Linear {
+            return Ok(found);
+        }
+        let uniform = with_cost(SharingPlan::uniform_budget(n, num_recompute)?)?;
+        Ok(if uniform.cost < found.cost { uniform } else { found })
     }
 
     /// The programme for segments of at most `window` steps whose errors are at most `max_error`.

@@ -41,7 +41,8 @@ impl LatentDataset {
         let wanted = size.and_then(|it| it.checked_mul(labels.len()));
         let max_label = labels.iter().copied().max();
         let (Some(max_label), true) = (max_label, wanted == Some(latents.len())) else {
-            let expected = format!("one or more images of {shape:?}, as many as the {} labels", labels.len());
+            let expected =
+                format!("one image of {shape:?} for each of {} labels, at least one", labels.len());
             return Err(TrainError::data(expected, format!("{} numbers", latents.len())));
         };
         let (len, sha256) = (labels.len(), hash(&latents, &labels, shape));

@@ -111,7 +111,7 @@ pub struct PipelineArgs {
     /// Number type of the network, and on a GPU of the autoencoder; 16 bits halve their memory
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
-    /// What to compute on: cpu; in a build with GPUs (docs/CUDA.md) cuda, or cuda:N for GPU N from 0
+    /// Device: cpu; in a build with GPUs (docs/CUDA.md) cuda, or cuda:N, GPU N counted from 0
     #[arg(long, default_value = "cpu")]
     pub device: Place,
     /// Threads to compute with; 0 is one per core

@@ -29,13 +29,13 @@ use crate::share::Sharing;
 pub struct PipelineConfig {
     /// The network: `demo`, a [`Release`](ddt_hub::Release) such as `ddt-xl2-256`, or a file.
     pub weights: Source,
-    /// What the network is; needed for a file that does not say it.
+    /// Family and sizes of the network; needed for a file that does not state them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkConfig>,
     /// Height and width of an image in pixels; needed for a file that does not say its latents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<(usize, usize)>,
-    /// What turns latents into pixels: `auto` (as the network was trained), `tiny-flux2`, `sd-vae-ft-ema`, `pixels`
+    /// Autoencoder that decodes latents into pixels: `auto` (as the network was trained), `tiny-flux2`, `sd-vae-ft-ema`, `pixels`
     /// or a file.
     #[serde(default)]
     pub autoencoder: Source,
@@ -57,7 +57,7 @@ pub struct PipelineConfig {
     /// Number type of the network, and on a GPU of the autoencoder.
     #[serde(default)]
     pub dtype: Dtype,
-    /// What to compute on.
+    /// Device of network and autoencoder.
     #[serde(default)]
     pub device: Place,
 }
@@ -265,7 +265,7 @@ impl From<Dtype> for DType {
     }
 }
 
-/// What to compute on: `cpu`, `cuda` or `cuda:N`.
+/// Device: `cpu`, `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Place {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use ddt_adapters::{Decode, KlConfig, KlDecoder, load_exact};
+use ddt_adapters::{Decode, KlConfig, KlDecoder, load_network};
 use ddt_cuda::{
     CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision, from_map, gpu_name,
 };
@@ -92,7 +92,7 @@ pub(crate) fn load_kl_decoder(
     number: usize,
 ) -> Result<Box<dyn Decode>> {
     let precision = precision(config)?;
-    let decoder = load_exact(file, DType::F32, &Device::Cpu, KlDecoder::reads, |vb| {
+    let decoder = load_network(file, DType::F32, &Device::Cpu, KlDecoder::reads, |vb| {
         CudaKlDecoder::open(number, cfg, precision, DECODER_BYTES, vb).map_err(candle_core::Error::wrap)
     });
     Ok(Box::new(decoder.context(BLAME)?))

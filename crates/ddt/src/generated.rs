@@ -1,4 +1,4 @@
-//! What was made, how, and how it is kept.
+//! Generated images with their record, as a PNG file.
 
 use std::path::Path;
 
@@ -78,7 +78,7 @@ pub struct Generated {
     pub images: Vec<Rgb8>,
     /// How they were made.
     pub record: Record,
-    /// What it took.
+    /// Time and calls of the network.
     pub report: Report,
 }
 
@@ -105,7 +105,7 @@ impl Generated {
         Ok(encode_png(&self.page()?, &[(RECORD_KEY, &self.record.to_json()?)])?)
     }
 
-    /// What it took, in words.
+    /// Time and calls of the network, in words.
     #[must_use]
     pub fn summary(&self) -> String {
         let Report { images, calls, elapsed } = self.report;

@@ -54,10 +54,10 @@ pub struct Pipeline {
     scale: Option<Scale>,
 }
 
-/// What [`Pipeline::generate`] calls after every step; it may stop the run.
+/// Callback of [`Pipeline::generate`] after every step; it may stop the run.
 pub type Watch<'a> = dyn FnMut(&Progress<'_>) -> ControlFlow<()> + 'a;
 
-/// What sampling took.
+/// Time of sampling and calls of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Report {
     /// Number of images.

@@ -48,7 +48,7 @@ pub enum Sharing {
     Plan(SharingPlan),
 }
 
-/// What a choice is written as.
+/// Serialised form of a choice.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Written {

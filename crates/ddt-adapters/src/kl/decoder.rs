@@ -9,7 +9,7 @@ use super::blocks::{MidBlock, Resnet, norm};
 use super::config::KlConfig;
 use crate::autoencoder::{Decode, LatentSpace, check_latents, in_batches};
 use crate::layers::{Conv2d, GroupNorm};
-use crate::load::{LoadError, load_exact};
+use crate::load::{LoadError, load_network};
 
 /// The decoder of Stable Diffusion's autoencoder; sampling needs no encoder.
 ///
@@ -92,7 +92,7 @@ impl KlDecoder {
     where
         S: TensorSource + Sync + ?Sized,
     {
-        load_exact(source, dtype, device, Self::reads, |vb| Self::new(cfg, vb))
+        load_network(source, dtype, device, Self::reads, |vb| Self::new(cfg, vb))
     }
 
     /// Whether a tensor of this name may be the decoder's, in a file of the whole autoencoder.

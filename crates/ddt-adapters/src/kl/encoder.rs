@@ -9,7 +9,7 @@ use super::blocks::{MidBlock, Resnet, norm};
 use super::config::KlConfig;
 use crate::autoencoder::{Encode, LatentSpace, check_pixels, in_batches};
 use crate::layers::{Conv2d, GroupNorm};
-use crate::load::{LoadError, load_exact};
+use crate::load::{LoadError, load_network};
 
 /// The encoder of Stable Diffusion's autoencoder; usable without the decoder.
 ///
@@ -95,7 +95,7 @@ impl KlEncoder {
         S: TensorSource + Sync + ?Sized,
     {
         let wanted = |name: &str| !name.starts_with("decoder.") && !name.starts_with("post_quant_conv.");
-        load_exact(source, dtype, device, wanted, |vb| Self::new(cfg, vb))
+        load_network(source, dtype, device, wanted, |vb| Self::new(cfg, vb))
     }
 
     /// The configuration that it was built with.

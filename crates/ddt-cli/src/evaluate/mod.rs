@@ -63,8 +63,8 @@ pub(crate) struct Args {
     /// Weights of that network (safetensors or PyTorch); cifar10-classifier needs none
     #[arg(long, value_name = "PATH")]
     weights: Option<PathBuf>,
-    /// What to compute features on: cpu; in a build with GPUs (docs/CUDA.md) inception also takes cuda, or cuda:N for
-    /// GPU N from 0
+    /// Device that computes the features: cpu; in a build with GPUs (docs/CUDA.md) inception also runs on cuda, or on
+    /// cuda:N, GPU N counted from 0
     #[arg(long, default_value = "cpu")]
     device: Place,
     /// Protocol that the numbers must follow to bear its names: adm-imagenet-256, adm-imagenet-512 or none

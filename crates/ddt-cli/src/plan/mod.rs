@@ -62,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=100_000))]
     images: u32,
     /// Other images to compare the plans on, generated without sharing and with every plan; 0 for plans alone
-    /// [default: as many as --images]
+    /// [default: the number of --images]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(0..=100_000))]
     test_images: Option<u32>,
     /// Folder to write into; it is made if it is missing

@@ -55,8 +55,8 @@ impl fmt::Display for Target {
     }
 }
 
-/// What plans of one order are made by: for reuse the statistic dynamic programme of the paper, for forecasts the one
-/// over pairs of recomputes.
+/// Dynamic programme that makes the plans of one order: the paper's for reuse, the one over pairs of recomputes for
+/// forecasts.
 #[derive(Debug)]
 pub(crate) enum Programme<'a> {
     /// Order 0.

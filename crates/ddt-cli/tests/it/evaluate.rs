@@ -107,7 +107,7 @@ fn folders_are_said_with_counts_formats_and_what_is_left_out() {
     let outcome = ddt(folder.path(), &["evaluate", "photos/", "samples.npz", CLASSIFIER]);
     assert_eq!(outcome.status, 0, "{outcome:?}");
     for part in [
-        "photos/: 12 images in 3 classes (12 PNG); left out 1 files (1 .txt)",
+        "photos/: 12 images in 3 classes (12 PNG); left out 1 file (1 .txt)",
         "samples.npz: 20 images of 32 x 32 pixels, without labels; left out arrays arr_1",
     ] {
         assert!(outcome.stderr.contains(part), "{outcome:?}");
@@ -117,7 +117,7 @@ fn folders_are_said_with_counts_formats_and_what_is_left_out() {
     assert_eq!(report.protocol.evaluation.samples.num_images, 12);
     let notes = notes(&report);
     assert!(
-        notes.contains("samples: left out 1 files") && notes.contains("references: left out arrays"),
+        notes.contains("samples: left out 1 file ") && notes.contains("references: left out arrays"),
         "{notes}"
     );
     // The same numbers from the cache.

@@ -61,7 +61,7 @@ fn photos_become_weights_that_generate() {
         (outcome.status, outcome.stdout.trim()),
         (0, "wrote run/weights.safetensors and run/loss.svg")
     );
-    let found = "photos: 16 images in 2 classes (8 JPEG, 8 PNG); left out 1 files (1 .txt)";
+    let found = "photos: 16 images in 2 classes (8 JPEG, 8 PNG); left out 1 file (1 .txt)";
     for part in [found, "step      6  images        24  loss ", "average of decay 0.5: loss "] {
         assert!(outcome.stderr.contains(part), "{part}: {}", outcome.stderr);
     }

@@ -97,7 +97,10 @@ impl ImageArchive {
         match Self::begin(place.clone(), job) {
             // Another process may have finished and cleared up meanwhile.
             Err(error) => match place.is_finished(job) {
-                Ok(true) => Ok(None),
+                Ok(true) => {
+                    place.remove_work_folder();
+                    Ok(None)
+                }
                 _ => Err(error),
             },
             Ok(archive) => Ok(Some(archive)),
@@ -249,8 +252,11 @@ impl ImageArchive {
         self.data.sync()?;
         let description = format!("{:#}\n", self.description(&data)?);
         let system = &self.place.system;
+        // In the work folder first, which goes with whatever a kill leaves in it.
+        let written = self.place.work.join("description.json");
+        system.atomic_write(&written, |file| file.write_all(description.as_bytes()))?;
         // Before the archive: one without a description is somebody else's.
-        system.atomic_write(&self.place.description, |file| file.write_all(description.as_bytes()))?;
+        system.rename(&written, &self.place.description)?;
         system.rename(&data, &self.place.archive)
     }
 

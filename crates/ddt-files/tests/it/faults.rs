@@ -146,7 +146,14 @@ fn arrays() {
 fn archives_of_images() {
     let steps = every_step(
         |folder| fs::write(folder.join("other.npz"), "not to be touched").unwrap(),
-        |system, folder| Run::new(&folder.join("images.npz"), 10, 4).finish_on(system).map(drop),
+        |system, folder| {
+            let outcome = Run::new(&folder.join("images.npz"), 10, 4).finish_on(system).map(drop);
+            // What an interrupted write leaves is in the work folder, and goes with it.
+            let names = fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name());
+            let left: Vec<_> = names.filter(|it| it.to_string_lossy().starts_with(".writing-")).collect();
+            assert!(left.is_empty(), "{left:?}");
+            outcome
+        },
     );
     for step in
         [Step::CreateFolder, Step::Open, Step::Write, Step::Resize, Step::Sync, Step::Rename, Step::Remove]

@@ -1,4 +1,4 @@
-//! What is read.
+//! Reading npz archives.
 
 use std::path::{Path, PathBuf};
 

@@ -65,18 +65,6 @@ impl<T: Pooled> Scratch<T> {
     pub(crate) fn own(len: usize) -> Self {
         Self { buffer: vec![T::default(); len], len, pooled: false }
     }
-
-    /// As [`own`](Self::own), empty, with room for `len` elements.
-    pub(crate) fn reserved(len: usize) -> Self {
-        Self { buffer: Vec::with_capacity(len), len: 0, pooled: false }
-    }
-
-    /// Appends to a buffer outside the pool.
-    pub(crate) fn extend(&mut self, elements: &[T]) {
-        self.buffer.truncate(self.len);
-        self.buffer.extend_from_slice(elements);
-        self.len = self.buffer.len();
-    }
 }
 
 impl<T: Pooled> Drop for Scratch<T> {

@@ -118,8 +118,6 @@ impl<T> Matrix<'_, T> {
 #[derive(Clone)]
 pub(crate) struct PackedB<T: Operand> {
     data: Arc<Scratch<T>>,
-    /// The first panel of `data` that belongs to this operand.
-    first: usize,
     /// The instruction set that multiplies by it, which decides the width of panels.
     pub(super) arch: Arch,
     pub(super) columns: usize,
@@ -184,33 +182,7 @@ impl<T: Operand> PackedB<T> {
         if panel > 0 {
             data.par_chunks_exact_mut(panel).enumerate().for_each(|(i, out)| fill(columns, i, out));
         }
-        Self { data: Arc::new(data), first: 0, arch, columns, depth, width }
-    }
-
-    /// Whether `next` can be placed beside this operand: both end with a whole panel, and panels are alike.
-    pub(crate) fn joins(&self, next: &Self) -> bool {
-        let alike = (self.columns, self.depth) == (next.columns, next.depth);
-        alike && self.width.is_multiple_of(self.columns) && next.width.is_multiple_of(next.columns)
-    }
-
-    /// `operands`, all of which [join](Self::joins) the first, side by side. Each is freed once it is copied,
-    /// unless it is shared.
-    pub(crate) fn joined(operands: Vec<Self>) -> Option<Self> {
-        let Self { arch, columns, depth, .. } = *operands.first()?;
-        let width: usize = operands.iter().map(|it| it.width).sum();
-        let panel = depth.next_multiple_of(T::DEPTHS) * columns;
-        let mut data = Scratch::reserved(width / columns * panel);
-        for it in operands {
-            assert!(it.columns == columns && it.depth == depth && it.width.is_multiple_of(columns));
-            data.extend(&it.data[it.first * panel..][..it.panels() * panel]);
-        }
-        Some(Self { data: Arc::new(data), first: 0, arch, columns, depth, width })
-    }
-
-    /// The `width` columns from `first` on, the first of a panel, in the same memory.
-    pub(crate) fn part(&self, first: usize, width: usize) -> Self {
-        assert!(first.is_multiple_of(self.columns) && first + width <= self.width);
-        Self { first: self.first + first / self.columns, width, ..self.clone() }
+        Self { data: Arc::new(data), arch, columns, depth, width }
     }
 
     /// The first `width` columns of each operand of a [`pair`](Self::pair), each stored column by column.
@@ -244,7 +216,7 @@ impl<T: Operand> PackedB<T> {
     /// The elements of a panel.
     pub(super) fn panel(&self, panel: usize) -> &[T] {
         let len = self.depth.next_multiple_of(T::DEPTHS) * self.columns;
-        &self.data[(self.first + panel) * len..][..len]
+        &self.data[panel * len..][..len]
     }
 }
 
