@@ -46,21 +46,21 @@ const EDGES: &[(&str, &[&str])] = &[
             "ddt-adapters",
             "ddt-blocks",
             "ddt-cuda",
-            "ddt-data",
             "ddt-demo",
             "ddt-files",
             "ddt-flow",
             "ddt-hub",
             "ddt-kernels",
-            "ddt-metrics",
             "ddt-model",
             "ddt-picture",
             "ddt-sharing",
-            "ddt-train",
         ],
     ),
-    ("ddt-study", &["ddt-demo", "ddt-diffusion", "ddt-plot"]),
-    ("ddt-cli", &["ddt-diffusion", "ddt-fetch", "ddt-plot", "ddt-study"]),
+    ("ddt-study", &["ddt-data", "ddt-demo", "ddt-diffusion", "ddt-metrics", "ddt-plot", "ddt-train"]),
+    (
+        "ddt-cli",
+        &["ddt-data", "ddt-diffusion", "ddt-fetch", "ddt-metrics", "ddt-plot", "ddt-study", "ddt-train"],
+    ),
 ];
 
 /// Packages on top of the libraries: nothing depends on them, they may depend on anything.

@@ -114,7 +114,7 @@ fn run(command: Command, terminal: &Terminal) -> Result<String> {
 fn is_interruption(error: &anyhow::Error) -> bool {
     error.is::<Interrupted>()
         || matches!(error.downcast_ref(), Some(ddt::Error::Cancelled))
-        || matches!(error.downcast_ref(), Some(ddt::train::TrainError::Stopped))
+        || matches!(error.downcast_ref(), Some(ddt_train::TrainError::Stopped))
 }
 
 #[cfg(test)]

@@ -3,11 +3,9 @@
 use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
-use ddt::{
-    OutputFile,
-    train::{Settings, read_log, run as train},
-};
+use ddt::OutputFile;
 use ddt_plot::{LinePlot, Series};
+use ddt_train::{Settings, read_log, run as train};
 use serde_json::Value;
 
 use crate::{terminal::Terminal, training_report::TrainingReport};
@@ -62,7 +60,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
         Some(path) => OutputFile::new(path, &["safetensors"]).context("--out")?,
         None => OutputFile::with_folder(&settings.run.join("weights.safetensors"), &[])?,
     };
-    let frozen = ddt::frozen_networks(&settings)?;
+    let frozen = ddt_study::frozen_networks(&settings)?;
     let mut report = TrainingReport::new(terminal);
     let stepping = terminal.cancel().stepping();
     train(&settings, &frozen, out.target(), &mut |event| {

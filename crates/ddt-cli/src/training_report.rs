@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use ddt::{
     OutputFile, duration_in_words,
     picture::{Grid, encode_png},
-    train::{Event, Samples, Settings, StepReport},
 };
+use ddt_train::{Event, Samples, Settings, StepReport};
 
 use crate::terminal::{Counting, Terminal};
 
@@ -80,7 +80,7 @@ impl<'a> TrainingReport<'a> {
 
 /// Writes samples as a grid, a row per class.
 fn draw(settings: &Settings, samples: &Samples, path: &Path) -> Result<()> {
-    let images = ddt::decode_samples(&settings.autoencoder, samples)?;
+    let images = ddt_study::decode_samples(&settings.autoencoder, samples)?;
     ensure!(images.len() == samples.classes.len() * samples.images_per_class, "expected a row per class");
     let title = format!("after {} images", samples.images_seen);
     let grid = Grid { row_labels: &samples.classes, images: &images, title: &title, ..Grid::default() };

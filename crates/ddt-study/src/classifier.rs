@@ -15,8 +15,8 @@ use ddt::{
     blocks::{Linear, RmsNorm},
     files::{Checkpoint, LoadOptions, load_exact, sha256},
     kernels::{neighbours, silu},
-    train::Parameters,
 };
+use ddt_train::Parameters;
 
 /// A residual network for images of 32 x 32 pixels, 0.7 million parameters:
 ///

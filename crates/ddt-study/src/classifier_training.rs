@@ -5,14 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use ddt::{
-    OutputFile, duration_in_words,
-    files::write_safetensors,
-    train::{
-        AdamWConfig, Batch, EpochOrder, Event, ImageSettings, LatentDataset, LatentEncoder, Loss, LrSchedule,
-        Objective, Photos, Pick, Precision, RunFolder, StepAt, TrainConfig, TrainError, Trainer,
-        encode_photos,
-    },
+use ddt::{OutputFile, duration_in_words, files::write_safetensors};
+use ddt_train::{
+    AdamWConfig, Batch, EpochOrder, Event, ImageSettings, LatentDataset, LatentEncoder, Loss, LrSchedule,
+    Objective, Photos, Pick, Precision, RunFolder, StepAt, TrainConfig, TrainError, Trainer, encode_photos,
 };
 use serde_json::{Value, json};
 

@@ -19,6 +19,9 @@
 //! - [`DemoStudy`] measures guidance, sharing and numbers of steps on the demo;
 //! - [`ClassifierTraining`] trains the [`Classifier`] that an [`OfflineMetric`] measures with.
 //!
+//! [`frozen_networks`] loads the networks around a training run by the names that its settings have for them, and
+//! [`decode_samples`] decodes its samples.
+//!
 //! Time runs from 0, pure noise, to 1, data.
 //!
 //! ```
@@ -40,6 +43,7 @@ mod comparison;
 mod demo;
 mod diffusion;
 mod figures;
+mod frozen_networks;
 mod metric;
 mod news;
 mod results;
@@ -53,6 +57,7 @@ pub use crate::{
     comparison::{Comparison, Outcome, Table},
     demo::{DemoStudy, Group},
     diffusion::{Component, Mixture, Schedule},
+    frozen_networks::{decode_samples, frozen_networks},
     metric::{OfflineMetric, Seen},
     news::{News, OnNews},
     results::ResultsFile,

@@ -13,13 +13,13 @@ use candle_core::{D, Tensor};
 use ddt::{
     Image, Pipeline,
     adapters::to_rgb8,
-    data::Rgb8,
     files::npz::{ArrayData, NpzFile, write_npz},
     flow::NoiseSource,
-    metrics::{Features, Moments, Statistics, frechet_distance},
     model::SampleOptions,
-    train::{ImageSettings, Photos, pixels},
 };
+use ddt_data::Rgb8;
+use ddt_metrics::{Features, Moments, Statistics, frechet_distance};
+use ddt_train::{ImageSettings, Photos, pixels};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::Result;
-use ddt::train::{Event, Settings};
+use ddt_train::{Event, Settings};
 
 /// News of a study.
 #[non_exhaustive]

@@ -32,8 +32,6 @@ macro_rules! bundled {
 }
 
 bundled!(network NETWORK, tiny_decoder TINY_DECODER);
-#[cfg(feature = "train")]
-bundled!(tiny_encoder TINY_ENCODER);
 
 #[cfg(all(test, feature = "demo"))]
 mod tests {

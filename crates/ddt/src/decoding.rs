@@ -27,6 +27,19 @@ impl Scale {
     }
 }
 
+/// Decodes latents of a network that was trained on latents with the statistics `info`.
+///
+/// # Shapes
+///
+/// `latents: (B, C, H, W)`; -> B images
+///
+/// # Errors
+///
+/// Latents of other channels than the decoder or the statistics have, or with NaN or infinity.
+pub fn decode_latents(decoder: &dyn Decode, info: &LatentInfo, latents: &Tensor) -> Result<Vec<Rgb8>> {
+    decode(decoder, Some(&Scale::new(info)?), latents)
+}
+
 /// Decodes latents.
 ///
 /// # Shapes
@@ -62,7 +75,6 @@ mod tests {
         let plain = decode(&PixelSpace, None, &latents).unwrap();
         assert_eq!(plain[0].as_bytes()[..2], [255, 255]);
         // Statistics of other latents.
-        let two = Scale::new(&info(&[0.0; 2], &[1.0; 2])).unwrap();
-        assert!(decode(&PixelSpace, Some(&two), &latents).is_err());
+        assert!(decode_latents(&PixelSpace, &info(&[0.0; 2], &[1.0; 2]), &latents).is_err());
     }
 }

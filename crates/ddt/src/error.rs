@@ -1,6 +1,6 @@
 //! Errors of making images.
 
-use std::{error::Error as StdError, path::PathBuf};
+use std::{error::Error as StdError, fmt, path::PathBuf};
 
 use ddt_hub::Release;
 
@@ -11,7 +11,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 type Source = Box<dyn StdError + Send + Sync>;
 
 /// Error of this crate.
-#[derive(thiserror::Error, Debug)]
+///
+/// `Debug` is the message and its causes in words, which is what a program that returns an error from `main` prints.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The watcher of [`Pipeline::generate`](crate::Pipeline::generate) asked to stop.
@@ -41,6 +43,18 @@ pub enum Error {
     /// A failure of another library that needs no explanation.
     #[error(transparent)]
     Library(Source),
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = self.source();
+        while let Some(it) = cause {
+            write!(f, ": {it}")?;
+            cause = it.source();
+        }
+        Ok(())
+    }
 }
 
 macro_rules! from_library {
@@ -80,5 +94,17 @@ pub(crate) trait Context<T> {
 impl<T, E: Into<Source>> Context<T> for std::result::Result<T, E> {
     fn context(self, context: impl Into<String>) -> Result<T> {
         self.map_err(|error| Error::While { context: context.into(), source: error.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn main_prints_words() {
+        let failed: std::result::Result<(), _> = Err(std::io::Error::other("the disk is gone"));
+        let error = failed.context("reading a.png").context("--redo").unwrap_err();
+        assert_eq!(format!("{error:?}"), "--redo: reading a.png: the disk is gone");
     }
 }

@@ -57,15 +57,12 @@ mod share;
 mod similarity;
 #[cfg(test)]
 mod testing;
-#[cfg(feature = "train")]
-mod training;
 
-#[cfg(feature = "train")]
-pub use crate::training::{decode_samples, frozen_networks};
 pub use crate::{
     bundled::demo_file,
     classes::ClassTable,
     config::{Dtype, Image, PipelineConfig, Place, Request, SolverName, Source},
+    decoding::decode_latents,
     error::{Error, Result},
     generated::{Generated, RECORD_KEY, Record, VERSION},
     hash::sha256_of,
@@ -79,19 +76,13 @@ pub use ddt_adapters as adapters;
 pub use ddt_blocks as blocks;
 #[cfg(feature = "cuda")]
 pub use ddt_cuda as gpu;
-#[cfg(feature = "data")]
-pub use ddt_data as data;
 pub use ddt_files as files;
 pub use ddt_flow as flow;
 pub use ddt_hub as hub;
 pub use ddt_kernels as kernels;
-#[cfg(feature = "metrics")]
-pub use ddt_metrics as metrics;
 pub use ddt_model as model;
 pub use ddt_picture as picture;
 pub use ddt_sharing as sharing;
-#[cfg(feature = "train")]
-pub use ddt_train as train;
 
 /// Prepares the process for sampling: `threads` threads (0 is one per core), and freed memory that is kept for the
 /// next step.

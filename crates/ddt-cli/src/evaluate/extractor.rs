@@ -9,8 +9,8 @@ use ddt::{
     Place,
     adapters::{DinoV2, DinoV2Config, Inception, InceptionFeatures, inception::FoldedInception},
     files::Checkpoint,
-    metrics::INCEPTION_2015,
 };
+use ddt_metrics::INCEPTION_2015;
 use ddt_study::Classifier;
 
 use super::input::Chunk;

@@ -7,11 +7,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ddt::{
-    data::{DataError, ImageFolder, Limits, Rgb8, read_rgb8},
-    files::npz::{Dtype, NpzFile},
-    metrics::Statistics,
-};
+use ddt::files::npz::{Dtype, NpzFile};
+use ddt_data::{DataError, ImageFolder, Limits, Rgb8, read_rgb8};
+use ddt_metrics::Statistics;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 

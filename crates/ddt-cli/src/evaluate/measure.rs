@@ -3,13 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ddt::{
-    duration_in_words,
-    files::sha256,
-    metrics::{
-        Duplicates, Features, InceptionScore, InceptionScoreAccumulator, Moments, Statistics,
-        predicted_classes,
-    },
+use ddt::{duration_in_words, files::sha256};
+use ddt_metrics::{
+    Duplicates, Features, InceptionScore, InceptionScoreAccumulator, Moments, Statistics, predicted_classes,
 };
 
 use super::{

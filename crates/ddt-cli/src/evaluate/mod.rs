@@ -16,14 +16,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::value_parser;
-use ddt::{
-    OutputFile, Place,
-    metrics::{
-        ClassCounts, EvaluationProtocol, Evaluator, Features, INCEPTION_2015, ImageSet, Metric,
-        NamedProtocol, Protocol, Quantity, REPORT_VERSION, Report, Statistics, Verdict, Warning, explain,
-        frechet_distance, precision_recall_with_progress, sorted_by_class,
-    },
-    sha256_of,
+use ddt::{OutputFile, Place, sha256_of};
+use ddt_metrics::{
+    ClassCounts, EvaluationProtocol, Evaluator, Features, INCEPTION_2015, ImageSet, Metric, NamedProtocol,
+    Protocol, Quantity, REPORT_VERSION, Report, Statistics, Verdict, Warning, explain, frechet_distance,
+    precision_recall_with_progress, sorted_by_class,
 };
 use serde_json::Value;
 

@@ -1,6 +1,6 @@
 //! Tables: numbers with their verdict and warnings, and the differences of two reports.
 
-use ddt::metrics::{Explanation, Report};
+use ddt_metrics::{Explanation, Report};
 
 /// The numbers, the verdict and the warnings.
 pub(super) fn table(report: &Report) -> String {

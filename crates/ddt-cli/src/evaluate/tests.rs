@@ -6,9 +6,9 @@ use anyhow::Result;
 use clap::Parser;
 use ddt::{
     files::npz::{ArrayData, write_npz},
-    metrics::{Report, Warning, explain},
     picture::{Rgb8, encode_png},
 };
+use ddt_metrics::{Report, Warning, explain};
 
 use super::{
     Args, Comparison,

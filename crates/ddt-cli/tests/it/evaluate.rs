@@ -4,9 +4,9 @@ use std::{fs, path::Path};
 
 use ddt::{
     files::npz::{ArrayData, NamedArray, write_npz},
-    metrics::{Report, Warning},
     picture::{Rgb8, encode_png},
 };
+use ddt_metrics::{Report, Warning};
 
 use crate::{ddt, names_in, refuse, succeed};
 

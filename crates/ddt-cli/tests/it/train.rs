@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use ddt::train::{EventsFile, Settings, read_log};
+use ddt_train::{EventsFile, Settings, read_log};
 
 use crate::{ddt, refuse, succeed};
 

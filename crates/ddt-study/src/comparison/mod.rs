@@ -91,8 +91,8 @@ impl Comparison {
         let file = settings.run.with_extension("toml");
         OutputFile::new(&file, &[])?.write(toml::to_string(&settings)?.as_bytes())?;
         let weights = settings.run.join("weights.safetensors");
-        let frozen = ddt::frozen_networks(&settings)?;
-        ddt::train::run(&settings, &frozen, &weights, &mut |event| {
+        let frozen = crate::frozen_networks(&settings)?;
+        ddt_train::run(&settings, &frozen, &weights, &mut |event| {
             on_news(News::Training(&settings, &event))
         })?;
         let train_seconds = started.elapsed().as_secs_f64();

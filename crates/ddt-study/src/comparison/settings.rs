@@ -4,11 +4,9 @@ use std::{fmt, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::value_parser;
-use ddt::{
-    flow::{Guidance, TimeGrid},
-    train::{
-        AutoencoderSettings, ImageSettings, LrSchedule, NetworkSettings, Settings, TrainConfig, WatchSettings,
-    },
+use ddt::flow::{Guidance, TimeGrid};
+use ddt_train::{
+    AutoencoderSettings, ImageSettings, LrSchedule, NetworkSettings, Settings, TrainConfig, WatchSettings,
 };
 use serde::{Deserialize, Serialize};
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use anyhow::{Context, Result};
-use ddt::train::read_log;
 use ddt_plot::{LinePlot, Series};
+use ddt_train::read_log;
 
 use super::{
     settings::{Comparison, Outcome},

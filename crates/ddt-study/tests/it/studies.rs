@@ -40,7 +40,7 @@ fn on(_: News<'_>) -> ControlFlow<()> {
 
 fn is_cancelled(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(ddt::Error::Cancelled))
-        || matches!(error.downcast_ref(), Some(ddt::train::TrainError::Stopped))
+        || matches!(error.downcast_ref(), Some(ddt_train::TrainError::Stopped))
 }
 
 #[test]

@@ -2,23 +2,21 @@
 
 use std::path::Path;
 
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use ddt_adapters::{
-    Decode, DinoV2, DinoV2Config, Encode, KlConfig, KlDecoder, KlEncoder, LatentSpace, PixelSpace,
-    TinyDecoder, TinyEncoder,
+use ddt::{
+    adapters::{
+        Decode, DinoV2, DinoV2Config, Encode, KlConfig, KlDecoder, KlEncoder, LatentSpace, PixelSpace,
+        TinyDecoder, TinyEncoder,
+    },
+    decode_latents,
+    files::{Checkpoint, sha256},
+    picture::Rgb8,
+    sha256_of,
 };
-use ddt_files::{Checkpoint, sha256};
-use ddt_picture::Rgb8;
 use ddt_train::{
     AlignmentSettings, AutoencoderSettings, FeatureExtractor, FeatureShape, Frozen, LatentEncoder, Samples,
     Settings,
-};
-
-use crate::{
-    bundled,
-    decoding::{Scale, decode},
-    error::{Context, Result, invalid},
-    hash::sha256_of,
 };
 
 /// Side of the images that DINOv2 sees, for images of 256 pixels.
@@ -30,10 +28,10 @@ const DINOV2_SIDE: usize = 224;
 /// ```no_run
 /// use std::{ops::ControlFlow, path::Path};
 ///
-/// let settings = ddt::train::Settings::read(Path::new("configs/cifar10.toml"))?;
-/// let frozen = ddt::frozen_networks(&settings)?;
+/// let settings = ddt_train::Settings::read(Path::new("configs/cifar10.toml"))?;
+/// let frozen = ddt_study::frozen_networks(&settings)?;
 /// let out = Path::new("weights.safetensors");
-/// ddt::train::run(&settings, &frozen, out, &mut |_| ControlFlow::Continue(()))?;
+/// ddt_train::run(&settings, &frozen, out, &mut |_| ControlFlow::Continue(()))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -58,16 +56,15 @@ pub fn decode_samples(autoencoder: &AutoencoderSettings, samples: &Samples) -> R
             Box::new(KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, DType::F32, &Device::Cpu)?)
         }
         AutoencoderSettings::TinyFlux2 => {
-            let file = Checkpoint::from_bytes(bundled::tiny_decoder()?, "the bundled decoder")?;
+            let file = Checkpoint::from_bytes(ddt_demo::TINY_DECODER, "the bundled decoder")?;
             Box::new(TinyDecoder::load(&file, DType::F32, &Device::Cpu)?)
         }
         AutoencoderSettings::Pixels => Box::new(PixelSpace),
     };
-    let scale = Scale::new(&samples.info)?;
     let mut images = Vec::new();
     // A class at once: the decoder's memory is bounded.
     for latents in samples.latents.chunk(samples.classes.len().max(1), 0)? {
-        images.extend(decode(&*decoder, Some(&scale), &latents)?);
+        images.extend(decode_latents(&*decoder, &samples.info, &latents)?);
     }
     Ok(images)
 }
@@ -76,7 +73,7 @@ fn encoder(settings: &AutoencoderSettings) -> Result<LatentEncoder<'static>> {
     Ok(match settings {
         AutoencoderSettings::Pixels => LatentEncoder::pixels(),
         AutoencoderSettings::TinyFlux2 => {
-            let bytes = bundled::tiny_encoder()?;
+            let bytes = ddt_demo::TINY_ENCODER;
             let file = Checkpoint::from_bytes(bytes, "the bundled encoder")?;
             let network = TinyEncoder::load(&file, DType::F32, &Device::Cpu)?;
             LatentEncoder {
@@ -93,7 +90,7 @@ fn encoder(settings: &AutoencoderSettings) -> Result<LatentEncoder<'static>> {
             let identity = format!("sd-vae sha256:{}", hash(weights, "autoencoder.weights")?);
             let file = Checkpoint::open(weights)?;
             let network = KlEncoder::load(&KlConfig::sd_vae_ft_ema(), &file, DType::F32, &Device::Cpu)
-                .context(format!("cannot read the autoencoder {}", weights.display()))?;
+                .with_context(|| format!("cannot read the autoencoder {}", weights.display()))?;
             LatentEncoder {
                 name: "sd-vae-ft-ema".to_owned(),
                 identity,
@@ -120,30 +117,27 @@ fn features(settings: &AlignmentSettings, size: usize) -> Result<FeatureExtracto
         "vit-l" => DinoV2Config::vit_l(),
         "vit-g" => DinoV2Config::vit_g(),
         _ => {
-            return invalid(format!(
+            bail!(
                 "alignment.model: expected vit-s, vit-b, vit-l or vit-g, with -reg for registers, got {name:?}"
-            ));
+            )
         }
     };
     let cfg = if name.ends_with("-reg") { cfg.with_registers() } else { cfg };
     let (side, patch) = (DINOV2_SIDE * size / 256, cfg.patch_size);
-    if side == 0 || !side.is_multiple_of(patch) {
-        return invalid(format!(
-            "images.size: {size} px become {side} px for DINOv2, expected a multiple of {patch}; 256 and 512 are"
-        ));
-    }
+    ensure!(
+        side > 0 && side.is_multiple_of(patch),
+        "images.size: {size} px become {side} px for DINOv2, expected a multiple of {patch}; 256 and 512 are"
+    );
     let identity = format!("dinov2-{name} sha256:{}", hash(&settings.weights, "alignment.weights")?);
     let file = Checkpoint::open(&settings.weights)?;
     let network = DinoV2::load(&cfg, &file, DType::F32, &Device::Cpu)
-        .context(format!("cannot read DINOv2 from {}", settings.weights.display()))?;
+        .with_context(|| format!("cannot read DINOv2 from {}", settings.weights.display()))?;
     let extract = move |pixels: &Tensor| Ok(network.features(&((pixels + 1.0)? / 2.0)?)?.patch_tokens);
     let shape = FeatureShape { grid: (side / patch, side / patch), dim: cfg.hidden_size };
     Ok(FeatureExtractor { identity, shape, extract: Box::new(extract) })
 }
 
 fn hash(path: &Path, key: &str) -> Result<String> {
-    if !path.exists() {
-        return invalid(format!("{key}: there is no file {}", path.display()));
-    }
-    sha256_of(path)
+    ensure!(path.exists(), "{key}: there is no file {}", path.display());
+    Ok(sha256_of(path)?)
 }
