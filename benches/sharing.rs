@@ -1,4 +1,5 @@
-//! Guided sampling at the sharing ratios of the paper's Tab. 4, in images a second.
+//! Sharing: guided sampling at the ratios of the paper's Tab. 4, in images a second, and the dynamic programmes that plan
+//! for reuse and for forecasts, for all budgets up to one.
 
 #![allow(
     missing_docs,
@@ -7,8 +8,10 @@
 )]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ddt_benches::{SamplingRun, demo_sizes};
-use ddt_sharing::{SharingPlan, budget_for_ratio};
+use ddt_benches::{SamplingRun, demo_sizes, smooth_similarity};
+use ddt_sharing::{
+    ForecastOrder, ForecastPlanner, Forecasts, InnerProducts, Planner, SharingPlan, budget_for_ratio,
+};
 
 const STEPS: usize = 100;
 const IMAGES: u32 = 4;
@@ -25,5 +28,32 @@ fn sharing(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sharing);
+fn planner(c: &mut Criterion) {
+    let mut group = c.benchmark_group("planner");
+    group.sample_size(20);
+    for (steps, budgets) in [(50, 25), (250, 125), (1000, 200)] {
+        let similarity = smooth_similarity(steps).unwrap();
+        group.bench_function(BenchmarkId::new("all-budgets", format!("{steps}-steps-to-{budgets}")), |b| {
+            b.iter(|| Planner::new(&similarity, budgets).unwrap())
+        });
+    }
+    group.finish();
+}
+
+fn forecasts(c: &mut Criterion) {
+    let mut group = c.benchmark_group("forecast-planner");
+    group.sample_size(10);
+    for (steps, budgets) in [(50, 25), (250, 125), (250, 250)] {
+        let values = smooth_similarity(steps).unwrap().values().to_vec();
+        let products = InnerProducts::from_matrix(values, steps).unwrap();
+        let times: Vec<f64> = (0..=steps).map(|i| i as f64 / steps as f64).collect();
+        let forecasts = Forecasts::new(&products, &times, ForecastOrder::Linear).unwrap();
+        group.bench_function(BenchmarkId::new("all-budgets", format!("{steps}-steps-to-{budgets}")), |b| {
+            b.iter(|| ForecastPlanner::new(&forecasts, budgets).unwrap())
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, sharing, planner, forecasts);
 criterion_main!(benches);

@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The program, for a published network.
 pub(crate) fn run(release: Release) -> Result<(), Box<dyn Error>> {
     let Args { out, sample } = Args::parse();
-    ddt::start(sample.pipeline.threads as usize)?;
+    sample.pipeline.threads.start()?;
 
     // Everything that can be wrong is found before any work.
     let out = match out {

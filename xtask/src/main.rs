@@ -5,10 +5,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use ddt_kernels::InstructionSet;
+use xshell::{Shell, cmd};
 
-mod ci;
 mod cuda;
 mod dist;
 mod package;
@@ -49,7 +50,7 @@ enum Command {
 fn main() -> ExitCode {
     let args = Args::parse();
     let run = || match args.command {
-        Command::Ci => ci::run(),
+        Command::Ci => ci(),
         Command::Tidy => tidy::run(),
         Command::Long => package::run(&package::Args { downstream: true, verify: true }),
         Command::Package(args) => package::run(&args),
@@ -65,4 +66,17 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The checks of continuous integration, cheapest first; stops at the first that fails.
+fn ci() -> Result<ExitCode> {
+    let sh = Shell::new()?;
+    sh.change_dir(tidy::root());
+    cmd!(sh, "cargo fmt --all --check").run()?;
+    tidy::check(&tidy::root())?;
+    cmd!(sh, "cargo clippy --workspace --all-targets -- -D warnings").run()?;
+    cmd!(sh, "cargo test --workspace").run()?;
+    let _docs = sh.push_env("RUSTDOCFLAGS", "-D warnings");
+    cmd!(sh, "cargo doc --workspace --no-deps").run()?;
+    package::run(&package::Args { downstream: false, verify: false })
 }

@@ -9,13 +9,12 @@ mod doctor;
 mod evaluate;
 mod fetch;
 mod inspect;
-mod paths;
+mod options;
 mod plan;
 mod sample;
 mod study;
 mod terminal;
 mod train;
-mod training_report;
 mod verify;
 
 use std::{io::Write, process::ExitCode};
@@ -54,8 +53,10 @@ enum Command {
     Study(Box<study::Args>),
     #[command(about = "Download published weights into the hub's local cache")]
     Fetch(fetch::Args),
-    #[command(about = "Check the published files in the hub's local cache")]
-    Verify(verify::Args),
+    #[command(
+        about = "Check the published files in the hub's local cache, and the paper's numbers with them"
+    )]
+    Verify(Box<verify::Args>),
     #[command(about = "List what a weights file holds, or compare two")]
     Inspect(inspect::Args),
     #[command(about = "Write weights as safetensors with their description")]
@@ -67,6 +68,9 @@ enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Print the page docs/OPTIONS.md
+    #[command(hide = true)]
+    Options,
 }
 
 fn main() -> ExitCode {
@@ -108,6 +112,7 @@ fn run(command: Command, terminal: &Terminal) -> Result<String> {
             clap_complete::generate(shell, &mut Args::command(), "ddt", &mut script);
             Ok(String::from_utf8(script)?)
         }
+        Command::Options => options::page(Args::command()),
     }
 }
 

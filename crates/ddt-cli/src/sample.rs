@@ -51,7 +51,7 @@ pub(crate) fn parse_size(text: &str) -> Result<Release, String> {
 }
 
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
-    ddt::start(args.sample.pipeline.threads as usize).context("--threads")?;
+    args.sample.pipeline.threads.start()?;
     let hub = Hub::from_env();
     let default = if args.redo.is_some() { "out/redo.png" } else { "out/sample.png" };
     let out = match &args.out {

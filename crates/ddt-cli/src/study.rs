@@ -1,10 +1,9 @@
 //! `ddt study`: the paper's analyses and comparisons.
 
-use anyhow::{Context, Result, ensure};
-use clap::value_parser;
+use anyhow::{Result, ensure};
 use ddt::{
     Place, Sharing,
-    args::PipelineArgs,
+    args::{PipelineArgs, Threads},
     hub::{Hub, Release},
 };
 use ddt_study::{Analyses, ClassifierTraining, Comparison, DemoStudy, News, Table};
@@ -13,7 +12,7 @@ use crate::{
     fetch,
     sample::parse_size,
     terminal::{Counting, Terminal},
-    training_report::TrainingReport,
+    train::TrainingReport,
 };
 
 /// Latents that are generated at once unless `--batch` says otherwise.
@@ -58,9 +57,8 @@ struct AnalysesArgs {
 struct WithThreads<T: clap::Args> {
     #[command(flatten)]
     study: T,
-    /// Threads to compute with; 0 is one per core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1024))]
-    threads: u32,
+    #[command(flatten)]
+    threads: Threads,
 }
 
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
@@ -70,7 +68,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
         Study::Demo(it) => it.threads,
         Study::Classifier(it) => it.threads,
     };
-    ddt::start(threads as usize).context("--threads")?;
+    threads.start()?;
     let (mut training, mut counting) = (TrainingReport::new(terminal), None::<Shown>);
     let mut on_news = |news: News<'_>| {
         if !matches!(news, News::Progress { .. }) {

@@ -1,38 +1,89 @@
-//! `ddt verify`: the published files in the hub's local cache, checked tensor by tensor.
+//! `ddt verify`: the published files in the hub's local cache, checked tensor by tensor, and the paper's protocol with
+//! them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use clap::value_parser;
 use ddt::{
+    Dtype, Opened, OutputFile, PipelineConfig, Place,
     adapters::{KlConfig, KlDecoder, KlEncoder},
-    files::{Checkpoint, sha256_file},
+    args::Threads,
+    files::{Checkpoint, npz::Shard, sha256_file},
+    flow::TimeGrid,
     hub::{Hub, HubFile, Release},
     model::{DdtConfig, DdtFile},
 };
+use ddt_metrics::NEIGHBOURHOOD;
 
-use crate::terminal::{Interrupted, Terminal};
+use crate::{
+    dataset::{self, DataSet},
+    evaluate::{self, Choice, Comparison, Extractor, Measurement},
+    terminal::{Interrupted, Terminal},
+};
 
 const EXAMPLES: &str = "\
 Examples:
   ddt fetch ddt-xl2-256
-  ddt verify --preset ddt-xl2-256";
+  ddt verify --preset ddt-xl2-256                                    the files
+  ddt verify --preset ddt-xl2-256 --references VIRTUAL_imagenet256_labeled.npz \\
+      --weights pt_inception-2015-12-05-6726825d.pth                 also the FID
+The same command resumes where it was stopped or killed.";
 
-/// Checks the published files of a network in the hub's local cache: their hashes, and every tensor of the network and
-/// its autoencoder.
+/// Checks the published files of a network in the hub's local cache, and with --references that they give the paper's
+/// numbers.
+///
+/// Of the files it checks the hashes, and every tensor of the network and its autoencoder. Then it generates images
+/// with the settings of the paper's tables (250 Euler steps, the last of length 0.04, guidance 2 in (0.3, 1), 3 at
+/// 512 px) and compares them with the references as ddt evaluate does. It computes on a GPU where this build and this
+/// machine have one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// The published network: ddt-xl2-256 or ddt-xl2-512
     #[arg(long, value_name = "NAME")]
     preset: Release,
-    /// Threads to compute with; 0 is one per core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1024))]
-    threads: u32,
+    /// Run the paper's protocol too, against this npz file (images, or statistics such as ADM's reference batches) or
+    /// folder of photos
+    #[arg(long, value_name = "PATH")]
+    references: Option<PathBuf>,
+    #[command(flatten)]
+    protocol: ProtocolArgs,
+    #[command(flatten)]
+    threads: Threads,
+}
+
+/// What the paper's tables leave open.
+#[derive(Debug, clap::Args)]
+#[group(requires = "references")]
+struct ProtocolArgs {
+    /// Images to generate; the paper's numbers are those of 50,000
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = value_parser!(u32).range(2..=100_000_000))]
+    count: u32,
+    /// Which network computes features
+    #[arg(long, value_enum, default_value_t = Choice::Inception)]
+    extractor: Choice,
+    /// Weights of that network (safetensors or PyTorch); cifar10-classifier needs none
+    #[arg(long, value_name = "PATH")]
+    weights: Option<PathBuf>,
+    /// Device: cpu; in a build with GPUs (docs/CUDA.md) cuda, or cuda:N, GPU N counted from 0
+    /// [default: the first GPU, where this build and this machine have one, else cpu]
+    #[arg(long)]
+    device: Option<Place>,
+    /// Number type of the network, and on a GPU of the autoencoder
+    #[arg(long, value_enum, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+    /// Images made at once [default: 4 at 256 px, 1 at 512 px, on a GPU 64 and 32]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=65_536))]
+    batch: Option<u32>,
+    /// Folder of the images, the cached features and the report; the same folder resumes
+    #[arg(long, value_name = "DIR", default_value = "out/verify")]
+    out: PathBuf,
 }
 
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
-    ddt::start(args.threads as usize).context("--threads")?;
+    args.threads.start()?;
     let (release, hub) = (args.preset, Hub::from_env());
     let find = |file: HubFile| match hub.find(&file) {
         Some(path) => Ok((file, path)),
@@ -41,15 +92,84 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
             hub.cache.display()
         ),
     };
-    // Both are known to be there before minutes go into the first.
+    // Everything that can be missing is, before minutes go into the first file.
     let (network, autoencoder) = (find(release.network())?, find(release.autoencoder())?);
-    let lines = [
+    let protocol = args.references.as_deref().map(|references| {
+        let config = args.protocol.published(release)?;
+        args.protocol.prepare(&config, references, &hub, terminal)
+    });
+    let protocol = protocol.transpose()?;
+    let mut lines = vec![
         check_hash(&network.0, &network.1, terminal)?,
         check_hash(&autoencoder.0, &autoencoder.1, terminal)?,
         check_network(release, &network.1, terminal)?,
         check_autoencoder(&autoencoder.1, terminal)?,
     ];
+    lines.push(match protocol {
+        Some(protocol) => protocol.run(terminal)?,
+        None => "no images were generated and measured; add --references PATH for that".to_owned(),
+    });
     Ok(lines.join("\n"))
+}
+
+impl ProtocolArgs {
+    /// The settings of the paper's tables; guidance is the network's usual one.
+    fn published(&self, release: Release) -> Result<PipelineConfig> {
+        Ok(PipelineConfig {
+            grid: TimeGrid::new(250, Some(0.04), 1.0)?,
+            dtype: self.dtype,
+            device: self.device.unwrap_or_else(Place::best),
+            ..PipelineConfig::new(release.to_string())
+        })
+    }
+
+    /// Checks all that can be checked before images are generated with the settings `config`.
+    fn prepare<'a>(
+        &self,
+        config: &PipelineConfig,
+        references: &'a Path,
+        hub: &Hub,
+        terminal: &Terminal,
+    ) -> Result<Protocol<'a>> {
+        let opened = Opened::new(config, hub)?;
+        let out = OutputFile::with_folder(&self.out.join("samples.npz"), &["npz"]).context("--out")?;
+        let measurement = Measurement {
+            extractor: self.extractor,
+            weights: self.weights.clone(),
+            device: if self.extractor == Choice::Inception { config.device } else { Place::Cpu },
+            protocol: None,
+            classes: None,
+            neighbourhood: NEIGHBOURHOOD as u32,
+            split_size: 5000,
+            out: None,
+            cache: self.out.join("features"),
+        };
+        let extractor = measurement.load(terminal)?;
+        evaluate::check_references(references, &*extractor)?;
+        let batch = self.batch.map_or(opened.usual_batch(), |it| it as usize);
+        let request = dataset::balanced(&opened, &[], self.count, batch)?;
+        let (count, png_folder, shard) = (self.count, None, Shard::ALONE);
+        let samples = DataSet { opened, request, count, out, png_folder, shard };
+        Ok(Protocol { samples, references, measurement, extractor })
+    }
+}
+
+/// The paper's protocol, ready to run.
+struct Protocol<'a> {
+    samples: DataSet<'a>,
+    references: &'a Path,
+    measurement: Measurement,
+    extractor: Box<dyn Extractor>,
+}
+
+impl Protocol<'_> {
+    /// Generates the images that are missing, and compares all of them with the references.
+    fn run(self, terminal: &Terminal) -> Result<String> {
+        let archive = self.samples.out.path().to_owned();
+        let generated = self.samples.generate(terminal)?;
+        let comparison = Comparison::prepare(&archive, self.references, &self.measurement, terminal)?;
+        Ok(format!("{generated}\n{}", evaluate::finish(&comparison, &*self.extractor)?))
+    }
 }
 
 /// Compares a file with the hash that is its name in the cache.
@@ -103,7 +223,93 @@ fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use clap::Parser;
+    use ddt::{
+        files::npz::{ArrayData, write_npz},
+        flow::Guidance,
+    };
+
     use super::*;
+    use crate::terminal::Cancel;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(folder: &Path, more: &[&str]) -> ProtocolArgs {
+        let out = folder.join("out");
+        let line =
+            ["verify", "--preset=ddt-xl2-256", "--references=any", "--extractor=cifar10-classifier", "--out"];
+        let words = line.into_iter().chain([out.to_str().unwrap()]).chain(more.iter().copied());
+        Cli::parse_from(words).args.protocol
+    }
+
+    #[test]
+    fn the_settings_are_those_of_the_papers_tables() {
+        let args = parse(Path::new(""), &["--dtype=bf16", "--device=cpu"]);
+        assert_eq!(Cli::parse_from(["verify", "--preset=ddt-xl2-512"]).args.protocol.count, 50_000);
+        for release in Release::ALL {
+            let config = args.published(release).unwrap();
+            assert_eq!((config.grid.num_steps(), config.grid.timeshift()), (250, 1.0));
+            assert_eq!(config.grid, TimeGrid::new(250, Some(0.04), 1.0).unwrap());
+            assert_eq!((config.solver.as_str(), config.guidance), ("euler", None));
+            assert_eq!((config.dtype, config.device), (Dtype::Bf16, Place::Cpu));
+        }
+    }
+
+    /// The demo in the place of the published network, which takes days.
+    #[test]
+    fn the_protocol_runs_from_weights_to_numbers_and_resumes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hub, terminal) = (Hub::from_env(), Terminal::new(true, Cancel::default()));
+        let mut config = PipelineConfig::new("demo");
+        config.grid = TimeGrid::new(2, Some(0.04), 1.0).unwrap();
+        config.guidance = Some(Guidance::new(4.0, (0.0, 1.0)).unwrap());
+        let run = |args: &ProtocolArgs, references: &Path| {
+            args.prepare(&config, references, &hub, &terminal)?.run(&terminal)
+        };
+        // Mistakes are found before the archive is begun.
+        let args = parse(folder.path(), &["--count=20", "--batch=8"]);
+        let message = format!("{:#}", run(&args, &folder.path().join("absent")).unwrap_err());
+        assert!(message.contains("REFERENCES") && message.contains("absent"), "{message}");
+        let statistics = folder.path().join("statistics.npz");
+        let (mu, sigma) = (ArrayData::F64(&[0.0]), ArrayData::F64(&[1.0]));
+        write_npz(&statistics, &[("mu", &[1], mu), ("sigma", &[1, 1], sigma)]).unwrap();
+        let message = run(&args, &statistics).unwrap_err().to_string();
+        assert!(message.contains("Inception's"), "{message}");
+        assert_eq!(fs::read_dir(folder.path().join("out")).unwrap().count(), 0);
+
+        let references = folder.path().join("references.npz");
+        let pixels: Vec<u8> =
+            (0..20 * 3072_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        write_npz(&references, &[("arr_0", &[20, 32, 32, 3], ArrayData::U8(&pixels))]).unwrap();
+        let table = run(&args, &references).unwrap();
+        for part in
+            ["20 images of 32 x 32 pixels, 10 classes", "frechet_distance", "class_accuracy", "precision"]
+        {
+            assert!(table.contains(part), "{part}: {table}");
+        }
+        let archive = folder.path().join("out/samples.npz");
+        let (bytes, written) = (fs::read(&archive).unwrap(), archive.metadata().unwrap().modified().unwrap());
+        assert_eq!(run(&args, &references).unwrap(), table);
+        assert_eq!(
+            (fs::read(&archive).unwrap() == bytes, archive.metadata().unwrap().modified().unwrap()),
+            (true, written)
+        );
+        // The same images have no distance.
+        let itself = run(&args, &archive).unwrap();
+        let distance = itself.lines().find_map(|it| it.trim().strip_prefix("frechet_distance")).unwrap();
+        assert!(distance.trim().parse::<f64>().unwrap().abs() < 1e-6, "{itself}");
+        // Other settings do not mix with it.
+        let more = parse(folder.path(), &["--count=30", "--batch=8"]);
+        assert!(
+            format!("{:#}", run(&more, &references).unwrap_err()).contains("count is 20 there and 30 here")
+        );
+    }
 
     #[test]
     fn one_element_that_is_no_number_is_found() {

@@ -16,8 +16,7 @@ use ddt_hub::{Hub, HubFile};
 use crate::{
     cache::Entry,
     error::FetchError,
-    http::{Announced, Client, Failure, pause},
-    patience::Patience,
+    http::{Announced, Client, Failure, Patience, pause},
 };
 
 /// Bytes that are read at once, and how many of these may wait to be written.

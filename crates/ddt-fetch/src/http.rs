@@ -1,4 +1,4 @@
-//! Requests to the hub, over HTTP.
+//! Requests to the hub, over HTTP, and how long they wait.
 
 use std::{io::Read, time::Duration};
 
@@ -8,7 +8,27 @@ use ureq::{
     http::{HeaderMap, Response},
 };
 
-use crate::{error::FetchError, patience::Patience};
+use crate::error::FetchError;
+
+/// How long to wait and how often to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For a connection and its first answer.
+    pub connect: Duration,
+    /// For the next bytes of a download.
+    pub stall: Duration,
+    /// Failures in a row, without a byte between them, after which to give up.
+    pub attempts: u32,
+    /// Pause after the first failure; each further one takes twice as long, up to a minute.
+    pub pause: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { connect: seconds(15), stall: seconds(30), attempts: 6, pause: seconds(1) }
+    }
+}
 
 /// A client with the user's token.
 pub(crate) struct Client {

@@ -24,7 +24,6 @@ mod cache;
 mod download;
 mod error;
 mod http;
-mod patience;
 
 use std::path::PathBuf;
 
@@ -33,7 +32,7 @@ use ddt_hub::{Hub, HubFile};
 pub use crate::{
     download::{Progress, Watch},
     error::FetchError,
-    patience::Patience,
+    http::Patience,
 };
 
 /// The path of a file in the local cache, downloaded first if it is not there.

@@ -15,12 +15,10 @@
 
 #![forbid(unsafe_code)]
 
-mod cache;
 mod environment;
-mod published;
+mod hub_file;
 
 pub use crate::{
-    cache::{HubFile, InvalidHubFile},
     environment::Hub,
-    published::Release,
+    hub_file::{HubFile, InvalidHubFile, Release},
 };

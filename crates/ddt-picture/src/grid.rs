@@ -2,8 +2,7 @@
 
 use crate::{
     canvas::{Anchor, FAINT, Font, INK, LARGE, MEDIUM, PAPER, SMALL, shorten, wrap},
-    error::{PictureError, content},
-    rgb8::{Rgb8, check_size},
+    rgb8::{PictureError, Rgb8, check_size, content},
 };
 
 /// Images smaller than this are enlarged by whole factors while they stay within it, in pixels.

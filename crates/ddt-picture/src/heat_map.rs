@@ -2,8 +2,7 @@
 
 use crate::{
     canvas::{Anchor, INK, MEDIUM, PAPER, shorten},
-    error::{PictureError, content},
-    rgb8::Rgb8,
+    rgb8::{PictureError, Rgb8, content},
 };
 
 /// Side of the coloured square in pixels, if the matrix divides it; otherwise the nearest that it does divide.

@@ -19,16 +19,14 @@
 #![forbid(unsafe_code)]
 
 mod canvas;
-mod error;
 mod grid;
 mod heat_map;
 mod png_file;
 mod rgb8;
 
 pub use crate::{
-    error::PictureError,
     grid::Grid,
     heat_map::HeatMap,
     png_file::{encode_png, read_png},
-    rgb8::Rgb8,
+    rgb8::{PictureError, Rgb8},
 };

@@ -8,10 +8,7 @@ use std::{
 
 use png::{BitDepth, ColorType, Compression, Decoder, Encoder, Filter, Transformations};
 
-use crate::{
-    error::{PictureError, content},
-    rgb8::{MAX_PIXELS, Rgb8},
-};
+use crate::rgb8::{MAX_PIXELS, PictureError, Rgb8, content};
 
 /// The bytes of a PNG file with `text` as key-value pairs, for instance `("ddt:settings", json)`.
 ///

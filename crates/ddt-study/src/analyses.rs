@@ -14,8 +14,8 @@ use serde_json::json;
 
 use crate::{
     figures::{self, Spectra, error_plot, fmax_plot, spectrum_plot},
-    news::{News, OnNews, tell},
     spectrum::latent_spectrum,
+    study::{News, OnNews, tell},
     sweep::{sweep, sweep_settings},
 };
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     classifier::Classifier,
-    news::{News, OnNews, tell},
+    study::{News, OnNews, tell},
 };
 
 /// Share of the target that is spread over all classes.

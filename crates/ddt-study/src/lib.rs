@@ -45,9 +45,8 @@ mod diffusion;
 mod figures;
 mod frozen_networks;
 mod metric;
-mod news;
-mod results;
 mod spectrum;
+mod study;
 mod sweep;
 
 pub use crate::{
@@ -59,8 +58,7 @@ pub use crate::{
     diffusion::{Component, Mixture, Schedule},
     frozen_networks::{decode_samples, frozen_networks},
     metric::{OfflineMetric, Seen},
-    news::{News, OnNews},
-    results::ResultsFile,
     spectrum::{PowerLaw, Spectrum, dct2, latent_spectrum, surviving_frequency},
+    study::{News, OnNews, ResultsFile},
     sweep::{Measured, Setting, relative_rms, sweep, sweep_settings},
 };

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     classifier::Classifier,
-    news::{News, OnNews, tell},
+    study::{News, OnNews, tell},
 };
 
 /// Images that are generated and classified at once.

@@ -114,9 +114,28 @@ pub struct PipelineArgs {
     /// Device: cpu; in a build with GPUs (docs/CUDA.md) cuda, or cuda:N, GPU N counted from 0
     #[arg(long, default_value = "cpu")]
     pub device: Place,
+    /// Threads to compute with.
+    #[command(flatten)]
+    pub threads: Threads,
+}
+
+/// `--threads`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::Args)]
+pub struct Threads {
     /// Threads to compute with; 0 is one per core
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1024))]
     pub threads: u32,
+}
+
+impl Threads {
+    /// [`ddt::start`](crate::start) with these threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`ddt::start`](crate::start).
+    pub fn start(self) -> Result<()> {
+        crate::start(self.threads as usize).context("--threads")
+    }
 }
 
 /// `--rng`.
@@ -238,25 +257,7 @@ impl PipelineArgs {
     /// Images made at once.
     #[must_use]
     pub fn batch(&self, opened: &Opened) -> usize {
-        let on_cpu = self.device == Place::Cpu;
-        let usual = match (opened.is_imagenet(), opened.image_size().0 >= 512) {
-            (false, _) => 40,
-            (true, false) => {
-                if on_cpu {
-                    4
-                } else {
-                    64
-                }
-            }
-            (true, true) => {
-                if on_cpu {
-                    1
-                } else {
-                    32
-                }
-            }
-        };
-        self.batch.map_or(usual, |it| it as usize)
+        self.batch.map_or(opened.usual_batch(), |it| it as usize)
     }
 
     /// A notice that the demo stands in for the published weights, and how to get these.

@@ -276,6 +276,18 @@ pub enum Place {
     Cuda(usize),
 }
 
+impl Place {
+    /// The first GPU, where this build and this machine have one, else the CPU.
+    #[must_use]
+    pub fn best() -> Self {
+        #[cfg(feature = "cuda")]
+        if ddt_cuda::gpu_name(0).is_ok() {
+            return Self::Cuda(0);
+        }
+        Self::Cpu
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,9 @@
 //! Sampling on an NVIDIA GPU.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    ops::ControlFlow,
+    sync::{Mutex, PoisonError},
+};
 
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{Decode, KlConfig, KlDecoder, load_network};
@@ -8,14 +11,12 @@ use ddt_cuda::{
     CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision, from_map, gpu_name,
 };
 use ddt_files::Checkpoint;
-use ddt_model::{ModelError, NetworkConfig, SampleOptions, Sampled};
+use ddt_model::{DdtFile, ModelError, NetworkConfig, SampleOptions, Sampled};
 use ddt_sharing::ForecastOrder;
 
 use crate::{
     config::{Dtype, PipelineConfig},
-    engine::OnStep,
     error::{Context, Result, invalid},
-    opened::Opened,
     share::Sharing,
 };
 
@@ -27,16 +28,20 @@ pub(crate) struct CudaEngine {
 }
 
 impl CudaEngine {
-    pub(crate) fn open(opened: &Opened, number: usize) -> Result<Self> {
-        let sizes = &opened.network.sizes;
-        if opened.network != NetworkConfig::from(sizes.clone()) {
+    pub(crate) fn open(
+        config: &PipelineConfig,
+        network: &NetworkConfig,
+        file: &DdtFile,
+        number: usize,
+    ) -> Result<Self> {
+        let sizes = &network.sizes;
+        if *network != NetworkConfig::from(sizes.clone()) {
             return invalid(format!(
-                "device cuda runs the paper's DDT alone, got {:?}; use device cpu",
-                opened.network
+                "device cuda runs the paper's DDT only, got {network:?}; use device cpu"
             ));
         }
-        let weights = opened.file.weights(Some(sizes))?;
-        let sampler = CudaSampler::open(number, sizes, precision(&opened.config)?, &from_map(&weights));
+        let weights = file.weights(Some(sizes))?;
+        let sampler = CudaSampler::open(number, sizes, precision(config)?, &from_map(&weights));
         Ok(Self { sampler: Mutex::new(sampler.context(BLAME)?) })
     }
 
@@ -45,13 +50,13 @@ impl CudaEngine {
         noise: &Tensor,
         labels: &[u32],
         options: &SampleOptions<'_>,
-        on_step: &mut OnStep<'_>,
+        on_step: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Result<Sampled, ModelError>> {
         check_solver(options.solver.name())?;
         let SampleOptions { grid, guidance, plan, .. } = options.clone();
         let options = EulerOptions { grid, guidance, plan };
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
-        match sampler.sample(noise, labels, &options, &mut |_| on_step(None)) {
+        match sampler.sample(noise, labels, &options, &mut |_| on_step()) {
             Ok(sampled) => Ok(Ok(sampled)),
             Err(GpuError::Model(error)) => Ok(Err(error)),
             Err(GpuError::Flow(error)) => Ok(Err(error.into())),

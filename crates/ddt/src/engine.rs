@@ -6,14 +6,15 @@ use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{Decode, KlConfig, KlDecoder};
 use ddt_files::Checkpoint;
 use ddt_flow::StepReport;
-use ddt_model::{ModelError, SampleOptions, Sampled, VelocityNetwork, sample, sample_autoguided};
+use ddt_model::{
+    DdtFile, ModelError, NetworkConfig, SampleOptions, Sampled, VelocityNetwork, sample, sample_autoguided,
+};
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::{
     config::{PipelineConfig, Place},
-    error::{Context, Result},
-    opened::Opened,
+    error::Result,
 };
 
 /// Callback of an engine after every step, with the step's report where the latents are available.
@@ -34,19 +35,20 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
-    /// Reads the network.
-    pub(crate) fn load(opened: &Opened) -> Result<Self> {
-        match opened.config.device {
+    /// Reads the network to where the settings say.
+    pub(crate) fn load(
+        config: &PipelineConfig,
+        network: &NetworkConfig,
+        file: &DdtFile,
+        guiding: Option<Box<dyn VelocityNetwork>>,
+    ) -> Result<Self> {
+        match config.device {
             Place::Cpu => {
-                let dtype = opened.config.dtype.into();
-                let network = opened.file.load_network(Some(&opened.network), dtype, &Device::Cpu)?;
-                let load = |it: &crate::opened::GuidingFile| {
-                    it.file.load_network(it.like.as_ref(), dtype, &Device::Cpu).context("the guiding network")
-                };
-                Ok(Self::Cpu { network, guiding: opened.guiding.as_ref().map(load).transpose()? })
+                let network = file.load_network(Some(network), config.dtype.into(), &Device::Cpu)?;
+                Ok(Self::Cpu { network, guiding })
             }
             #[cfg(feature = "cuda")]
-            Place::Cuda(number) => Ok(Self::Cuda(cuda::CudaEngine::open(opened, number)?)),
+            Place::Cuda(number) => Ok(Self::Cuda(cuda::CudaEngine::open(config, network, file, number)?)),
             #[cfg(not(feature = "cuda"))]
             Place::Cuda(_) => no_gpus(),
         }
@@ -71,7 +73,7 @@ impl Engine {
                 })
             }
             #[cfg(feature = "cuda")]
-            Self::Cuda(engine) => engine.sample(noise, labels, options, on_step),
+            Self::Cuda(engine) => engine.sample(noise, labels, options, &mut || on_step(None)),
         }
     }
 

@@ -1,8 +1,9 @@
 //! Generated images with their record, as a PNG file.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use ddt_flow::Guidance;
+use ddt_model::NetworkCalls;
 use ddt_picture::{Grid, PictureError, Rgb8, encode_png, read_png};
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,6 @@ use crate::{
     config::{PipelineConfig, Request},
     error::{Context, Result, invalid},
     opened::{Opened, name_of},
-    pipeline::{Pipeline, Report},
     share::Sharing,
 };
 
@@ -82,11 +82,18 @@ pub struct Generated {
     pub report: Report,
 }
 
-impl Generated {
-    pub(crate) fn new(pipeline: &Pipeline, request: Request, images: Vec<Rgb8>, report: Report) -> Self {
-        Self { images, record: Record::new(pipeline.config(), pipeline.classes(), request), report }
-    }
+/// Time of sampling and calls of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Report {
+    /// Number of images.
+    pub images: usize,
+    /// How often each half of the network ran in one batch, which is the same for all batches.
+    pub calls: NetworkCalls,
+    /// Time without reading weights.
+    pub elapsed: Duration,
+}
 
+impl Generated {
     /// A labelled grid: a row for each class, a column for each image.
     ///
     /// # Errors

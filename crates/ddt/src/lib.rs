@@ -32,14 +32,12 @@
 //!
 //! - `demo` (on by default) brings the demo weights.
 //! - `clap` brings `args`, the flags of a sampling program.
-//! - `train`, `data` and `metrics` bring training, photo folders and the metrics of samples under the same names.
 //! - `cuda` samples on NVIDIA GPUs; compiling takes NVIDIA's compiler.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "clap")]
 pub mod args;
-mod bundled;
 mod classes;
 mod config;
 #[cfg(feature = "cuda")]
@@ -48,29 +46,26 @@ mod decoding;
 mod engine;
 mod error;
 mod generated;
-mod hash;
 mod opened;
 mod output;
 mod pipeline;
 mod progress;
 mod share;
 mod similarity;
-#[cfg(test)]
-mod testing;
+mod weights;
 
 pub use crate::{
-    bundled::demo_file,
     classes::ClassTable,
     config::{Dtype, Image, PipelineConfig, Place, Request, SolverName, Source},
     decoding::decode_latents,
     error::{Error, Result},
-    generated::{Generated, RECORD_KEY, Record, VERSION},
-    hash::sha256_of,
+    generated::{Generated, RECORD_KEY, Record, Report, VERSION},
     opened::Opened,
     output::OutputFile,
-    pipeline::{Identified, Pipeline, Report, Watch},
+    pipeline::{Identified, Pipeline, Watch},
     progress::{Progress, duration_in_words},
     share::Sharing,
+    weights::{demo_file, sha256_of},
 };
 pub use ddt_adapters as adapters;
 pub use ddt_blocks as blocks;

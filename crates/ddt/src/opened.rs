@@ -10,16 +10,16 @@ use ddt_adapters::{Decode, KlConfig, PixelSpace, TinyDecoder};
 use ddt_files::Checkpoint;
 use ddt_flow::Guidance;
 use ddt_hub::{Hub, HubFile, Release};
-use ddt_model::{DdtConfig, DdtFile, LatentInfo, NetworkConfig};
+use ddt_model::{DdtConfig, DdtFile, LatentInfo, NetworkConfig, VelocityNetwork};
 use ddt_sharing::MadeFor;
 
 use crate::{
-    bundled,
     classes::ClassTable,
-    config::{PipelineConfig, Place, Request, Source},
+    config::{Image, PipelineConfig, Place, Request, Source},
+    engine::{self, Engine},
     error::{Context, Error, Result, invalid},
-    hash::sha256_of,
     share::Sharing,
+    weights::{Bytes, demo_network, tiny_decoder},
 };
 
 /// Pixels along a side of one latent position, for all autoencoders that have names here but `pixels`.
@@ -36,23 +36,16 @@ pub struct Opened {
     /// Height and width.
     pub(crate) latent_size: (usize, usize),
     pub(crate) file: DdtFile,
-    pub(crate) guiding: Option<GuidingFile>,
+    guiding: Option<GuidingFile>,
     weights: Bytes,
     decoder: DecoderFile,
 }
 
 /// The network to guide away from.
-pub(crate) struct GuidingFile {
-    pub(crate) file: DdtFile,
+struct GuidingFile {
+    file: DdtFile,
     /// The assumed autoencoder, if the file does not state its own.
-    pub(crate) like: Option<NetworkConfig>,
-}
-
-/// Location of a file's bytes.
-#[derive(Debug, Clone)]
-enum Bytes {
-    Bundled(&'static [u8]),
-    File(PathBuf),
+    like: Option<NetworkConfig>,
 }
 
 /// An autoencoder that decodes, and its name.
@@ -70,7 +63,7 @@ impl Opened {
     /// damaged or holds no network; sizes that are unknown or contradict each other; an autoencoder, guiding
     /// network, plan or device that does not fit.
     pub fn new(config: &PipelineConfig, hub: &Hub) -> Result<Self> {
-        crate::engine::check(config)?;
+        engine::check(config)?;
         let given = match config.autoencoder.from.to_str() {
             Some("auto" | "tiny-flux2" | "sd-vae-ft-ema" | "pixels") => None,
             _ => Some(DecoderFile::open(&config.autoencoder.from)?),
@@ -78,7 +71,7 @@ impl Opened {
         let release = config.weights.from.to_str().and_then(|it| it.parse::<Release>().ok());
         let weights = match release {
             Some(release) => Bytes::File(cached(release, &release.network(), hub)?),
-            None if config.weights.is("demo") => Bytes::Bundled(bundled::network()?),
+            None if config.weights.is("demo") => Bytes::Bundled(demo_network()?),
             None => Bytes::File(config.weights.from.clone()),
         };
         let file = match &weights {
@@ -171,6 +164,18 @@ impl Opened {
         self.network.sizes.num_classes == 1000
     }
 
+    /// A number of images to make at once that memory holds and that is fast.
+    #[must_use]
+    pub fn usual_batch(&self) -> usize {
+        match (self.is_imagenet(), self.image_size().0 >= 512, self.config.device) {
+            (false, ..) => 40,
+            (true, false, Place::Cpu) => 4,
+            (true, true, Place::Cpu) => 1,
+            (true, false, Place::Cuda(_)) => 64,
+            (true, true, Place::Cuda(_)) => 32,
+        }
+    }
+
     /// Checks that a request fits the weights.
     ///
     /// # Errors
@@ -184,7 +189,7 @@ impl Opened {
         if request.classes.is_empty() || request.batch == 0 {
             return invalid("expected at least one class and a batch of at least one image");
         }
-        if !(1..=crate::config::Image::PER_CLASS).contains(&request.images_per_class) {
+        if !(1..=Image::PER_CLASS).contains(&request.images_per_class) {
             return invalid(format!(
                 "expected 1 to 1000000 images of a class, got {}",
                 request.images_per_class
@@ -244,6 +249,12 @@ impl Opened {
         }
         Ok(decoder)
     }
+
+    /// Reads the network, and the one to guide away from.
+    pub(crate) fn load_engine(&self) -> Result<Engine> {
+        let guiding = self.guiding.as_ref().map(|it| it.load(&self.config)).transpose()?;
+        Engine::load(&self.config, &self.network, &self.file, guiding)
+    }
 }
 
 impl fmt::Debug for Opened {
@@ -270,6 +281,11 @@ impl GuidingFile {
             None => Ok(Self { file, like: Some(main.clone()) }),
         }
     }
+
+    fn load(&self, config: &PipelineConfig) -> Result<Box<dyn VelocityNetwork>> {
+        let loaded = self.file.load_network(self.like.as_ref(), config.dtype.into(), &Device::Cpu);
+        loaded.context("the guiding network")
+    }
 }
 
 impl DecoderFile {
@@ -287,9 +303,7 @@ impl DecoderFile {
     fn named(name: &str, release: Option<Release>, hub: &Hub) -> Result<Self> {
         Ok(match name {
             "pixels" => Self { name: "pixels", bytes: None },
-            "tiny-flux2" => {
-                Self { name: "tiny-flux2", bytes: Some(Bytes::Bundled(bundled::tiny_decoder()?)) }
-            }
+            "tiny-flux2" => Self { name: "tiny-flux2", bytes: Some(Bytes::Bundled(tiny_decoder()?)) },
             "sd-vae-ft-ema" => {
                 let release = release.unwrap_or(Release::DdtXl2R256);
                 let path = cached(release, &release.autoencoder(), hub)?;
@@ -308,15 +322,12 @@ impl DecoderFile {
     }
 
     fn load(&self, config: &PipelineConfig) -> Result<Box<dyn Decode>> {
-        let file = match &self.bytes {
-            None => return Ok(Box::new(PixelSpace)),
-            Some(Bytes::Bundled(bytes)) => Checkpoint::from_bytes(*bytes, "the bundled autoencoder")?,
-            Some(Bytes::File(path)) => Checkpoint::open(path)?,
-        };
+        let Some(bytes) = &self.bytes else { return Ok(Box::new(PixelSpace)) };
+        let file = bytes.checkpoint()?;
         let broken = || format!("cannot read the autoencoder {}", file.path().display());
         if file.info("decoder.conv_in.weight").is_some() {
             let cfg = KlConfig::sd_vae_ft_ema();
-            return crate::engine::load_kl_decoder(&cfg, &file, config).context(broken());
+            return engine::load_kl_decoder(&cfg, &file, config).context(broken());
         }
         Ok(Box::new(TinyDecoder::load(&file, DType::F32, &Device::Cpu).context(broken())?))
     }
@@ -401,11 +412,7 @@ fn cached(release: Release, file: &HubFile, hub: &Hub) -> Result<PathBuf> {
 fn identify(source: &Source, bytes: Option<&Bytes>, name: Option<&str>) -> Result<Source> {
     let file_name = || PathBuf::from(source.from.file_name().unwrap_or_default());
     let from = name.map_or_else(file_name, PathBuf::from);
-    let sha256 = match bytes {
-        None => None,
-        Some(Bytes::Bundled(bytes)) => Some(ddt_files::sha256(bytes)),
-        Some(Bytes::File(path)) => Some(sha256_of(path)?),
-    };
+    let sha256 = bytes.map(Bytes::sha256).transpose()?;
     match (&source.sha256, &sha256) {
         (Some(expected), Some(got)) if expected != got => {
             invalid(format!("expected {} with sha256:{expected}, got sha256:{got}", source.from.display()))

@@ -115,7 +115,6 @@ impl OutputFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::chain;
 
     fn names_in(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> =
@@ -154,7 +153,7 @@ mod tests {
             (folder.path().join("x.jpg"), "ends in .png"),
             (PathBuf::new(), "add a file name"),
         ] {
-            let message = chain(&OutputFile::new(&path, &["png"]).unwrap_err());
+            let message = format!("{:?}", OutputFile::new(&path, &["png"]).unwrap_err());
             assert!(message.contains(expected) && message.contains(&path.display().to_string()), "{message}");
         }
         assert_eq!(

@@ -1,11 +1,6 @@
 //! Weights to images.
 
-use std::{
-    fmt,
-    ops::ControlFlow,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fmt, ops::ControlFlow, path::Path, time::Instant};
 
 use candle_core::{Device, Tensor};
 use ddt_adapters::Decode;
@@ -21,7 +16,7 @@ use crate::{
     decoding::{Scale, decode},
     engine::Engine,
     error::{Context, Error, Result, invalid},
-    generated::Generated,
+    generated::{Generated, Record, Report},
     opened::Opened,
     progress::{Preview, Progress},
     share::Sharing,
@@ -56,17 +51,6 @@ pub struct Pipeline {
 
 /// Callback of [`Pipeline::generate`] after every step; it may stop the run.
 pub type Watch<'a> = dyn FnMut(&Progress<'_>) -> ControlFlow<()> + 'a;
-
-/// Time of sampling and calls of the network.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Report {
-    /// Number of images.
-    pub images: usize,
-    /// How often each half of the network ran in one batch, which is the same for all batches.
-    pub calls: NetworkCalls,
-    /// Time without reading weights.
-    pub elapsed: Duration,
-}
 
 impl Pipeline {
     /// The demo that comes with the library: CIFAR-10's ten classes, 32 x 32 pixels.
@@ -181,7 +165,8 @@ impl Pipeline {
             report.calls = calls;
         }
         report.elapsed = started.elapsed();
-        Ok(Generated::new(self, request.clone(), images, report))
+        let record = Record::new(&self.config, self.classes(), request.clone());
+        Ok(Generated { images, record, report })
     }
 
     /// Makes the images of one batch, in their order; also says how often each half of the network ran.
@@ -253,7 +238,8 @@ impl Pipeline {
         let sampled = self.engine.sample(noise, &labels, options, &mut |report| {
             step += 1;
             let preview = report.map(|it| Preview {
-                pipeline: self,
+                decoder: &*self.decoder,
+                scale: self.scale.as_ref(),
                 before: &before,
                 after: it.latents,
                 t: it.step.t,
@@ -354,7 +340,7 @@ impl Identified {
         let Self { opened, config, plan, made_for } = self;
         let decoder = opened.load_decoder()?;
         let scale = opened.file.latents().map(Scale::new).transpose()?;
-        let (engine, solver) = (Engine::load(&opened)?, config.solver.solver()?);
+        let (engine, solver) = (opened.load_engine()?, config.solver.solver()?);
         Ok(Pipeline { config, opened, solver, plan, made_for, engine, decoder, scale })
     }
 }

@@ -3,9 +3,13 @@
 use std::{fmt, time::Duration};
 
 use candle_core::Tensor;
+use ddt_adapters::Decode;
 use ddt_picture::Rgb8;
 
-use crate::{error::Result, pipeline::Pipeline};
+use crate::{
+    decoding::{Scale, decode},
+    error::Result,
+};
 
 /// The state of a run after a step of a batch; its `Display` says it in words.
 #[derive(Clone, Copy)]
@@ -28,7 +32,8 @@ pub struct Progress<'a> {
 /// Source of a preview.
 #[derive(Clone, Copy)]
 pub(crate) struct Preview<'a> {
-    pub(crate) pipeline: &'a Pipeline,
+    pub(crate) decoder: &'a dyn Decode,
+    pub(crate) scale: Option<&'a Scale>,
     /// Latents before and after the step.
     pub(crate) before: &'a Tensor,
     pub(crate) after: &'a Tensor,
@@ -59,11 +64,13 @@ impl Progress<'_> {
     ///
     /// # Errors
     ///
-    /// As [`Pipeline::decode`].
+    /// As [`Pipeline::decode`](crate::Pipeline::decode).
     pub fn preview(&self) -> Result<Option<Vec<Rgb8>>> {
-        let Some(Preview { pipeline, before, after, t, t_next }) = self.preview else { return Ok(None) };
+        let Some(Preview { decoder, scale, before, after, t, t_next }) = self.preview else {
+            return Ok(None);
+        };
         let ahead = ((after - before)? * ((1.0 - t_next) / (t_next - t)))?;
-        Ok(Some(pipeline.decode(&(after + ahead)?)?))
+        Ok(Some(decode(decoder, scale, &(after + ahead)?)?))
     }
 }
 

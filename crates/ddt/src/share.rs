@@ -260,7 +260,7 @@ mod tests {
         let choice = Sharing::File(path.clone());
         assert_eq!(choice.plan(&wanted(10), 10).unwrap().unwrap().recompute_steps(), [0, 5]);
 
-        let message = |wanted: &MadeFor| crate::testing::chain(&choice.plan(wanted, 10).unwrap_err());
+        let message = |wanted: &MadeFor| format!("{:?}", choice.plan(wanted, 10).unwrap_err());
         let other_model = wanted(10).with_model("ddt sha256:11");
         assert!(message(&other_model).contains("sha256:11"), "{}", message(&other_model));
         assert!(message(&wanted(11)).contains("num_steps 10, wanted 11"), "{}", message(&wanted(11)));

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::tokens::tokens;
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// A module's names from the root of its crate.
 type Name = Vec<String>;
@@ -51,7 +51,12 @@ impl Modules {
     fn read_file(&mut self, file: &Path, folder: &Path, name: Name) -> io::Result<()> {
         let text = fs::read_to_string(file)
             .map_err(|it| io::Error::new(it.kind(), format!("cannot read {}: {it}", file.display())))?;
-        let mut parser = Parser { modules: self, tokens: &tokens(&text), at: 0, file, children: Vec::new() };
+        let mut tokens = Vec::new();
+        flatten(
+            text.parse().map_err(|it| io::Error::other(format!("{}: {it}", file.display())))?,
+            &mut tokens,
+        );
+        let mut parser = Parser { modules: self, tokens: &tokens, at: 0, file, children: Vec::new() };
         parser.items(folder, &name)?;
         for (file, folder, name) in parser.children {
             self.read_file(&file, &folder, name)?;
@@ -140,6 +145,33 @@ impl Modules {
     }
 }
 
+/// Names, `::`, literals and single characters.
+fn flatten(stream: TokenStream, found: &mut Vec<String>) {
+    let mut colons = 0;
+    for token in stream {
+        colons = if matches!(&token, TokenTree::Punct(it) if it.as_char() == ':') { colons + 1 } else { 0 };
+        match token {
+            TokenTree::Punct(_) if colons == 2 => {
+                found.pop();
+                found.push("::".to_owned());
+                colons = 0;
+            }
+            TokenTree::Group(group) => {
+                let (open, close) = match group.delimiter() {
+                    Delimiter::Parenthesis => ("(", ")"),
+                    Delimiter::Brace => ("{", "}"),
+                    Delimiter::Bracket => ("[", "]"),
+                    Delimiter::None => ("", ""),
+                };
+                found.push(open.to_owned());
+                flatten(group.stream(), found);
+                found.push(close.to_owned());
+            }
+            other => found.push(other.to_string()),
+        }
+    }
+}
+
 fn reachable<'a>(edges: &BTreeMap<&'a Path, BTreeSet<&'a Path>>, from: &'a Path) -> BTreeSet<&'a Path> {
     let (mut reached, mut open) = (BTreeSet::new(), vec![from]);
     while let Some(at) = open.pop() {
@@ -170,7 +202,7 @@ fn shortest_circle<'a>(
 /// Walks over the tokens of one file.
 struct Parser<'a> {
     modules: &'a mut Modules,
-    tokens: &'a [&'a str],
+    tokens: &'a [String],
     at: usize,
     file: &'a Path,
     /// Files of child modules, where their own children are, and their names.
@@ -179,7 +211,7 @@ struct Parser<'a> {
 
 impl<'a> Parser<'a> {
     fn peek(&self, ahead: usize) -> &'a str {
-        self.tokens.get(self.at + ahead).copied().unwrap_or_default()
+        self.tokens.get(self.at + ahead).map_or("", String::as_str)
     }
 
     /// Reads the items of a module, up to the brace that closes it.
@@ -195,12 +227,12 @@ impl<'a> Parser<'a> {
                 ("}" | ")" | "]", _) => depth = depth.saturating_sub(1),
                 ("#", "[") => {
                     let attribute = self.attribute();
-                    if attribute.first() == Some(&"cfg")
-                        && attribute.contains(&"test")
-                        && !attribute.contains(&"not")
-                    {
+                    let has = |word: &str| attribute.iter().any(|it| it == word);
+                    if attribute.first().is_some_and(|it| it == "cfg") && has("test") && !has("not") {
                         self.skip_item();
-                    } else if let ["path", "=", path] = *attribute {
+                    } else if let [name, _, path] = attribute
+                        && name == "path"
+                    {
                         path_attribute = Some(path.trim_matches('"').to_owned());
                     }
                     continue;
@@ -262,7 +294,7 @@ impl<'a> Parser<'a> {
     }
 
     /// The tokens between the brackets of an attribute, which is passed.
-    fn attribute(&mut self) -> &'a [&'a str] {
+    fn attribute(&mut self) -> &'a [String] {
         self.at += 2;
         let from = self.at;
         self.balanced("[", "]");
@@ -282,7 +314,7 @@ impl<'a> Parser<'a> {
     /// Passes an item with its attributes: to its semicolon or the end of its braces.
     fn skip_item(&mut self) {
         while self.at < self.tokens.len() {
-            let token = self.tokens[self.at];
+            let token = self.peek(0);
             self.at += 1;
             match token {
                 ";" => return,
@@ -298,9 +330,9 @@ impl<'a> Parser<'a> {
     fn use_tree(&mut self, name: &Name, mut path: Vec<String>) {
         let mut called = None;
         loop {
-            let token = self.tokens.get(self.at).copied().unwrap_or(";");
+            let token = self.peek(0);
             match token {
-                ";" | "," | "}" => break,
+                "" | ";" | "," | "}" => break,
                 "{" => {
                     self.at += 1;
                     while !matches!(self.peek(0), "}" | ";" | "") {
@@ -378,7 +410,9 @@ mod tests {
             assert_eq!(circles(&[lib, a, ("b.rs", b)]), ["a.rs b.rs a.rs"]);
         }
         // Nothing leads back from B.
-        assert!(circles(&[lib, a, ("b.rs", "pub struct B; // crate::a")]).is_empty());
+        let quoted =
+            "pub struct B; // crate::a\n/* crate::a */ const C: (&str, char) = (r#\"crate::a::A\"#, '\"');";
+        assert!(circles(&[lib, a, ("b.rs", quoted)]).is_empty());
     }
 
     #[test]

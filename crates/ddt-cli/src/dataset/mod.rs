@@ -1,8 +1,7 @@
 //! `ddt dataset`: many images in one archive, made by any number of processes, resumed by the same command.
 
-mod order;
 mod png_folder;
-mod shard;
+mod rows;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,14 +15,15 @@ use ddt::{
     args::PipelineArgs,
     duration_in_words,
     files::npz::{ArchiveJob, ImageArchive, Next, Shard},
+    flow::NoiseSource,
     hub::{Hub, Release},
 };
 use serde::Serialize;
 
 use self::png_folder::PngFolder;
+pub(crate) use self::png_folder::beside;
 use crate::{
     fetch,
-    paths::beside,
     sample::parse_size,
     terminal::{Interrupted, Terminal},
 };
@@ -77,7 +77,6 @@ pub(crate) struct Args {
 /// images, on GPUs up to the order in which libraries sum.
 #[derive(Debug, Serialize)]
 struct Protocol {
-    /// `images_per_class` is the number of the first class, which has the most.
     #[serde(flatten)]
     record: Record,
     order: &'static str,
@@ -90,75 +89,96 @@ const ROUNDING: &str = "clamp(floor(127.5 x + 128), 0, 255)";
 /// Time between two looks whether another process has finished its batch, or has ended.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
-/// Generates the missing images of the archive, finishes it, and writes PNG files if asked to; returns when all that
-/// is complete, also where other processes have completed it.
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let given = &args.pipeline;
-    ddt::start(given.threads as usize).context("--threads")?;
-    let shard = shard::find(args.rank, args.world_size, |name| std::env::var(name).ok())?;
+    given.threads.start()?;
+    let shard = rows::shard(args.rank, args.world_size, |name| std::env::var(name).ok())?;
     let out = match &args.out {
         Some(path) => OutputFile::new(path, &["npz"]),
         None => OutputFile::with_folder(Path::new("out/dataset.npz"), &["npz"]),
     };
     let out = out.context("--out")?;
-    // Behind a link, all of it goes beside the file that it leads to.
-    let archive_path = if out.path().is_symlink() { out.target() } else { out.path() };
-    let description = OutputFile::new(&beside(archive_path, ".json"), &[]).context("--out")?;
+    places(&out)?;
     let hub = Hub::from_env();
     fetch::weights(&hub, given, args.size, &args.classes, terminal)?;
     let opened = given.open(args.size, &hub)?;
-    let request = request(args, &opened)?;
-    let images = order::images(&request.classes, args.count, request.seed);
+    let batch = given.batch(&opened);
+    let request = balanced(&opened, &args.classes, args.count, batch)?;
+    let request = Request { seed: given.seed, rng: given.rng.into(), ..request };
     if let Some(notice) = given.notice(&opened, args.size, &hub).filter(|_| shard.rank() == 0) {
         terminal.say(notice);
     }
-    let ((height, width), classes) = (opened.image_size(), opened.classes().clone());
-    let identified = opened.identify()?;
-    let record = Record::new(identified.config(), &classes, request.clone());
-    let protocol = serde_json::to_value(Protocol { record, order: order::ORDER, rounding: ROUNDING })?;
-    let job = ArchiveJob { count: images.len(), height, width, batch: request.batch, protocol };
-    let png_folder = args.png_folder.as_deref().map(|path| PngFolder::check(path, &job));
-    let png_folder = png_folder.transpose().context("--png-folder")?;
-    let archive = ImageArchive::open(archive_path, &job).context("--out")?;
-    if let Some(folder) = &png_folder {
-        folder.begin().context("--png-folder")?;
-    }
-    if let Some(archive) = archive {
-        fill(&identified.load()?, &request, &images, archive, shard, terminal)?;
-    }
-    let mut summary = format!(
-        "{} images of {width} x {height} pixels, {} classes\nwrote {} and {}",
-        images.len(),
-        request.classes.len(),
-        out.path().display(),
-        description.path().display()
-    );
-    if let Some(folder) = &png_folder {
-        folder.write(archive_path, terminal).context("--png-folder")?;
-        summary += &format!("\nwrote {} PNG files to {}", images.len(), folder.path().display());
-    }
-    Ok(summary)
+    let png_folder = args.png_folder.as_deref();
+    DataSet { opened, request, count: args.count, out, png_folder, shard }.generate(terminal)
 }
 
-/// The classes in ascending order, each once, and how their images are made.
-fn request(args: &Args, opened: &Opened) -> Result<Request> {
+/// As many images of each class in turn, of all classes unless some are named, from seed 0.
+pub(crate) fn balanced(opened: &Opened, named: &[String], count: u32, batch: usize) -> Result<Request> {
     let table = opened.classes();
-    let mut classes = match args.classes.as_slice() {
+    let mut classes = match named {
         [] => (0..table.len() as u32).collect(),
         named => table.parse_list(named).context("--class")?,
     };
     classes.sort_unstable();
     classes.dedup();
     ensure!(!classes.is_empty(), "--class: expected at least one class, got none");
-    let request = Request {
-        images_per_class: args.count.div_ceil(classes.len() as u32),
-        classes,
-        seed: args.pipeline.seed,
-        rng: args.pipeline.rng.into(),
-        batch: args.pipeline.batch(opened),
-    };
+    let images_per_class = count.div_ceil(classes.len() as u32);
+    let request = Request { classes, images_per_class, seed: 0, rng: NoiseSource::Counter, batch };
     opened.check(&request).context("--count")?;
     Ok(request)
+}
+
+/// The archive and its description. Behind a link, both go beside the file that it leads to.
+fn places(out: &OutputFile) -> Result<(&Path, OutputFile)> {
+    let archive = if out.path().is_symlink() { out.target() } else { out.path() };
+    Ok((archive, OutputFile::new(&beside(archive, ".json"), &[]).context("--out")?))
+}
+
+/// An archive to fill, and which part of it this process makes first.
+pub(crate) struct DataSet<'a> {
+    pub(crate) opened: Opened,
+    /// `images_per_class` is the number of the first class, which has the most.
+    pub(crate) request: Request,
+    pub(crate) count: u32,
+    pub(crate) out: OutputFile,
+    pub(crate) png_folder: Option<&'a Path>,
+    pub(crate) shard: Shard,
+}
+
+impl DataSet<'_> {
+    /// Generates the missing images of the archive, finishes it, and writes PNG files if asked to; returns when all
+    /// that is complete, also where other processes have completed it.
+    pub(crate) fn generate(self, terminal: &Terminal) -> Result<String> {
+        let Self { opened, request, count, out, png_folder, shard } = self;
+        let (archive_path, description) = places(&out)?;
+        let images = rows::images(&request.classes, count, request.seed);
+        let ((height, width), classes) = (opened.image_size(), opened.classes().clone());
+        let identified = opened.identify()?;
+        let record = Record::new(identified.config(), &classes, request.clone());
+        let protocol = serde_json::to_value(Protocol { record, order: rows::ORDER, rounding: ROUNDING })?;
+        let job = ArchiveJob { count: images.len(), height, width, batch: request.batch, protocol };
+        let png_folder = png_folder.map(|path| PngFolder::check(path, &job));
+        let png_folder = png_folder.transpose().context("--png-folder")?;
+        let archive = ImageArchive::open(archive_path, &job).context("--out")?;
+        if let Some(folder) = &png_folder {
+            folder.begin().context("--png-folder")?;
+        }
+        if let Some(archive) = archive {
+            fill(&identified.load()?, &request, &images, archive, shard, terminal)?;
+        }
+        let mut summary = format!(
+            "{} images of {width} x {height} pixels, {} classes\nwrote {} and {}",
+            images.len(),
+            request.classes.len(),
+            out.path().display(),
+            description.path().display()
+        );
+        if let Some(folder) = &png_folder {
+            folder.write(archive_path, terminal).context("--png-folder")?;
+            summary += &format!("\nwrote {} PNG files to {}", images.len(), folder.path().display());
+        }
+        Ok(summary)
+    }
 }
 
 /// Makes batches until there are none left, here or elsewhere.

@@ -17,16 +17,20 @@ use ddt::{
 };
 use rayon::prelude::*;
 
-use crate::{
-    paths::beside,
-    terminal::{Interrupted, Terminal},
-};
+use crate::terminal::{Interrupted, Terminal};
 
 /// Pixels that are in memory at once, in bytes; one image at least.
 const AT_ONCE: usize = 16 << 20;
 
 /// Digits of a file's name at least, so that names sort as rows do.
 const DIGITS: usize = 6;
+
+/// A path with an ending after its name; the name of a folder may end in a slash.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.components().as_path().as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
 
 /// A folder for the images of one job, row `i` in the file `i.png`.
 ///

@@ -18,7 +18,7 @@ use crate::terminal::Terminal;
 
 /// Which network computes features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Choice {
+pub(crate) enum Choice {
     /// TensorFlow's Inception of 2015, which FID, sFID and the Inception Score are defined by
     Inception,
     /// DINOv2, whose Fréchet distance is known as FD-DINOv2
@@ -32,7 +32,7 @@ const CIFAR10: [&str; Classifier::CLASSES] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// Computes features of images; an image has the same features in any company, on a GPU up to the last bits of sums.
-pub(super) trait Extractor {
+pub(crate) trait Extractor {
     /// Its name in reports.
     fn name(&self) -> &str;
 
@@ -54,7 +54,7 @@ pub(super) trait Extractor {
 
 /// Features of some images, a row per image.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Extracted {
+pub(crate) struct Extracted {
     /// For the Fréchet distance, precision and recall.
     pub(super) features: Rows,
     /// For sFID, where the network has them.
@@ -65,7 +65,7 @@ pub(super) struct Extracted {
 
 /// Rows of numbers.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     /// The numbers, row by row.
     pub(super) values: Vec<f32>,
     /// Numbers of a row.

@@ -90,7 +90,7 @@ fn read_statistics(file: &NpzFile, mean: &str, covariance: &str) -> Result<Optio
 
 /// Some images of one size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Chunk {
+pub(crate) struct Chunk {
     /// Rows of an image.
     pub(super) height: usize,
     /// Columns of an image.

@@ -9,9 +9,10 @@ use ddt::{
     picture::{Rgb8, encode_png},
 };
 use ddt_metrics::{Report, Warning, explain};
+use sha2::{Digest, Sha256};
 
 use super::{
-    Args, Comparison,
+    Args, explanation,
     extractor::{Extracted, Extractor, Rows},
     input::Chunk,
     table,
@@ -54,14 +55,8 @@ impl Extractor for Means {
 
 /// Bytes without a pattern.
 fn noise(len: usize, seed: u32) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        (state >> 11) as u8
-    };
-    (0..len).map(|_| next()).collect()
+    let block = |i: u32| Sha256::digest([seed.to_le_bytes(), i.to_le_bytes()].concat());
+    (0..).flat_map(block).take(len).collect()
 }
 
 fn write_images(path: &Path, pixels: &[u8], shape: [usize; 3]) {
@@ -90,7 +85,7 @@ impl Place {
         let cache = ["--cache".into(), self.at("features").into_os_string()];
         let words = std::iter::once("evaluate".into()).chain(line.iter().map(path)).chain(cache);
         let terminal = Terminal::new(true, Cancel::default());
-        Comparison::prepare(&Cli::parse_from(words).args, &terminal)?.evaluate(&Means)
+        Cli::parse_from(words).args.prepare(&terminal)?.evaluate(&Means)
     }
 }
 
@@ -116,7 +111,7 @@ fn an_archive_a_folder_and_statistics_are_compared() {
     assert_eq!(report.protocol.sample.as_ref().unwrap()["protocol"]["solver"], "euler");
     assert_eq!(report.protocol.evaluation.references.image_size, Some((4, 5)));
     assert!(report.warnings.is_empty(), "{:?}", report.warnings);
-    let shown = table::table(&report);
+    let shown = table(&report);
     assert!(shown.contains("frechet_distance") && shown.contains("samples.npz (300 images)"), "{shown}");
 
     // Features come from the cache, and other samples have other numbers.
@@ -126,7 +121,7 @@ fn an_archive_a_folder_and_statistics_are_compared() {
     write_images(&place.at("other.npz"), &noise(40 * 60, 2), [40, 4, 5]);
     let other = place.evaluate(&["other.npz", "photos", "--neighbourhood=5"]).unwrap();
     assert!(other.value("frechet_distance").unwrap() > 1e-3);
-    let shown = table::explanation(&explain(&report, &other));
+    let shown = explanation(&explain(&report, &other));
     assert!(shown.contains("evaluation.neighbourhood: 3 and 5") && shown.contains("sample: "), "{shown}");
 }
 
@@ -150,7 +145,7 @@ fn papers_names_are_refused_and_oddities_are_told() {
         report.warnings
     );
     assert!(report.warnings.iter().any(|it| matches!(it, Warning::DuplicateRows { .. })));
-    let shown = table::table(&report);
+    let shown = table(&report);
     for part in ["not the numbers of adm-imagenet-256", "expected 50000, got 400", "sorted by class"] {
         assert!(shown.contains(part), "{part:?} is not in {shown}");
     }

@@ -133,7 +133,7 @@ fn parse_quality(text: &str) -> Result<f64, String> {
 /// Measures, plans, compares, and writes each file when its contents are known; returns the table.
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let given = &args.pipeline;
-    ddt::start(given.threads as usize).context("--threads")?;
+    given.threads.start()?;
     SimilarityAccumulator::new(given.steps).context("--steps")?;
     given.expect_plain_guidance("plans are made")?;
     ensure!(given.share == Sharing::None, "--share: plans are made from runs without sharing; leave it out");

@@ -7,19 +7,14 @@ use ddt::{
     picture::{Rgb8, encode_png},
 };
 use ddt_metrics::{Report, Warning};
+use sha2::{Digest, Sha256};
 
 use crate::{ddt, names_in, refuse, succeed};
 
 /// Bytes without a pattern.
 fn noise(len: usize, seed: u32) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        (state >> 11) as u8
-    };
-    (0..len).map(|_| next()).collect()
+    let block = |i: u32| Sha256::digest([seed.to_le_bytes(), i.to_le_bytes()].concat());
+    (0..).flat_map(block).take(len).collect()
 }
 
 fn write_images(path: &Path, pixels: &[u8], shape: [usize; 3], labels: Option<&[i64]>) {

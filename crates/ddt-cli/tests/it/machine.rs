@@ -1,4 +1,6 @@
-//! `ddt fetch`, `ddt doctor`, `ddt completions`, and the program as a whole.
+//! `ddt fetch`, `ddt doctor`, `ddt completions`, `ddt options`, `ddt study`, and the program as a whole.
+
+use std::fs;
 
 use crate::{command, ddt, refuse, succeed};
 
@@ -17,11 +19,11 @@ fn fetching_where_the_hub_may_not_be_asked_names_the_ways_out() {
     // What is there is not asked for.
     let repository = folder.join("cache/models--owner--name");
     let commit = "0123456789abcdef0123456789abcdef01234567";
-    std::fs::create_dir_all(repository.join("refs")).unwrap();
-    std::fs::write(repository.join("refs/main"), commit).unwrap();
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), commit).unwrap();
     let file = repository.join("snapshots").join(commit).join("weights.bin");
-    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-    std::fs::write(&file, "weights").unwrap();
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "weights").unwrap();
     assert_eq!(succeed(folder, &["fetch", "owner/name/weights.bin"]), format!("{}\n", file.display()));
 }
 
@@ -37,6 +39,14 @@ fn the_doctor_says_what_a_bug_report_needs_and_no_secret() {
     assert!(!text.contains("secret"));
     let text = succeed(folder.path(), &["doctor"]);
     assert!(text.contains("ddt-xl2-512: network missing") && text.contains("ddt doctor --json"), "{text}");
+}
+
+#[test]
+fn the_page_of_options_is_as_the_program_prints_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/OPTIONS.md")).unwrap();
+    let printed = succeed(folder.path(), &["options"]);
+    assert!(printed == page, "write it again: cargo run -p ddt-cli -- options > docs/OPTIONS.md");
 }
 
 #[test]
@@ -56,4 +66,48 @@ fn completions_and_help_know_the_subcommands() {
     refuse(folder.path(), &["smaple"], 2, &["sample"]);
     let outcome = ddt(folder.path(), &[]);
     assert_eq!((outcome.status, outcome.stdout.as_str()), (2, ""));
+}
+
+#[test]
+fn analyses_of_the_demo_write_figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let small =
+        ["--images", "2", "--step-counts", "2", "--solvers", "euler", "--timeshifts", "1", "--steps", "2"];
+    let outcome = ddt(folder, &[&["study", "analyses", "--weights", "demo"], &small[..]].concat());
+    assert_eq!(outcome.status, 0, "{outcome:?}");
+    assert!(outcome.stdout.contains("wrote spectrum.svg, fmax.svg"), "{outcome:?}");
+    assert!(outcome.stderr.contains("generating the reference with dopri5:1e-6"), "{outcome:?}");
+    assert_eq!(fs::read_dir(folder.join("out/analysis")).unwrap().count(), 5);
+}
+
+#[test]
+fn wrong_flags_are_refused_before_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("file"), "").unwrap();
+    for (line, status, expected) in [
+        ("study", 2, "analyses"),
+        ("study splits", 2, "split"),
+        ("study analyses --step-counts 0", 2, "from 1 to 10000"),
+        ("study analyses --solvers heun3", 2, "adams2"),
+        ("study analyses --images 0", 2, "1..=100000"),
+        ("study analyses --timeshifts -1", 1, "--timeshifts"),
+        ("study analyses --share uniform:2", 1, "--share"),
+        ("study analyses --guided-channels 3", 1, "--guided-channels"),
+        ("study analyses --out file", 1, "--out"),
+        ("study analyses --weights absent", 1, "absent"),
+        ("study split --seeds 0", 2, "1..=100"),
+        ("study decoder --samples 10", 2, "200..=100000"),
+        ("study split --width 96", 1, "multiple of 64"),
+        ("study split --steps 0", 1, "--steps"),
+        ("study split --photos absent", 1, "--photos"),
+        ("study split --classifier absent", 1, "--classifier"),
+        ("study demo --only sharings", 2, "sharing"),
+        ("study demo --weights absent --out measured", 1, "--weights"),
+        ("study classifier --photos absent", 1, "--photos"),
+        ("study classifier --out w.bin", 1, "ends in .safetensors"),
+    ] {
+        refuse(folder, &line.split_whitespace().collect::<Vec<_>>(), status, &[expected]);
+    }
 }

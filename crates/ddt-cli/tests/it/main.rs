@@ -4,14 +4,11 @@
 
 mod dataset;
 mod evaluate;
-mod files;
 mod machine;
 mod plan;
 mod sample;
-mod study;
 mod train;
-#[cfg(unix)]
-mod verify;
+mod weights;
 
 use std::{
     path::Path,

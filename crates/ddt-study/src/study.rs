@@ -1,14 +1,46 @@
-//! Results of a study, a line each, so that a study that was stopped resumes after them.
+//! What every study does: it reports news and may be stopped, and keeps results a line each, after which it resumes.
 
 use std::{
     fs::{self, OpenOptions},
     io::Write,
+    ops::ControlFlow,
     path::Path,
 };
 
 use anyhow::{Context, Result, ensure};
 use ddt::OutputFile;
+use ddt_train::{Event, Settings};
 use serde::{Serialize, de::DeserializeOwned};
+
+/// News of a study.
+#[non_exhaustive]
+pub enum News<'a> {
+    /// A line to show.
+    Message(String),
+    /// So much of some work is done.
+    Progress {
+        /// The work, such as "generating images".
+        work: &'static str,
+        /// Things done.
+        done: u64,
+        /// Things in all.
+        total: u64,
+    },
+    /// An event of a training run with these settings.
+    Training(&'a Settings, &'a Event<'a>),
+}
+
+/// Called with every [`News`]; after a break the study ends with [`ddt::Error::Cancelled`], and results that were
+/// written stay.
+pub type OnNews<'a> = dyn FnMut(News<'_>) -> ControlFlow<()> + 'a;
+
+/// Passes news on; an error if the study is to stop.
+pub(crate) fn tell(on_news: &mut OnNews<'_>, news: News<'_>) -> Result<()> {
+    match on_news(news) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(ddt::Error::Cancelled.into()),
+    }
+}
 
 /// A file of results: the first line holds the settings that all results depend on, every other line a name and a
 /// result.
