@@ -24,7 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ddt-blocks", &["ddt-kernels"]),
     ("ddt-model", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-sharing"]),
     ("ddt-metrics", &[]),
-    ("ddt-data", &[]),
+    ("ddt-data", &["ddt-picture"]),
     ("ddt-adapters", &["ddt-files", "ddt-kernels"]),
     (
         "ddt-cuda",

@@ -11,7 +11,9 @@
 
 use std::ops::Range;
 
-use crate::{error::ImageError, rgb8::Rgb8};
+use ddt_picture::Rgb8;
+
+use crate::error::ImageError;
 
 /// Largest side of a crop, in pixels.
 pub(crate) const MAX_CROP_SIZE: u32 = 8192;
@@ -30,11 +32,10 @@ pub(crate) const MAX_CROP_SIZE: u32 = 8192;
 /// which moves last bits.) An image of `size x size` comes back as it is.
 ///
 /// # Errors
-/// [`ImageError::Size`] for a size of 0 or above 8192.
+/// [`ImageError`] for a size of 0 or above 8192.
 pub fn center_crop(image: &Rgb8, size: u32) -> Result<Rgb8, ImageError> {
     if !(1..=MAX_CROP_SIZE).contains(&size) {
-        let expected = format!("a crop size of 1 to {MAX_CROP_SIZE} pixels");
-        return Err(ImageError::Size { expected, got: size.to_string() });
+        return Err(ImageError(format!("expected a crop size of 1 to {MAX_CROP_SIZE} pixels, got {size}")));
     }
     let side = size as usize;
     let (mut width, mut height) = (image.width() as usize, image.height() as usize);
@@ -51,7 +52,8 @@ pub fn center_crop(image: &Rgb8, size: u32) -> Result<Rgb8, ImageError> {
     let (width, height) = (scaled(width), scaled(height));
     let middle = |length: usize| (length - side) / 2..(length - side) / 2 + side;
     let window = Window { columns: middle(width), rows: middle(height) };
-    Rgb8::new(size, size, resample(source, (width, height), &window, Filter::Bicubic))
+    let bytes = resample(source, (width, height), &window, Filter::Bicubic);
+    Rgb8::new(size, size, bytes).map_err(|it| ImageError(it.to_string()))
 }
 
 /// Bits after the point: 8 bits of pixel, 22 of weight and 2 to spare make 32.

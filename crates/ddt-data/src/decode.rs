@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use ddt_picture::Rgb8;
 use image::{
     DynamicImage, ImageDecoder,
     codecs::{bmp::BmpDecoder, webp::WebPDecoder},
@@ -18,10 +19,7 @@ use zune_jpeg::{
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
-use crate::{
-    error::{DataError, ImageError},
-    rgb8::Rgb8,
-};
+use crate::error::{DataError, ImageError};
 
 /// Bounds on a file, so that no file takes more memory than planned for.
 ///
@@ -45,16 +43,15 @@ impl Limits {
         if bytes <= self.max_bytes {
             return Ok(());
         }
-        let got = format!("the file has {bytes} bytes");
-        Err(ImageError::TooLarge { got, limit: self.max_bytes.to_string() })
+        Err(ImageError(format!("the file has {bytes} bytes, the limit is {}", self.max_bytes)))
     }
 
     fn check_pixels(&self, width: u32, height: u32) -> Result<(), ImageError> {
         if u64::from(width) * u64::from(height) <= self.max_pixels {
             return Ok(());
         }
-        let got = format!("the image is {width} x {height}");
-        Err(ImageError::TooLarge { got, limit: format!("{} pixels", self.max_pixels) })
+        let limit = self.max_pixels;
+        Err(ImageError(format!("the image is {width} x {height}, the limit is {limit} pixels")))
     }
 }
 
@@ -97,10 +94,10 @@ pub fn decode_rgb8(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
         [0x89, b'P', b'N', b'G', ..] => (PNG, png),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => (WEBP, webp),
         [b'B', b'M', ..] => (BMP, bmp),
-        _ => return Err(unsupported(describe(bytes))),
+        _ => return Err(ImageError::unsupported(describe(bytes))),
     };
     // The decoders are third-party code that parses untrusted files.
-    let panicked = |_| ImageError::Damaged { format, reason: "the decoder panicked".to_owned() };
+    let panicked = |_| ImageError::damaged(format, "the decoder panicked");
     catch_unwind(AssertUnwindSafe(|| decode(bytes, limits))).map_err(panicked)?
 }
 
@@ -111,8 +108,9 @@ const PNG: &str = "PNG";
 const WEBP: &str = "WebP";
 const BMP: &str = "BMP";
 
-fn unsupported(got: impl Into<String>) -> ImageError {
-    ImageError::Unsupported { got: got.into() }
+/// The decoders give as many bytes as the image has.
+fn rgb(width: u32, height: u32, bytes: Vec<u8>) -> Result<Rgb8, ImageError> {
+    Rgb8::new(width, height, bytes).map_err(|it| ImageError(it.to_string()))
 }
 
 /// Names known formats that are not decoded.
@@ -132,8 +130,8 @@ fn describe(bytes: &[u8]) -> String {
 fn jpeg(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     // The format's own bound on a side.
     const MAX_SIDE: usize = 65_535;
-    let damaged = |it: DecodeErrors| ImageError::Damaged { format: JPEG, reason: it.to_string() };
-    let truncated = ImageError::Truncated { format: JPEG };
+    let damaged = |it: DecodeErrors| ImageError::damaged(JPEG, it);
+    let truncated = ImageError::truncated(JPEG);
     let whole = jpeg_has_end(bytes);
     let lenient = DecoderOptions::default()
         .jpeg_set_out_colorspace(ColorSpace::RGB)
@@ -151,7 +149,7 @@ fn jpeg(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
         Some(
             ColorSpace::Luma | ColorSpace::YCbCr | ColorSpace::RGB | ColorSpace::CMYK | ColorSpace::YCCK,
         ) => {}
-        _ => return Err(unsupported("a JPEG of unusual colours")),
+        _ => return Err(ImageError::unsupported("a JPEG of unusual colours")),
     }
     if !whole {
         return Err(truncated);
@@ -161,7 +159,7 @@ fn jpeg(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     decoder.set_options(lenient.set_strict_mode(true));
     let mut pixels = vec![0; 3 * width as usize * height as usize];
     decoder.decode_into(&mut pixels).map_err(damaged)?;
-    Rgb8::new(width, height, pixels)
+    rgb(width, height, pixels)
 }
 
 /// Whether an end-of-image marker follows the first start of scan.
@@ -197,9 +195,9 @@ fn png(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     const BESIDE_PIXELS: usize = 16 << 20;
     let error = |error: png::DecodingError| match error {
         png::DecodingError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
-            ImageError::Truncated { format: PNG }
+            ImageError::truncated(PNG)
         }
-        other => ImageError::Damaged { format: PNG, reason: other.to_string() },
+        other => ImageError::damaged(PNG, other),
     };
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_ignore_text_chunk(true);
@@ -214,21 +212,22 @@ fn png(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     decoder.set_limits(png::Limits { bytes: pixels.saturating_mul(8).saturating_add(BESIDE_PIXELS) });
     let mut reader = decoder.read_info().map_err(error)?;
     let Some(size) = reader.output_buffer_size() else {
-        return Err(unsupported(format!("a PNG of {width} x {height}, too large for this machine")));
+        let got = format!("a PNG of {width} x {height}, too large for this machine");
+        return Err(ImageError::unsupported(got));
     };
     let mut samples = vec![0; size];
     let frame = reader.next_frame(&mut samples).map_err(error)?;
     if (frame.width, frame.height, frame.bit_depth) != (width, height, BitDepth::Eight) {
-        return Err(unsupported("a PNG whose first picture does not fill it"));
+        return Err(ImageError::unsupported("a PNG whose first picture does not fill it"));
     }
-    let rgb = match frame.color_type {
+    let pixels = match frame.color_type {
         ColorType::Rgb => samples,
         ColorType::Grayscale => samples.iter().flat_map(|it| [*it; 3]).collect(),
         ColorType::GrayscaleAlpha => samples.chunks_exact(2).flat_map(|it| [it[0]; 3]).collect(),
         ColorType::Rgba => samples.chunks_exact(4).flat_map(|it| [it[0], it[1], it[2]]).collect(),
-        ColorType::Indexed => return Err(unsupported("a PNG without its palette")),
+        ColorType::Indexed => return Err(ImageError::unsupported("a PNG without its palette")),
     };
-    Rgb8::new(width, height, rgb)
+    rgb(width, height, pixels)
 }
 
 /// Lossy and lossless WebP.
@@ -236,7 +235,7 @@ fn webp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     // The header states the size of everything after its first 8 bytes.
     let stated = bytes.get(4..8).map_or(0, |it| u32::from_le_bytes([it[0], it[1], it[2], it[3]]));
     if (bytes.len() as u64) < 8 + u64::from(stated) {
-        return Err(ImageError::Truncated { format: WEBP });
+        return Err(ImageError::truncated(WEBP));
     }
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|it| decoding(WEBP, it))?;
     with_image_crate(WEBP, decoder, limits)
@@ -259,15 +258,15 @@ fn with_image_crate(
     bounds.max_alloc = Some(limits.max_pixels.saturating_mul(8));
     decoder.set_limits(bounds).map_err(|it| decoding(format, it))?;
     let pixels = DynamicImage::from_decoder(decoder).map_err(|it| decoding(format, it))?;
-    Rgb8::new(width, height, pixels.into_rgb8().into_raw())
+    rgb(width, height, pixels.into_rgb8().into_raw())
 }
 
 fn decoding(format: &'static str, error: image::ImageError) -> ImageError {
     match error {
         image::ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => {
-            ImageError::Truncated { format }
+            ImageError::truncated(format)
         }
-        other => ImageError::Damaged { format, reason: other.to_string() },
+        other => ImageError::damaged(format, other),
     }
 }
 
@@ -294,7 +293,8 @@ mod tests {
         assert!(decode(b"II*\0....").contains("TIFF"));
         assert!(decode(b"hello").contains("begins with [68, 65"));
         let limits = Limits { max_bytes: 2, ..Limits::default() };
-        assert!(matches!(decode_rgb8(b"abc", &limits), Err(ImageError::TooLarge { .. })));
+        let error = decode_rgb8(b"abc", &limits).unwrap_err().to_string();
+        assert_eq!(error, "the file has 3 bytes, the limit is 2");
     }
 
     #[test]

@@ -2,46 +2,26 @@
 
 use std::{io, path::PathBuf};
 
-/// Why bytes are not an image.
+/// Why bytes are not an image within the limits, or make no crop: what was expected, and what was found.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ImageError {
-    /// No image, or one of a format or kind that is not decoded.
-    #[error("expected a JPEG, PNG, WebP or BMP, got {got}")]
-    Unsupported {
-        /// The value found instead.
-        got: String,
-    },
-    /// A file or image beyond its [`Limits`](crate::Limits).
-    #[error("{got}, the limit is {limit}")]
-    TooLarge {
-        /// The size found.
-        got: String,
-        /// The limit, with its unit.
-        limit: String,
-    },
+#[error("{0}")]
+pub struct ImageError(pub(crate) String);
+
+impl ImageError {
+    /// An image of a format or kind that is not decoded, or none.
+    pub(crate) fn unsupported(got: impl AsRef<str>) -> Self {
+        Self(format!("expected a JPEG, PNG, WebP or BMP, got {}", got.as_ref()))
+    }
+
     /// A file that ends before its image does.
-    #[error("the {format} file is cut off, its image is incomplete")]
-    Truncated {
-        /// Name of the format.
-        format: &'static str,
-    },
+    pub(crate) fn truncated(format: &str) -> Self {
+        Self(format!("the {format} file is cut off, its image is incomplete"))
+    }
+
     /// A file whose contents contradict its format.
-    #[error("damaged {format}: {reason}")]
-    Damaged {
-        /// Name of the format.
-        format: &'static str,
-        /// The decoder's message.
-        reason: String,
-    },
-    /// Sizes that make no image or no crop.
-    #[error("expected {expected}, got {got}")]
-    Size {
-        /// The size that an image or crop needs.
-        expected: String,
-        /// The value given.
-        got: String,
-    },
+    pub(crate) fn damaged(format: &str, reason: impl ToString) -> Self {
+        Self(format!("damaged {format}: {}", reason.to_string()))
+    }
 }
 
 /// Why a folder of images cannot be listed or loaded.

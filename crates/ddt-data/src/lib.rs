@@ -47,12 +47,11 @@ mod image_folder;
 mod listing;
 mod loader;
 mod ordered_pool;
-mod rgb8;
 
 pub use class_list::ClassList;
 pub use crop::center_crop;
+pub use ddt_picture::Rgb8;
 pub use decode::{Limits, decode_rgb8, read_rgb8};
 pub use error::{DataError, ImageError};
 pub use image_folder::{Class, FolderReport, ImageFolder};
 pub use loader::{Loader, LoaderOptions, OnCorrupt, Sample, Skipped, SkippedFile};
-pub use rgb8::Rgb8;

@@ -2,13 +2,14 @@
 
 use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
+use ddt_picture::Rgb8;
+
 use crate::{
     crop::{MAX_CROP_SIZE, center_crop},
     decode::{Limits, read_rgb8},
     error::DataError,
     image_folder::ImageFolder,
     ordered_pool::OrderedPool,
-    rgb8::Rgb8,
 };
 
 /// Skipped files that a report names; all are counted.
@@ -153,17 +154,6 @@ impl<I: Iterator<Item = usize>> Loader<I> {
             self.pool.submit(self.folder.path(index));
         }
     }
-
-    fn sample(&self, index: usize, pixels: Rgb8) -> Result<Sample, DataError> {
-        Ok(Sample { index, label: self.folder.label(index)?, pixels })
-    }
-
-    fn note_skipped(&mut self, path: PathBuf, reason: String) {
-        self.skipped.count += 1;
-        if self.skipped.files.len() < MAX_SKIPPED_NAMES {
-            self.skipped.files.push(SkippedFile { path, reason });
-        }
-    }
 }
 
 impl<I: Iterator<Item = usize>> Iterator for Loader<I> {
@@ -175,19 +165,20 @@ impl<I: Iterator<Item = usize>> Iterator for Loader<I> {
             let index = self.expected.pop_front()?;
             self.fill();
             return Some(match result {
-                Ok(Ok(pixels)) => self.sample(index, pixels),
+                Ok(Ok(pixels)) => self.folder.label(index).map(|label| Sample { index, label, pixels }),
                 // A file that cannot be read is a fault of the system, not of the dataset: never skipped.
                 Ok(Err(DataError::Image { path, reason })) if self.options.on_corrupt == OnCorrupt::Skip => {
-                    self.note_skipped(path, reason.to_string());
+                    self.skipped.count += 1;
+                    if self.skipped.files.len() < MAX_SKIPPED_NAMES {
+                        self.skipped.files.push(SkippedFile { path, reason: reason.to_string() });
+                    }
                     continue;
                 }
                 Ok(Err(error)) => Err(error),
-                Err(_) => self.folder.path(index).and_then(|path| Err(panicked(path))),
+                Err(_) => self.folder.path(index).and_then(|path| {
+                    Err(DataError::Layout { path, problem: "the loader panicked on this file".to_owned() })
+                }),
             });
         }
     }
-}
-
-fn panicked(path: PathBuf) -> DataError {
-    DataError::Layout { path, problem: "the loader panicked on this file".to_owned() }
 }

@@ -1,16 +1,19 @@
 //! An opened checkpoint of any format.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use serde_json::Value;
 
-use crate::shards::{Shards, find_index};
+use crate::error::{check_limit, clip, list};
+use crate::limits::{MAX_HEADER_BYTES, MAX_PARTS, MAX_TENSORS};
+use crate::place::{Contents, Place};
+use crate::safetensors_file::{self, Unique};
 use crate::source::Source;
-use crate::torch::TorchFile;
-use crate::torch::legacy::MAGIC;
-use crate::{FileError, Prefixed, TensorInfo, TensorSource};
+use crate::torch::{self, legacy::MAGIC};
+use crate::{FileError, Renamed, TensorInfo, TensorSource};
 
 /// A checkpoint's container, told by its content and never by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +40,11 @@ pub enum Format {
 pub struct Checkpoint {
     path: PathBuf,
     format: Format,
-    content: Content,
-}
-
-#[derive(Debug)]
-enum Content {
-    Safetensors(Shards),
-    Torch(Source, TorchFile),
+    /// One file, or the parts of an index.
+    sources: Vec<Source>,
+    /// Of each tensor, the number of its file and its place there.
+    tensors: BTreeMap<String, (usize, Place)>,
+    metadata: BTreeMap<String, String>,
 }
 
 impl Checkpoint {
@@ -59,10 +60,7 @@ impl Checkpoint {
         let path = path.as_ref();
         let source = Source::open(&if path.is_dir() { find_index(path)? } else { path.to_owned() })?;
         match detect(&source)? {
-            format @ Format::SafetensorsIndex => {
-                let content = Content::Safetensors(Shards::of_index(&source)?);
-                Ok(Self { path: source.path().to_owned(), format, content })
-            }
+            Format::SafetensorsIndex => Self::of_index(&source),
             format => Self::of_one(source, format),
         }
     }
@@ -80,21 +78,76 @@ impl Checkpoint {
 
     fn of_one(source: Source, format: Format) -> Result<Self, FileError> {
         let path = source.path().to_owned();
-        let content = match format {
-            Format::Safetensors => Content::Safetensors(Shards::one(source)?),
+        let Contents { tensors, metadata } = match format {
+            Format::Safetensors => safetensors_file::contents(&source)?,
             Format::SafetensorsIndex => {
                 return Err(FileError::unusable(&path, "an index of safetensors files; open it by its path"));
             }
-            Format::TorchZip => {
-                let file = TorchFile::open_zip(&source)?;
-                Content::Torch(source, file)
-            }
-            Format::TorchLegacy => {
-                let file = TorchFile::open_legacy(&source)?;
-                Content::Torch(source, file)
-            }
+            Format::TorchZip => torch::zip_contents(&source)?,
+            Format::TorchLegacy => torch::legacy_contents(&source)?,
         };
-        Ok(Self { path, format, content })
+        let tensors = tensors.into_iter().map(|(name, place)| (name, (0, place))).collect();
+        Ok(Self { path, format, sources: vec![source], tensors, metadata })
+    }
+
+    /// Opens an index and its parts, which are in the same folder.
+    ///
+    /// ```text
+    /// model.safetensors.index.json       {"metadata": {..}, "weight_map": {"name": "file", ..}}
+    /// model-00001-of-00002.safetensors
+    /// model-00002-of-00002.safetensors
+    /// ```
+    fn of_index(index: &Source) -> Result<Self, FileError> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            #[serde(default)]
+            metadata: BTreeMap<String, Value>,
+            weight_map: Unique<String>,
+        }
+        let path = index.path();
+        let wrong = |problem: String| FileError::unusable(path, problem);
+        check_limit(path, "the length of the index", MAX_HEADER_BYTES, index.len())?;
+        let Index { metadata, weight_map: Unique(listed) } =
+            serde_json::from_slice(&index.read("the index", 0, index.len())?).map_err(|error| {
+                wrong(format!("invalid index of safetensors: {}", clip(&error.to_string())))
+            })?;
+        let files: BTreeSet<&str> = listed.values().map(String::as_str).collect();
+        let files: Vec<&str> = files.into_iter().collect();
+        check_limit(path, "the number of parts", MAX_PARTS, files.len() as u64)?;
+
+        let (mut sources, mut tensors) = (Vec::new(), BTreeMap::new());
+        for (number, file) in files.iter().enumerate() {
+            let inside = |it: Component<'_>| matches!(it, Component::Normal(_));
+            if file.is_empty() || !Path::new(file).components().all(inside) {
+                return Err(wrong(format!("its part `{}` is outside its folder", clip(file))));
+            }
+            let source =
+                Source::open(&path.with_file_name(file)).map_err(|error| match error.is_missing_file() {
+                    true => wrong(format!("its part `{}` is missing; download all of them", clip(file))),
+                    false => error,
+                })?;
+            for (name, place) in safetensors_file::contents(&source)?.tensors {
+                let shown = clip(&name);
+                if let Some((first, _)) = tensors.insert(name, (number, place)) {
+                    let (first, second) = (clip(files[first]), clip(file));
+                    return Err(wrong(format!("tensor `{shown}` is in two parts, `{first}` and `{second}`")));
+                }
+            }
+            check_limit(path, "the number of tensors", MAX_TENSORS as u64, tensors.len() as u64)?;
+            sources.push(source);
+        }
+        let absent = |(name, file): &(&String, &String)| {
+            tensors.get(*name).is_none_or(|it| files[it.0] != file.as_str())
+        };
+        if let Some((name, file)) = listed.iter().find(absent) {
+            return Err(wrong(format!("tensor `{}` is not in its part `{}`", clip(name), clip(file))));
+        }
+        let text = |(key, value)| match value {
+            Value::String(text) => (key, text),
+            other => (key, other.to_string()),
+        };
+        let (path, format) = (path.to_owned(), Format::SafetensorsIndex);
+        Ok(Self { path, format, sources, tensors, metadata: metadata.into_iter().map(text).collect() })
     }
 
     /// The container's format.
@@ -107,29 +160,25 @@ impl Checkpoint {
         &self.path
     }
 
+    /// Its files: one, or an index and its parts.
+    pub fn files(&self) -> Vec<&Path> {
+        let index = (self.format == Format::SafetensorsIndex).then_some(self.path());
+        index.into_iter().chain(self.sources.iter().map(Source::path)).collect()
+    }
+
     /// The text entries of a safetensors file or index; empty for a PyTorch file.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        static NONE: BTreeMap<String, String> = BTreeMap::new();
-        match &self.content {
-            Content::Safetensors(shards) => &shards.metadata,
-            Content::Torch(..) => &NONE,
-        }
+        &self.metadata
     }
 
     /// All names, sorted.
     pub fn names(&self) -> Vec<&str> {
-        match &self.content {
-            Content::Safetensors(shards) => shards.names().map(String::as_str).collect(),
-            Content::Torch(_, file) => file.tensors.keys().map(String::as_str).collect(),
-        }
+        self.tensors.keys().map(String::as_str).collect()
     }
 
     /// Type and shape of a tensor, or `None` if there is no such name. Reads nothing.
     pub fn info(&self, name: &str) -> Option<TensorInfo> {
-        match &self.content {
-            Content::Safetensors(shards) => shards.part(name)?.1.tensors.get(name).map(|it| it.info.clone()),
-            Content::Torch(_, file) => file.tensors.get(name).map(|it| it.info.clone()),
-        }
+        self.tensors.get(name).map(|(_, place)| place.info.clone())
     }
 
     /// Reads one tensor, in its stored type, and nothing else of the file.
@@ -138,38 +187,29 @@ impl Checkpoint {
     ///
     /// [`FileError::Unusable`] for an unknown name, or a file that has changed or is damaged.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
-        let tensor = match &self.content {
-            Content::Safetensors(shards) => match shards.part(name) {
-                Some((source, file)) => file.tensor(source, name, device)?,
-                None => None,
-            },
-            Content::Torch(source, file) => file.tensor(source, name, device)?,
-        };
-        tensor.ok_or_else(|| FileError::not_found(self.path(), name))
+        let (source, place) = self.place(name)?;
+        place.read(source, name, None, device)
     }
 
     /// Reads `count` rows of a tensor from `first` on, rows being counted along its first axis, and
-    /// nothing else of the file. Safetensors files only.
+    /// nothing else of the file.
     ///
     /// # Errors
     ///
-    /// [`FileError::Unusable`] for any name of a PyTorch file and for rows that do not exist; and as
-    /// [`tensor`](Self::tensor).
+    /// [`FileError::Unusable`] for rows that do not exist, and as [`tensor`](Self::tensor).
     pub fn rows(&self, name: &str, first: usize, count: usize, device: &Device) -> Result<Tensor, FileError> {
-        let part = match &self.content {
-            Content::Safetensors(shards) => shards.part(name),
-            Content::Torch(..) => None,
-        };
-        let rows = match part {
-            Some((source, file)) => file.rows(source, name, first, count, device)?,
-            None => None,
-        };
-        rows.ok_or_else(|| FileError::not_found(self.path(), name))
+        let (source, place) = self.place(name)?;
+        place.read(source, name, Some(first..first.saturating_add(count)), device)
     }
 
-    /// The tensors whose names begin with `prefix`, named without it.
-    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> Prefixed<'a, Self> {
-        Prefixed::new(self, prefix)
+    /// The tensors whose names begin with `prefix`, which includes its final dot, named without it.
+    pub fn with_prefix(&self, prefix: &str) -> Renamed<'_, Self> {
+        Renamed::without_prefix(self, prefix)
+    }
+
+    fn place(&self, name: &str) -> Result<(&Source, &Place), FileError> {
+        let found = self.tensors.get(name).map(|(number, place)| (&self.sources[*number], place));
+        found.ok_or_else(|| FileError::not_found(self.path(), name))
     }
 }
 
@@ -223,9 +263,38 @@ fn detect(source: &Source) -> Result<Format, FileError> {
     Err(FileError::unusable(source.path(), problem))
 }
 
+/// The index in a folder.
+fn find_index(folder: &Path) -> Result<PathBuf, FileError> {
+    const INDEX: &str = ".safetensors.index.json";
+    let entries = std::fs::read_dir(folder).map_err(FileError::io("read", folder))?;
+    let names = entries.filter_map(Result::ok).map(|it| it.file_name().to_string_lossy().into_owned());
+    let mut indices: Vec<String> = names.filter(|it| it.ends_with(INDEX)).collect();
+    indices.sort();
+    match indices.as_slice() {
+        [one] => Ok(folder.join(one)),
+        [] => Err(FileError::unusable(folder, format!("a folder without a file *{INDEX}; name a file"))),
+        several => Err(FileError::unusable(folder, format!("it has {}; name one of them", list(several)))),
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Tensors of names, types and shapes, safetensors in memory.
+    pub(crate) fn in_memory(tensors: &[(&str, &str, &str)], data: &[u8]) -> Checkpoint {
+        let mut begin = 0;
+        let entry = |(name, dtype, shape): &(&str, &str, &str)| {
+            let sizes: Vec<usize> = serde_json::from_str(shape).unwrap();
+            let bytes = sizes.iter().product::<usize>() * dtype[1..].parse::<usize>().unwrap() / 8;
+            begin += bytes;
+            let offsets = [begin - bytes, begin];
+            format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets:?}}}"#)
+        };
+        let header = format!("{{{}}}", tensors.iter().map(entry).collect::<Vec<_>>().join(","));
+        let length = (header.len() as u64).to_le_bytes();
+        Checkpoint::from_bytes([&length[..], header.as_bytes(), data].concat(), "test").unwrap()
+    }
 
     #[test]
     fn other_formats_are_named() {
@@ -246,20 +315,18 @@ mod tests {
 
     #[test]
     fn safetensors_in_memory() {
-        let header = br#"{"x":{"dtype":"I16","shape":[2],"data_offsets":[0,4]}}"#;
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(header);
-        bytes.extend([1, 0, 0xff, 0xff]);
-        let checkpoint = Checkpoint::from_bytes(bytes, "embedded").unwrap();
+        let checkpoint = in_memory(&[("x", "I16", "[2]"), ("s", "U8", "[]")], &[1, 0, 0xff, 0xff, 7]);
         assert_eq!(checkpoint.format(), Format::Safetensors);
         let x = checkpoint.tensor("x", &Device::Cpu).unwrap().to_vec1::<i16>().unwrap();
         assert_eq!(x, [1, -1]);
         let last = checkpoint.rows("x", 1, 1, &Device::Cpu).unwrap().to_vec1::<i16>().unwrap();
         assert_eq!(last, [-1]);
-        for (first, count) in [(1, 2), (3, 0), (usize::MAX, 2)] {
-            assert!(checkpoint.rows("x", first, count, &Device::Cpu).is_err(), "{first}, {count}");
+        for (name, first, count) in [("x", 1, 2), ("x", 3, 0), ("x", usize::MAX, 2), ("s", 0, 0), ("s", 0, 1)]
+        {
+            let error = checkpoint.rows(name, first, count, &Device::Cpu).unwrap_err().to_string();
+            assert!(error.contains("expected rows below"), "{error}");
         }
         let missing = checkpoint.tensor("y", &Device::Cpu).unwrap_err();
-        assert_eq!(missing.to_string(), "embedded: `y`: no tensor of this name");
+        assert_eq!(missing.to_string(), "test: `y`: no tensor of this name");
     }
 }

@@ -4,8 +4,8 @@
 //! `torch.save` writes, told apart by content. Opening reads the table of contents only; a tensor is read from
 //! its own place in the file when it is asked for, so one tensor of an 11 GB checkpoint costs one tensor.
 //!
-//! Whatever holds named tensors is a [`TensorSource`]: a checkpoint, a part of one under a prefix
-//! ([`Prefixed`]), or one under other names ([`Renamed`]). [`load_exact`] takes what a network expects from a
+//! Whatever holds named tensors is a [`TensorSource`]: a checkpoint, or some of its tensors under other names or
+//! without a prefix ([`Renamed`]). [`load_exact`] takes what a network expects from a
 //! source, and returns all of it or one error that lists every missing, unexpected and misshapen name.
 //!
 //! A [`FileSystem`] is the one layer that changes the disk: it replaces files as a whole
@@ -44,7 +44,7 @@ pub use hash::{sha256, sha256_file};
 pub use load::{Comparison, LoadOptions, load_exact};
 pub use safetensors_file::write_safetensors;
 pub use source::read_file;
-pub use tensor_source::{Prefixed, Renamed, TensorInfo, TensorSource};
+pub use tensor_source::{Renamed, TensorInfo, TensorSource};
 
 mod checkpoint;
 mod error;
@@ -53,8 +53,8 @@ mod hash;
 mod limits;
 mod load;
 pub mod npz;
+mod place;
 mod safetensors_file;
-mod shards;
 mod source;
 mod tensor_source;
 mod torch;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{FileError, Misshapen, Prefixed, TensorInfo, TensorSource};
+use crate::{FileError, Misshapen, Renamed, TensorInfo, TensorSource};
 
 /// How [`load_exact`] treats what it finds.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ pub fn load_exact<S: TensorSource + ?Sized>(
     options: &LoadOptions<'_>,
 ) -> Result<BTreeMap<String, Tensor>, FileError> {
     let prefix = prefix_of(source, expected);
-    let source = &Prefixed::new(source, &prefix);
+    let source = &Renamed::without_prefix(source, &prefix);
     let mut comparison = Comparison::default();
     for (name, shape) in expected {
         comparison.ask(source, name, shape, <[usize]>::eq);
@@ -168,14 +168,11 @@ const SHOWN_PREFIXES: usize = 6;
 mod tests {
     use super::*;
     use crate::Checkpoint;
+    use crate::checkpoint::tests::in_memory;
 
     fn checkpoint() -> Checkpoint {
-        let header = br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
-            "b":{"dtype":"U8","shape":[],"data_offsets":[8,9]},"z":{"dtype":"U8","shape":[1],"data_offsets":[9,10]}}"#;
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(header);
-        bytes.extend([0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0, 7, 8]);
-        Checkpoint::from_bytes(bytes, "test").unwrap()
+        let data = [0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0, 7, 8];
+        in_memory(&[("a", "F32", "[2]"), ("b", "U8", "[]"), ("z", "U8", "[1]")], &data)
     }
 
     fn expected(list: &[(&str, &[usize])]) -> Vec<(String, Vec<usize>)> {
@@ -204,17 +201,10 @@ mod tests {
         assert_eq!(misshapen, [Misshapen { name: "a".to_string(), expected: vec![3], got: vec![2] }]);
     }
 
-    /// A checkpoint of bytes of these names.
+    /// A checkpoint of bytes of these names, which count from 1.
     fn named(names: &[&str]) -> Checkpoint {
-        let place = |(i, name): (usize, &&str)| {
-            format!(r#""{name}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{}]}}"#, i + 1)
-        };
-        let places: Vec<String> = names.iter().enumerate().map(place).collect();
-        let header = format!("{{{}}}", places.join(","));
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(header.as_bytes());
-        bytes.extend((1..=names.len()).map(|it| it as u8));
-        Checkpoint::from_bytes(bytes, "test").unwrap()
+        let tensors: Vec<_> = names.iter().map(|it| (*it, "U8", "[1]")).collect();
+        in_memory(&tensors, &(1..=names.len() as u8).collect::<Vec<_>>())
     }
 
     #[test]

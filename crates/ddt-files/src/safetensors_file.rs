@@ -5,22 +5,24 @@
 //! {"__metadata__": {..}, "name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..}
 //! ```
 //!
-//! The same tensors give the same bytes. Checked before anything is read from the data: the header's length against a limit and the file, names for
-//! duplicates, shapes for overflow, sizes against types, and that the tensors tile the data without gap or
-//! overlap.
+//! The same tensors give the same bytes. Checked before anything is read from the data: the header's length against
+//! a limit and the file, names for duplicates, shapes for overflow, sizes against types, and that the tensors tile the
+//! data without gap or overlap.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufWriter, Write};
+use std::marker::PhantomData;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::{Serialize, Serializer};
 
 use crate::error::{check_limit, clip};
 use crate::hash::Hashing;
 use crate::limits::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_TENSORS};
+use crate::place::{Contents, Place};
 use crate::source::{Source, number};
 use crate::tensor_source::checked_bytes;
 use crate::{FileError, FileSystem, TensorInfo};
@@ -29,118 +31,94 @@ use crate::{FileError, FileSystem, TensorInfo};
 const LENGTH_BYTES: u64 = 8;
 
 /// The reserved key of the text entries.
-pub(crate) const METADATA_KEY: &str = "__metadata__";
+const METADATA_KEY: &str = "__metadata__";
 
-/// An opened safetensors file.
-#[derive(Debug)]
-pub(crate) struct SafetensorsFile {
-    pub(crate) tensors: BTreeMap<String, Place>,
-    pub(crate) metadata: BTreeMap<String, String>,
+/// A value of the header's object.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected dtype, shape and data_offsets, or metadata of strings, each key once"
+)]
+enum Entry {
+    Tensor { dtype: String, shape: Vec<usize>, data_offsets: (u64, u64) },
+    Metadata(Unique<String>),
 }
 
-/// Place of a tensor: `begin` counts from the start of the file.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) info: TensorInfo,
-    begin: u64,
-    bytes: u64,
-}
+/// An object whose keys occur once each; serde's own maps would silently keep the last of equal ones.
+#[derive(serde::Serialize)]
+pub(crate) struct Unique<V>(pub(crate) BTreeMap<String, V>);
 
-impl SafetensorsFile {
-    pub(crate) fn open(source: &Source) -> Result<Self, FileError> {
-        let length = number(&source.read("the header length", 0, LENGTH_BYTES)?, 0, 8);
-        check_limit(source.path(), "the header length", MAX_HEADER_BYTES, length)?;
-        let json = source.read("the header", LENGTH_BYTES, length)?;
-        let header: Header =
-            serde_json::from_slice(&json).map_err(|error| invalid(source, clip(&error.to_string())))?;
-        let data = LENGTH_BYTES + length;
-        place(header.tensors, data, source).map(|tensors| Self { tensors, metadata: header.metadata })
-    }
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Keys<V> {
+            type Value = Unique<V>;
 
-    pub(crate) fn tensor(
-        &self,
-        source: &Source,
-        name: &str,
-        device: &Device,
-    ) -> Result<Option<Tensor>, FileError> {
-        let Some(place) = self.tensors.get(name) else { return Ok(None) };
-        let bytes = source.read("a tensor", place.begin, place.bytes)?;
-        tensor_from_bytes(source, name, &place.info, &bytes, device).map(Some)
-    }
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
 
-    pub(crate) fn rows(
-        &self,
-        source: &Source,
-        name: &str,
-        first: usize,
-        count: usize,
-        device: &Device,
-    ) -> Result<Option<Tensor>, FileError> {
-        let Some(Place { info, begin, bytes }) = self.tensors.get(name) else { return Ok(None) };
-        let of = info.shape.first().copied().unwrap_or(0);
-        if first.checked_add(count).is_none_or(|end| end > of) {
-            let problem = format!("expected rows below {of}, got {count} from {first}");
-            return Err(FileError::tensor(source.path(), name, problem));
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unique<V>, A::Error> {
+                let mut unique = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry::<String, V>()? {
+                    if unique.insert(key.clone(), value).is_some() {
+                        return Err(de::Error::custom(format!("duplicate key `{key}`")));
+                    }
+                }
+                Ok(Unique(unique))
+            }
         }
-        // No overflow: both products are at most the tensor's bytes, which were counted when it was placed.
-        let row = bytes.checked_div(of as u64).unwrap_or(0);
-        let read = source.read("rows of a tensor", begin + row * first as u64, row * count as u64)?;
-        let mut shape = info.shape.clone();
-        shape[0] = count;
-        let info = TensorInfo { dtype: info.dtype, shape };
-        tensor_from_bytes(source, name, &info, &read, device).map(Some)
+        deserializer.deserialize_map(Keys(PhantomData))
     }
 }
 
-/// Makes a tensor of little-endian bytes whose number has been checked against `info`.
-pub(crate) fn tensor_from_bytes(
-    source: &Source,
-    name: &str,
-    info: &TensorInfo,
-    bytes: &[u8],
-    device: &Device,
-) -> Result<Tensor, FileError> {
-    Tensor::from_raw_buffer(bytes, info.dtype, &info.shape, device)
-        .map_err(|error| FileError::tensor(source.path(), name, error.to_string()))
-}
-
-fn invalid(source: &Source, problem: impl AsRef<str>) -> FileError {
-    FileError::unusable(source.path(), format!("invalid safetensors header: {}", problem.as_ref()))
-}
-
-fn place(
-    raw: BTreeMap<String, RawTensor>,
-    data: u64,
-    source: &Source,
-) -> Result<BTreeMap<String, Place>, FileError> {
-    let header = |problem: String| invalid(source, problem);
-    let mut order: Vec<(&String, &RawTensor)> = raw.iter().collect();
-    order.sort_by_key(|(_, it)| it.data_offsets);
+/// Reads the header of a file.
+pub(crate) fn contents(source: &Source) -> Result<Contents, FileError> {
+    let length = number(&source.read("the header length", 0, LENGTH_BYTES)?, 0, 8);
+    check_limit(source.path(), "the header length", MAX_HEADER_BYTES, length)?;
+    let json = source.read("the header", LENGTH_BYTES, length)?;
+    let invalid =
+        |problem: &str| FileError::unusable(source.path(), format!("invalid safetensors header: {problem}"));
+    let Unique::<Entry>(entries) =
+        serde_json::from_slice(&json).map_err(|error| invalid(&clip(&error.to_string())))?;
+    check_limit(source.path(), "the number of tensors", MAX_TENSORS as u64, entries.len() as u64)?;
+    let mut contents = Contents::default();
+    let mut tensors = Vec::new();
+    for (name, entry) in entries {
+        match entry {
+            Entry::Metadata(Unique(text)) if name == METADATA_KEY => contents.metadata = text,
+            Entry::Tensor { dtype, shape, data_offsets } if name != METADATA_KEY => {
+                tensors.push((data_offsets, name, dtype, shape));
+            }
+            Entry::Metadata(_) => return Err(invalid(&format!("`{}` is no tensor", clip(&name)))),
+            Entry::Tensor { .. } => return Err(invalid(&format!("`{METADATA_KEY}` is a tensor, not text"))),
+        }
+    }
+    tensors.sort();
+    let data = LENGTH_BYTES + length;
     let mut end = 0;
-    let mut placed = BTreeMap::new();
-    for (name, tensor) in order {
-        let Some(dtype) = dtype_of(&tensor.dtype) else {
-            let problem = format!("unsupported element type {}", clip(&tensor.dtype));
-            return Err(FileError::tensor(source.path(), name, problem));
+    for ((from, to), name, dtype, shape) in tensors {
+        let wrong = |problem: String| invalid(&format!("`{}` {problem}", clip(&name)));
+        if name.len() > MAX_NAME_BYTES {
+            return Err(wrong(format!("has {} bytes, the limit is {MAX_NAME_BYTES}", name.len())));
+        }
+        let Some(stored) = dtype_of(&dtype) else {
+            let problem = format!("unsupported element type {}", clip(&dtype));
+            return Err(FileError::tensor(source.path(), &name, problem));
         };
         let bytes =
-            checked_bytes(dtype, &tensor.shape).map_err(|problem| header(format!("`{name}`: {problem}")))?;
-        let (from, to) = tensor.data_offsets;
+            checked_bytes(stored, &shape).map_err(|problem| wrong(format!("is impossible: {problem}")))?;
         if from != end {
-            return Err(header(format!(
-                "`{name}` begins at {from}, expected {end}: tensors must be adjacent"
-            )));
+            return Err(wrong(format!("begins at {from}, expected {end}: tensors must be adjacent")));
         }
         if to.checked_sub(from) != Some(bytes) {
-            return Err(header(format!(
-                "`{name}` of type {} and shape {:?} needs {bytes} bytes, its offsets are {from} and {to}",
-                tensor.dtype, tensor.shape
-            )));
+            let needed = format!("of type {dtype} and shape {shape:?} needs {bytes} bytes");
+            return Err(wrong(format!("{needed}, its offsets are {from} and {to}")));
         }
         end = to;
-        let info = TensorInfo { dtype, shape: tensor.shape.clone() };
         // Saturates only in a file that fails the check below.
-        placed.insert(name.clone(), Place { info, begin: data.saturating_add(from), bytes });
+        let place = Place::row_major(TensorInfo { dtype: stored, shape }, data.saturating_add(from));
+        contents.tensors.insert(name, place);
     }
     let expected = data.saturating_add(end);
     if expected > source.len() {
@@ -149,9 +127,9 @@ fn place(
         return Err(FileError::unusable(source.path(), problem));
     }
     if expected < source.len() {
-        return Err(header(format!("{} bytes follow the last tensor", source.len() - expected)));
+        return Err(invalid(&format!("{} bytes follow the last tensor", source.len() - expected)));
     }
-    Ok(placed)
+    Ok(contents)
 }
 
 /// Element types that are written, with their names; booleans and float8 are only read.
@@ -172,89 +150,6 @@ fn dtype_of(name: &str) -> Option<DType> {
         "BOOL" => Some(DType::U8),
         "F8_E4M3" => Some(DType::F8E4M3),
         _ => DTYPES.iter().find(|it| it.0 == name).map(|it| it.1),
-    }
-}
-
-struct Header {
-    tensors: BTreeMap<String, RawTensor>,
-    metadata: BTreeMap<String, String>,
-}
-
-#[derive(serde::Deserialize)]
-struct RawTensor {
-    dtype: String,
-    shape: Vec<usize>,
-    data_offsets: (u64, u64),
-}
-
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
-    }
-}
-
-/// Reads the header's object, whose keys serde's own maps would silently overwrite.
-struct HeaderVisitor;
-
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-        let mut tensors = BTreeMap::new();
-        let mut metadata = None;
-        while let Some(key) = map.next_key::<String>()? {
-            if key == METADATA_KEY {
-                let UniqueText(text) = map.next_value()?;
-                if metadata.replace(text).is_some() {
-                    return Err(de::Error::custom("duplicate metadata"));
-                }
-                continue;
-            }
-            if key.len() > MAX_NAME_BYTES {
-                return Err(de::Error::custom(format!("a name has {} bytes", key.len())));
-            }
-            if tensors.len() == MAX_TENSORS {
-                return Err(de::Error::custom(format!("more than {MAX_TENSORS} tensors")));
-            }
-            let tensor: RawTensor = map.next_value()?;
-            if tensors.insert(key.clone(), tensor).is_some() {
-                return Err(de::Error::custom(format!("duplicate name `{key}`")));
-            }
-        }
-        Ok(Header { tensors, metadata: metadata.unwrap_or_default() })
-    }
-}
-
-/// Text entries, each key at most once.
-pub(crate) struct UniqueText(pub(crate) BTreeMap<String, String>);
-
-impl<'de> Deserialize<'de> for UniqueText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(UniqueTextVisitor)
-    }
-}
-
-struct UniqueTextVisitor;
-
-impl<'de> Visitor<'de> for UniqueTextVisitor {
-    type Value = UniqueText;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of strings")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueText, A::Error> {
-        let mut text = BTreeMap::new();
-        while let Some((key, value)) = map.next_entry::<String, String>()? {
-            if text.insert(key, value).is_some() {
-                return Err(de::Error::custom("duplicate key"));
-            }
-        }
-        Ok(UniqueText(text))
     }
 }
 
@@ -333,44 +228,31 @@ fn header_bytes(
     let mut entries = BTreeMap::new();
     for &(name, dtype, tensor) in order {
         let begin = end;
-        end += tensor.elem_count() * tensor.dtype().size_in_bytes();
-        entries.insert(name, Entry { dtype, shape: tensor.dims(), data_offsets: [begin, end] });
+        end += (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
+        let (dtype, shape) = (dtype.to_owned(), tensor.dims().to_vec());
+        entries.insert(name, Entry::Tensor { dtype, shape, data_offsets: (begin, end) });
     }
-    let mut json = serde_json::to_vec(&HeaderToWrite { metadata, entries })
-        .map_err(|error| FileError::io("write", path)(error.into()))?;
+    let metadata = Some(metadata).filter(|it| !it.is_empty());
+    let metadata = metadata.map(|it| (METADATA_KEY, Entry::Metadata(Unique(it.clone()))));
+    let header = Header(metadata.into_iter().chain(entries).collect());
+    let mut json = serde_json::to_vec(&header).map_err(|error| FileError::io("write", path)(error.into()))?;
     // Spaces after the object keep the data aligned to the largest element.
     json.resize(json.len().next_multiple_of(8), b' ');
     check_limit(path, "the header length", MAX_HEADER_BYTES, json.len() as u64)?;
     Ok(json)
 }
 
-struct HeaderToWrite<'a> {
-    metadata: &'a BTreeMap<String, String>,
-    entries: BTreeMap<&'a str, Entry<'a>>,
-}
+/// The header's object in the order of the file.
+struct Header<'a>(Vec<(&'a str, Entry)>);
 
-#[derive(serde::Serialize)]
-struct Entry<'a> {
-    dtype: &'static str,
-    shape: &'a [usize],
-    data_offsets: [usize; 2],
-}
-
-impl Serialize for HeaderToWrite<'_> {
+impl Serialize for Header<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        if !self.metadata.is_empty() {
-            map.serialize_entry(METADATA_KEY, self.metadata)?;
-        }
-        for (name, entry) in &self.entries {
-            map.serialize_entry(name, entry)?;
-        }
-        map.end()
+        serializer.collect_map(self.0.iter().map(|(name, entry)| (name, entry)))
     }
 }
 
 /// Writes the elements in little-endian order.
-fn write_elements(file: impl Write, tensor: &Tensor) -> io::Result<()> {
+pub(crate) fn write_elements(file: impl Write, tensor: &Tensor) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 16, file);
     tensor.write_bytes(&mut file).map_err(|error| match error {
         candle_core::Error::Io(error) => error,
@@ -385,11 +267,11 @@ mod tests {
 
     use super::*;
 
-    fn open(json: &str, data: usize) -> Result<SafetensorsFile, FileError> {
+    fn open(json: &str, data: usize) -> Result<Contents, FileError> {
         let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
         bytes.extend(json.as_bytes());
         bytes.resize(bytes.len() + data, 0);
-        SafetensorsFile::open(&Source::from_bytes(Cow::Owned(bytes), "test"))
+        contents(&Source::from_bytes(Cow::Owned(bytes), "test"))
     }
 
     fn problem(json: &str, data: usize) -> String {
@@ -417,26 +299,30 @@ mod tests {
         assert!(problem(&one("F32", "[2]", "[0,7]"), 7).contains("needs 8 bytes"));
         assert!(problem(&one("F32", "[2]", "[8,0]"), 8).contains("expected 0"));
         assert!(problem(&one("F32", "[2]", "[1,9]"), 9).contains("expected 0"));
-        assert!(problem(&one("F32", "[-2]", "[0,8]"), 8).contains("invalid value"));
+        assert!(problem(&one("F32", "[-2]", "[0,8]"), 8).contains("expected dtype, shape and data_offsets"));
         assert!(problem(&one("C64", "[1]", "[0,8]"), 8).contains("element type C64"));
         let giant = format!("[{m},{m},0]", m = usize::MAX);
         assert!(problem(&one("F32", &giant, "[0,0]"), 0).contains("too many elements"));
         let end = u64::MAX;
         assert!(problem(&one("U8", &format!("[{end}]"), &format!("[0,{end}]")), 0).contains("too many"));
         let half = r#"{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
-        assert!(problem(&format!(r#"{{"a":{half},"a":{half}}}"#), 4).contains("duplicate name"));
+        assert!(problem(&format!(r#"{{"a":{half},"a":{half}}}"#), 4).contains("duplicate key `a`"));
         assert!(problem(&format!(r#"{{"a":{half},"b":{half}}}"#), 4).contains("adjacent"));
         let twice = r#"{"__metadata__":{"k":"1","k":"2"}}"#;
-        assert!(problem(twice, 0).contains("duplicate key"));
-        assert!(problem(r#"{"__metadata__":{},"__metadata__":{}}"#, 0).contains("duplicate metadata"));
-        assert!(problem(r#"{"__metadata__":{"k":1}}"#, 0).contains("expected a string"));
+        assert!(problem(twice, 0).contains("expected dtype"));
+        assert!(
+            problem(r#"{"__metadata__":{},"__metadata__":{}}"#, 0).contains("duplicate key `__metadata__`")
+        );
+        assert!(problem(r#"{"__metadata__":{"k":1}}"#, 0).contains("metadata of strings"));
         assert!(problem(&format!(r#"{{"{}":{half}}}"#, "n".repeat(2000)), 4).contains("2000 bytes"));
+        assert!(problem(&format!(r#"{{"__metadata__":{half}}}"#), 4).contains("`__metadata__` is a tensor"));
+        assert!(problem(r#"{"a":{"k":"v"}}"#, 0).contains("`a` is no tensor"));
         assert!(problem(&"[".repeat(100_000), 0).contains("invalid safetensors header"));
     }
 
     #[test]
     fn refuses_lengths_before_allocating() {
-        let open = |bytes: Vec<u8>| SafetensorsFile::open(&Source::from_bytes(Cow::Owned(bytes), "test"));
+        let open = |bytes: Vec<u8>| contents(&Source::from_bytes(Cow::Owned(bytes), "test"));
         let lie = [u64::MAX.to_le_bytes().as_slice(), b"{}"].concat();
         let problem = |bytes| open(bytes).unwrap_err().to_string();
         assert!(problem(lie).contains("the limit is"));

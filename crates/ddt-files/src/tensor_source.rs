@@ -36,51 +36,6 @@ pub trait TensorSource {
     fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError>;
 }
 
-/// The tensors of a source whose names begin with a prefix, named without it.
-#[derive(Debug)]
-pub struct Prefixed<'a, S: ?Sized> {
-    source: &'a S,
-    prefix: &'a str,
-}
-
-// Written out: deriving would ask `S` to be `Clone`.
-impl<S: ?Sized> Clone for Prefixed<'_, S> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<S: ?Sized> Copy for Prefixed<'_, S> {}
-
-impl<'a, S: TensorSource + ?Sized> Prefixed<'a, S> {
-    /// A view of `source`; `prefix` includes its final dot.
-    pub fn new(source: &'a S, prefix: &'a str) -> Self {
-        Self { source, prefix }
-    }
-
-    fn stored(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-}
-
-impl<S: TensorSource + ?Sized> TensorSource for Prefixed<'_, S> {
-    fn path(&self) -> &Path {
-        self.source.path()
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.source.names().into_iter().filter_map(|name| name.strip_prefix(self.prefix)).collect()
-    }
-
-    fn info(&self, name: &str) -> Option<TensorInfo> {
-        self.source.info(&self.stored(name))
-    }
-
-    fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
-        self.source.tensor(&self.stored(name), device)
-    }
-}
-
 /// The tensors of a source under other names.
 #[derive(Debug)]
 pub struct Renamed<'a, S: ?Sized> {
@@ -106,6 +61,12 @@ impl<'a, S: TensorSource + ?Sized> Renamed<'a, S> {
             names.insert(name, stored.to_string());
         }
         Ok(Self { source, names })
+    }
+
+    /// The tensors whose names begin with `prefix`, which includes its final dot, named without it.
+    pub fn without_prefix(source: &'a S, prefix: &str) -> Self {
+        let named = |stored: &str| Some((stored.strip_prefix(prefix)?.to_owned(), stored.to_owned()));
+        Self { names: source.names().into_iter().filter_map(named).collect(), source }
     }
 }
 
@@ -155,15 +116,10 @@ pub(crate) fn checked_bytes(dtype: DType, shape: &[usize]) -> Result<u64, String
 mod tests {
     use super::*;
     use crate::Checkpoint;
+    use crate::checkpoint::tests::in_memory;
 
     fn checkpoint() -> Checkpoint {
-        let header =
-            br#"{"ema.a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"ema.b":{"dtype":"U8","shape":[1],
-            "data_offsets":[1,2]},"raw.a":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}"#;
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(header);
-        bytes.extend([10, 20, 30]);
-        Checkpoint::from_bytes(bytes, "test").unwrap()
+        in_memory(&[("ema.a", "U8", "[1]"), ("ema.b", "U8", "[1]"), ("raw.a", "U8", "[1]")], &[10, 20, 30])
     }
 
     fn value(source: &impl TensorSource, name: &str) -> u8 {

@@ -131,8 +131,7 @@ impl OfflineMetric {
             })?;
             let labels: Vec<u32> = batch.iter().map(|it| it.label).collect();
             let decoded = pipeline.decode(&sampled.latents)?;
-            let decoded = decoded.into_iter().map(|it| Rgb8::new(it.width(), it.height(), it.into_bytes()));
-            sums.add(&self.classifier, &pixels(&decoded.collect::<Result<Vec<_>, _>>()?)?, &labels)?;
+            sums.add(&self.classifier, &pixels(&decoded)?, &labels)?;
             done += batch.len() as u64;
             tell(on_news, News::Progress { work, done, total })?;
         }

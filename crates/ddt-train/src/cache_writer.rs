@@ -113,7 +113,7 @@ impl LatentCacheWriter {
         let fields = if count > 0 { self.index.content.fields() } else { Vec::new() };
         for (name, row) in fields {
             let expected: Vec<usize> = [count].into_iter().chain(row).collect();
-            let got = images.fields.get(name).map(|it| it.dims().to_vec());
+            let got = images.fields.get(&name).map(|it| it.dims().to_vec());
             if got.as_ref() != Some(&expected) {
                 let got = got.map_or("none".to_owned(), |it| format!("{it:?}"));
                 return Err(TrainError::data(format!("{name} of shape {expected:?}"), got));
@@ -152,9 +152,9 @@ impl LatentCacheWriter {
         }
         let mut tensors = BTreeMap::new();
         for (name, _) in self.index.content.fields() {
-            let parts = self.waiting.iter().filter_map(|it| it.fields.get(name));
+            let parts = self.waiting.iter().filter_map(|it| it.fields.get(&name));
             let parts: Vec<Tensor> = parts.map(|it| it.to_dtype(self.dtype)).collect::<Result<_, _>>()?;
-            tensors.insert(name.to_owned(), Tensor::cat(&parts, 0)?);
+            tensors.insert(name, Tensor::cat(&parts, 0)?);
         }
         let labels: Vec<u32> = self.waiting.iter().flat_map(|it| it.labels.iter().copied()).collect();
         let images = labels.len();

@@ -91,19 +91,11 @@ impl TrainConfig {
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.adamw;
         let micro_batch = self.micro_batch.unwrap_or(self.batch_size);
         let decays = &self.ema_decays;
-        check(
-            "batch_size",
-            (1..=Self::MAX_BATCH_SIZE).contains(&self.batch_size),
-            "1 to 2^20",
-            self.batch_size,
-        )?;
+        let batch_fits = (1..=Self::MAX_BATCH_SIZE).contains(&self.batch_size);
+        check("batch_size", batch_fits, "1 to 2^20", self.batch_size)?;
         check("micro_batch", (1..=self.batch_size).contains(&micro_batch), "1 to batch_size", micro_batch)?;
-        check(
-            "total_images",
-            (1..=Self::MAX_IMAGES).contains(&self.total_images),
-            "1 to 2^52",
-            self.total_images,
-        )?;
+        let images_fit = (1..=Self::MAX_IMAGES).contains(&self.total_images);
+        check("total_images", images_fit, "1 to 2^52", self.total_images)?;
         check("lr.peak", is_positive(self.lr.peak), "a finite number above 0", self.lr.peak)?;
         check("adamw.beta1", unit(beta1), "a number in [0, 1)", beta1)?;
         check("adamw.beta2", unit(beta2), "a number in [0, 1)", beta2)?;
@@ -186,11 +178,12 @@ impl LrSchedule {
 pub struct FlowConfig {
     /// Probability that a label becomes "no class".
     pub label_dropout: f64,
-    /// Distribution of training times.
+    /// Distribution of training times: `lognorm` or `uniform`.
     pub times: TimeSampling,
     /// Respacing of training times, above 1 for more of them near noise.
     pub timeshift: f64,
-    /// Alignment, if any.
+    /// Alignment, if any; a file of settings has it in a table of its own.
+    #[serde(skip_deserializing)]
     pub alignment: Option<AlignmentConfig>,
 }
 
@@ -244,10 +237,7 @@ fn is_positive(x: f64) -> bool {
 }
 
 fn check(name: &str, fits: bool, expected: &str, got: impl ToString) -> Result<(), TrainError> {
-    if fits {
-        return Ok(());
-    }
-    Err(TrainError::Setting { name: name.to_owned(), expected: expected.to_owned(), got: got.to_string() })
+    if fits { Ok(()) } else { Err(TrainError::setting(name, expected, got)) }
 }
 
 #[cfg(test)]

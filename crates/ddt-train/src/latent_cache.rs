@@ -60,19 +60,17 @@ impl CacheContent {
     }
 
     /// The tensors of a shard beside its labels: names, and shapes without the first axis.
-    pub(crate) fn fields(&self) -> Vec<(&'static str, Vec<usize>)> {
+    pub(crate) fn fields(&self) -> Vec<(String, Vec<usize>)> {
         let (c, h, w) = self.shape;
-        let latents = vec![c, h, w];
-        let features = self.features.map(|it| vec![it.grid.0 * it.grid.1, it.dim]);
-        let one = |names: [&'static str; 3]| {
-            let [mean, std, feature] = names;
-            let std = self.posterior.then(|| (std, latents.clone()));
-            let features = features.clone().map(|it| (feature, it));
-            [Some((mean, latents.clone())), std, features].into_iter().flatten()
-        };
-        let plain = one(["latents", "std", "features"]);
-        let mirrored = one(["flipped.latents", "flipped.std", "flipped.features"]);
-        plain.chain(mirrored.filter(|_| self.flips)).collect()
+        let mut fields = vec![("latents".to_owned(), vec![c, h, w])];
+        fields.extend(self.posterior.then(|| ("std".to_owned(), vec![c, h, w])));
+        fields.extend(self.features.map(|it| ("features".to_owned(), vec![it.grid.0 * it.grid.1, it.dim])));
+        if self.flips {
+            let mirrored: Vec<_> =
+                fields.iter().map(|it| (format!("{MIRRORED}{}", it.0), it.1.clone())).collect();
+            fields.extend(mirrored);
+        }
+        fields
     }
 
     /// Why a cache of this content cannot exist, if it cannot.
@@ -121,7 +119,19 @@ pub(crate) struct Scale {
     pub(crate) std: Vec<f64>,
 }
 
+impl Scale {
+    /// Whether there are as many finite means and positive deviations as channels.
+    fn fits(&self, channels: usize) -> bool {
+        let sizes = self.mean.len() == channels && self.std.len() == channels;
+        sizes && self.mean.iter().chain(&self.std).all(|x| x.is_finite()) && self.std.iter().all(|x| *x > 0.0)
+    }
+}
+
 const VERSION: u32 = 1;
+
+/// Prefix of the tensors of mirrored images.
+pub(crate) const MIRRORED: &str = "flipped.";
+
 pub(crate) const INDEX: &str = "index.json";
 
 /// 100 bytes per shard, and 2^24 names of classes.
@@ -153,11 +163,7 @@ impl Index {
             return Err(damaged("a shard without images, or of more than 2^32".to_owned()));
         }
         let channels = index.content.shape.0;
-        let usable = |it: &Scale| {
-            let sizes = it.mean.len() == channels && it.std.len() == channels;
-            sizes && it.mean.iter().all(|x| x.is_finite()) && it.std.iter().all(|x| x.is_finite() && *x > 0.0)
-        };
-        if !index.scale.as_ref().is_none_or(usable) {
+        if !index.scale.as_ref().is_none_or(|it| it.fits(channels)) {
             return Err(damaged(format!("expected {channels} finite means and positive deviations")));
         }
         Ok((index, sha256(&json)))
@@ -259,16 +265,12 @@ impl LatentCache {
     /// [`TrainError::Data`] unless there are as many finite means and positive deviations as channels.
     pub fn normalised_with(mut self, mean: &[f64], std: &[f64]) -> Result<Self, TrainError> {
         let channels = self.index.content.shape.0;
-        let fine = mean.len() == channels
-            && std.len() == channels
-            && mean.iter().all(|it| it.is_finite())
-            && std.iter().all(|it| it.is_finite() && *it > 0.0);
-        if !fine {
-            let expected = format!("{channels} finite means and as many positive standard deviations");
-            return Err(TrainError::data(expected, format!("{mean:?} and {std:?}")));
-        }
         self.scale = Scale { mean: mean.to_vec(), std: std.to_vec() };
-        Ok(self)
+        if self.scale.fits(channels) {
+            return Ok(self);
+        }
+        let expected = format!("{channels} finite means and as many positive standard deviations");
+        Err(TrainError::data(expected, format!("{mean:?} and {std:?}")))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -300,35 +302,26 @@ impl LatentCache {
             Tensor::from_vec(values, (1, channels, 1, 1), device)
         };
         let std = per_channel(&self.scale.std)?;
-        let latents = self.rows("latents", "flipped.latents", picks, device)?;
+        let latents = self.rows("latents", picks, device)?;
         let latents = latents.broadcast_sub(&per_channel(&self.scale.mean)?)?.broadcast_div(&std)?;
-        let posterior_std = if content.posterior {
-            Some(self.rows("std", "flipped.std", picks, device)?.broadcast_div(&std)?)
-        } else {
-            None
+        let posterior_std = match content.posterior {
+            true => Some(self.rows("std", picks, device)?.broadcast_div(&std)?),
+            false => None,
         };
-        let features = match content.features {
-            None => None,
-            Some(shape) => {
-                let tokens = self.rows("features", "flipped.features", picks, device)?;
-                Some(Features { tokens, grid: shape.grid })
-            }
+        let features = |shape: FeatureShape| {
+            Ok::<_, TrainError>(Features { tokens: self.rows("features", picks, device)?, grid: shape.grid })
         };
+        let features = content.features.map(features).transpose()?;
         let labels = picks.iter().map(|it| self.labels[it.image]).collect();
         Ok(Batch { latents, posterior_std, labels, features })
     }
 
     /// One row per image, in f32.
-    fn rows(
-        &self,
-        plain: &str,
-        mirrored: &str,
-        picks: &[Pick],
-        device: &Device,
-    ) -> Result<Tensor, TrainError> {
+    fn rows(&self, field: &str, picks: &[Pick], device: &Device) -> Result<Tensor, TrainError> {
+        let mirrored = format!("{MIRRORED}{field}");
         let row = |it: &Pick| {
             let shard = self.firsts.partition_point(|first| *first <= it.image).saturating_sub(1);
-            let name = if it.flipped { mirrored } else { plain };
+            let name = if it.flipped { mirrored.as_str() } else { field };
             self.shards[shard].rows(name, it.image - self.firsts[shard], 1, &Device::Cpu)
         };
         let rows = picks.iter().map(row).collect::<Result<Vec<_>, _>>()?;

@@ -56,8 +56,8 @@ pub use crate::{
     run::run,
     run_folder::{Rejected, Resumed, RunFolder, read_log},
     settings::{
-        AlignmentSettings, AutoencoderSettings, FlowSettings, ImageSettings, NetworkSettings, Settings,
-        StartSettings, WatchSettings,
+        AlignmentSettings, AutoencoderSettings, ImageSettings, NetworkSettings, Settings, StartSettings,
+        WatchSettings,
     },
     tensorboard::EventsFile,
     trainer::{StepReport, Trainer},

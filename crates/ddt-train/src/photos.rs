@@ -10,7 +10,7 @@ use crate::{
     cache_writer::{EncodedImages, LatentCacheWriter},
     error::TrainError,
     event::{Event, OnEvent},
-    latent_cache::{CacheContent, FeatureShape, LatentCache},
+    latent_cache::{CacheContent, FeatureShape, LatentCache, MIRRORED},
     settings::ImageSettings,
 };
 
@@ -239,7 +239,7 @@ fn encode(
     add("", &images)?;
     if flips {
         images.iter_mut().for_each(Rgb8::flip_horizontal);
-        add("flipped.", &images)?;
+        add(MIRRORED, &images)?;
     }
     Ok(encoded)
 }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use ddt_files::FileError;
-use ddt_flow::TimeSampling;
 use ddt_model::NetworkConfig;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -31,9 +30,9 @@ pub struct Settings {
     /// Representation alignment, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alignment: Option<AlignmentSettings>,
-    /// Distribution of times, and label dropout.
+    /// Distribution of times, and label dropout; [`alignment`](Self::alignment) is beside it.
     #[serde(default)]
-    pub flow: FlowSettings,
+    pub flow: FlowConfig,
     /// Length, steps and optimiser.
     #[serde(default)]
     pub train: TrainConfig,
@@ -129,18 +128,6 @@ pub struct AlignmentSettings {
     pub cache: bool,
 }
 
-/// Distribution of times, and label dropout.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FlowSettings {
-    /// Probability that a label becomes "no class".
-    pub label_dropout: f64,
-    /// Distribution of training times: `lognorm` or `uniform`.
-    pub times: TimeSampling,
-    /// Respacing of training times, above 1 for more of them near noise.
-    pub timeshift: f64,
-}
-
 /// Reports and checkpoints, and their intervals.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -176,7 +163,7 @@ impl Settings {
             images,
             autoencoder,
             alignment: None,
-            flow: FlowSettings::default(),
+            flow: FlowConfig::PAPER,
             train: TrainConfig::paper(),
             watch: WatchSettings::default(),
         }
@@ -234,10 +221,9 @@ impl Settings {
 
     /// The loss, with features of `feature_dim` channels where there is alignment.
     pub fn flow_config(&self, feature_dim: usize) -> FlowConfig {
-        let FlowSettings { label_dropout, times, timeshift } = self.flow;
         let alignment =
             |it: &AlignmentSettings| AlignmentConfig { layer: it.layer, feature_dim, weight: it.weight };
-        FlowConfig { label_dropout, times, timeshift, alignment: self.alignment.as_ref().map(alignment) }
+        FlowConfig { alignment: self.alignment.as_ref().map(alignment), ..self.flow }
     }
 }
 
@@ -263,7 +249,13 @@ impl NetworkSettings {
             }
         };
         network.validate().map_err(|it| wrong(&it))?;
-        check_fits(&network, channels, num_classes)?;
+        let describe = |channels, classes| format!("in_channels = {channels} and num_classes = {classes}");
+        let sizes = &network.sizes;
+        if (sizes.in_channels, sizes.num_classes) != (channels, num_classes) {
+            let expected = format!("{}, as the data has", describe(channels, num_classes));
+            let got = describe(sizes.in_channels, sizes.num_classes);
+            return Err(TrainError::setting("network", expected, got));
+        }
         Ok(network)
     }
 }
@@ -274,16 +266,6 @@ impl From<&NetworkConfig> for NetworkSettings {
         // A configuration is a flat table of numbers and names.
         Self::Sizes(toml::Table::try_from(network).unwrap_or_default())
     }
-}
-
-fn check_fits(network: &NetworkConfig, channels: usize, num_classes: usize) -> Result<(), TrainError> {
-    let describe = |channels, classes| format!("in_channels = {channels} and num_classes = {classes}");
-    let sizes = &network.sizes;
-    if (sizes.in_channels, sizes.num_classes) == (channels, num_classes) {
-        return Ok(());
-    }
-    let expected = format!("{}, as the data has", describe(channels, num_classes));
-    Err(TrainError::setting("network", expected, describe(sizes.in_channels, sizes.num_classes)))
 }
 
 impl ImageSettings {
@@ -299,13 +281,6 @@ impl ImageSettings {
             cache: None,
             threads: two(),
         }
-    }
-}
-
-impl Default for FlowSettings {
-    fn default() -> Self {
-        let FlowConfig { label_dropout, times, timeshift, .. } = FlowConfig::PAPER;
-        Self { label_dropout, times, timeshift }
     }
 }
 
@@ -413,6 +388,7 @@ mod tests {
         );
         refused(&format!("{SHORT}\n[train]\nbatch_size = 0"), "batch_size: expected 1 to 2^20, got 0");
         refused(&format!("{SHORT}\n[flow]\nlabel_dropout = 2"), "label_dropout");
+        refused(&format!("{SHORT}\n[flow]\nalignment = {{ layer = 1 }}"), "alignment");
         refused(&format!("{SHORT}\n[watch]\nlog_every = 0"), "log_every");
         let aligned = "alignment = { layer = 4, weights = \"dino\" }";
         let corrupt = SHORT.replace("size = 256", "size = 256, skip_corrupt = true");

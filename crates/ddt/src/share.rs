@@ -2,16 +2,15 @@
 
 use std::{
     fmt,
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
+use ddt_files::read_file;
 use ddt_sharing::{ForecastOrder, MadeFor, PlanFile, SharingPlan, budget_for_ratio};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Result, invalid};
+use crate::error::{Context, Result};
 
 const EXPECTED: &str = "expected none, uniform:R (R a whole number from 1, such as uniform:5), \
                         ratio:X (X from 0 to below 1, such as ratio:0.8), either with an order of 0, 1 or 2 \
@@ -105,13 +104,7 @@ impl Sharing {
 
 fn load(path: &Path) -> Result<PlanFile> {
     let blame = || format!("sharing {}: {EXPECTED}", path.display());
-    // Opening a pipe would wait for a writer.
-    if !path.metadata().context(blame())?.is_file() {
-        return invalid(format!("{}; got something else than a file", blame()));
-    }
-    let mut json = Vec::new();
-    let file = File::open(path).context(blame())?;
-    file.take(PlanFile::MAX_JSON_BYTES + 1).read_to_end(&mut json).context(blame())?;
+    let json = read_file(path, PlanFile::MAX_JSON_BYTES).context(blame())?;
     PlanFile::from_json(&json).context(blame())
 }
 
@@ -188,6 +181,7 @@ impl From<Sharing> for Written {
 
 #[cfg(test)]
 mod tests {
+    use ddt_files::read_file;
     use ddt_flow::{Guidance, TimeGrid};
     use ddt_sharing::{Objective, Similarity, SimilarityFile, optimal_plan};
 

@@ -61,10 +61,21 @@ bundled!(demo_network NETWORK, tiny_decoder TINY_DECODER);
 
 /// The SHA-256 of a file in lower-case hexadecimal; in the hub's cache it is the name of what a file links to.
 ///
+/// Of weights in several files, given by their folder or index, it is the hash of the hashes of all of them.
+///
 /// # Errors
 ///
 /// A file that cannot be read.
 pub fn sha256_of(path: &Path) -> Result<String> {
+    if path.is_dir() || path.extension().is_some_and(|it| it == "json") {
+        let files = Checkpoint::open(path)?;
+        let hashes = files.files().into_iter().map(sha256_of_one).collect::<Result<Vec<_>>>()?;
+        return Ok(sha256(hashes.concat().as_bytes()));
+    }
+    sha256_of_one(path)
+}
+
+fn sha256_of_one(path: &Path) -> Result<String> {
     let target = path.canonicalize().context(format!("cannot read {}", path.display()))?;
     let in_cache = target.parent().and_then(Path::file_name).is_some_and(|folder| folder == "blobs");
     let is_hash = |name: &&str| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{
     Decode, Encode, KlAutoencoder, KlConfig, KlDecoder, TinyAutoencoder, TinyDecoder, TinyEncoder, from_rgb8,
 };
-use ddt_files::Prefixed;
+use ddt_files::Renamed;
 use ddt_parity::{Fixture, check, golden, relative_rms};
 
 use crate::testing::InMemory;
@@ -83,9 +83,9 @@ fn tiny_halves_load_alone_under_both_kinds_of_names_and_in_half_precision() {
 
     let encoder = TinyEncoder::load(&half, DType::F32, &Device::Cpu).unwrap();
     let bare_decoder =
-        TinyDecoder::load(&Prefixed::new(&half, "decoder."), DType::F32, &Device::Cpu).unwrap();
+        TinyDecoder::load(&Renamed::without_prefix(&half, "decoder."), DType::F32, &Device::Cpu).unwrap();
     let bare_encoder =
-        TinyEncoder::load(&Prefixed::new(&half, "encoder."), DType::F32, &Device::Cpu).unwrap();
+        TinyEncoder::load(&Renamed::without_prefix(&half, "encoder."), DType::F32, &Device::Cpu).unwrap();
     let pixels = decoder.decode(&latent).unwrap();
     assert_eq!(error(&bare_decoder.decode(&latent).unwrap(), &pixels), 0.0);
     assert_eq!(error(&bare_encoder.encode(&pixels).unwrap(), &encoder.encode(&pixels).unwrap()), 0.0);

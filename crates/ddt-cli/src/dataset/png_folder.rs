@@ -7,11 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::DType;
 use ddt::{
     OutputFile,
     files::{
         atomic_write,
-        npz::{ArchiveJob, Dtype, NpzFile},
+        npz::{ArchiveJob, NpzFile},
     },
     picture::{Rgb8, encode_png},
 };
@@ -99,7 +100,7 @@ impl PngFolder {
     pub(super) fn write(&self, archive: &Path, terminal: &Terminal) -> Result<()> {
         let file = NpzFile::open(archive)?;
         let images = file.array("arr_0")?;
-        images.expect_dtype(Dtype::U8)?;
+        images.expect_dtype(DType::U8)?;
         images.expect_shape(&[Some(self.count), None, None, Some(3)])?;
         let &[count, height, width, _] = images.shape() else {
             bail!("expected images, got {:?}", images.shape())

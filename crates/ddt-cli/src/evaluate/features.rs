@@ -9,10 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use candle_core::DType;
 use ddt::{
     duration_in_words,
     files::{
-        npz::{ArrayData, Dtype, NpzFile, write_npz},
+        npz::{ArrayData, NpzFile, write_npz},
         sha256,
     },
 };
@@ -86,7 +87,7 @@ fn read(path: &Path, num_images: usize) -> Result<Extracted> {
     let file = NpzFile::open(path)?;
     let rows = |name: &str| -> Result<Rows> {
         let array = file.array(name)?;
-        array.expect_dtype(Dtype::F32)?;
+        array.expect_dtype(DType::F32)?;
         array.expect_shape(&[Some(num_images), None])?;
         let size = array.shape()[1];
         ensure!(size > 0, "array {name} in {} has rows of no numbers", path.display());

@@ -7,7 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ddt::files::npz::{Dtype, NpzFile};
+use candle_core::DType;
+use ddt::files::npz::NpzFile;
 use ddt_data::{DataError, ImageFolder, Limits, Rgb8, read_rgb8};
 use ddt_metrics::Statistics;
 use rayon::prelude::*;
@@ -149,7 +150,7 @@ impl Images {
     /// The images `arr_0` of an npz file; integers of the same number in `arr_1` are their labels.
     fn npz(file: NpzFile, terminal: &Terminal) -> Result<Self> {
         let array = file.array("arr_0")?;
-        array.expect_dtype(Dtype::U8)?;
+        array.expect_dtype(DType::U8)?;
         array.expect_shape(&[None, None, None, Some(3)])?;
         let (path, shape) = (file.path().to_owned(), array.shape().to_vec());
         let (num_images, height, width) = (shape[0], shape[1], shape[2]);

@@ -58,17 +58,17 @@ fn a_cut_file_is_an_error_wherever_it_is_cut() {
     let png = encode(gradient(50, 40, 1), ImageFormat::Png);
     // The last chunk, 12 bytes, holds nothing.
     for cut in (1..png.len() - 12).step_by(7) {
-        let error = decode(&png[..cut]).unwrap_err();
+        let error = decode(&png[..cut]).unwrap_err().to_string();
         assert!(
-            matches!(error, ImageError::Truncated { .. } | ImageError::Unsupported { .. }),
+            error.contains("PNG file is cut off") || error.contains("expected a JPEG, PNG"),
             "{cut}: {error}"
         );
     }
     let progressive = include_bytes!("../golden/progressive.jpg").to_vec();
     for jpeg in [jpeg(50, 40, 1), progressive] {
         for cut in 2..jpeg.len() {
-            let error = decode(&jpeg[..cut]).unwrap_err();
-            assert!(matches!(error, ImageError::Truncated { .. }), "{cut} of {}: {error}", jpeg.len());
+            let error = decode(&jpeg[..cut]).unwrap_err().to_string();
+            assert!(error.contains("JPEG file is cut off"), "{cut} of {}: {error}", jpeg.len());
         }
         // Bytes after the end do not matter.
         assert_eq!(decode(&[jpeg.as_slice(), b"more"].concat()).unwrap(), decode(&jpeg).unwrap());
@@ -79,8 +79,8 @@ fn a_cut_file_is_an_error_wherever_it_is_cut() {
             assert!(!error.to_string().contains("panicked"), "{cut} of {}: {error}", golden.len());
         }
     }
-    let error = decode(&include_bytes!("../golden/lossy.webp")[..100]).unwrap_err();
-    assert!(matches!(error, ImageError::Truncated { format: "WebP" }), "{error}");
+    let error = decode(&include_bytes!("../golden/lossy.webp")[..100]).unwrap_err().to_string();
+    assert!(error.contains("WebP file is cut off"), "{error}");
 }
 
 #[test]
@@ -91,11 +91,11 @@ fn damage_in_compressed_data_is_an_error_not_a_grey_area() {
     let replaced = |with: &[u8]| {
         let mut bytes = whole.clone();
         bytes[middle..middle + with.len()].copy_from_slice(with);
-        decode(&bytes).unwrap_err()
+        decode(&bytes).unwrap_err().to_string()
     };
     // A frame header amid the data, and a run of ones, which is no code.
     for error in [replaced(&[0xff, 0xc0]), replaced(&[0xff, 0].repeat(20))] {
-        assert!(matches!(error, ImageError::Damaged { format: "JPEG", .. }), "{error}");
+        assert!(error.starts_with("damaged JPEG: "), "{error}");
     }
 }
 
@@ -107,11 +107,11 @@ fn a_bomb_is_refused_before_it_takes_memory() {
     let mut big = jpeg(16, 16, 0);
     let frame = big.windows(2).position(|it| it == [0xff, 0xc0]).unwrap();
     big[frame + 5..frame + 9].copy_from_slice(&[0xc3, 0x50, 0xc3, 0x50]);
-    let error = decode(&big).unwrap_err();
-    assert!(matches!(error, ImageError::TooLarge { .. }), "{error}");
+    let error = decode(&big).unwrap_err().to_string();
+    assert_eq!(error, "the image is 50000 x 50000, the limit is 89478485 pixels");
     let mut big = include_bytes!("../golden/colour.bmp").to_vec();
     big[18..26].copy_from_slice(&[0x50, 0xc3, 0, 0, 0x50, 0xc3, 0, 0]);
-    assert!(matches!(decode(&big).unwrap_err(), ImageError::TooLarge { .. }));
+    assert_eq!(decode(&big).unwrap_err().to_string(), error);
     let few = Limits { max_pixels: 255, ..Limits::default() };
     assert!(decode_rgb8(&jpeg(16, 16, 0), &few).is_err());
     assert!(decode_rgb8(&jpeg(15, 17, 0), &few).is_ok());

@@ -5,6 +5,5 @@
 mod bytes;
 mod crop;
 mod folder;
-mod goldens;
 mod images;
 mod loader;

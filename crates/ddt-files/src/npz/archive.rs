@@ -17,14 +17,15 @@ use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use candle_core::DType;
 use serde_json::{Value, json};
 use zip::ZipWriter;
 
 use crate::file_system::{DiskFile, FileSystem, WRITING};
 use crate::limits::MAX_DESCRIPTION_BYTES;
-use crate::npz::header::{Dtype, NpyHeader};
+use crate::npz::header::NpyHeader;
 use crate::npz::job::{ArchiveJob, Shard};
-use crate::npz::write::start_array;
+use crate::npz::npz_file::start_array;
 use crate::source::Source;
 use crate::zip::entries;
 use crate::{FileError, read_file};
@@ -268,7 +269,7 @@ impl ImageArchive {
         let mut zip = ZipWriter::new(Around::new(self.pixels.clone()));
         start_array(&mut zip, "arr_0", &self.job.images_header())?;
         io::copy(&mut pixels, &mut zip)?;
-        let header = NpyHeader { dtype: Dtype::I64, shape: vec![labels.len()], fortran_order: false };
+        let header = NpyHeader { dtype: DType::I64, shape: vec![labels.len()], fortran_order: false };
         start_array(&mut zip, "arr_1", &header)?;
         zip.write_all(&labels.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>())?;
         Ok(zip.finish()?)

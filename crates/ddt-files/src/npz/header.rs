@@ -1,66 +1,34 @@
 //! The header of an npy array: what type of numbers, how many, in which order.
 
+use candle_core::DType;
+use serde_json::Value;
+
 use crate::limits::MAX_RANK;
 
 const MARK: &[u8] = b"\x93NUMPY";
 /// Headers are padded so that the numbers begin at a multiple of this.
 const ALIGNMENT: usize = 64;
 
-/// Type of the numbers of an array, little-endian.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Dtype {
-    /// `|u1`.
-    U8,
-    /// `<i4`.
-    I32,
-    /// `<i8`.
-    I64,
-    /// `<f2`.
-    F16,
-    /// `<f4`.
-    F32,
-    /// `<f8`.
-    F64,
-}
+/// The types that are read and written, all little-endian, and their names in numpy's files.
+const TYPES: [(DType, &str); 6] = [
+    (DType::U8, "|u1"),
+    (DType::I32, "<i4"),
+    (DType::I64, "<i8"),
+    (DType::F16, "<f2"),
+    (DType::F32, "<f4"),
+    (DType::F64, "<f8"),
+];
 
-impl Dtype {
-    const ALL: [Self; 6] = [Self::U8, Self::I32, Self::I64, Self::F16, Self::F32, Self::F64];
-
-    /// Size of one number, in bytes.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::U8 => 1,
-            Self::F16 => 2,
-            Self::I32 | Self::F32 => 4,
-            Self::I64 | Self::F64 => 8,
-        }
-    }
-
-    /// Its name in numpy's files.
-    #[must_use]
-    pub fn descr(self) -> &'static str {
-        match self {
-            Self::U8 => "|u1",
-            Self::I32 => "<i4",
-            Self::I64 => "<i8",
-            Self::F16 => "<f2",
-            Self::F32 => "<f4",
-            Self::F64 => "<f8",
-        }
-    }
-
-    fn from_descr(descr: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|it| it.descr() == descr)
-    }
+/// The name of a type in numpy's files; for one that has none here, candle's.
+pub(crate) fn descr(dtype: DType) -> &'static str {
+    TYPES.iter().find(|it| it.0 == dtype).map_or(dtype.as_str(), |it| it.1)
 }
 
 /// Type and shape of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NpyHeader {
     /// Type of its numbers.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Sizes, the slowest first; empty for a single number.
     pub shape: Vec<usize>,
     /// Whether the first index is the fastest; without meaning for fewer than two dimensions.
@@ -78,7 +46,7 @@ impl NpyHeader {
     #[must_use]
     pub fn row_bytes(&self) -> Option<usize> {
         let values = product(self.shape.get(1..).unwrap_or_default())?;
-        usize::try_from(values.checked_mul(self.dtype.bytes() as u64)?).ok()
+        usize::try_from(values.checked_mul(self.dtype.size_in_bytes() as u64)?).ok()
     }
 
     /// Number of rows; a single number is one row.
@@ -89,7 +57,7 @@ impl NpyHeader {
 
     /// Size of all values in bytes; `None` if it does not fit.
     pub(crate) fn data_bytes(&self) -> Option<u64> {
-        self.num_values()?.checked_mul(self.dtype.bytes() as u64)
+        self.num_values()?.checked_mul(self.dtype.size_in_bytes() as u64)
     }
 
     /// The bytes before the numbers, as numpy writes them (version 1).
@@ -100,7 +68,7 @@ impl NpyHeader {
             sizes => format!("({})", sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         };
         let order = if self.fortran_order { "True" } else { "False" };
-        let descr = self.dtype.descr();
+        let descr = descr(self.dtype);
         let mut text = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {sizes}, }}");
         let before = MARK.len() + 4;
         let padded = (before + text.len() + 1).next_multiple_of(ALIGNMENT);
@@ -124,109 +92,56 @@ impl NpyHeader {
 
     /// Reads the text of a header.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Fields {
+            descr: Value,
+            fortran_order: bool,
+            shape: Vec<usize>,
+        }
         let text = std::str::from_utf8(text).map_err(|_| "its header is not UTF-8")?;
-        let mut words = Words { rest: text };
-        let fields = words.dictionary().filter(|_| words.rest.trim().is_empty());
-        let malformed = || {
-            let start: String = text.trim_end().chars().take(120).collect();
-            format!("its header is malformed: {start:?}")
-        };
-        let Fields { descr: Some(descr), order: Some(fortran_order), shape: Some(shape) } =
-            fields.ok_or_else(malformed)?
+        let fields: Option<Fields> = to_json(text).and_then(|it| serde_json::from_str(&it).ok());
+        let Some(Fields { descr, fortran_order, shape }) = fields.filter(|it| it.shape.len() <= MAX_RANK)
         else {
-            return Err(malformed());
+            let start: String = text.trim_end().chars().take(120).collect();
+            return Err(format!("its header is malformed: {start:?}"));
         };
-        let dtype = descr.and_then(|it| Dtype::from_descr(it).ok_or(it.chars().take(40).collect()));
-        let dtype = dtype.map_err(|descr| {
-            let expected = Dtype::ALL.map(Dtype::descr).join(", ");
-            format!("its type is {descr}, expected one of {expected}; save it anew with .astype")
-        })?;
+        let Some((dtype, _)) = TYPES.into_iter().find(|it| descr == it.1) else {
+            let descr: String =
+                descr.as_str().map_or_else(|| descr.to_string(), str::to_owned).chars().take(40).collect();
+            let expected = TYPES.map(|it| it.1).join(", ");
+            return Err(format!(
+                "its type is {descr}, expected one of {expected}; save it anew with .astype"
+            ));
+        };
         Ok(Self { dtype, shape, fortran_order })
     }
 }
 
-/// Fields of a header's dictionary; a `descr` of several fields is an error with its beginning.
-#[derive(Default)]
-struct Fields<'a> {
-    descr: Option<Result<&'a str, String>>,
-    order: Option<bool>,
-    shape: Option<Vec<usize>>,
-}
-
-/// The part of Python's literals that headers use.
-struct Words<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Words<'a> {
-    fn dictionary(&mut self) -> Option<Fields<'a>> {
-        let mut fields = Fields::default();
-        self.take("{")?;
-        while self.take("}").is_none() {
-            let key = self.string()?;
-            self.take(":")?;
-            let again = match key {
-                "descr" => fields.descr.replace(self.descr()?).is_some(),
-                "fortran_order" => fields.order.replace(self.boolean()?).is_some(),
-                "shape" => fields.shape.replace(self.sizes()?).is_some(),
-                _ => true,
-            };
-            if again || (self.take(",").is_none() && !self.rest.trim_start().starts_with('}')) {
-                return None;
+/// Python's literal as JSON: other quotes, brackets and booleans, and no comma after the last item; `None` for a
+/// number in parentheses, which is no tuple.
+fn to_json(text: &str) -> Option<String> {
+    let text = text.replace('\'', "\"").replace("True", "true").replace("False", "false");
+    let mut json = String::with_capacity(text.len());
+    for it in text.chars() {
+        match it {
+            '(' => json.push('['),
+            ')' | ']' | '}' => {
+                let before = json.trim_end();
+                let comma = before.strip_suffix(',').map(str::len);
+                let tuple = comma.is_some() || before.ends_with('[') || before.rfind('[') < before.rfind(',');
+                if it == ')' && !tuple {
+                    return None;
+                }
+                json.truncate(comma.unwrap_or(json.len()));
+                json.push(if it == ')' { ']' } else { it });
             }
-        }
-        Some(fields)
-    }
-
-    fn take(&mut self, word: &str) -> Option<()> {
-        self.rest = self.rest.trim_start().strip_prefix(word)?;
-        Some(())
-    }
-
-    fn string(&mut self) -> Option<&'a str> {
-        let trimmed = self.rest.trim_start();
-        let quote = trimmed.chars().next().filter(|it| matches!(it, '\'' | '"'))?;
-        let (content, rest) = trimmed[1..].split_once(quote)?;
-        self.rest = rest;
-        (!content.contains('\\')).then_some(content)
-    }
-
-    fn descr(&mut self) -> Option<Result<&'a str, String>> {
-        if !self.rest.trim_start().starts_with('[') {
-            return self.string().map(Ok);
-        }
-        // Records: a list of names and types. What follows its last bracket is the rest of the dictionary.
-        let trimmed = self.rest.trim_start();
-        let (list, rest) = trimmed.split_at_checked(trimmed.rfind(']')? + 1)?;
-        self.rest = rest;
-        Some(Err(list.chars().take(40).collect()))
-    }
-
-    fn boolean(&mut self) -> Option<bool> {
-        match (self.take("True"), self.take("False")) {
-            (Some(()), None) => Some(true),
-            (None, Some(())) => Some(false),
-            _ => None,
-        }
-    }
-
-    fn sizes(&mut self) -> Option<Vec<usize>> {
-        let mut sizes = Vec::new();
-        self.take("(")?;
-        while self.take(")").is_none() {
-            let trimmed = self.rest.trim_start();
-            let end = trimmed.find(|it: char| !it.is_ascii_digit()).unwrap_or(trimmed.len());
-            let size = trimmed[..end].parse().ok().filter(|_| sizes.len() < MAX_RANK)?;
-            sizes.push(size);
             // Python 2 wrote long numbers with an L.
-            self.rest = trimmed[end..].strip_prefix('L').unwrap_or(&trimmed[end..]);
-            let comma = self.take(",").is_some();
-            if !comma && (sizes.len() == 1 || !self.rest.trim_start().starts_with(')')) {
-                return None;
-            }
+            'L' if json.ends_with(|it: char| it.is_ascii_digit()) => {}
+            other => json.push(other),
         }
-        Some(sizes)
     }
+    Some(json)
 }
 
 fn product(sizes: &[usize]) -> Option<u64> {
@@ -254,13 +169,13 @@ mod tests {
         for (text, expected) in [
             (
                 "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 4), }   \n",
-                of(Dtype::F64, &[3, 4], false),
+                of(DType::F64, &[3, 4], false),
             ),
-            ("{'descr':'|u1','fortran_order':True,'shape':()}", of(Dtype::U8, &[], true)),
-            ("{\"shape\": (7L,), \"descr\": \"<i8\", \"fortran_order\": False}", of(Dtype::I64, &[7], false)),
+            ("{'descr':'|u1','fortran_order':True,'shape':()}", of(DType::U8, &[], true)),
+            ("{\"shape\": (7L,), \"descr\": \"<i8\", \"fortran_order\": False}", of(DType::I64, &[7], false)),
             (
                 " { 'shape' : ( 0 , 5 , ) , 'fortran_order':False, 'descr':'<f2' } ",
-                of(Dtype::F16, &[0, 5], false),
+                of(DType::F16, &[0, 5], false),
             ),
         ] {
             assert_eq!(parse(text).unwrap(), expected, "{text}");
@@ -299,12 +214,12 @@ mod tests {
             );
         }
         let records = "{'descr': [('a', '<f8'), ('b', '<i4')], 'fortran_order': False, 'shape': (2,)}";
-        assert!(parse(records).unwrap_err().starts_with("its type is [('a'"));
+        assert!(parse(records).unwrap_err().starts_with("its type is [[\"a\",\"<f8\"]"));
     }
 
     #[test]
     fn sizes_that_do_not_fit_are_none() {
-        let header = NpyHeader { dtype: Dtype::F64, shape: vec![2, 1 << 60, 1 << 60], fortran_order: false };
+        let header = NpyHeader { dtype: DType::F64, shape: vec![2, 1 << 60, 1 << 60], fortran_order: false };
         assert_eq!((header.num_values(), header.row_bytes(), header.data_bytes()), (None, None, None));
         let header = NpyHeader { shape: vec![0, 1 << 60, 1 << 60], ..header };
         assert_eq!((header.num_values(), header.row_bytes()), (Some(0), None));
@@ -313,11 +228,11 @@ mod tests {
     proptest! {
         #[test]
         fn headers_survive_the_round_trip(
-            dtype in proptest::sample::select(&Dtype::ALL[..]),
+            dtype in proptest::sample::select(&TYPES[..]),
             shape in proptest::collection::vec(0usize..=usize::MAX, 0..9),
             fortran_order: bool,
         ) {
-            let header = NpyHeader { dtype, shape, fortran_order };
+            let header = NpyHeader { dtype: dtype.0, shape, fortran_order };
             let bytes = header.encode();
             prop_assert_eq!(bytes.len() % ALIGNMENT, 0);
             let (before, text) = NpyHeader::lengths(&bytes).unwrap();

@@ -3,11 +3,12 @@
 use std::ops::Range;
 use std::path::Path;
 
+use candle_core::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::FileError;
-use crate::npz::header::{Dtype, NpyHeader};
+use crate::npz::header::NpyHeader;
 
 /// Differences that a message lists at most.
 const LISTED: usize = 8;
@@ -51,7 +52,7 @@ impl ArchiveJob {
 
     pub(crate) fn images_header(&self) -> NpyHeader {
         let shape = vec![self.count, self.height, self.width, 3];
-        NpyHeader { dtype: Dtype::U8, shape, fortran_order: false }
+        NpyHeader { dtype: DType::U8, shape, fortran_order: false }
     }
 
     /// Refuses a job without images, or of more than a file can hold.

@@ -36,13 +36,11 @@
 //! ```
 
 pub use archive::{Claim, ImageArchive, Next};
-pub use header::{Dtype, NpyHeader};
+pub use header::NpyHeader;
 pub use job::{ArchiveJob, Shard};
-pub use npz_file::{NpyArray, NpzFile, Rows};
-pub use write::{ArrayData, NamedArray, write_npz};
+pub use npz_file::{ArrayData, NamedArray, NpyArray, NpzFile, Rows, write_npz};
 
 mod archive;
 mod header;
 mod job;
 mod npz_file;
-mod write;

@@ -1,27 +1,28 @@
-//! Files of arrays, one array of a file, and its rows.
+//! Files of arrays: one array of a file and its rows, read; arrays that fit in memory, written.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{Cursor, Seek, Write};
 use std::ops::Range;
 use std::path::Path;
 
-use half::f16;
+use ::zip::result::ZipResult;
+use ::zip::write::SimpleFileOptions;
+use ::zip::{CompressionMethod, DateTime, System, ZipWriter};
+use candle_core::{DType, Device, Tensor, WithDType};
 
-use crate::FileError;
 use crate::error::{check_limit, clip, list};
 use crate::limits::{MAX_NPY_HEADER_BYTES, MAX_VALUES};
-use crate::npz::header::{Dtype, NpyHeader};
+use crate::npz::header::{NpyHeader, descr};
 use crate::source::Source;
 use crate::zip::{self, Content, Entry};
+use crate::{FileError, FileSystem};
 
 /// Name of the array of an `.npy` file, which is numpy's for an array without one.
 const NAMELESS: &str = "arr_0";
 
 /// The longest beginning that says how long a header is.
 const PREFACE: u64 = 12;
-
-/// Bytes that are turned into values at once; a multiple of every number's size.
-const CHUNK: usize = 1 << 16;
 
 /// An opened `.npz` or `.npy` file, told apart by content.
 ///
@@ -115,7 +116,7 @@ impl<'a> NpyArray<'a> {
         let header = NpyHeader::parse(&begin(header_bytes)?[before as usize..]).map_err(broken)?;
         let got = entry.size - header_bytes;
         if header.data_bytes() != Some(got) {
-            let (shape, descr) = (&header.shape, header.dtype.descr());
+            let (shape, descr) = (&header.shape, descr(header.dtype));
             return Err(broken(format!("it has {got} bytes of numbers, which are not {shape:?} of {descr}")));
         }
         Ok(Self { source, name, entry, header, header_bytes })
@@ -135,7 +136,7 @@ impl<'a> NpyArray<'a> {
 
     /// Type of the numbers.
     #[must_use]
-    pub fn dtype(&self) -> Dtype {
+    pub fn dtype(&self) -> DType {
         self.header.dtype
     }
 
@@ -160,11 +161,11 @@ impl<'a> NpyArray<'a> {
     /// # Errors
     ///
     /// [`FileError::Unusable`].
-    pub fn expect_dtype(&self, expected: Dtype) -> Result<(), FileError> {
+    pub fn expect_dtype(&self, expected: DType) -> Result<(), FileError> {
         if self.dtype() == expected {
             return Ok(());
         }
-        Err(self.broken(format!("expected type {}, got {}", expected.descr(), self.dtype().descr())))
+        Err(self.broken(format!("expected type {}, got {}", descr(expected), descr(self.dtype()))))
     }
 
     /// Some rows, to be read one after the other; a row is what is at one first index.
@@ -196,7 +197,7 @@ impl<'a> NpyArray<'a> {
     ///
     /// [`FileError::Unusable`] for more than `2^27` values, and as for [`Rows::read`].
     pub fn f64_values(&self) -> Result<Vec<f64>, FileError> {
-        self.values(to_f64)
+        self.values()
     }
 
     /// All values of an array of whole numbers, in C order.
@@ -205,31 +206,37 @@ impl<'a> NpyArray<'a> {
     ///
     /// [`FileError::Unusable`] for other numbers, and as [`f64_values`](Self::f64_values).
     pub fn i64_values(&self) -> Result<Vec<i64>, FileError> {
-        match self.dtype() {
-            Dtype::U8 | Dtype::I32 | Dtype::I64 => self.values(to_i64),
-            Dtype::F16 | Dtype::F32 | Dtype::F64 => {
-                Err(self.broken(format!("expected whole numbers, got {}", self.dtype().descr())))
-            }
+        if self.dtype().is_float() {
+            return Err(self.broken(format!("expected whole numbers, got {}", descr(self.dtype()))));
         }
+        self.values()
     }
 
-    fn values<T: Copy>(&self, decode: fn(Dtype, &[u8], &mut Vec<T>)) -> Result<Vec<T>, FileError> {
+    fn values<T: WithDType>(&self) -> Result<Vec<T>, FileError> {
         let what = format!("`{}`: the number of its values", clip(self.name));
         // Checked against the size of the bytes, so it fits.
         let count = self.header.num_values().unwrap_or(u64::MAX);
         check_limit(self.source.path(), &what, MAX_VALUES, count)?;
-        let broken = |problem| self.broken(problem);
-        let mut content = self.numbers(0)?;
-        // Grows as bytes arrive: a size that is a lie costs nothing.
-        let mut values = Vec::new();
-        let mut chunk = vec![0; CHUNK];
-        while content.left() > 0 {
-            let now = content.left().min(CHUNK as u64) as usize;
-            content.fill(&mut chunk[..now]).map_err(broken)?;
-            decode(self.dtype(), &chunk[..now], &mut values);
+        // From the first byte on, so that the checksum is compared.
+        let mut content = Content::new(self.source, self.entry);
+        let mut bytes = vec![0; self.entry.size as usize];
+        let filled = content.fill(&mut bytes).and_then(|()| content.finish());
+        filled.map_err(|problem| self.broken(problem))?;
+        if count == 0 {
+            return Ok(Vec::new());
         }
-        content.finish().map_err(broken)?;
-        Ok(if self.header.fortran_order { in_c_order(&values, self.shape()) } else { values })
+        // In Fortran order the sizes are backwards.
+        let mut shape = self.shape().to_vec();
+        let backwards = self.header.fortran_order && shape.len() > 1;
+        let axes: Vec<usize> = (0..shape.len()).rev().collect();
+        if backwards {
+            shape.reverse();
+        }
+        let numbers = &bytes[self.header_bytes as usize..];
+        let values = Tensor::from_raw_buffer(numbers, self.dtype(), &shape, &Device::Cpu);
+        let ordered = values.and_then(|it| if backwards { it.permute(axes) } else { Ok(it) });
+        let values = ordered.and_then(|it| it.flatten_all()?.to_dtype(T::DTYPE)?.to_vec1());
+        values.map_err(|error| self.broken(error.to_string()))
     }
 
     /// The content from byte `from` of the numbers on.
@@ -309,84 +316,96 @@ impl fmt::Debug for Rows<'_> {
     }
 }
 
-/// Appends the numbers of whole `bytes`.
-fn to_f64(dtype: Dtype, bytes: &[u8], values: &mut Vec<f64>) {
-    match dtype {
-        Dtype::U8 => values.extend(bytes.iter().map(|&it| f64::from(it))),
-        Dtype::I32 => values.extend(numbers(bytes).map(|it| f64::from(i32::from_le_bytes(it)))),
-        Dtype::I64 => values.extend(numbers(bytes).map(|it| i64::from_le_bytes(it) as f64)),
-        Dtype::F16 => values.extend(numbers(bytes).map(|it| f16::from_le_bytes(it).to_f64())),
-        Dtype::F32 => values.extend(numbers(bytes).map(|it| f64::from(f32::from_le_bytes(it)))),
-        Dtype::F64 => values.extend(numbers(bytes).map(f64::from_le_bytes)),
-    }
+/// The values of an array to write, in C order.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum ArrayData<'a> {
+    /// Bytes.
+    U8(&'a [u8]),
+    /// Whole numbers of 32 bits.
+    I32(&'a [i32]),
+    /// Whole numbers of 64 bits.
+    I64(&'a [i64]),
+    /// Numbers of 32 bits.
+    F32(&'a [f32]),
+    /// Numbers of 64 bits.
+    F64(&'a [f64]),
 }
 
-/// Appends the numbers of whole `bytes`; fractions are cut off.
-fn to_i64(dtype: Dtype, bytes: &[u8], values: &mut Vec<i64>) {
-    match dtype {
-        Dtype::U8 => values.extend(bytes.iter().map(|&it| i64::from(it))),
-        Dtype::I32 => values.extend(numbers(bytes).map(|it| i64::from(i32::from_le_bytes(it)))),
-        Dtype::I64 => values.extend(numbers(bytes).map(i64::from_le_bytes)),
-        Dtype::F16 | Dtype::F32 | Dtype::F64 => {
-            let mut real = Vec::new();
-            to_f64(dtype, bytes, &mut real);
-            values.extend(real.into_iter().map(|it| it as i64));
+impl ArrayData<'_> {
+    fn encode(self) -> (DType, Vec<u8>) {
+        match self {
+            Self::U8(values) => (DType::U8, values.to_vec()),
+            Self::I32(values) => (DType::I32, values.iter().flat_map(|it| it.to_le_bytes()).collect()),
+            Self::I64(values) => (DType::I64, values.iter().flat_map(|it| it.to_le_bytes()).collect()),
+            Self::F32(values) => (DType::F32, values.iter().flat_map(|it| it.to_le_bytes()).collect()),
+            Self::F64(values) => (DType::F64, values.iter().flat_map(|it| it.to_le_bytes()).collect()),
         }
     }
 }
 
-/// Values of an array in Fortran order, with the last index fastest.
-fn in_c_order<T: Copy>(values: &[T], shape: &[usize]) -> Vec<T> {
-    let mut ordered = Vec::with_capacity(values.len());
-    let mut index = vec![0; shape.len()];
-    for _ in values {
-        // Index (i, j, k) of shape (I, J, K) is at i + I (j + J k).
-        let at = index.iter().zip(shape).rev().fold(0, |at, (i, size)| at * size + i);
-        ordered.push(values[at]);
-        for axis in (0..shape.len()).rev() {
-            index[axis] += 1;
-            if index[axis] < shape[axis] {
-                break;
+impl FileSystem {
+    /// Writes named arrays with their shapes to an `.npz` file (stored), which is complete or absent.
+    ///
+    /// Equal arrays give equal bytes; an earlier file is replaced as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Invalid`] for a shape that is not that of the values, and for a name that is empty, used twice,
+    /// longer than 200 bytes, or has characters other than ASCII letters, digits, `_`, `-` and `.`;
+    /// [`FileError::Io`] if the file cannot be written.
+    pub fn write_npz(&self, path: &Path, arrays: &[NamedArray<'_>]) -> Result<(), FileError> {
+        let failed = |error: ::zip::result::ZipError| FileError::io("write", path)(error.into());
+        // In memory, where writing does not fail: a `ZipWriter` reports errors to the terminal when it is dropped.
+        let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+        let mut names = Vec::new();
+        for &(name, shape, data) in arrays {
+            let allowed = |it: u8| it.is_ascii_alphanumeric() || b"_-.".contains(&it);
+            let fine = (1..=200).contains(&name.len()) && name.bytes().all(allowed);
+            if !fine || names.contains(&name) {
+                let expected = "a name of letters, digits, _, - and ., each once";
+                return Err(FileError::invalid("array name", expected, format!("{name:?}")));
             }
-            index[axis] = 0;
+            names.push(name);
+            let (dtype, bytes) = data.encode();
+            let header = NpyHeader { dtype, shape: shape.to_vec(), fortran_order: false };
+            if header.data_bytes() != Some(bytes.len() as u64) {
+                let (expected, got) =
+                    (format!("as many values as {shape:?} has"), bytes.len() / dtype.size_in_bytes());
+                return Err(FileError::invalid("array to write", expected, got));
+            }
+            start_array(&mut zip, name, &header).and_then(|()| Ok(zip.write_all(&bytes)?)).map_err(failed)?;
         }
+        let bytes = zip.finish().map_err(failed)?.into_inner();
+        self.atomic_write(path, |file| file.write_all(&bytes))
     }
-    ordered
 }
 
-fn numbers<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
-    bytes.as_chunks().0.iter().copied()
+/// An array to write: its name, shape and values.
+pub type NamedArray<'a> = (&'a str, &'a [usize], ArrayData<'a>);
+
+/// [`FileSystem::write_npz`] to the real disk.
+///
+/// # Errors
+///
+/// As that.
+pub fn write_npz(path: impl AsRef<Path>, arrays: &[NamedArray<'_>]) -> Result<(), FileError> {
+    FileSystem::default().write_npz(path.as_ref(), arrays)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_types_are_decoded() {
-        let real = |dtype, bytes: &[u8]| {
-            let (mut values, mut whole) = (Vec::new(), Vec::new());
-            to_f64(dtype, bytes, &mut values);
-            to_i64(dtype, bytes, &mut whole);
-            assert_eq!(values.iter().map(|&it| it as i64).collect::<Vec<_>>(), whole);
-            values
-        };
-        assert_eq!(real(Dtype::U8, &[0, 255]), [0.0, 255.0]);
-        assert_eq!(real(Dtype::I32, &(-5i32).to_le_bytes()), [-5.0]);
-        assert_eq!(real(Dtype::I64, &(1i64 << 40).to_le_bytes()), [2f64.powi(40)]);
-        assert_eq!(real(Dtype::F16, &0x4500u16.to_le_bytes()), [5.0]);
-        assert_eq!(real(Dtype::F16, &0x0001u16.to_le_bytes()), [2f64.powi(-24)]);
-        assert_eq!(real(Dtype::F32, &1.5f32.to_le_bytes()), [1.5]);
-        assert_eq!(real(Dtype::F64, &(-0.25f64).to_le_bytes()), [-0.25]);
-    }
-
-    #[test]
-    fn fortran_order_is_undone() {
-        // [[0, 1, 2], [3, 4, 5]], column by column.
-        assert_eq!(in_c_order(&[0, 3, 1, 4, 2, 5], &[2, 3]), [0, 1, 2, 3, 4, 5]);
-        // Element (i, j, k) = 100 i + 10 j + k of (2, 1, 3).
-        assert_eq!(in_c_order(&[0, 100, 1, 101, 2, 102], &[2, 1, 3]), [0, 1, 2, 100, 101, 102]);
-        assert!(in_c_order::<u8>(&[], &[0, 3]).is_empty());
-        assert_eq!(in_c_order(&[7], &[]), [7]);
-    }
+/// Begins an array of an archive; its numbers follow. Nothing depends on a clock or a machine.
+pub(crate) fn start_array<W: Write + Seek>(
+    zip: &mut ZipWriter<W>,
+    name: &str,
+    header: &NpyHeader,
+) -> ZipResult<()> {
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .last_modified_time(DateTime::DEFAULT)
+        .system(System::Unix)
+        .unix_permissions(0o644)
+        // Sizes of 64 bits, whether they are needed or not: the header's length is then the same.
+        .large_file(true);
+    zip.start_file(format!("{name}.npy"), options)?;
+    Ok(zip.write_all(&header.encode())?)
 }

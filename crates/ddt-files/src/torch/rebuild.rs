@@ -6,11 +6,11 @@ use std::path::Path;
 
 use candle_core::DType;
 
-use crate::FileError;
 use crate::error::{check_limit, clip};
 use crate::limits::{MAX_NAME_BYTES, MAX_OBJECTS, MAX_RANK, MAX_TENSORS};
 use crate::tensor_source::checked_elements;
 use crate::torch::pickle::{Id, Pickle, Value};
+use crate::{FileError, TensorInfo};
 
 /// The key under which Lightning puts the tensors.
 const STATE_DICT: &str = "state_dict";
@@ -101,8 +101,7 @@ impl Found<'_> {
 /// A tensor as the pickle describes it: a strided view of a storage. Nothing is checked against the file yet.
 #[derive(Debug)]
 pub(crate) struct Rebuilt {
-    pub(crate) dtype: DType,
-    pub(crate) shape: Vec<usize>,
+    pub(crate) info: TensorInfo,
     pub(crate) strides: Vec<usize>,
     /// The first element, counted in elements from the start of the storage.
     pub(crate) offset: usize,
@@ -229,54 +228,48 @@ pub(crate) fn storage(pickle: &Pickle<'_>, id: Id) -> Problem<Storage> {
     Ok(Storage { key: key.to_string(), count, element, part, dtype, class: clip(class) })
 }
 
+/// Storage classes, objects such as `torch.float32`, and their element types.
+const TYPES: [(&str, &[&str], DType); 11] = [
+    ("FloatStorage", &["float32", "float"], DType::F32),
+    ("DoubleStorage", &["float64", "double"], DType::F64),
+    ("HalfStorage", &["float16", "half"], DType::F16),
+    ("BFloat16Storage", &["bfloat16"], DType::BF16),
+    ("LongStorage", &["int64", "long"], DType::I64),
+    ("IntStorage", &["int32", "int"], DType::I32),
+    ("ShortStorage", &["int16", "short"], DType::I16),
+    ("ByteStorage", &["uint8"], DType::U8),
+    ("BoolStorage", &["bool"], DType::U8),
+    ("", &["uint32"], DType::U32),
+    ("", &["float8_e4m3fn"], DType::F8E4M3),
+];
+
 /// Name, size and type of a storage class's elements.
 fn storage_class<'a>(pickle: &'a Pickle<'_>, id: Id) -> Problem<(&'a str, usize, Option<DType>)> {
     let Some((module, name)) = pickle.global(id) else { return Err(refuse(pickle, id)) };
-    let dtype = match (module, name) {
-        ("torch" | "torch.storage", "UntypedStorage") => DType::U8,
-        ("torch", "FloatStorage") => DType::F32,
-        ("torch", "DoubleStorage") => DType::F64,
-        ("torch", "HalfStorage") => DType::F16,
-        ("torch", "BFloat16Storage") => DType::BF16,
-        ("torch", "LongStorage") => DType::I64,
-        ("torch", "IntStorage") => DType::I32,
-        ("torch", "ShortStorage") => DType::I16,
-        ("torch", "ByteStorage" | "BoolStorage") => DType::U8,
-        ("torch", "ComplexDoubleStorage") => return Ok((name, 16, None)),
-        ("torch", "ComplexFloatStorage") => return Ok((name, 8, None)),
-        ("torch", "QInt32Storage") => return Ok((name, 4, None)),
-        ("torch", other) if other.ends_with("Storage") => return Ok((name, 1, None)),
-        ("torch.storage", "TypedStorage" | "_LegacyStorage") => {
-            return Err("its storage class does not tell the element type".to_string());
+    let known = TYPES.iter().find(|it| !name.is_empty() && it.0 == name).map(|it| it.2);
+    match (module, name, known) {
+        ("torch" | "torch.storage", "UntypedStorage", _) => Ok((name, 1, Some(DType::U8))),
+        ("torch", _, Some(dtype)) => Ok((name, dtype.size_in_bytes(), Some(dtype))),
+        ("torch", "ComplexDoubleStorage", _) => Ok((name, 16, None)),
+        ("torch", "ComplexFloatStorage", _) => Ok((name, 8, None)),
+        ("torch", "QInt32Storage", _) => Ok((name, 4, None)),
+        ("torch", other, _) if other.ends_with("Storage") => Ok((name, 1, None)),
+        ("torch.storage", "TypedStorage" | "_LegacyStorage", _) => {
+            Err("its storage class does not tell the element type".to_string())
         }
-        _ => return Err(refuse(pickle, id)),
-    };
-    Ok((name, dtype.size_in_bytes(), Some(dtype)))
+        _ => Err(refuse(pickle, id)),
+    }
 }
 
 /// The element type of an object such as `torch.float32`.
 fn dtype_object(pickle: &Pickle<'_>, id: Id) -> Problem<DType> {
-    let Some((module, name)) = pickle.global(id) else { return Err(refuse(pickle, id)) };
-    Ok(match (module, name) {
-        ("torch", "float32" | "float") => DType::F32,
-        ("torch", "float64" | "double") => DType::F64,
-        ("torch", "float16" | "half") => DType::F16,
-        ("torch", "bfloat16") => DType::BF16,
-        ("torch", "int64" | "long") => DType::I64,
-        ("torch", "int32" | "int") => DType::I32,
-        ("torch", "int16" | "short") => DType::I16,
-        ("torch", "uint32") => DType::U32,
-        ("torch", "uint8" | "bool") => DType::U8,
-        ("torch", "float8_e4m3fn") => DType::F8E4M3,
-        ("torch", other)
-            if ["int8", "uint16", "uint64", "float8_", "complex", "qint", "quint"]
-                .iter()
-                .any(|it| other.starts_with(it)) =>
-        {
-            return Err(unsupported(other));
-        }
-        _ => return Err(refuse(pickle, id)),
-    })
+    const OTHERS: [&str; 7] = ["int8", "uint16", "uint64", "float8_", "complex", "qint", "quint"];
+    let Some(("torch", name)) = pickle.global(id) else { return Err(refuse(pickle, id)) };
+    match TYPES.iter().find(|it| it.1.contains(&name)) {
+        Some(it) => Ok(it.2),
+        None if OTHERS.iter().any(|it| name.starts_with(it)) => Err(unsupported(name)),
+        None => Err(refuse(pickle, id)),
+    }
 }
 
 /// Reads `(offset, size, stride[, requires_grad, hooks[, metadata]])`.
@@ -299,7 +292,7 @@ fn rebuild(pickle: &Pickle<'_>, storage: Id, dtype: Option<DType>, view: &[Id]) 
     }
     checked_elements(&shape)?;
     let offset = natural(pickle, offset)?;
-    Ok(Rebuilt { dtype, shape, strides, offset, storage })
+    Ok(Rebuilt { info: TensorInfo { dtype, shape }, strides, offset, storage })
 }
 
 fn unsupported(dtype: &str) -> String {

@@ -6,21 +6,24 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use ddt_files::npz::{ArchiveJob, Dtype, ImageArchive, Next, NpzFile, Shard};
+use candle_core::DType;
+use ddt_files::npz::{ArchiveJob, ImageArchive, Next, NpzFile, Shard};
 use ddt_files::{FileError, FileSystem};
 use serde::{Deserialize, Serialize};
+
+use crate::builders::refused;
 
 /// A job, and who does it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Run {
-    pub(crate) path: PathBuf,
-    pub(crate) count: usize,
-    pub(crate) side: usize,
-    pub(crate) batch: usize,
-    pub(crate) rank: usize,
-    pub(crate) world: usize,
+    path: PathBuf,
+    count: usize,
+    side: usize,
+    batch: usize,
+    rank: usize,
+    world: usize,
     /// Time that an image takes.
-    pub(crate) pause_us: u64,
+    pause_us: u64,
 }
 
 impl Run {
@@ -28,17 +31,17 @@ impl Run {
         Self { path: path.to_owned(), count, side: 4, batch, rank: 0, world: 1, pause_us: 0 }
     }
 
-    pub(crate) fn job(&self) -> ArchiveJob {
+    fn job(&self) -> ArchiveJob {
         let protocol = serde_json::json!({ "painter": "stub", "seed": 3 });
         ArchiveJob { count: self.count, height: self.side, width: self.side, batch: self.batch, protocol }
     }
 
-    pub(crate) fn labels(&self) -> Vec<i64> {
+    fn labels(&self) -> Vec<i64> {
         (0..self.count as i64).map(|it| it * 7 % 10).collect()
     }
 
     /// Works until the archive is finished; says how many batches it painted.
-    pub(crate) fn finish(&self) -> Result<usize, FileError> {
+    fn finish(&self) -> Result<usize, FileError> {
         self.finish_on(&FileSystem::default())
     }
 
@@ -71,7 +74,7 @@ impl Run {
 }
 
 /// Appends an image's bytes.
-pub(crate) fn paint(image: usize, bytes: usize, pixels: &mut Vec<u8>) {
+fn paint(image: usize, bytes: usize, pixels: &mut Vec<u8>) {
     let mut state = (image as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     pixels.extend((0..bytes).map(|_| {
         state ^= state << 13;
@@ -95,12 +98,12 @@ fn the_archive_holds_every_image_and_label() {
 
     let npz = NpzFile::open(&run.path).unwrap();
     let images = npz.array("arr_0").unwrap();
-    assert_eq!((images.dtype(), images.shape()), (Dtype::U8, &[10, 4, 4, 3][..]));
+    assert_eq!((images.dtype(), images.shape()), (DType::U8, &[10, 4, 4, 3][..]));
     let mut read = vec![0; 480];
     assert_eq!(images.rows(0..10).unwrap().read(&mut read).unwrap(), 10);
     assert_eq!(read, expected);
     let labels = npz.array("arr_1").unwrap();
-    assert_eq!((labels.dtype(), labels.i64_values().unwrap()), (Dtype::I64, run.labels()));
+    assert_eq!((labels.dtype(), labels.i64_values().unwrap()), (DType::I64, run.labels()));
 
     // Another reader, which compares the checksums too.
     let mut archive = zip::ZipArchive::new(fs::File::open(&run.path).unwrap()).unwrap();
@@ -167,32 +170,26 @@ fn a_process_that_comes_late_finds_the_archive() {
 fn other_jobs_and_files_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let run = Run::new(&folder.path().join("images.npz"), 4, 2);
-    let refused = |job: &ArchiveJob| ImageArchive::open(&run.path, job).unwrap_err();
+    let open_as = |job: &ArchiveJob| ImageArchive::open(&run.path, job);
     drop(open(&run));
     let other = ArchiveJob { batch: 3, ..run.job() };
-    let message = refused(&other).to_string();
-    assert!(
-        message.contains("images.npz.work") && message.contains("batch is 2 there and 3 here"),
-        "{message}"
-    );
+    let belongs = "it belongs to another job: batch is 2 there and 3 here";
+    refused(open_as(&other), &format!("images.npz.work: {belongs}"));
     run.finish().unwrap();
     let bytes = fs::read(&run.path).unwrap();
-    let message = refused(&other).to_string();
-    assert!(message.contains("images.npz.json") && message.contains("batch is 2 there"), "{message}");
+    refused(open_as(&other), &format!("images.npz.json: {belongs}"));
     fs::remove_file(folder.path().join("images.npz.json")).unwrap();
-    assert!(refused(&run.job()).to_string().contains("images.npz: it exists already"));
+    refused(open_as(&run.job()), "images.npz: it exists already");
     assert_eq!(fs::read(&run.path).unwrap(), bytes);
 
     let foreign = folder.path().join("foreign.npz");
     fs::create_dir(folder.path().join("foreign.npz.work")).unwrap();
     fs::write(folder.path().join("foreign.npz.work/thesis.txt"), "years").unwrap();
-    let error = ImageArchive::open(&foreign, &run.job()).unwrap_err().to_string();
-    assert!(error.contains("foreign.npz.work: it exists already"), "{error}");
+    refused(ImageArchive::open(&foreign, &run.job()), "foreign.npz.work: it exists already");
     assert_eq!(fs::read_dir(folder.path().join("foreign.npz.work")).unwrap().count(), 1);
     let missing = folder.path().join("missing/images.npz");
     assert!(matches!(ImageArchive::open(missing, &run.job()), Err(FileError::Io { .. })));
-    let error = ImageArchive::open("..", &run.job()).unwrap_err().to_string();
-    assert!(error.contains("expected the path of a file"), "{error}");
+    refused(ImageArchive::open("..", &run.job()), "expected the path of a file");
 }
 
 #[test]
@@ -201,17 +198,14 @@ fn what_does_not_fit_is_refused_and_can_be_put_right() {
     let run = Run::new(&folder.path().join("images.npz"), 3, 2);
     let mut archive = open(&run);
     let Next::Batch(claim) = archive.next(Shard::ALONE).unwrap() else { panic!("expected a batch") };
-    let message = archive.write(claim, &[0; 95]).unwrap_err().to_string();
-    assert!(message.contains("expected 96 bytes for 2 images, got 95"), "{message}");
+    refused(archive.write(claim, &[0; 95]), "expected 96 bytes for 2 images, got 95");
     assert_eq!(archive.finished_images(), 0);
-    let message = archive.finish(&run.labels()).unwrap_err().to_string();
-    assert!(message.contains("expected 3 images, got 3 fewer"), "{message}");
-    let message = open(&run).finish(&[0]).unwrap_err().to_string();
-    assert!(message.contains("number of labels: expected 3, got 1"), "{message}");
+    refused(archive.finish(&run.labels()), "expected 3 images, got 3 fewer");
+    refused(open(&run).finish(&[0]), "number of labels: expected 3, got 1");
     assert!(!run.path.exists());
     // A file that came into the archive's place meanwhile stays.
     fs::write(&run.path, "mine").unwrap();
-    assert!(run.finish().unwrap_err().to_string().contains("it exists already"));
+    refused(run.finish(), "it exists already");
     assert_eq!(fs::read(&run.path).unwrap(), b"mine");
     fs::remove_file(&run.path).unwrap();
     assert_eq!(run.finish().unwrap(), 2);
@@ -239,6 +233,14 @@ fn start(run: &Run) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// Kills a process; false if it had come to its end.
+fn kill(child: &mut Child) -> bool {
+    let running = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    running
 }
 
 /// The archive and its description.
@@ -272,9 +274,7 @@ fn being_killed_changes_nothing() {
         let mut child = start(&run);
         // A process takes some milliseconds to begin; the whole job takes it half a second.
         sleep(Duration::from_micros(4_000 + draw(number, 40_000)));
-        killed += u64::from(child.try_wait().unwrap().is_none());
-        child.kill().unwrap();
-        child.wait().unwrap();
+        killed += u64::from(kill(&mut child));
     }
     assert!(killed >= 5, "only {killed} processes were killed before their end");
     run.finish().unwrap();
@@ -288,10 +288,7 @@ fn others_take_over_from_one_that_is_killed() {
     let run = |rank| Run { rank, world: 3, pause_us: 700, ..Run::new(&path, IMAGES, BATCH) };
     let mut children: Vec<Child> = (0..3).map(|rank| start(&run(rank))).collect();
     sleep(Duration::from_millis(60));
-    let mut victim = children.remove(1);
-    assert!(victim.try_wait().unwrap().is_none(), "the archive was finished too early");
-    victim.kill().unwrap();
-    victim.wait().unwrap();
+    assert!(kill(&mut children.remove(1)), "the archive was finished too early");
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }
@@ -303,12 +300,9 @@ fn any_process_goes_on_where_several_were_killed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("images.npz");
     let run = |rank, world| Run { rank, world, pause_us: 700, ..Run::new(&path, IMAGES, BATCH) };
-    let children: Vec<Child> = (0..3).map(|rank| start(&run(rank, 3))).collect();
+    let mut children: Vec<Child> = (0..3).map(|rank| start(&run(rank, 3))).collect();
     sleep(Duration::from_millis(60));
-    for mut child in children {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+    children.iter_mut().for_each(|child| drop(kill(child)));
     assert!(!path.exists());
     // Another number of processes, and only one of them.
     run(4, 7).finish().unwrap();

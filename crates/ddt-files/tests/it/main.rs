@@ -2,14 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+mod builders;
 mod faults;
-mod goldens;
 mod hostile;
 mod image_archives;
-mod npz_hostile;
-mod npz_reading;
+mod npz_files;
 mod safetensors_files;
-mod torch_builder;
 mod torch_files;
 mod torch_legacy;
-mod zip_builder;

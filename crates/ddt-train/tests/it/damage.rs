@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use candle_core::Device;
+use ddt_files::{Checkpoint, write_safetensors};
 use ddt_train::{FlowMatching, Resumed, RunFolder, TrainError, Trainer};
 use serde_json::{Value, json};
 
@@ -134,25 +136,13 @@ fn a_state_that_was_tampered_with_is_refused() {
         assert!(message.contains(expected), "{message}");
         assert_eq!(trainer.steps(), 0);
     };
-    let hashes = |it: &mut Value| it["sha256"].as_object_mut().unwrap().clone();
     check(&|it| it["sha256"] = json!({}), "expected hashes of");
-    check(
-        &|it| {
-            let mut map = hashes(it);
-            let hash = map.remove("weights.safetensors").unwrap();
-            map.insert("../../log.jsonl".to_owned(), hash);
-            it["sha256"] = map.into();
-        },
-        "expected hashes of",
-    );
-    check(
-        &|it| {
-            let mut map = hashes(it);
-            map.insert("../../log.jsonl".to_owned(), "00".into());
-            it["sha256"] = map.into();
-        },
-        "expected hashes of",
-    );
+    check(&|it| it["sha256"]["../../log.jsonl"] = "00".into(), "expected hashes of");
+    let renamed = |it: &mut Value| {
+        let hash = it["sha256"].as_object_mut().unwrap().remove("weights.safetensors").unwrap();
+        it["sha256"]["../../log.jsonl"] = hash;
+    };
+    check(&renamed, "expected hashes of");
     check(&|it| it["counters"]["step"] = u64::MAX.into(), "no run can have");
     check(&|it| it["counters"]["step"] = (1u64 << 60).into(), "no run can have");
     check(&|it| it["counters"]["skipped"] = 4.into(), "no run can have");
@@ -170,13 +160,10 @@ fn tensors_of_another_network_are_refused_as_a_whole() {
     train(folder.path(), STEPS, |step| step < 3);
     let checkpoint = folder.path().join("checkpoints/step-0000000003");
     let (moments, state) = (checkpoint.join("second-moments.safetensors"), checkpoint.join("state.json"));
-    let file = ddt_files::Checkpoint::open(&moments).unwrap();
-    let fewer = ddt_files::TensorSource::names(&file).into_iter().skip(1).map(|name| {
-        let tensor = ddt_files::TensorSource::tensor(&file, name, &candle_core::Device::Cpu);
-        (name.to_owned(), tensor.unwrap())
-    });
-    let fewer = fewer.collect();
-    let hash = ddt_files::write_safetensors(&moments, &fewer, &Default::default()).unwrap();
+    let file = Checkpoint::open(&moments).unwrap();
+    let tensor = |name: &str| (name.to_owned(), file.tensor(name, &Device::Cpu).unwrap());
+    let fewer = file.names().into_iter().skip(1).map(tensor).collect();
+    let hash = write_safetensors(&moments, &fewer, &Default::default()).unwrap();
     let mut json: Value = serde_json::from_slice(&fs::read(&state).unwrap()).unwrap();
     json["sha256"]["second-moments.safetensors"] = hash.into();
     fs::write(&state, json.to_string()).unwrap();

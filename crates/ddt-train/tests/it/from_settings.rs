@@ -24,27 +24,27 @@ fn photos(root: &Path, classes: &[&str]) {
     }
 }
 
+/// A folder with photos of two classes.
+fn with_photos() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    photos(&folder.path().join("photos"), &["cat", "dog"]);
+    folder
+}
+
 fn settings(folder: &Path) -> Settings {
     let text = format!(
         r#"
         run = {run:?}
         images = {{ train = {photos:?}, test = {photos:?}, size = 16, flips = true }}
         autoencoder = {{ kind = "pixels" }}
+        train = {{ batch_size = 4, total_images = 24, ema_decays = [0.5, 0.9] }}
+        watch = {{ log_every = 1, test_every = 3, samples_every = 5, tensorboard = true }}
         [network]
         patch_size = 4
         hidden_size = 32
         num_heads = 2
         num_encoder_blocks = 1
         num_decoder_blocks = 1
-        [train]
-        batch_size = 4
-        total_images = 24
-        ema_decays = [0.5, 0.9]
-        [watch]
-        log_every = 1
-        test_every = 3
-        samples_every = 5
-        tensorboard = true
         "#,
         run = folder.join("run"),
         photos = folder.join("photos"),
@@ -86,8 +86,7 @@ fn losses(settings: &Settings, key: &str) -> Vec<f64> {
 
 #[test]
 fn photos_become_weights() {
-    let folder = tempfile::tempdir().unwrap();
-    photos(&folder.path().join("photos"), &["cat", "dog"]);
+    let folder = with_photos();
     let settings = settings(folder.path());
     let (outcome, events) = train_with(&settings, &pixels(), |_| true);
     let exported = outcome.unwrap();
@@ -111,8 +110,7 @@ fn photos_become_weights() {
 
 #[test]
 fn stopping_anywhere_changes_no_byte() {
-    let folder = tempfile::tempdir().unwrap();
-    photos(&folder.path().join("photos"), &["cat", "dog"]);
+    let folder = with_photos();
     let mut whole = settings(folder.path());
     train(&whole).unwrap();
     let expected = fs::read(out(&whole)).unwrap();
@@ -137,8 +135,7 @@ fn stopping_anywhere_changes_no_byte() {
 
 #[test]
 fn no_report_fails_a_run() {
-    let folder = tempfile::tempdir().unwrap();
-    photos(&folder.path().join("photos"), &["cat", "dog"]);
+    let folder = with_photos();
     let mut settings = settings(folder.path());
     // Shorter than a line of the log.
     settings.watch.log_every = 1000;
@@ -197,16 +194,13 @@ fn settings_that_do_not_fit_are_named() {
     refused(&|it| it.images.size = 32, "size 32");
     refused(&|it| it.images.test = Some(folder.path().join("others")), "cat, cow");
     refused(&|it| it.start = Some(StartSettings { weights: root.clone(), reinit: vec![] }), "photos");
-    let alignment = AlignmentSettings {
-        layer: 1,
-        weight: 0.5,
-        model: "vit-b".to_owned(),
-        weights: root.clone(),
-        cache: false,
-    };
-    refused(&|it| it.alignment = Some(alignment.clone()), "alignment");
+    refused(&|it| it.alignment = Some(alignment(false)), "alignment");
     let _held = RunFolder::open(&base.run).unwrap();
     refused(&|_| {}, "another process");
+}
+
+fn alignment(cache: bool) -> AlignmentSettings {
+    AlignmentSettings { layer: 1, weight: 0.5, model: "vit-b".to_owned(), weights: "unused".into(), cache }
 }
 
 /// Means of the quarters of an image, in steps that 16 bits hold exactly.
@@ -225,19 +219,12 @@ fn quarters() -> FeatureExtractor<'static> {
 
 #[test]
 fn features_computed_at_every_step_are_those_of_the_cache() {
-    let folder = tempfile::tempdir().unwrap();
-    photos(&folder.path().join("photos"), &["cat", "dog"]);
+    let folder = with_photos();
     let run = |cache: bool| {
         let mut settings = settings(folder.path());
         settings.run = folder.path().join(if cache { "cached" } else { "live" });
         settings.train.total_images = 40;
-        settings.alignment = Some(AlignmentSettings {
-            layer: 1,
-            weight: 0.5,
-            model: "vit-b".to_owned(),
-            weights: "unused".into(),
-            cache,
-        });
+        settings.alignment = Some(alignment(cache));
         let frozen = Frozen { features: Some(quarters()), ..pixels() };
         let (mut stopped, mut steps) = (false, 0);
         while !stopped {
@@ -258,14 +245,13 @@ fn features_computed_at_every_step_are_those_of_the_cache() {
 
 #[test]
 fn fine_tuning_on_other_classes_keeps_all_but_what_is_initialised_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    photos(&folder.path().join("photos"), &["cat", "dog"]);
+    let folder = with_photos();
     let first = settings(folder.path());
     train(&first).unwrap();
     photos(&folder.path().join("photos"), &["cat", "dog", "emu"]);
-    let start = |reinit: &[&str]| StartSettings {
-        weights: out(&first),
-        reinit: reinit.iter().map(|it| (*it).to_owned()).collect(),
+    let start = |reinit: &[&str]| {
+        let reinit = reinit.iter().map(|it| (*it).to_owned()).collect();
+        StartSettings { weights: out(&first), reinit }
     };
     let mut second = settings(folder.path());
     second.run = folder.path().join("second");
@@ -308,8 +294,7 @@ fn fine_tuning_on_other_classes_keeps_all_but_what_is_initialised_anew() {
 
 #[test]
 fn fine_tuning_normalises_latents_as_the_weights_are_used_to() {
-    let folder = tempfile::tempdir().unwrap();
-    photos(&folder.path().join("photos"), &["cat", "dog"]);
+    let folder = with_photos();
     let normalised =
         || Frozen { encoder: LatentEncoder { normalise: true, ..LatentEncoder::pixels() }, features: None };
     let first = settings(folder.path());

@@ -1,4 +1,4 @@
-//! Every parameter learns, and its gradient is the loss's.
+//! Every parameter learns, and its gradient is the loss's, and PyTorch's.
 
 use candle_core::{DType, Device, Tensor};
 use ddt_flow::{CounterNoise, Purpose};
@@ -52,6 +52,12 @@ fn objective(family: Family, alignment: bool) -> (FlowMatching, Parameters) {
 
 fn loss(objective: &FlowMatching) -> f64 {
     f64::from(objective.loss(&batch(), AT).unwrap().total.to_scalar::<f32>().unwrap())
+}
+
+#[test]
+fn losses_gradients_and_updates_are_those_of_pytorch() {
+    ddt_parity::check("adamw_ema").unwrap();
+    ddt_parity::check("repa_step").unwrap();
 }
 
 #[test]

@@ -4,10 +4,12 @@
 
 mod generating;
 
-use std::{ops::ControlFlow, path::Path};
+use std::{fs, ops::ControlFlow, path::Path};
 
+use candle_core::Device;
 use ddt::{
     Error, Generated, Opened, Pipeline, PipelineConfig, Request, Result, Sharing, Source,
+    files::{Checkpoint, write_safetensors},
     flow::{Guidance, TimeGrid},
     hub::{Hub, Release},
     model::DdtConfig,
@@ -90,6 +92,50 @@ fn files_that_are_not_there_or_not_right() {
     check(&odd, &["multiples of 16", "250 x 256"]);
     check(&PipelineConfig { network: sizes("ddt-b2"), ..demo(1) }, &["ddt-b2-8en4de", "leave the sizes out"]);
     load(&weights(&demo_file(folder))).unwrap();
+}
+
+/// The demo's network in two files with an index, as large networks are published.
+fn sharded(folder: &Path) {
+    let file = Checkpoint::from_bytes(ddt_demo::NETWORK, "the demo").unwrap();
+    let names = file.names();
+    let mut parts = serde_json::Map::new();
+    for (number, names) in names.chunks(names.len().div_ceil(2)).enumerate() {
+        let part = format!("model-0000{}-of-00002.safetensors", number + 1);
+        let tensor = |name: &&str| ((*name).to_owned(), file.tensor(name, &Device::Cpu).unwrap());
+        let tensors = names.iter().map(tensor).collect();
+        write_safetensors(&folder.join(&part), &tensors, &Default::default()).unwrap();
+        parts.extend(names.iter().map(|name| ((*name).to_owned(), part.clone().into())));
+    }
+    let index = serde_json::json!({ "metadata": file.metadata(), "weight_map": parts });
+    fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+}
+
+#[test]
+fn weights_in_several_files_are_opened_by_their_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    sharded(folder);
+    let request = Request::new([0], 1);
+    let [whole, by_folder, by_index] =
+        [demo(1), weights(folder), weights(&folder.join("model.safetensors.index.json"))]
+            .map(|it| generate(&it, &request));
+    assert_eq!(by_folder.images, whole.images);
+    let hash = |it: &Generated| it.record.pipeline.weights.sha256.clone().unwrap();
+    assert_eq!(hash(&by_folder), hash(&by_index));
+    assert_ne!(hash(&by_folder), hash(&whole));
+
+    // A part of other numbers, one that is cut short, and one that is not there.
+    let second = folder.join("model-00002-of-00002.safetensors");
+    let good = fs::read(&second).unwrap();
+    let mut other = good.clone();
+    *other.last_mut().unwrap() ^= 1;
+    fs::write(&second, other).unwrap();
+    let expected = Source { sha256: Some(hash(&by_folder)), ..Source::new(folder) };
+    check(&PipelineConfig { weights: expected, ..demo(1) }, &["with sha256:", "got sha256:"]);
+    fs::write(&second, &good[..good.len() - 1]).unwrap();
+    check(&weights(folder), &["model-00002-of-00002.safetensors", "it is cut short"]);
+    fs::remove_file(&second).unwrap();
+    check(&weights(folder), &["part `model-00002-of-00002.safetensors` is missing", "download all of them"]);
 }
 
 #[test]
