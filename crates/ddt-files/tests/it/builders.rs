@@ -134,6 +134,9 @@ pub(crate) fn array(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     npy(1, &format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n"), data)
 }
 
+/// Offset, shape and strides of a tensor in its storage.
+pub(crate) type View<'a> = (i64, &'a [i64], &'a [i64]);
+
 /// A pickle under construction.
 #[derive(Clone, Default)]
 pub(crate) struct Pickle(pub(crate) Vec<u8>);
@@ -173,7 +176,7 @@ impl Pickle {
         self.op(b"(").str("storage").global("torch", class).str(key).str("cuda:0").int(count).op(b"tQ")
     }
 
-    pub(crate) fn tensor(self, class: &str, key: &str, count: i64, view: (i64, &[i64], &[i64])) -> Self {
+    pub(crate) fn tensor(self, class: &str, key: &str, count: i64, view: View<'_>) -> Self {
         let (offset, shape, strides) = view;
         self.global("torch._utils", "_rebuild_tensor_v2")
             .op(b"(")

@@ -6,8 +6,8 @@ use candle_core::{DType, Device};
 use ddt_files::{Checkpoint, FileError, Format, LoadOptions, TensorSource, load_exact};
 
 use crate::builders::{
-    Pickle, ZipEntry, deflated, f32s, floats, lightning, open, refused, stored, tensor, torch_file, zip,
-    zip64_end,
+    Pickle, View, ZipEntry, deflated, f32s, floats, lightning, open, refused, stored, tensor, torch_file,
+    zip, zip64_end,
 };
 
 /// Opens a Lightning file with these entries and a storage of four floats.
@@ -168,7 +168,7 @@ fn entries_that_are_no_tensors() {
     refused(with_entries(|it| it.int(1).int(1)), "expected a string as its name");
     refused(with_entries(|it| it.str(&"k".repeat(2000)).int(1)), "2000 bytes");
     refused(with_entries(|it| one(one(it))), "occurs twice");
-    let views: [((i64, &[i64], &[i64]), &str); 10] = [
+    let views: [(View<'_>, &str); 10] = [
         ((1, &[4], &[1]), "leaves its storage of 4 elements"),
         ((i64::MAX, &[1], &[1]), "leaves its storage"),
         ((-1, &[1], &[1]), "-1 is not a size"),
