@@ -181,7 +181,6 @@ impl From<Sharing> for Written {
 
 #[cfg(test)]
 mod tests {
-    use ddt_files::read_file;
     use ddt_flow::{Guidance, TimeGrid};
     use ddt_sharing::{Objective, Similarity, SimilarityFile, optimal_plan};
 
