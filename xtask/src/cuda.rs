@@ -6,8 +6,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use xshell::{Shell, cmd};
 
-use crate::tidy::root;
+use crate::tidy::{metadata, root};
 
 mod toolkit;
 
@@ -72,7 +73,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.examples {
         build(&home, args.dev, ("ddt-cli", "cuda"), &["--bin", "ddt"])?;
     }
-    let program = target_folder()?.join(if args.dev { "debug" } else { "release" }).join(PROGRAM);
+    let (_, target) = metadata(&root())?;
+    let program = target.join(if args.dev { "debug" } else { "release" }).join(PROGRAM);
     println!("built {}: compiled and linked, which says nothing of a GPU", program.display());
     if let Some(folder) = &args.pack {
         pack(&root(), &program, folder)?;
@@ -84,29 +86,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn build(home: &Path, dev: bool, (package, feature): (&str, &str), what: &[&str]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(root()).arg("build").env("CUDA_HOME", home);
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    let _home = sh.push_env("CUDA_HOME", home);
     if dev {
         // As the whole workspace, so that third-party crates are those that tests were built with.
-        command.arg("--workspace").arg("--features").arg(format!("{package}/{feature}"));
+        let feature = format!("{package}/{feature}");
+        cmd!(sh, "cargo build --workspace --features {feature} {what...}").run()?;
     } else {
-        command.args(["--release", "-p", package, "--features", feature]);
-    }
-    let status = command.args(what).status().context("cargo does not start")?;
-    if !status.success() {
-        bail!("building {package} with the feature {feature} ended with {status}");
+        cmd!(sh, "cargo build --release -p {package} --features {feature} {what...}").run()?;
     }
     Ok(())
-}
-
-/// Where cargo builds to, whatever decides it.
-fn target_folder() -> Result<PathBuf> {
-    let sh = xshell::Shell::new()?;
-    sh.change_dir(root());
-    let json = xshell::cmd!(sh, "cargo metadata --format-version 1 --no-deps").quiet().read()?;
-    let metadata: serde_json::Value = serde_json::from_str(&json)?;
-    Ok(metadata["target_directory"].as_str().context("cargo metadata names no target directory")?.into())
 }
 
 fn check(program: &Path, out: &Path) -> Result<ExitCode> {
@@ -193,9 +183,9 @@ fn bytes_under(folder: &Path) -> Result<u64> {
 
 /// Bytes of the files that git tracks.
 fn checkout_bytes(root: &Path) -> Result<u64> {
-    let output = Command::new("git").current_dir(root).args(["ls-files", "-z"]).output();
-    let listed = output.context("git does not start")?.stdout;
-    let listed = String::from_utf8_lossy(&listed).into_owned();
+    let sh = Shell::new()?;
+    sh.change_dir(root);
+    let listed = cmd!(sh, "git ls-files -z").quiet().read()?;
     let size = |name: &str| root.join(name).metadata().map_or(0, |it| it.len());
     Ok(listed.split('\0').filter(|name| !name.is_empty()).map(size).sum())
 }

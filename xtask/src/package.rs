@@ -8,10 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 use xshell::{Shell, cmd};
 
-use crate::tidy::{packages, root};
+use crate::tidy::{metadata, root};
 
 /// The registry refuses 10 MB.
 const MAX_BYTES: u64 = 9_000_000;
@@ -44,14 +43,12 @@ struct Package {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let sh = Shell::new()?;
     sh.change_dir(root());
-    let metadata = cmd!(sh, "cargo metadata --format-version 1 --no-deps --offline").quiet().read()?;
-    let metadata: Value = serde_json::from_str(&metadata)?;
-    let target = Path::new(metadata["target_directory"].as_str().context("a target directory")?);
+    let (packages, target) = metadata(&root())?;
     let folder = target.join("package");
 
     let mut wrong = Vec::new();
     let mut published = Vec::new();
-    for package in &packages(&root())? {
+    for package in &packages {
         // `publish = false` is an empty list of registries.
         if package["publish"].is_array() {
             continue;

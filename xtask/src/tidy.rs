@@ -89,7 +89,7 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn check(root: &Path) -> Result<()> {
     let mut wrong = Vec::new();
     sources(root, &mut wrong)?;
-    let packages = packages(root)?;
+    let (packages, _) = metadata(root)?;
     tables(&packages, &mut wrong);
     for package in &packages {
         dependencies(package, &mut wrong);
@@ -146,15 +146,17 @@ fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The packages of the workspace, as cargo describes them.
-pub(crate) fn packages(root: &Path) -> Result<Vec<Value>> {
+/// The packages of the workspace, as cargo describes them, and the folder that it builds to.
+pub(crate) fn metadata(root: &Path) -> Result<(Vec<Value>, PathBuf)> {
     let sh = Shell::new()?;
     sh.change_dir(root);
     let json = cmd!(sh, "cargo metadata --format-version 1 --no-deps --offline").quiet().read()?;
     let mut metadata: Value = serde_json::from_str(&json)?;
-    match metadata["packages"].take() {
-        Value::Array(packages) => Ok(packages),
-        other => bail!("expected a list of packages from cargo metadata, got {other}"),
+    match (metadata["packages"].take(), metadata["target_directory"].as_str()) {
+        (Value::Array(packages), Some(target)) => Ok((packages, target.into())),
+        (other, target) => {
+            bail!("expected packages and a target directory of cargo metadata, got {other}, {target:?}")
+        }
     }
 }
 

@@ -145,7 +145,7 @@ impl ProtocolArgs {
             cache: self.out.join("features"),
         };
         let extractor = measurement.load(terminal)?;
-        evaluate::check_references(references, &*extractor)?;
+        evaluate::check_references(references, &extractor)?;
         let batch = self.batch.map_or(opened.usual_batch(), |it| it as usize);
         let request = dataset::balanced(&opened, &[], self.count, batch)?;
         let (count, png_folder, shard) = (self.count, None, Shard::ALONE);
@@ -159,7 +159,7 @@ struct Protocol<'a> {
     samples: DataSet<'a>,
     references: &'a Path,
     measurement: Measurement,
-    extractor: Box<dyn Extractor>,
+    extractor: Extractor,
 }
 
 impl Protocol<'_> {
@@ -168,7 +168,7 @@ impl Protocol<'_> {
         let archive = self.samples.out.path().to_owned();
         let generated = self.samples.generate(terminal)?;
         let comparison = Comparison::prepare(&archive, self.references, &self.measurement, terminal)?;
-        Ok(format!("{generated}\n{}", evaluate::finish(&comparison, &*self.extractor)?))
+        Ok(format!("{generated}\n{}", evaluate::finish(&comparison, &self.extractor)?))
     }
 }
 

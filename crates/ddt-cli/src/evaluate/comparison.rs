@@ -69,7 +69,7 @@ impl Measurement {
     ///
     /// No weights, weights of another network, or a GPU for a network that has no programs for one; each with what
     /// to do.
-    pub(crate) fn load(&self, terminal: &Terminal) -> Result<Box<dyn Extractor>> {
+    pub(crate) fn load(&self, terminal: &Terminal) -> Result<Extractor> {
         extractor::load(self.extractor, self.weights.as_deref(), self.device, terminal)
     }
 }
@@ -86,10 +86,10 @@ const NO_IMAGES: &str = "REFERENCES: the statistics of the file are Inception's,
 /// # Errors
 ///
 /// As [`Comparison::prepare`] and [`Comparison::evaluate`].
-pub(crate) fn check_references(path: &Path, extractor: &dyn Extractor) -> Result<()> {
+pub(crate) fn check_references(path: &Path, extractor: &Extractor) -> Result<()> {
     let quiet = Terminal::new(true, Cancel::default());
     let references = Input::open(path, &quiet).context("REFERENCES")?;
-    ensure!(references.images.is_some() || extractor.name() == INCEPTION_2015, NO_IMAGES);
+    ensure!(references.images.is_some() || extractor.name == INCEPTION_2015, NO_IMAGES);
     Ok(())
 }
 
@@ -169,7 +169,7 @@ impl<'a> Comparison<'a> {
     /// # Errors
     ///
     /// Images that cannot be read or measured, statistics of another extractor, a damaged cache.
-    pub(super) fn evaluate(&self, extractor: &dyn Extractor) -> Result<Report> {
+    pub(super) fn evaluate(&self, extractor: &Extractor) -> Result<Report> {
         let split_size = self.how.split_size as usize;
         let measure = |what, images| measure(what, images, extractor, &self.cache, split_size, self.terminal);
         let ours = measure("samples", &self.samples)?;
@@ -181,7 +181,7 @@ impl<'a> Comparison<'a> {
             warnings.extend(theirs.size.is_none().then(|| different_sizes("references")));
         }
         // Statistics in a file are those of Inception, by custom.
-        let stored = (extractor.name() == INCEPTION_2015).then_some(&self.references);
+        let stored = (extractor.name == INCEPTION_2015).then_some(&self.references);
         let statistics = stored.and_then(|it| it.statistics.as_ref());
         let precomputed_statistics = statistics.is_some();
         let statistics = statistics.or(theirs.as_ref().map(|it| &it.statistics)).context(NO_IMAGES)?;
@@ -196,8 +196,8 @@ impl<'a> Comparison<'a> {
             samples: image_set(&self.samples, &ours, false)?,
             references: self.reference_set(theirs.as_ref(), precomputed_statistics)?,
             evaluator: Evaluator {
-                name: extractor.name().to_owned(),
-                weights_sha256: extractor.weights_sha256().to_owned(),
+                name: extractor.name.clone(),
+                weights_sha256: extractor.weights_sha256.clone(),
                 feature_size: ours.feature_size as u64,
             },
             neighbourhood: self.how.neighbourhood.into(),
@@ -214,7 +214,7 @@ impl<'a> Comparison<'a> {
             metrics.add(Quantity::Score.name(verdict.as_ref()), score.mean);
             metrics.add("score_deviation", score.deviation);
         }
-        if let (names @ [_, ..], Some(predicted)) = (extractor.class_names(), &ours.predicted) {
+        if let (names @ [_, ..], Some(predicted)) = (extractor.class_names, &ours.predicted) {
             match class_accuracy(names, predicted, &self.samples) {
                 Ok(share) => metrics.add("class_accuracy", share),
                 Err(why) => metrics.warnings.push(note(format!("class_accuracy is left out: {why}"))),

@@ -31,25 +31,17 @@ pub(crate) enum Choice {
 const CIFAR10: [&str; Classifier::CLASSES] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// Computes features of images; an image has the same features in any company, on a GPU up to the last bits of sums.
-pub(crate) trait Extractor {
+/// A network that computes features of images; an image has the same features in any company, on a GPU up to the last
+/// bits of sums.
+pub(crate) struct Extractor {
     /// Its name in reports.
-    fn name(&self) -> &str;
-
+    pub(super) name: String,
     /// SHA-256 of its weights.
-    fn weights_sha256(&self) -> &str;
-
+    pub(super) weights_sha256: String,
     /// Names of the classes that it tells apart, where samples may have the same.
-    fn class_names(&self) -> &[&str] {
-        &[]
-    }
-
-    /// Features of the images of a chunk.
-    ///
-    /// # Errors
-    ///
-    /// Images of a size that it does not take; too little memory.
-    fn extract(&self, images: &Chunk) -> Result<Extracted>;
+    pub(super) class_names: &'static [&'static str],
+    /// Features of the images of a chunk; an error for images of a size that it does not take.
+    pub(super) extract: Box<dyn Fn(&Chunk) -> Result<Extracted>>,
 }
 
 /// Features of some images, a row per image.
@@ -90,14 +82,20 @@ pub(super) fn load(
     weights: Option<&Path>,
     device: Place,
     terminal: &Terminal,
-) -> Result<Box<dyn Extractor>> {
+) -> Result<Extractor> {
     ensure!(
         device == Place::Cpu || choice == Choice::Inception,
         "--device: expected cpu, for only inception has programs for GPUs, got {device}"
     );
     if choice == Choice::Cifar10Classifier {
-        let (network, sha256) = Classifier::load(weights).context("--extractor cifar10-classifier")?;
-        return Ok(Box::new(ClassifierExtractor { network, sha256 }));
+        let (network, weights_sha256) =
+            Classifier::load(weights).context("--extractor cifar10-classifier")?;
+        return Ok(Extractor {
+            name: "cifar10-classifier".to_owned(),
+            weights_sha256,
+            class_names: &CIFAR10,
+            extract: Box::new(move |images| classify(&network, images)),
+        });
     }
     let Some(path) = weights else {
         let published = match choice {
@@ -111,127 +109,64 @@ pub(super) fn load(
         );
     };
     let file = Checkpoint::open(path).context("--weights")?;
-    let sha256 = ddt::sha256_of(path).context("--weights")?;
+    let weights_sha256 = ddt::sha256_of(path).context("--weights")?;
     if choice == Choice::Dinov2 {
         let config = dinov2_config(&file).context("--weights")?;
-        let name = dinov2_name(&config);
         let network = DinoV2::load(&config, &file, DType::F32, &Device::Cpu).context("--weights")?;
-        return Ok(Box::new(DinoV2Extractor { name, network, sha256 }));
+        let extract = move |images: &Chunk| -> Result<Extracted> {
+            let unit = (pixels(images)?.to_dtype(DType::F32)? / 255.0)?;
+            let features = Rows::of(&network.features(&unit)?.class_token)?;
+            Ok(Extracted { features, spatial: None, logits: None })
+        };
+        let (name, extract) = (dinov2_name(&config), Box::new(extract));
+        return Ok(Extractor { name, weights_sha256, class_names: &[], extract });
     }
     let weights = FoldedInception::load(&file, &Device::Cpu).context("--weights")?;
-    let network = InceptionOn::open(&weights, device, terminal).context("--device")?;
-    Ok(Box::new(InceptionExtractor { network, sha256 }))
-}
-
-struct InceptionExtractor {
-    network: InceptionOn,
-    sha256: String,
-}
-
-/// The same network on either.
-enum InceptionOn {
-    Cpu(Box<Inception>),
-    #[cfg(feature = "cuda")]
-    Gpu(Box<ddt::gpu::CudaInception>),
-}
-
-impl InceptionOn {
-    fn open(weights: &FoldedInception, device: Place, terminal: &Terminal) -> Result<Self> {
-        match device {
-            Place::Cpu => Ok(Self::Cpu(Box::new(Inception::from_folded(weights)?))),
-            #[cfg(feature = "cuda")]
-            Place::Cuda(number) => {
-                let network = ddt::gpu::CudaInception::open(number, weights)?;
-                terminal.say(format!("computing features on {}", network.device_name()));
-                Ok(Self::Gpu(Box::new(network)))
-            }
-            #[cfg(not(feature = "cuda"))]
-            Place::Cuda(_) => {
-                let _ = terminal;
-                bail!("expected cpu, the only device of this build, got {device}")
-            }
-        }
-    }
-
-    fn forward(&self, pixels: &Tensor) -> Result<InceptionFeatures> {
-        match self {
-            Self::Cpu(network) => Ok(network.forward(pixels)?),
-            #[cfg(feature = "cuda")]
-            Self::Gpu(network) => Ok(network.forward(pixels)?),
-        }
-    }
-}
-
-impl Extractor for InceptionExtractor {
-    fn name(&self) -> &str {
-        INCEPTION_2015
-    }
-
-    fn weights_sha256(&self) -> &str {
-        &self.sha256
-    }
-
-    fn extract(&self, images: &Chunk) -> Result<Extracted> {
-        let it = self.network.forward(&pixels(images)?)?;
+    let network = inception(&weights, device, terminal).context("--device")?;
+    let extract = move |images: &Chunk| -> Result<Extracted> {
+        let it = network(&pixels(images)?)?;
         Ok(Extracted {
             features: Rows::of(&it.pool)?,
             spatial: Some(Rows::of(&it.spatial_flat()?)?),
             logits: Some(Rows::of(&it.logits_unbiased)?),
         })
+    };
+    let (name, extract) = (INCEPTION_2015.to_owned(), Box::new(extract));
+    Ok(Extractor { name, weights_sha256, class_names: &[], extract })
+}
+
+/// Inception on the CPU, or on a GPU.
+type Forward = Box<dyn Fn(&Tensor) -> Result<InceptionFeatures>>;
+
+fn inception(weights: &FoldedInception, device: Place, terminal: &Terminal) -> Result<Forward> {
+    match device {
+        Place::Cpu => {
+            let network = Inception::from_folded(weights)?;
+            Ok(Box::new(move |pixels| Ok(network.forward(pixels)?)))
+        }
+        #[cfg(feature = "cuda")]
+        Place::Cuda(number) => {
+            let network = ddt::gpu::CudaInception::open(number, weights)?;
+            terminal.say(format!("computing features on {}", network.device_name()));
+            Ok(Box::new(move |pixels| Ok(network.forward(pixels)?)))
+        }
+        #[cfg(not(feature = "cuda"))]
+        Place::Cuda(_) => {
+            let _ = terminal;
+            bail!("expected cpu, the only device of this build, got {device}")
+        }
     }
 }
 
-struct DinoV2Extractor {
-    name: String,
-    network: DinoV2,
-    sha256: String,
-}
-
-impl Extractor for DinoV2Extractor {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn weights_sha256(&self) -> &str {
-        &self.sha256
-    }
-
-    fn extract(&self, images: &Chunk) -> Result<Extracted> {
-        let unit = (pixels(images)?.to_dtype(DType::F32)? / 255.0)?;
-        let it = self.network.features(&unit)?;
-        Ok(Extracted { features: Rows::of(&it.class_token)?, spatial: None, logits: None })
-    }
-}
-
-struct ClassifierExtractor {
-    network: Classifier,
-    sha256: String,
-}
-
-impl Extractor for ClassifierExtractor {
-    fn name(&self) -> &str {
-        "cifar10-classifier"
-    }
-
-    fn weights_sha256(&self) -> &str {
-        &self.sha256
-    }
-
-    fn class_names(&self) -> &[&str] {
-        &CIFAR10
-    }
-
-    fn extract(&self, images: &Chunk) -> Result<Extracted> {
-        let (side, width, height) = (Classifier::SIDE, images.width, images.height);
-        ensure!(
-            (width, height) == (side, side),
-            "--extractor cifar10-classifier: expected images of {side} x {side} pixels, got {width} x {height}"
-        );
-        let pixels = ((pixels(images)?.to_dtype(DType::F32)? / 127.5)? - 1.0)?;
-        let it = self.network.forward(&pixels)?;
-        let logits = Some(Rows::of(&it.logits)?);
-        Ok(Extracted { features: Rows::of(&it.features)?, spatial: None, logits })
-    }
+fn classify(network: &Classifier, images: &Chunk) -> Result<Extracted> {
+    let (side, width, height) = (Classifier::SIDE, images.width, images.height);
+    ensure!(
+        (width, height) == (side, side),
+        "--extractor cifar10-classifier: expected images of {side} x {side} pixels, got {width} x {height}"
+    );
+    let pixels = ((pixels(images)?.to_dtype(DType::F32)? / 127.5)? - 1.0)?;
+    let it = network.forward(&pixels)?;
+    Ok(Extracted { features: Rows::of(&it.features)?, spatial: None, logits: Some(Rows::of(&it.logits)?) })
 }
 
 /// Pixels as networks take them: `(B, 3, H, W)`, u8.

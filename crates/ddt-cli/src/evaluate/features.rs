@@ -54,20 +54,20 @@ impl Cache {
     /// # Errors
     ///
     /// A file in the folder that is damaged; the extractor's; a full disk.
-    pub(super) fn features(&self, extractor: &dyn Extractor, chunk: &Chunk) -> Result<Extracted> {
+    pub(super) fn features(&self, extractor: &Extractor, chunk: &Chunk) -> Result<Extracted> {
         let path = self.folder.join(format!("{}.npz", name(extractor, chunk)));
         if path.try_exists().with_context(|| format!("cannot read {}", path.display()))? {
             let read = read(&path, chunk.num_images());
             return read.context("--cache: features are damaged; delete the file");
         }
-        let extracted = extractor.extract(chunk)?;
+        let extracted = (extractor.extract)(chunk)?;
         write(&path, &extracted, chunk.num_images())?;
         Ok(extracted)
     }
 }
 
-fn name(extractor: &dyn Extractor, chunk: &Chunk) -> String {
-    let head = format!("{VERSION}\n{}\n{}\n", extractor.name(), extractor.weights_sha256());
+fn name(extractor: &Extractor, chunk: &Chunk) -> String {
+    let head = format!("{VERSION}\n{}\n{}\n", extractor.name, extractor.weights_sha256);
     sha256(&[head.as_bytes(), &chunk.sha256()].concat())
 }
 
@@ -135,7 +135,7 @@ pub(super) struct Measured {
 pub(super) fn measure(
     what: &str,
     images: &Images,
-    extractor: &dyn Extractor,
+    extractor: &Extractor,
     cache: &Cache,
     split_size: usize,
     terminal: &Terminal,
@@ -231,28 +231,22 @@ fn line(what: &str, done: usize, total: usize, elapsed: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::{cell::Cell, rc::Rc};
 
     use super::*;
 
     /// Sees two bytes of each image, and counts how often.
-    struct Bytes(&'static str, Cell<usize>);
-
-    impl Extractor for Bytes {
-        fn name(&self) -> &str {
-            "bytes"
-        }
-
-        fn weights_sha256(&self) -> &str {
-            self.0
-        }
-
-        fn extract(&self, images: &Chunk) -> Result<Extracted> {
-            self.1.set(self.1.get() + 1);
+    fn bytes(weights_sha256: &str) -> (Extractor, Rc<Cell<usize>>) {
+        let calls = Rc::new(Cell::new(0));
+        let counted = calls.clone();
+        let extract = move |images: &Chunk| -> Result<Extracted> {
+            counted.set(counted.get() + 1);
             let values: Vec<f32> = images.images().flat_map(|it| [it[0].into(), it[1].into()]).collect();
             let logits = Some(Rows { values: values.clone(), size: 2 });
             Ok(Extracted { features: Rows { values, size: 2 }, spatial: None, logits })
-        }
+        };
+        let (name, weights_sha256) = ("bytes".to_owned(), weights_sha256.to_owned());
+        (Extractor { name, weights_sha256, class_names: &[], extract: Box::new(extract) }, calls)
     }
 
     #[test]
@@ -260,15 +254,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("new/features")).unwrap();
         let chunk = Chunk { height: 2, width: 1, pixels: (0..24).collect() };
-        let extractor = Bytes("a", Cell::new(0));
+        let (extractor, calls) = bytes("a");
         let made = cache.features(&extractor, &chunk).unwrap();
         assert_eq!(made.features.values.len(), 4 * made.features.size);
-        assert_eq!((cache.features(&extractor, &chunk).unwrap(), extractor.1.get()), (made, 1));
+        assert_eq!((cache.features(&extractor, &chunk).unwrap(), calls.get()), (made, 1));
         // Other weights, other sizes of the same bytes: other features.
-        let other = Bytes("b", Cell::new(0));
+        let (other, other_calls) = bytes("b");
         cache.features(&other, &chunk).unwrap();
         cache.features(&extractor, &Chunk { height: 1, width: 2, ..chunk.clone() }).unwrap();
-        assert_eq!((other.1.get(), extractor.1.get()), (1, 2));
+        assert_eq!((other_calls.get(), calls.get()), (1, 2));
     }
 
     #[test]
@@ -276,7 +270,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(folder.path()).unwrap();
         let chunk = Chunk { height: 1, width: 1, pixels: vec![1, 2, 3] };
-        let extractor = Bytes("a", Cell::new(0));
+        let (extractor, _) = bytes("a");
         cache.features(&extractor, &chunk).unwrap();
         let path = folder.path().join(format!("{}.npz", name(&extractor, &chunk)));
         let bytes = std::fs::read(&path).unwrap();

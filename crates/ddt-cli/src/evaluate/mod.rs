@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     args.threads.start()?;
     let comparison = args.prepare(terminal)?;
     let extractor = args.measurement.load(terminal)?;
-    finish(&comparison, &*extractor)
+    finish(&comparison, &extractor)
 }
 
 impl Args {
@@ -70,7 +70,7 @@ impl Args {
 }
 
 /// Measures, writes the report, and returns the table.
-pub(crate) fn finish(comparison: &Comparison<'_>, extractor: &dyn Extractor) -> Result<String> {
+pub(crate) fn finish(comparison: &Comparison<'_>, extractor: &Extractor) -> Result<String> {
     let report = comparison.evaluate(extractor)?;
     let out = comparison.out();
     out.write(report.to_json()?.as_bytes())?;

@@ -26,18 +26,8 @@ struct Cli {
 }
 
 /// Sees the mean of each channel; its spatial features and its class are the first bytes.
-struct Means;
-
-impl Extractor for Means {
-    fn name(&self) -> &str {
-        "means"
-    }
-
-    fn weights_sha256(&self) -> &str {
-        "none"
-    }
-
-    fn extract(&self, images: &Chunk) -> Result<Extracted> {
+fn means() -> Extractor {
+    let extract = |images: &Chunk| -> Result<Extracted> {
         let mean = |it: &[u8], channel: usize| {
             it.iter().skip(channel).step_by(3).map(|it| f32::from(*it)).sum::<f32>() / (it.len() / 3) as f32
         };
@@ -50,7 +40,9 @@ impl Extractor for Means {
             spatial: Some(Rows { values: spatial, size: 2 }),
             logits: Some(Rows { values: logits, size: 4 }),
         })
-    }
+    };
+    let (name, weights_sha256) = ("means".to_owned(), "none".to_owned());
+    Extractor { name, weights_sha256, class_names: &[], extract: Box::new(extract) }
 }
 
 /// Bytes without a pattern.
@@ -85,7 +77,7 @@ impl Place {
         let cache = ["--cache".into(), self.at("features").into_os_string()];
         let words = std::iter::once("evaluate".into()).chain(line.iter().map(path)).chain(cache);
         let terminal = Terminal::new(true, Cancel::default());
-        Cli::parse_from(words).args.prepare(&terminal)?.evaluate(&Means)
+        Cli::parse_from(words).args.prepare(&terminal)?.evaluate(&means())
     }
 }
 

@@ -18,10 +18,8 @@ use serde_json::{Value, json};
 
 use crate::{command, names_in, refuse, succeed};
 
-const SMALL: [&str; 7] = ["dataset", "--weights", "demo", "--steps", "2", "--out", "data.npz"];
-
-fn words<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&SMALL, more].concat()
+fn line(more: &str) -> String {
+    format!("dataset --weights demo --steps 2 --out data.npz {more}")
 }
 
 fn images(folder: &Path) -> Vec<Vec<u8>> {
@@ -44,19 +42,7 @@ fn assert_within_one_level(a: &[u8], b: &[u8]) {
 fn rows_are_the_images_of_the_order_and_described_as_in_a_picture() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let line = words(&[
-        "--class",
-        "ship,cat",
-        "--count",
-        "5",
-        "--batch",
-        "3",
-        "--seed",
-        "6",
-        "--png-folder",
-        "png/",
-    ]);
-    let result = succeed(folder, &line);
+    let result = succeed(folder, &line("--class ship,cat --count 5 --batch 3 --seed 6 --png-folder png/"));
     assert!(
         result.starts_with("5 images of 32 x 32 pixels, 2 classes\nwrote data.npz and data.npz.json\n"),
         "{result}"
@@ -93,31 +79,24 @@ fn rows_are_the_images_of_the_order_and_described_as_in_a_picture() {
 #[test]
 fn the_batch_is_part_of_the_job_and_changes_no_picture() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let line = |batch: &'static str| {
-        words(&["--class", "0,5", "--count", "3", "--share", "uniform:2", "--batch", batch])
-    };
-    succeed(one.path(), &line("1"));
-    succeed(two.path(), &line("3"));
+    let line = |batch: u32| line(&format!("--class 0,5 --count 3 --share uniform:2 --batch {batch}"));
+    succeed(one.path(), &line(1));
+    succeed(two.path(), &line(3));
     for (a, b) in images(one.path()).iter().zip(&images(two.path())) {
         assert_within_one_level(a, b);
     }
     let bytes = fs::read(one.path().join("data.npz")).unwrap();
-    refuse(one.path(), &line("3"), 1, &["--out", "batch is 1 there and 3 here"]);
+    refuse(one.path(), &line(3), 1, &["--out", "batch is 1 there and 3 here"]);
     // What is complete stays.
-    assert!(succeed(one.path(), &line("1")).contains("3 images"));
+    assert!(succeed(one.path(), &line(1)).contains("3 images"));
     assert_eq!(fs::read(one.path().join("data.npz")).unwrap(), bytes);
 }
 
-const JOB: [&str; 4] = ["--count", "30", "--batch", "3"];
+const JOB: &str = "--count 30 --batch 3";
 
 fn start(folder: &Path, rank: &str, world: &str) -> Child {
-    let mut command = command(folder, &words(&JOB));
-    command
-        .args(["--rank", rank, "--world-size", world])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    let line = line(&format!("{JOB} --rank {rank} --world-size {world}"));
+    command(folder, &line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 fn files(folder: &Path) -> [Vec<u8>; 2] {
@@ -139,7 +118,7 @@ fn progress(folder: &Path) -> u64 {
 #[test]
 fn kills_and_other_processes_change_no_byte() {
     let (whole, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    succeed(whole.path(), &words(&JOB));
+    succeed(whole.path(), &line(JOB));
     let work = folder.path().join("data.npz.work");
     let mut killed = 0;
     for number in 0..5 {
@@ -170,7 +149,7 @@ fn kills_and_other_processes_change_no_byte() {
 fn ctrl_c_keeps_finished_batches() {
     let folder = tempfile::tempdir().unwrap();
     let work = folder.path().join("data.npz.work");
-    let line = words(&["--count", "2000", "--batch", "3"]);
+    let line = line("--count 2000 --batch 3");
     let mut child =
         command(folder.path(), &line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     while !work.join("data").exists() {
@@ -190,25 +169,21 @@ fn ctrl_c_keeps_finished_batches() {
 fn mistakes_are_found_before_any_work() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    for (line, status, expected) in [
-        (&["--class", "trick"][..], 1, &["--class", "did you mean 9 (truck)"][..]),
-        (
-            &["--class", "3", "--count", "1000001"],
-            1,
-            &["--count", "1 to 1000000 images of a class, got 1000001"],
-        ),
-        (&["--last-step", "0"], 1, &["--last-step", "got 0"]),
-        (&["--share", "absent.json"], 1, &["absent.json"]),
-        (&["--rank", "2", "--world-size", "2"], 1, &["--rank, --world-size", "a rank from 0 to 1"]),
-        (&["--count", "0"], 2, &["1..=100000000"]),
-        (&["--count", "-3"], 2, &["--count"]),
-        (&["--rank", "0"], 2, &["--world-size"]),
-        (&["--world-size", "2"], 2, &["--rank"]),
-        (&["--rank", "-1", "--world-size", "2"], 2, &["--rank"]),
-        (&["--size", "64"], 2, &["256 or 512"]),
-        (&["--images", "3"], 2, &["--images"]),
+    for (more, status, expected) in [
+        ("--class trick", 1, &["--class", "did you mean 9 (truck)"][..]),
+        ("--class 3 --count 1000001", 1, &["--count", "1 to 1000000 images of a class, got 1000001"]),
+        ("--last-step 0", 1, &["--last-step", "got 0"]),
+        ("--share absent.json", 1, &["absent.json"]),
+        ("--rank 2 --world-size 2", 1, &["--rank, --world-size", "a rank from 0 to 1"]),
+        ("--count 0", 2, &["1..=100000000"]),
+        ("--count -3", 2, &["--count"]),
+        ("--rank 0", 2, &["--world-size"]),
+        ("--world-size 2", 2, &["--rank"]),
+        ("--rank -1 --world-size 2", 2, &["--rank"]),
+        ("--size 64", 2, &["256 or 512"]),
+        ("--images 3", 2, &["--images"]),
     ] {
-        refuse(folder, &words(line), status, expected);
+        refuse(folder, &line(more), status, expected);
     }
     for (out, expected) in [
         ("missing/data.npz", "create the folder missing first"),
@@ -217,7 +192,7 @@ fn mistakes_are_found_before_any_work() {
         ("/dev/null", ".npz"),
     ] {
         // Weights that are not there would be found later.
-        refuse(folder, &["dataset", "--weights", "absent", "--out", out], 1, &["--out", expected]);
+        refuse(folder, &format!("dataset --weights absent --out {out}"), 1, &["--out", expected]);
     }
     assert!(names_in(folder).is_empty());
 }
@@ -226,51 +201,39 @@ fn mistakes_are_found_before_any_work() {
 fn nothing_of_somebody_else_is_replaced_or_mixed_in() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let job = ["--count", "2", "--class", "0"];
-    let refused = |more: &[&str], expected: &[&str]| {
-        refuse(folder, &words(&[&job, more].concat()), 1, expected);
+    let job = |more: &str| line(&format!("--count 2 --class 0 {more}"));
+    let refused = |more: &str, expected: &[&str]| {
+        refuse(folder, &job(more), 1, expected);
         assert!(!folder.join("data.npz.work").exists());
     };
     // A file in the archive's place, and in that of its description.
     fs::write(folder.join("data.npz"), "kept").unwrap();
-    refused(&[], &["--out", "data.npz"]);
+    refused("", &["--out", "data.npz"]);
     assert_eq!(fs::read(folder.join("data.npz")).unwrap(), b"kept");
     fs::rename(folder.join("data.npz"), folder.join("data.npz.json")).unwrap();
-    refused(&[], &["--out", "data.npz.json"]);
+    refused("", &["--out", "data.npz.json"]);
     assert_eq!(fs::read(folder.join("data.npz.json")).unwrap(), b"kept");
     fs::rename(folder.join("data.npz.json"), folder.join("file")).unwrap();
 
     // Folders of pictures.
-    refused(&["--png-folder", "file"], &["--png-folder", "file"]);
-    refused(&["--png-folder", "file/png"], &["--png-folder", "file"]);
-    refused(&["--png-folder", "missing/png"], &["--png-folder", "create the folder missing first"]);
-    refused(&["--png-folder", "/dev/null"], &["--png-folder"]);
+    refused("--png-folder file", &["--png-folder", "file"]);
+    refused("--png-folder file/png", &["--png-folder", "file"]);
+    refused("--png-folder missing/png", &["--png-folder", "create the folder missing first"]);
+    refused("--png-folder /dev/null", &["--png-folder"]);
     fs::create_dir(folder.join("photos")).unwrap();
     fs::write(folder.join("photos/000001.png"), "kept").unwrap();
-    refused(&["--png-folder", "photos"], &["--png-folder", "an unknown data set"]);
+    refused("--png-folder photos", &["--png-folder", "an unknown data set"]);
     fs::write(folder.join("photos/mine.jpg"), "kept").unwrap();
-    refused(&["--png-folder", "photos"], &["--png-folder", "\"mine.jpg\"", "new or empty folder"]);
+    refused("--png-folder photos", &["--png-folder", "\"mine.jpg\"", "new or empty folder"]);
     assert_eq!(fs::read(folder.join("photos/000001.png")).unwrap(), b"kept");
     assert!(!folder.join("photos.json").exists());
 
     // The next job does not mix with the one before, and the same one finds its pictures.
     fs::create_dir(folder.join("png")).unwrap();
-    let with_folder = words(&[&job[..], &["--png-folder", "png"]].concat());
+    let with_folder = job("--png-folder png");
     succeed(folder, &with_folder);
-    let other = [
-        "dataset",
-        "--weights",
-        "demo",
-        "--steps",
-        "3",
-        "--count",
-        "1",
-        "--out",
-        "other.npz",
-        "--png-folder",
-        "png",
-    ];
-    refuse(folder, &other, 1, &["--png-folder", "png.json describes other images"]);
+    let other = "dataset --weights demo --steps 3 --count 1 --out other.npz --png-folder png";
+    refuse(folder, other, 1, &["--png-folder", "png.json describes other images"]);
     fs::remove_file(folder.join("png/000001.png")).unwrap();
     succeed(folder, &with_folder);
     assert_eq!(names_in(&folder.join("png")), ["000000.png", "000001.png"]);

@@ -8,13 +8,13 @@ use crate::{command, ddt, refuse, succeed};
 fn fetching_where_the_hub_may_not_be_asked_names_the_ways_out() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    refuse(folder, &["fetch", "ddt-xl2-256"], 1, &["DDT-XL-22en6de-R256/model.ckpt", "HF_HUB_OFFLINE"]);
-    refuse(folder, &["fetch", "nothing"], 1, &["OWNER/NAME/FILE"]);
-    refuse(folder, &["fetch", "a/b/../c"], 1, &["path inside the repository"]);
-    refuse(folder, &["fetch"], 2, &["<NAME>..."]);
+    refuse(folder, "fetch ddt-xl2-256", 1, &["DDT-XL-22en6de-R256/model.ckpt", "HF_HUB_OFFLINE"]);
+    refuse(folder, "fetch nothing", 1, &["OWNER/NAME/FILE"]);
+    refuse(folder, "fetch a/b/../c", 1, &["path inside the repository"]);
+    refuse(folder, "fetch", 2, &["<NAME>..."]);
     // A wrong class is found before anything is downloaded, and so is a wrong file.
-    refuse(folder, &["sample", "--weights", "hub", "--class", "golden retreiver"], 1, &["did you mean 207"]);
-    refuse(folder, &["sample", "--weights", "hub"], 1, &["HF_HUB_OFFLINE"]);
+    refuse(folder, "sample --weights hub --class golden_retreiver", 1, &["did you mean 207"]);
+    refuse(folder, "sample --weights hub", 1, &["HF_HUB_OFFLINE"]);
 
     // What is there is not asked for.
     let repository = folder.join("cache/models--owner--name");
@@ -24,20 +24,20 @@ fn fetching_where_the_hub_may_not_be_asked_names_the_ways_out() {
     let file = repository.join("snapshots").join(commit).join("weights.bin");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(&file, "weights").unwrap();
-    assert_eq!(succeed(folder, &["fetch", "owner/name/weights.bin"]), format!("{}\n", file.display()));
+    assert_eq!(succeed(folder, "fetch owner/name/weights.bin"), format!("{}\n", file.display()));
 }
 
 #[test]
 fn the_doctor_says_what_a_bug_report_needs_and_no_secret() {
     let folder = tempfile::tempdir().unwrap();
-    let output = command(folder.path(), &["doctor", "--json"]).env("HF_TOKEN", "secret").output().unwrap();
+    let output = command(folder.path(), "doctor --json").env("HF_TOKEN", "secret").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(report["version"], ddt::VERSION);
     assert!(report["cores"].as_u64() >= Some(1) && report["hub_offline"] == true, "{report}");
     assert_eq!(report["published"][0], serde_json::json!(["ddt-xl2-256", false, false]));
     assert!(!text.contains("secret"));
-    let text = succeed(folder.path(), &["doctor"]);
+    let text = succeed(folder.path(), "doctor");
     assert!(text.contains("ddt-xl2-512: network missing") && text.contains("ddt doctor --json"), "{text}");
 }
 
@@ -45,7 +45,7 @@ fn the_doctor_says_what_a_bug_report_needs_and_no_secret() {
 fn the_page_of_options_is_as_the_program_prints_it() {
     let folder = tempfile::tempdir().unwrap();
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/OPTIONS.md")).unwrap();
-    let printed = succeed(folder.path(), &["options"]);
+    let printed = succeed(folder.path(), "options");
     assert!(printed == page, "write it again: cargo run -p ddt-cli -- options > docs/OPTIONS.md");
 }
 
@@ -53,18 +53,18 @@ fn the_page_of_options_is_as_the_program_prints_it() {
 fn completions_and_help_know_the_subcommands() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
-        assert!(succeed(folder.path(), &["completions", shell]).contains("sample"), "{shell}");
+        assert!(succeed(folder.path(), &format!("completions {shell}")).contains("sample"), "{shell}");
     }
-    let help = succeed(folder.path(), &["--help"]);
+    let help = succeed(folder.path(), "--help");
     for name in ["sample", "fetch", "doctor", "completions", "--quiet"] {
         assert!(help.contains(name), "{help}");
     }
     // The full help says more than the list.
-    let help = succeed(folder.path(), &["evaluate", "--help"]);
+    let help = succeed(folder.path(), "evaluate --help");
     assert!(help.contains("called fid only if"), "{help}");
-    assert_eq!(succeed(folder.path(), &["--version"]), format!("ddt {}\n", ddt::VERSION));
-    refuse(folder.path(), &["smaple"], 2, &["sample"]);
-    let outcome = ddt(folder.path(), &[]);
+    assert_eq!(succeed(folder.path(), "--version"), format!("ddt {}\n", ddt::VERSION));
+    refuse(folder.path(), "smaple", 2, &["sample"]);
+    let outcome = ddt(folder.path(), "");
     assert_eq!((outcome.status, outcome.stdout.as_str()), (2, ""));
 }
 
@@ -72,9 +72,8 @@ fn completions_and_help_know_the_subcommands() {
 fn analyses_of_the_demo_write_figures() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let small =
-        ["--images", "2", "--step-counts", "2", "--solvers", "euler", "--timeshifts", "1", "--steps", "2"];
-    let outcome = ddt(folder, &[&["study", "analyses", "--weights", "demo"], &small[..]].concat());
+    let small = "--images 2 --step-counts 2 --solvers euler --timeshifts 1 --steps 2";
+    let outcome = ddt(folder, &format!("study analyses --weights demo {small}"));
     assert_eq!(outcome.status, 0, "{outcome:?}");
     assert!(outcome.stdout.contains("wrote spectrum.svg, fmax.svg"), "{outcome:?}");
     assert!(outcome.stderr.contains("generating the reference with dopri5:1e-6"), "{outcome:?}");
@@ -108,6 +107,6 @@ fn wrong_flags_are_refused_before_work() {
         ("study classifier --photos absent", 1, "--photos"),
         ("study classifier --out w.bin", 1, "ends in .safetensors"),
     ] {
-        refuse(folder, &line.split_whitespace().collect::<Vec<_>>(), status, &[expected]);
+        refuse(folder, line, status, &[expected]);
     }
 }

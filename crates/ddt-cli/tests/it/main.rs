@@ -25,19 +25,16 @@ struct Outcome {
     stderr: String,
 }
 
-/// A command in a folder of its own, with an empty hub cache that may not be filled.
-fn command(folder: &Path, words: &[&str]) -> Command {
+/// A command line in a folder of its own, with an empty hub cache that may not be filled.
+fn command(folder: &Path, line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ddt"));
-    command
-        .current_dir(folder)
-        .args(words)
-        .env("HF_HUB_CACHE", folder.join("cache"))
-        .env("HF_HUB_OFFLINE", "1");
+    command.current_dir(folder).args(line.split_whitespace());
+    command.env("HF_HUB_CACHE", folder.join("cache")).env("HF_HUB_OFFLINE", "1");
     command
 }
 
-fn ddt(folder: &Path, words: &[&str]) -> Outcome {
-    let Output { status, stdout, stderr } = command(folder, words).output().unwrap();
+fn ddt(folder: &Path, line: &str) -> Outcome {
+    let Output { status, stdout, stderr } = command(folder, line).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Outcome { status: status.code().unwrap(), stdout: text(stdout), stderr: text(stderr) }
 }
@@ -52,21 +49,21 @@ fn names_in(folder: &Path) -> Vec<String> {
 
 /// Runs a command that must succeed, and returns its result.
 #[track_caller]
-fn succeed(folder: &Path, words: &[&str]) -> String {
-    let outcome = ddt(folder, words);
-    assert_eq!(outcome.status, 0, "{words:?}: {outcome:?}");
+fn succeed(folder: &Path, line: &str) -> String {
+    let outcome = ddt(folder, line);
+    assert_eq!(outcome.status, 0, "{line}: {outcome:?}");
     outcome.stdout
 }
 
 /// Runs a command that must fail with this status, and words of its message; it has no result.
 #[track_caller]
-fn refuse(folder: &Path, words: &[&str], status: i32, expected: &[&str]) {
-    let outcome = ddt(folder, words);
-    assert_eq!((outcome.status, outcome.stdout.as_str()), (status, ""), "{words:?}: {outcome:?}");
+fn refuse(folder: &Path, line: &str, status: i32, expected: &[&str]) {
+    let outcome = ddt(folder, line);
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (status, ""), "{line}: {outcome:?}");
     // No reason is said twice.
     let parts: Vec<&str> = outcome.stderr.trim_end().split(": ").collect();
-    assert!(parts.windows(2).all(|it| it[0] != it[1]), "{words:?}: {outcome:?}");
+    assert!(parts.windows(2).all(|it| it[0] != it[1]), "{line}: {outcome:?}");
     for part in expected {
-        assert!(outcome.stderr.contains(part), "{words:?}: expected {part:?} in {outcome:?}");
+        assert!(outcome.stderr.contains(part), "{line}: expected {part:?} in {outcome:?}");
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{names_in, refuse, succeed};
 
-const FEW: [&str; 9] = ["plan", "--weights", "demo", "--images", "1", "--steps", "6", "--ratios", "0.5"];
+const FEW: &str = "plan --weights demo --images 1 --steps 6 --ratios 0.5";
 
 fn read_plan(path: &Path) -> PlanFile {
     PlanFile::from_json(&fs::read(path).unwrap()).unwrap()
@@ -21,13 +21,10 @@ fn read_plan(path: &Path) -> PlanFile {
 fn plans_serve_their_own_settings_only() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    succeed(
-        folder,
-        &[&FEW[..], &["--order", "0", "--quality", "0.9", "--worst-quality", "0.8", "--test-images", "0"]]
-            .concat(),
-    );
-    let forecasts = ["--order", "1", "--error", "0.1", "--test-images", "0", "--out", "out/forecasts"];
-    succeed(folder, &[&FEW[..], &forecasts].concat());
+    let reuse = "--order 0 --quality 0.9 --worst-quality 0.8 --test-images 0";
+    succeed(folder, &format!("{FEW} {reuse}"));
+    let forecasts = "--order 1 --error 0.1 --test-images 0 --out out/forecasts";
+    succeed(folder, &format!("{FEW} {forecasts}"));
     fs::copy(
         folder.join("out/forecasts/plan-error-0.1.json"),
         folder.join("out/sharing/plan-error-0.1.json"),
@@ -35,43 +32,31 @@ fn plans_serve_their_own_settings_only() {
     .unwrap();
     for name in ["plan-0.5.json", "plan-quality-0.9.json", "plan-worst-0.8.json", "plan-error-0.1.json"] {
         let path = format!("out/sharing/{name}");
-        let small = ["sample", "--weights", "demo", "--images", "1", "--class", "0", "--share", &path];
+        let small = format!("sample --weights demo --images 1 --class 0 --share {path}");
         let json: Value = serde_json::from_slice(&fs::read(folder.join(&path)).unwrap()).unwrap();
         let runs = json["content"]["plan"]["recompute_steps"].as_array().unwrap().len();
-        let result = succeed(folder, &[&small[..], &["--steps", "6"]].concat());
+        let result = succeed(folder, &format!("{small} --steps 6"));
         assert!(result.contains(&format!("encoder calls {runs} of 6 steps")), "{result}");
         for (line, expected) in [
-            (&["--steps", "7"][..], "num_steps 6, wanted 7"),
-            (&["--steps", "6", "--timeshift", "2"], "timeshift 1.0, wanted 2.0"),
-            (&["--steps", "6", "--guidance", "2.5"], "scale 4.0, wanted 2.5"),
-            (&["--steps", "6", "--interval", "0.2,1"], "wanted 0.2"),
-            (&["--steps", "6", "--solver", "adams2"], "adams2"),
+            ("--steps 7", "num_steps 6, wanted 7"),
+            ("--steps 6 --timeshift 2", "timeshift 1.0, wanted 2.0"),
+            ("--steps 6 --guidance 2.5", "scale 4.0, wanted 2.5"),
+            ("--steps 6 --interval 0.2,1", "wanted 0.2"),
+            ("--steps 6 --solver adams2", "adams2"),
         ] {
-            refuse(folder, &[&small[..], line].concat(), 1, &[expected, name]);
+            refuse(folder, &format!("{small} {line}"), 1, &[expected, name]);
         }
         let other = fs::read_to_string(folder.join(&path)).unwrap().replace("sha256:c6", "sha256:00");
         fs::write(folder.join(&path), other).unwrap();
-        refuse(folder, &[&small[..], &["--steps", "6"]].concat(), 1, &["sha256:00"]);
+        refuse(folder, &format!("{small} --steps 6"), 1, &["sha256:00"]);
     }
 }
 
 #[test]
 fn everything_is_written_and_agrees() {
     let folder = tempfile::tempdir().unwrap();
-    let line = [
-        "plan",
-        "--weights",
-        "demo",
-        "--images",
-        "2",
-        "--steps",
-        "6",
-        "--ratios",
-        "0,0.5,0.8",
-        "--seed",
-        "9",
-    ];
-    let table = succeed(folder.path(), &line);
+    let line = "plan --weights demo --images 2 --steps 6 --ratios 0,0.5,0.8 --seed 9";
+    let table = succeed(folder.path(), line);
     let at = |name: &str| folder.path().join("out/sharing").join(name);
     let names = ["similarity.json", "similarity.png", "cost.svg", "images.png", "report.json"];
     let plans = ["plan-0.json", "plan-0.5.json", "plan-0.8.json"];
@@ -113,7 +98,7 @@ fn everything_is_written_and_agrees() {
 
     // The next run leaves nothing of this one, and everything else.
     fs::write(at("plan-mine.json"), "kept").unwrap();
-    succeed(folder.path(), &[&FEW[..], &["--test-images", "0"]].concat());
+    succeed(folder.path(), &format!("{FEW} --test-images 0"));
     let expected = ["cost.svg", "plan-0.5.json", "plan-mine.json", "report.json"];
     assert_eq!(names_in(&at("")), [&expected[..], &["similarity.json", "similarity.png"]].concat());
 }
@@ -122,42 +107,42 @@ fn everything_is_written_and_agrees() {
 fn mistakes_are_found_before_sampling() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let check = |line: &[&str], status: i32, expected: &[&str]| {
-        refuse(folder, &[&FEW[..3], line].concat(), status, expected);
+    let check = |line: &str, status: i32, expected: &[&str]| {
+        refuse(folder, &format!("plan --weights demo {line}"), status, expected);
         assert!(!folder.join("out/sharing/similarity.json").exists());
     };
-    check(&["--steps", "0"], 1, &["--steps", "got 0"]);
-    check(&["--steps", "2049"], 1, &["--steps", "2048"]);
-    check(&["--timeshift", "0"], 1, &["--timeshift", "got 0"]);
-    check(&["--guidance", "NaN"], 1, &["--guidance", "finite"]);
-    check(&["--test-images", "3000"], 1, &["--test-images", "fewer or smaller"]);
-    check(&["--share", "uniform:2"], 1, &["--share", "leave it out"]);
-    check(&["--quality", "0.9"], 1, &["goals of --order 0", "quality-0.9 with --order 2"]);
-    check(&["--order", "0", "--error", "0.1"], 1, &["error-0.1 with --order 0"]);
-    check(&["--guided-channels", "3"], 1, &["plans are made", "leave both out"]);
+    check("--steps 0", 1, &["--steps", "got 0"]);
+    check("--steps 2049", 1, &["--steps", "2048"]);
+    check("--timeshift 0", 1, &["--timeshift", "got 0"]);
+    check("--guidance NaN", 1, &["--guidance", "finite"]);
+    check("--test-images 3000", 1, &["--test-images", "fewer or smaller"]);
+    check("--share uniform:2", 1, &["--share", "leave it out"]);
+    check("--quality 0.9", 1, &["goals of --order 0", "quality-0.9 with --order 2"]);
+    check("--order 0 --error 0.1", 1, &["error-0.1 with --order 0"]);
+    check("--guided-channels 3", 1, &["plans are made", "leave both out"]);
     for (line, expected) in [
-        (&["--ratios", "1"][..], "from 0 to below 1"),
-        (&["--ratios", "-0.1"], "from 0 to below 1"),
-        (&["--ratios", "0.5,,0.8"], "such as 0.8"),
-        (&["--quality", "0"], "above 0 and at most 1"),
-        (&["--quality", "high"], "such as 0.98"),
-        (&["--worst-quality", "2"], "above 0 and at most 1"),
-        (&["--images", "0"], "1..=100000"),
-        (&["--order", "3"], "0, 1 or 2"),
-        (&["--error", "0"], "above 0"),
-        (&["--test-images", "-1"], "--test-images"),
-        (&["--size", "128"], "256 or 512"),
+        ("--ratios 1", "from 0 to below 1"),
+        ("--ratios -0.1", "from 0 to below 1"),
+        ("--ratios 0.5,,0.8", "such as 0.8"),
+        ("--quality 0", "above 0 and at most 1"),
+        ("--quality high", "such as 0.98"),
+        ("--worst-quality 2", "above 0 and at most 1"),
+        ("--images 0", "1..=100000"),
+        ("--order 3", "0, 1 or 2"),
+        ("--error 0", "above 0"),
+        ("--test-images -1", "--test-images"),
+        ("--size 128", "256 or 512"),
     ] {
         check(line, 2, &[expected]);
     }
     // A folder with somebody's own files of these names.
     fs::create_dir(folder.join("own")).unwrap();
     fs::write(folder.join("own/report.json"), "kept").unwrap();
-    check(&["--out", "own"], 1, &["--out", "a file report.json", "name another folder"]);
+    check("--out own", 1, &["--out", "a file report.json", "name another folder"]);
     assert_eq!(fs::read_to_string(folder.join("own/report.json")).unwrap(), "kept");
     fs::write(folder.join("file"), "kept").unwrap();
-    check(&["--out", "file"], 1, &["--out", "cannot make the folder"]);
+    check("--out file", 1, &["--out", "cannot make the folder"]);
     assert_eq!(fs::read_to_string(folder.join("file")).unwrap(), "kept");
     fs::create_dir_all(folder.join("out/sharing/report.json")).unwrap();
-    check(&[], 1, &["--out", "report.json", "add a file name"]);
+    check("", 1, &["--out", "report.json", "add a file name"]);
 }

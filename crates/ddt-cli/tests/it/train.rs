@@ -22,20 +22,13 @@ fn photos(root: &Path) {
 }
 
 /// Settings in `folder`, which has the photos; paths in them are relative to it.
-fn settings(folder: &Path, more: &str) {
+fn settings(folder: &Path) {
     photos(&folder.join("photos"));
-    let text = format!(
-        r#"
+    let text = r#"
         run = "run"
-        images = {{ train = "photos", test = "photos", size = 16, flips = true }}
-        autoencoder = {{ kind = "pixels" }}
-        {more}
-        [network]
-        patch_size = 4
-        hidden_size = 32
-        num_heads = 2
-        num_encoder_blocks = 1
-        num_decoder_blocks = 1
+        images = { train = "photos", test = "photos", size = 16, flips = true }
+        autoencoder = { kind = "pixels" }
+        network = { patch_size = 4, hidden_size = 32, num_heads = 2, num_encoder_blocks = 1, num_decoder_blocks = 1 }
         [train]
         batch_size = 4
         total_images = 24
@@ -45,8 +38,7 @@ fn settings(folder: &Path, more: &str) {
         test_every = 3
         samples_every = 5
         tensorboard = true
-        "#
-    );
+        "#;
     fs::write(folder.join("settings.toml"), text).unwrap();
 }
 
@@ -54,8 +46,8 @@ fn settings(folder: &Path, more: &str) {
 fn photos_become_weights_that_generate() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    settings(folder, "");
-    let outcome = ddt(folder, &["train", "settings.toml"]);
+    settings(folder);
+    let outcome = ddt(folder, "train settings.toml");
     assert_eq!(
         (outcome.status, outcome.stdout.trim()),
         (0, "wrote run/weights.safetensors and run/loss.svg")
@@ -72,13 +64,11 @@ fn photos_become_weights_that_generate() {
     }
     let (page, _) = ddt::picture::read_png(&folder.join("run/samples/step-0000000005.png")).unwrap();
     assert!(page.width() > 8 * 16 && page.height() > 2 * 16);
-    let small = ["--class", "dog", "--images", "1", "--steps", "2", "--out", "dog.png"];
-    succeed(folder, &[&["sample", "--weights", "run/weights.safetensors"], &small[..]].concat());
+    let small = "--class dog --images 1 --steps 2 --out dog.png";
+    succeed(folder, &format!("sample --weights run/weights.safetensors {small}"));
 
     // A longer run goes on, and its weights may go elsewhere.
-    let longer =
-        ["train", "settings.toml", "--images", "3_2", "--out", "longer.safetensors", "--threads", "1"];
-    let outcome = ddt(folder, &longer);
+    let outcome = ddt(folder, "train settings.toml --images 3_2 --out longer.safetensors --threads 1");
     assert_eq!(outcome.status, 0, "{outcome:?}");
     assert!(outcome.stderr.contains("resuming from step 6, 24 images"), "{outcome:?}");
     assert!(folder.join("longer.safetensors").exists());
@@ -88,12 +78,12 @@ fn photos_become_weights_that_generate() {
 fn no_report_fails_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    settings(folder, "");
+    settings(folder);
     // Folders are in the way of the plot and of the samples; other messages than errors are not wanted.
     for name in ["loss.svg", "samples/step-0000000005.png", EventsFile::NAME] {
         fs::create_dir_all(folder.join("run").join(name)).unwrap();
     }
-    let outcome = ddt(folder, &["train", "settings.toml"]);
+    let outcome = ddt(folder, "train settings.toml");
     assert_eq!((outcome.status, outcome.stdout.trim()), (0, "wrote run/weights.safetensors"), "{outcome:?}");
     for part in ["the plot of the losses is missing", "cannot show samples", "a report failed"] {
         assert!(outcome.stderr.contains(part), "{part}: {}", outcome.stderr);
@@ -102,7 +92,7 @@ fn no_report_fails_a_run() {
     let text = fs::read_to_string(folder.join("settings.toml")).unwrap();
     let text = text.replace("log_every = 1", "log_every = 1000").replace("test_every = 3", "test_every = 0");
     fs::write(folder.join("short.toml"), text).unwrap();
-    let outcome = ddt(folder, &["--quiet", "train", "short.toml", "--run", "short"]);
+    let outcome = ddt(folder, "--quiet train short.toml --run short");
     assert_eq!((outcome.stdout.trim(), outcome.stderr.as_str()), ("wrote short/weights.safetensors", ""));
     assert!(!folder.join("short/loss.svg").exists());
 }
@@ -111,8 +101,8 @@ fn no_report_fails_a_run() {
 fn weights_are_fine_tuned_on_other_classes() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    settings(folder, "");
-    succeed(folder, &["train", "settings.toml"]);
+    settings(folder);
+    succeed(folder, "train settings.toml");
     fs::rename(folder.join("photos/dog"), folder.join("photos/emu")).unwrap();
     fs::create_dir(folder.join("photos/ant")).unwrap();
     fs::copy(folder.join("photos/cat/0.png"), folder.join("photos/ant/0.png")).unwrap();
@@ -121,9 +111,9 @@ fn weights_are_fine_tuned_on_other_classes() {
     let text = fs::read_to_string(folder.join("settings.toml")).unwrap();
     fs::write(folder.join("tune.toml"), text.replace("run = \"run\"", &format!("{start}run = \"tuned\"")))
         .unwrap();
-    let outcome = ddt(folder, &["train", "tune.toml"]);
+    let outcome = ddt(folder, "train tune.toml");
     assert!(outcome.stderr.contains("starting from run/weights.safetensors"), "{outcome:?}");
-    let shown = succeed(folder, &["inspect", "tuned/weights.safetensors"]);
+    let shown = succeed(folder, "inspect tuned/weights.safetensors");
     assert!(shown.contains("ant, cat, emu"), "{shown}");
 }
 
@@ -132,9 +122,9 @@ fn weights_are_fine_tuned_on_other_classes() {
 fn a_polite_kill_saves_and_the_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    settings(folder, "");
-    let words = ["train", "settings.toml", "--images", "400000"];
-    let mut child = crate::command(folder, &words).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    settings(folder);
+    let line = "train settings.toml --images 400000";
+    let mut child = crate::command(folder, line).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let log = folder.join("run/log.jsonl");
     while fs::metadata(&log).map_or(0, |it| it.len()) < 500 {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
@@ -149,7 +139,7 @@ fn a_polite_kill_saves_and_the_run_goes_on() {
     let steps: u64 = saved.split_whitespace().next().unwrap().parse().unwrap();
     assert!(!folder.join("run/weights.safetensors").exists());
 
-    let outcome = ddt(folder, &["train", "settings.toml", "--images", &(4 * (steps + 1)).to_string()]);
+    let outcome = ddt(folder, &format!("train settings.toml --images {}", 4 * (steps + 1)));
     assert_eq!(outcome.status, 0, "{outcome:?}");
     assert!(outcome.stderr.contains(&format!("resuming from step {steps}, ")), "{outcome:?}");
     let log = read_log(&folder.join("run")).unwrap();
@@ -162,24 +152,24 @@ fn a_polite_kill_saves_and_the_run_goes_on() {
 fn wrong_settings_and_files_are_refused_before_work() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    settings(folder, "");
-    refuse(folder, &["train", "absent.toml"], 1, &["absent.toml", "No such file"]);
-    refuse(folder, &["train"], 2, &["<SETTINGS>"]);
-    refuse(folder, &["train", "settings.toml", "--images", "many"], 2, &["500_000"]);
-    refuse(folder, &["train", "settings.toml", "--images", "0"], 1, &["--images", "total_images"]);
+    settings(folder);
+    refuse(folder, "train absent.toml", 1, &["absent.toml", "No such file"]);
+    refuse(folder, "train", 2, &["<SETTINGS>"]);
+    refuse(folder, "train settings.toml --images many", 2, &["500_000"]);
+    refuse(folder, "train settings.toml --images 0", 1, &["--images", "total_images"]);
     for (out, expected) in [
         ("missing/w.safetensors", "create the folder missing first"),
         ("w.bin", "ends in .safetensors"),
         ("/dev/null", ".safetensors"),
         ("photos/", "add a file name"),
     ] {
-        refuse(folder, &["train", "settings.toml", "--out", out], 1, &["--out", expected]);
+        refuse(folder, &format!("train settings.toml --out {out}"), 1, &["--out", expected]);
     }
     assert!(!folder.join("run").exists());
     let text = fs::read_to_string(folder.join("settings.toml")).unwrap();
     let refused = |from: &str, to: &str, expected: &[&str]| {
         fs::write(folder.join("wrong.toml"), text.replace(from, to)).unwrap();
-        refuse(folder, &["train", "wrong.toml"], 1, expected);
+        refuse(folder, "train wrong.toml", 1, expected);
     };
     refused("\"pixels\"", "\"sd-vae\", weights = \"absent\"", &["autoencoder.weights", "absent"]);
     refused("train = \"photos\"", "train = \"nowhere\"", &["nowhere"]);
@@ -190,9 +180,9 @@ fn wrong_settings_and_files_are_refused_before_work() {
     let text =
         text.replace("size = 16", "size = 24").replace("run = \"run\"", &alignment.replace("vit-x", "vit-b"));
     fs::write(folder.join("wrong.toml"), text).unwrap();
-    refuse(folder, &["train", "wrong.toml"], 1, &["images.size", "24 px become 21 px"]);
+    refuse(folder, "train wrong.toml", 1, &["images.size", "24 px become 21 px"]);
     fs::copy(folder.join("photos/cat/0.png"), folder.join("photos/loose.png")).unwrap();
-    refuse(folder, &["train", "settings.toml"], 1, &["photos", "class folders"]);
+    refuse(folder, "train settings.toml", 1, &["photos", "class folders"]);
 }
 
 #[test]

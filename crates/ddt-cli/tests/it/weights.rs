@@ -12,7 +12,7 @@ fn a_conversion_keeps_the_description_and_generates_the_same_images() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     fs::write(folder.join("demo.safetensors"), ddt_demo::NETWORK).unwrap();
-    let shown = succeed(folder, &["inspect", "demo.safetensors"]);
+    let shown = succeed(folder, "inspect demo.safetensors");
     for part in [
         "sha256      c6165c0e1f2942b0",
         "\"num_classes\":10",
@@ -23,23 +23,22 @@ fn a_conversion_keeps_the_description_and_generates_the_same_images() {
         assert!(shown.contains(part) || part == "{part}: {shown}");
     }
     // The demo is stored in 16 bits; 32 hold them all.
-    succeed(folder, &["convert", "demo.safetensors", "wide.safetensors", "--dtype", "f32"]);
-    let compared = succeed(folder, &["inspect", "demo.safetensors", "wide.safetensors"]);
+    succeed(folder, "convert demo.safetensors wide.safetensors --dtype f32");
+    let compared = succeed(folder, "inspect demo.safetensors wide.safetensors");
     assert!(
         compared.contains("f32") && !compared.contains("only in") && !compared.contains("other values"),
         "{compared}"
     );
     let draw = |weights: &str, out: &str| {
-        let small = ["--steps", "1", "--images", "1", "--class", "0", "--out", out];
-        succeed(folder, &[&["sample", "--weights", weights], &small[..]].concat());
+        succeed(folder, &format!("sample --weights {weights} --steps 1 --images 1 --class 0 --out {out}"));
         ddt::picture::read_png(&folder.join(out)).unwrap()
     };
     let (_, text) = draw("wide.safetensors", "wide.png");
     assert!(text[0].1.contains("airplane"), "{text:?}");
 
     // The demo by its name.
-    succeed(folder, &["convert", "demo", "named.safetensors"]);
-    let compared = succeed(folder, &["inspect", "demo.safetensors", "named.safetensors"]);
+    succeed(folder, "convert demo named.safetensors");
+    let compared = succeed(folder, "inspect demo.safetensors named.safetensors");
     assert!(!compared.contains("only in") && !compared.contains("other values"), "{compared}");
 }
 
@@ -68,8 +67,8 @@ print(len(state))
 fn published_names_are_those_of_the_network_in_pytorch() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    succeed(folder, &["convert", "demo", "published.safetensors", "--published-names"]);
-    let shown = succeed(folder, &["inspect", "published.safetensors", "--json"]);
+    succeed(folder, "convert demo published.safetensors --published-names");
+    let shown = succeed(folder, "inspect published.safetensors --json");
     let shown: Value = serde_json::from_str(&shown).unwrap();
     assert!(shown["network"].is_null());
     let tensors = shown["tensors"].as_array().unwrap().iter();
@@ -122,7 +121,7 @@ fn wrong_files_and_flags_are_refused_and_nothing_is_written() {
         ("convert demo.safetensors out.safetensors --latents 32", "leave --latents out"),
         ("convert demo.safetensors out.safetensors --classes names", "expected 10 names, got 2"),
     ] {
-        refuse(folder, &line.split(' ').collect::<Vec<_>>(), 1, &[expected]);
+        refuse(folder, line, 1, &[expected]);
     }
     assert!(!folder.join("out.safetensors").exists() && !folder.join("out.ckpt").exists());
 }
@@ -151,31 +150,36 @@ fn put(folder: &Path, file: &HubFile, blob: &str, bytes: &[u8]) {
 fn missing_and_damaged_files_are_named_with_the_command_that_fetches_them() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let verify = ["verify", "--preset", "ddt-xl2-256"];
+    let verify = "verify --preset ddt-xl2-256";
     let release = Release::DdtXl2R256;
-    refuse(folder, &["verify"], 2, &["--preset"]);
-    refuse(folder, &["verify", "--preset", "ddt-b2"], 2, &["ddt-xl2-256 or ddt-xl2-512"]);
-    refuse(folder, &verify, 1, &["DDT-XL-22en6de-R256/model.ckpt", "ddt fetch ddt-xl2-256"]);
-    refuse(folder, &[&verify[..], &["--count", "9"]].concat(), 2, &["--references"]);
+    refuse(folder, "verify", 2, &["--preset"]);
+    refuse(folder, "verify --preset ddt-b2", 2, &["ddt-xl2-256 or ddt-xl2-512"]);
+    refuse(folder, verify, 1, &["DDT-XL-22en6de-R256/model.ckpt", "ddt fetch ddt-xl2-256"]);
+    refuse(folder, &format!("{verify} --count 9"), 2, &["--references"]);
     put(folder, &release.network(), "model", ddt_demo::NETWORK);
-    refuse(folder, &verify, 1, &["sd-vae-ft-ema", "ddt fetch ddt-xl2-256"]);
+    refuse(folder, verify, 1, &["sd-vae-ft-ema", "ddt fetch ddt-xl2-256"]);
 
     // What the paper's protocol needs is looked for before the files are read.
     put(folder, &release.autoencoder(), "autoencoder", ddt_demo::TINY_DECODER);
-    let protocol = |more: &[&'static str]| [&verify[..], &["--references", "absent.npz"], more].concat();
-    refuse(folder, &protocol(&[]), 1, &["--weights", "pytorch-fid"]);
-    refuse(folder, &protocol(&["--extractor", "cifar10-classifier"]), 1, &["REFERENCES", "absent.npz"]);
+    let protocol = |more: &str| format!("{verify} --references absent.npz {more}");
+    refuse(folder, &protocol(""), 1, &["--weights", "pytorch-fid"]);
+    refuse(folder, &protocol("--extractor cifar10-classifier"), 1, &["REFERENCES", "absent.npz"]);
     fs::write(folder.join("blocked"), "").unwrap();
-    refuse(folder, &protocol(&["--out", "blocked/x"]), 1, &["--out", "cannot make the folder"]);
+    refuse(
+        folder,
+        &protocol("--extractor cifar10-classifier --out blocked/x"),
+        1,
+        &["--out", "cannot make the folder"],
+    );
 
     // A blob whose bytes are not those of its name.
     let blob = "c".repeat(64);
     put(folder, &release.autoencoder(), &blob, ddt_demo::TINY_DECODER);
     let expected = format!("expected sha256:{blob}");
-    refuse(folder, &verify, 1, &[&expected, "fetch it again", &format!("blobs/{blob}")]);
+    refuse(folder, verify, 1, &[&expected, "fetch it again", &format!("blobs/{blob}")]);
 
     // The demo instead of the published network: its sizes are others.
     put(folder, &release.autoencoder(), "autoencoder", ddt_demo::TINY_DECODER);
-    refuse(folder, &verify, 1, &["reading the network", "expected a network of", "hidden_size: 1152"]);
-    assert!(succeed(folder, &["doctor"]).contains("ddt-xl2-256: network fetched, autoencoder fetched"));
+    refuse(folder, verify, 1, &["reading the network", "expected a network of", "hidden_size: 1152"]);
+    assert!(succeed(folder, "doctor").contains("ddt-xl2-256: network fetched, autoencoder fetched"));
 }

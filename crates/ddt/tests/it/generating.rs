@@ -134,16 +134,10 @@ fn guidance_may_act_on_some_channels_or_lead_away_from_a_guiding_network() {
 
 /// A network of 4 channels and 2 classes, with weights of zero.
 fn small_network(path: &Path) {
-    let config: NetworkConfig = DdtConfig {
-        in_channels: 4,
-        patch_size: 1,
-        hidden_size: 16,
-        num_heads: 2,
-        num_encoder_blocks: 1,
-        num_decoder_blocks: 1,
-        num_classes: 2,
-    }
-    .into();
+    let small =
+        DdtConfig { hidden_size: 16, num_heads: 2, num_classes: 2, ..DdtConfig::preset("ddt-b2").unwrap() };
+    let config: NetworkConfig =
+        DdtConfig { patch_size: 1, num_encoder_blocks: 1, num_decoder_blocks: 1, ..small }.into();
     let zeros =
         |(name, shape): (String, Vec<usize>)| (name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap());
     let weights = config.parameter_shapes().unwrap().into_iter().map(zeros).collect();
