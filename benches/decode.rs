@@ -3,12 +3,7 @@
 //! Photos are the JPEG and PNG files in the folder named by `DDT_BENCH_PHOTOS`; without it, ImageNet photos
 //! beside the repository, and where there are none nothing is measured.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "criterion's macros; a benchmark that fails should stop"
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, reason = "a failure should stop")]
 
 use std::{hint::black_box, path::PathBuf, sync::Arc};
 

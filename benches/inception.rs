@@ -3,12 +3,7 @@
 //!
 //! `cargo bench --bench inception [-- SECONDS]`
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a line on standard output; a benchmark that fails should stop"
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure should stop")]
 
 use std::time::{Duration, Instant};
 

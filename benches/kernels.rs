@@ -3,12 +3,7 @@
 //!
 //! `cargo bench --bench kernels [-- FILTER]` prints those whose name contains FILTER.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a table on standard output; a benchmark that fails should stop"
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure should stop")]
 
 use std::time::Instant;
 

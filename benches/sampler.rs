@@ -1,10 +1,6 @@
 //! Whole guided sampling runs without sharing, in images a second.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "criterion's macros; a benchmark that fails should stop"
-)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a failure should stop")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ddt_benches::{SamplingRun, demo_sizes};

@@ -1,11 +1,7 @@
 //! Sharing: guided sampling at the ratios of the paper's Tab. 4, in images a second, and the dynamic programmes that plan
 //! for reuse and for forecasts, for all budgets up to one.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "criterion's macros; a benchmark that fails should stop"
-)]
+#![allow(missing_docs, clippy::unwrap_used, reason = "a failure should stop")]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ddt_benches::{SamplingRun, demo_sizes, smooth_similarity};

@@ -1,11 +1,6 @@
 //! Training steps of the demo's network on random data, in images a second: forward and backward pass.
 
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a table on standard output; a benchmark that fails should stop"
-)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure should stop")]
 
 use std::time::Instant;
 

@@ -7,7 +7,6 @@ use std::{
 
 use anyhow::Result;
 use candle_core::DType;
-use clap::ValueEnum;
 
 /// Compare fixtures with the results of this workspace
 #[derive(clap::Args)]
@@ -16,23 +15,12 @@ pub(crate) struct Args {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Type of the networks' weights: f32, or bf16 for kinds that are networks, at a tolerance of its own
-    #[arg(long, default_value = "f32")]
-    dtype: Type,
-}
-
-/// Type of a network's weights.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Type {
-    F32,
-    Bf16,
+    #[arg(long, default_value = "f32", value_parser = crate::time::one_of(["f32", "bf16"]))]
+    dtype: DType,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let dtype = match args.dtype {
-        Type::F32 => DType::F32,
-        Type::Bf16 => DType::BF16,
-    };
-    let (passed, failed) = compare(&args.files, dtype);
+    let (passed, failed) = compare(&args.files, args.dtype);
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_kernels::InstructionSet;
 use ddt_model::{Ddt, DdtConfig, SampleOptions, VelocityNetwork, sample};
@@ -24,8 +24,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 32)]
     latent: usize,
     /// Type of the weights
-    #[arg(long, default_value = "f32")]
-    dtype: Type,
+    #[arg(long, default_value = "f32", value_parser = one_of(["f32", "bf16", "f16"]))]
+    dtype: DType,
     /// Calls of which the median is reported, after two that are not
     #[arg(long, default_value_t = 5)]
     runs: usize,
@@ -46,21 +46,9 @@ pub(crate) struct Args {
     device: String,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Type {
-    F32,
-    Bf16,
-    F16,
-}
-
-impl Type {
-    fn dtype(self) -> (DType, &'static str) {
-        match self {
-            Self::F32 => (DType::F32, "f32"),
-            Self::Bf16 => (DType::BF16, "bf16"),
-            Self::F16 => (DType::F16, "f16"),
-        }
-    }
+/// Reads one of these types of weights.
+pub(crate) fn one_of<const N: usize>(names: [&'static str; N]) -> impl TypedValueParser<Value = DType> {
+    PossibleValuesParser::new(names).try_map(|it| it.parse::<DType>())
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -75,12 +63,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let device = Device::Cpu;
     let cfg = DdtConfig::preset(&args.preset)?;
-    let (dtype, dtype_name) = args.dtype.dtype();
-    let network = Ddt::random(&cfg, 0, dtype, &device)?;
+    let network = Ddt::random(&cfg, 0, args.dtype, &device)?;
     let network: Box<dyn VelocityNetwork> = match args.dtype {
-        Type::F32 | Type::Bf16 => Box::new(network.freeze()?),
         // Weights are packed in the other types only.
-        Type::F16 => Box::new(network),
+        DType::F16 => Box::new(network),
+        _ => Box::new(network.freeze()?),
     };
     let halves = network.decoupled().context("a DDT has two halves")?;
     let rows: Vec<u64> = (0..args.batch as u64).collect();
@@ -93,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let z_t = halves.encode(&x, &t, &y)?;
     let cached = halves.modulations(&z_t)?;
     let mut row = json!({
-        "peer": "ddt", "preset": args.preset, "batch": args.batch, "latent": args.latent, "dtype": dtype_name,
+        "peer": "ddt", "preset": args.preset, "batch": args.batch, "latent": args.latent, "dtype": args.dtype.as_str(),
         "compile": "no", "rotary": "real",
         "device": args.device, "threads": rayon::current_num_threads(),
         "instructions": InstructionSet::current().to_string(),

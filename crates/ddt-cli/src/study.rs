@@ -107,7 +107,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
                 terminal.say(notice);
             }
             let batch = pipeline.batch.unwrap_or(BATCH) as usize;
-            analyses.run(opened, pipeline.seed, pipeline.rng.into(), batch, &mut on_news)
+            analyses.run(opened, pipeline.seed, pipeline.rng, batch, &mut on_news)
         }
         Study::Split(it) => it.study.run(Table::Split, &mut on_news),
         Study::Decoder(it) => it.study.run(Table::Decoder, &mut on_news),

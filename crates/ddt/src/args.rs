@@ -19,6 +19,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ddt_flow::{Guidance, NoiseSource, TimeGrid};
 use ddt_hub::{Hub, Release};
 use ddt_model::DdtConfig;
@@ -102,8 +103,8 @@ pub struct PipelineArgs {
     pub seed: u64,
     /// Where noise comes from: a counter, or PyTorch's CPU generator seeded with SEED + 1000000 class + column, so
     /// that column 1 of seed 0 is column 0 of seed 1
-    #[arg(long, value_enum, default_value_t = Rng::Counter)]
-    pub rng: Rng,
+    #[arg(long, default_value = "counter", value_parser = rng_parser())]
+    pub rng: NoiseSource,
     /// Images made at once: memory and speed
     /// [default: 40; of ImageNet 4 at 256 px, 1 at 512 px, on a GPU 64 and 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -138,22 +139,13 @@ impl Threads {
     }
 }
 
-/// `--rng`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Rng {
-    /// Noise addressed by seed and image
-    Counter,
-    /// The numbers of a PyTorch CPU generator
-    Torch,
-}
-
-impl From<Rng> for NoiseSource {
-    fn from(rng: Rng) -> Self {
-        match rng {
-            Rng::Counter => Self::Counter,
-            Rng::Torch => Self::Torch,
-        }
-    }
+fn rng_parser() -> impl TypedValueParser<Value = NoiseSource> {
+    let counter = PossibleValue::new("counter").help("Noise addressed by seed and image");
+    let torch = PossibleValue::new("torch").help("The numbers of a PyTorch CPU generator");
+    PossibleValuesParser::new([counter, torch]).map(|it| match it.as_str() {
+        "torch" => NoiseSource::Torch,
+        _ => NoiseSource::Counter,
+    })
 }
 
 impl SampleArgs {
@@ -180,7 +172,7 @@ impl SampleArgs {
             classes,
             images_per_class: self.images.unwrap_or(if imagenet { 1 } else { 8 }),
             seed: self.pipeline.seed,
-            rng: self.pipeline.rng.into(),
+            rng: self.pipeline.rng,
             batch: self.pipeline.batch(&opened),
         };
         opened.check(&request)?;

@@ -206,10 +206,6 @@ impl Opened {
     }
 
     /// The settings with names and hashes instead of paths.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read, or has another hash than the settings say.
     pub(crate) fn identified(&self) -> Result<PipelineConfig> {
         let mut config = self.config.clone();
         config.weights = identify(&config.weights, Some(&self.weights), None)?;

@@ -104,7 +104,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let opened = given.open(args.size, &hub)?;
     let batch = given.batch(&opened);
     let request = balanced(&opened, &args.classes, args.count, batch)?;
-    let request = Request { seed: given.seed, rng: given.rng.into(), ..request };
+    let request = Request { seed: given.seed, rng: given.rng, ..request };
     if let Some(notice) = given.notice(&opened, args.size, &hub).filter(|_| shard.rank() == 0) {
         terminal.say(notice);
     }

@@ -46,10 +46,6 @@ pub(super) struct PngFolder {
 
 impl PngFolder {
     /// Looks at the folder and writes nothing.
-    ///
-    /// # Errors
-    ///
-    /// A path that cannot be a folder; a folder of another job, or with files that are not of this one.
     pub(super) fn check(path: &Path, job: &ArchiveJob) -> Result<Self> {
         let shown = path.display();
         ensure!(path.file_name().is_some(), "expected a folder with a name, got {shown:?}");
@@ -92,11 +88,6 @@ impl PngFolder {
     /// Writes the images of an archive; those that are there already stay.
     ///
     /// Reading compares the archive's checksum.
-    ///
-    /// # Errors
-    ///
-    /// An archive that is damaged, or holds no RGB images; a file that cannot be written, or has other bytes than
-    /// its image; [`Interrupted`].
     pub(super) fn write(&self, archive: &Path, terminal: &Terminal) -> Result<()> {
         let file = NpzFile::open(archive)?;
         let images = file.array("arr_0")?;

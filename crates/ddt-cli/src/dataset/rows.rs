@@ -38,10 +38,6 @@ const LAUNCHERS: [(&str, &str); 4] = [
 /// both set, else the whole.
 ///
 /// Wrong numbers only cost time: a process takes over what others leave, so no image is made twice or never.
-///
-/// # Errors
-///
-/// A rank that is not below the number of processes; a variable that is no whole number.
 pub(super) fn shard(
     rank: Option<usize>,
     world_size: Option<usize>,

@@ -64,11 +64,6 @@ pub(crate) struct Measurement {
 
 impl Measurement {
     /// Reads the network that computes features.
-    ///
-    /// # Errors
-    ///
-    /// No weights, weights of another network, or a GPU for a network that has no programs for one; each with what
-    /// to do.
     pub(crate) fn load(&self, terminal: &Terminal) -> Result<Extractor> {
         extractor::load(self.extractor, self.weights.as_deref(), self.device, terminal)
     }
@@ -82,10 +77,6 @@ const NO_IMAGES: &str = "REFERENCES: the statistics of the file are Inception's,
                          name images, or use --extractor inception";
 
 /// Checks references before there are samples to compare with them.
-///
-/// # Errors
-///
-/// As [`Comparison::prepare`] and [`Comparison::evaluate`].
 pub(crate) fn check_references(path: &Path, extractor: &Extractor) -> Result<()> {
     let quiet = Terminal::new(true, Cancel::default());
     let references = Input::open(path, &quiet).context("REFERENCES")?;
@@ -111,11 +102,6 @@ pub(crate) struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     /// Checks all that can be checked before a network is read.
-    ///
-    /// # Errors
-    ///
-    /// Inputs that are absent, damaged or neither images nor statistics; an unknown protocol; a report or cache that
-    /// cannot be written.
     pub(crate) fn prepare(
         path: &'a Path,
         reference_path: &'a Path,
@@ -165,10 +151,6 @@ impl<'a> Comparison<'a> {
     }
 
     /// Measures both sides with an extractor.
-    ///
-    /// # Errors
-    ///
-    /// Images that cannot be read or measured, statistics of another extractor, a damaged cache.
     pub(super) fn evaluate(&self, extractor: &Extractor) -> Result<Report> {
         let split_size = self.how.split_size as usize;
         let measure = |what, images| measure(what, images, extractor, &self.cache, split_size, self.terminal);

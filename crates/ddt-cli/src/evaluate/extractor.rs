@@ -73,10 +73,6 @@ impl Rows {
 }
 
 /// Reads the network that was chosen.
-///
-/// # Errors
-///
-/// No weights, weights of another network, or a GPU for a network that has no programs for one; each with what to do.
 pub(super) fn load(
     choice: Choice,
     weights: Option<&Path>,

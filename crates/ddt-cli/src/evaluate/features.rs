@@ -38,10 +38,6 @@ pub(super) struct Cache {
 
 impl Cache {
     /// Makes the folder if it is missing.
-    ///
-    /// # Errors
-    ///
-    /// A folder that cannot be made.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| {
             format!("--cache: cannot make the folder {}; name another with --cache DIR", folder.display())
@@ -50,10 +46,6 @@ impl Cache {
     }
 
     /// The features of a chunk, from the folder or from the extractor.
-    ///
-    /// # Errors
-    ///
-    /// A file in the folder that is damaged; the extractor's; a full disk.
     pub(super) fn features(&self, extractor: &Extractor, chunk: &Chunk) -> Result<Extracted> {
         let path = self.folder.join(format!("{}.npz", name(extractor, chunk)));
         if path.try_exists().with_context(|| format!("cannot read {}", path.display()))? {
@@ -128,10 +120,6 @@ pub(super) struct Measured {
 }
 
 /// Measures a set of images; `what` they are is part of the progress.
-///
-/// # Errors
-///
-/// Images that cannot be read, a damaged cache, features that are not finite, fewer than two images.
 pub(super) fn measure(
     what: &str,
     images: &Images,

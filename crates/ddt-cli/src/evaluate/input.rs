@@ -38,10 +38,6 @@ pub(super) struct Input {
 
 impl Input {
     /// Looks at a file or folder, and says what it holds and what is left out; of images only the header is read.
-    ///
-    /// # Errors
-    ///
-    /// Nothing there, or neither images nor statistics; each with what was expected.
     pub(super) fn open(path: &Path, terminal: &Terminal) -> Result<Self> {
         let kind = std::fs::metadata(path).with_context(|| {
             format!("cannot read {}; expected an npz file or a folder of images", path.display())
@@ -206,10 +202,6 @@ impl Images {
     }
 
     /// Hands out all images in order, in chunks that depend on the images only.
-    ///
-    /// # Errors
-    ///
-    /// An image that cannot be read or decoded, by name; the first error of `take`.
     pub(super) fn for_each_chunk(&self, mut take: impl FnMut(Chunk) -> Result<()>) -> Result<()> {
         match &self.source {
             Source::Npz(file) => {
@@ -224,18 +216,18 @@ impl Images {
                 Ok(())
             }
             Source::Folder(folder) => {
-                let mut joined = Joined::default();
+                let mut joined = None;
                 for first in (0..folder.len()).step_by(DECODED_AT_ONCE) {
                     let group = first..folder.len().min(first + DECODED_AT_ONCE);
                     let images: Vec<Result<Rgb8>> =
                         group.into_par_iter().map(|at| decode(&folder.path(at)?)).collect();
                     for image in images {
-                        if let Some(full) = joined.add(image?) {
+                        if let Some(full) = join(&mut joined, image?) {
                             take(full)?;
                         }
                     }
                 }
-                joined.chunk.map_or(Ok(()), take)
+                joined.map_or(Ok(()), take)
             }
         }
     }
@@ -251,26 +243,18 @@ fn images_at_once(image_bytes: usize) -> usize {
     (CHUNK_BYTES / image_bytes.max(1)).clamp(1, CHUNK_IMAGES)
 }
 
-/// Images that wait for a chunk to be full.
-#[derive(Default)]
-struct Joined {
-    chunk: Option<Chunk>,
-}
-
-impl Joined {
-    /// Adds an image; gives the chunk before it if that is full or of another size.
-    fn add(&mut self, image: Rgb8) -> Option<Chunk> {
-        let (height, width) = (image.height() as usize, image.width() as usize);
-        let fits = |it: &Chunk| {
-            (it.height, it.width) == (height, width) && it.num_images() < images_at_once(it.image_bytes())
-        };
-        match &mut self.chunk {
-            Some(chunk) if fits(chunk) => {
-                chunk.pixels.extend_from_slice(image.as_bytes());
-                None
-            }
-            other => other.replace(Chunk { height, width, pixels: image.into_bytes() }),
+/// Adds an image to the chunk that waits; gives the chunk before it if that is full or of another size.
+fn join(waiting: &mut Option<Chunk>, image: Rgb8) -> Option<Chunk> {
+    let (height, width) = (image.height() as usize, image.width() as usize);
+    let fits = |it: &Chunk| {
+        (it.height, it.width) == (height, width) && it.num_images() < images_at_once(it.image_bytes())
+    };
+    match waiting {
+        Some(chunk) if fits(chunk) => {
+            chunk.pixels.extend_from_slice(image.as_bytes());
+            None
         }
+        other => other.replace(Chunk { height, width, pixels: image.into_bytes() }),
     }
 }
 
@@ -284,16 +268,16 @@ mod tests {
 
     #[test]
     fn chunks_have_images_of_one_size() {
-        let mut joined = Joined::default();
-        assert_eq!(joined.add(image(2, 3, 1)), None);
-        assert_eq!(joined.add(image(2, 3, 2)), None);
-        let first = joined.add(image(3, 2, 3)).unwrap();
+        let mut joined = None;
+        assert_eq!(join(&mut joined, image(2, 3, 1)), None);
+        assert_eq!(join(&mut joined, image(2, 3, 2)), None);
+        let first = join(&mut joined, image(3, 2, 3)).unwrap();
         assert_eq!((first.num_images(), first.height, first.width), (2, 3, 2));
         assert_eq!(first.images().nth(1).unwrap(), [2; 18]);
-        let last = joined.chunk.unwrap();
+        let last = joined.unwrap();
         assert_ne!(last.sha256(), Chunk { height: 3, width: 2, ..last.clone() }.sha256());
-        let mut joined = Joined::default();
-        let full = (0..=CHUNK_IMAGES).find_map(|_| joined.add(image(1, 1, 0))).unwrap();
+        let mut joined = None;
+        let full = (0..=CHUNK_IMAGES).find_map(|_| join(&mut joined, image(1, 1, 0))).unwrap();
         assert_eq!(full.num_images(), CHUNK_IMAGES);
         assert_eq!(images_at_once(usize::MAX), 1);
     }

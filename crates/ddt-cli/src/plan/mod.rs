@@ -148,7 +148,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let trial = Trial {
         images: Image::spread(args.test_images.unwrap_or(args.images), num_classes, rounds),
         seed: given.seed,
-        rng: given.rng.into(),
+        rng: given.rng,
         batch: given.batch.map_or(BATCH, |it| it as usize),
     };
     check_page(&opened, &trial, targets.len()).context("--test-images")?;

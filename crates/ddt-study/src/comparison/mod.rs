@@ -118,10 +118,6 @@ impl Comparison {
 ///
 /// Runs of one seed share the order of photos, noise and times, so differences to the first network are taken
 /// seed by seed.
-///
-/// # Errors
-///
-/// When a run was not measured.
 fn markdown(table: Table, study: &Comparison, results: &ResultsFile<Outcome>) -> Result<String> {
     let Comparison { images, seeds, samples, steps, guidance, .. } = study;
     let mut text = format!(
@@ -154,10 +150,6 @@ fn markdown(table: Table, study: &Comparison, results: &ResultsFile<Outcome>) ->
 }
 
 /// The test loss against images seen, means over the seeds: the shape of the paper's Figs. 7 and 8.
-///
-/// # Errors
-///
-/// When a run's log cannot be read.
 fn plot(table: Table, study: &Comparison) -> Result<String> {
     let line = |system: &System| -> Result<Series> {
         let mut sums = BTreeMap::<u64, f64>::new();

@@ -165,10 +165,6 @@ impl Bench<'_> {
 type Results = ResultsFile<Measured>;
 
 /// The tables of some groups, in Markdown.
-///
-/// # Errors
-///
-/// When a setting was not measured.
 fn markdown(study: &DemoStudy, results: &Results) -> Result<String> {
     let mut text = format!("{} images a line, compared with all training photos.\n", study.images);
     for group in study.groups() {
