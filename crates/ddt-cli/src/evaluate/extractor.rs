@@ -41,8 +41,11 @@ pub(crate) struct Extractor {
     /// Names of the classes that it tells apart, where samples may have the same.
     pub(super) class_names: &'static [&'static str],
     /// Features of the images of a chunk; an error for images of a size that it does not take.
-    pub(super) extract: Box<dyn Fn(&Chunk) -> Result<Extracted>>,
+    pub(super) extract: Extract,
 }
+
+/// Images to features.
+pub(super) type Extract = Box<dyn Fn(&Chunk) -> Result<Extracted>>;
 
 /// Features of some images, a row per image.
 #[derive(Debug, Clone, Default, PartialEq)]
