@@ -2,11 +2,13 @@
 
 use anyhow::{Result, ensure};
 use ddt::{
-    Place, Sharing,
+    Opened, Place,
     args::{PipelineArgs, Threads},
     hub::{Hub, Release},
 };
-use ddt_study::{Analyses, ClassifierTraining, Comparison, DemoStudy, News, Table};
+use ddt_study::{
+    Analyses, ClassifierTraining, Comparison, DemoStudy, FidelityStudy, News, SharingStudy, Table,
+};
 
 use crate::{
     fetch,
@@ -31,7 +33,13 @@ pub(crate) struct Args {
 enum Study {
     /// Spectra of noisy latents, and errors of solvers, of one network
     #[command(allow_negative_numbers = true)]
-    Analyses(Box<AnalysesArgs>),
+    Analyses(Box<OfNetwork<Analyses>>),
+    /// Error and time of reuse and forecasts of the self-condition, of one network
+    #[command(allow_negative_numbers = true)]
+    Sharing(Box<OfNetwork<SharingStudy>>),
+    /// Error and time of --fidelity high and fast, against the published sampler
+    #[command(allow_negative_numbers = true)]
+    Fidelity(Box<OfNetwork<FidelityStudy>>),
     /// The decoder alone against encoder and decoder of 2:6, 4:4, 6:2 and 7:1 blocks (Tab. 2, Figs. 7 and 8)
     Split(WithThreads<Comparison>),
     /// Decoder blocks of attention, 3 x 3 convolution and MLP, encoder to decoder 6:2 (Tab. 5)
@@ -43,9 +51,9 @@ enum Study {
 }
 
 #[derive(Debug, clap::Args)]
-struct AnalysesArgs {
+struct OfNetwork<T: clap::Args> {
     #[command(flatten)]
-    analyses: Analyses,
+    study: T,
     /// Side of the images in pixels, which chooses the published weights and guidance
     #[arg(long, value_name = "256|512", default_value = "256", value_parser = parse_size)]
     size: Release,
@@ -64,6 +72,8 @@ struct WithThreads<T: clap::Args> {
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let threads = match &args.study {
         Study::Analyses(it) => it.pipeline.threads,
+        Study::Sharing(it) => it.pipeline.threads,
+        Study::Fidelity(it) => it.pipeline.threads,
         Study::Split(it) | Study::Decoder(it) => it.threads,
         Study::Demo(it) => it.threads,
         Study::Classifier(it) => it.threads,
@@ -93,26 +103,44 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let _stepping = terminal.cancel().stepping();
     match &args.study {
         Study::Analyses(args) => {
-            let AnalysesArgs { analyses, size, pipeline } = &**args;
-            pipeline.expect_plain_guidance("analyses are made")?;
-            ensure!(
-                pipeline.share == Sharing::None,
-                "--share: analyses are made without sharing; leave it out"
-            );
-            ensure!(pipeline.device == Place::Cpu, "--device: analyses are made on the CPU; leave it out");
-            let hub = Hub::from_env();
-            fetch::weights(&hub, pipeline, *size, &[], terminal)?;
-            let opened = pipeline.open(*size, &hub)?;
-            if let Some(notice) = pipeline.notice(&opened, *size, &hub) {
-                terminal.say(notice);
-            }
-            let batch = pipeline.batch.unwrap_or(BATCH) as usize;
-            analyses.run(opened, pipeline.seed, pipeline.rng, batch, &mut on_news)
+            let opened = args.open("analyses are made", terminal)?;
+            let (OfNetwork { study, pipeline, .. }, batch) = (&**args, args.batch());
+            study.run(opened, pipeline.seed, pipeline.rng, batch, &mut on_news)
+        }
+        Study::Sharing(args) => {
+            let opened = args.open("sharing is measured", terminal)?;
+            let (OfNetwork { study, pipeline, .. }, batch) = (&**args, args.batch());
+            study.run(opened, pipeline.seed, pipeline.rng, batch, &mut on_news)
+        }
+        Study::Fidelity(args) => {
+            let opened = args.open("fidelity is measured", terminal)?;
+            let (OfNetwork { study, pipeline, .. }, batch) = (&**args, args.batch());
+            study.run(opened, pipeline.seed, pipeline.rng, batch, &mut on_news)
         }
         Study::Split(it) => it.study.run(Table::Split, &mut on_news),
         Study::Decoder(it) => it.study.run(Table::Decoder, &mut on_news),
         Study::Demo(it) => it.study.run(&mut on_news),
         Study::Classifier(it) => it.study.run(&mut on_news),
+    }
+}
+
+impl<T: clap::Args> OfNetwork<T> {
+    /// The network, on the CPU and without sharing; `work` says what is done with it.
+    fn open(&self, work: &str, terminal: &Terminal) -> Result<Opened> {
+        let Self { size, pipeline, .. } = self;
+        pipeline.expect_unshared(work)?;
+        ensure!(pipeline.device == Place::Cpu, "--device: {work} on the CPU; leave it out");
+        let hub = Hub::from_env();
+        fetch::weights(&hub, pipeline, *size, &[], terminal)?;
+        let opened = pipeline.open(*size, &hub)?;
+        if let Some(notice) = pipeline.notice(&opened, *size, &hub) {
+            terminal.say(notice);
+        }
+        Ok(opened)
+    }
+
+    fn batch(&self) -> usize {
+        self.pipeline.batch.unwrap_or(BATCH) as usize
     }
 }
 

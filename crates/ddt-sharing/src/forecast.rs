@@ -60,7 +60,8 @@ pub struct Forecasts<'a> {
     // Invariant: num_steps + 1 finite, increasing times.
     times: &'a [f64],
     order: ForecastOrder,
-    by_length: bool,
+    // Invariant: num_steps finite numbers from 0 with the mean 1.
+    weights: Vec<f64>,
 }
 
 impl<'a> Forecasts<'a> {
@@ -83,17 +84,33 @@ impl<'a> Forecasts<'a> {
             let got = format!("{} and {} at the ends of step {step}", times[step], times[step + 1]);
             return Err(PlanError::invalid("times", "finite and strictly increasing", got));
         }
-        Ok(Self { products, times, order, by_length: false })
+        Ok(Self { products, times, order, weights: vec![1.0; products.num_steps()] })
     }
 
-    /// Weights the error of each step by its length relative to the mean one, instead of alike.
-    pub fn weighted_by_length(self) -> Self {
-        Self { by_length: true, ..self }
+    /// Weights the error of each step in proportion to `weights`, `(N)`, instead of all alike.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Invalid`] unless there are `N` finite weights from 0, not all of them 0.
+    pub fn with_step_weights(self, weights: &[f64]) -> Result<Self, PlanError> {
+        let n = self.num_steps();
+        let mean = weights.iter().sum::<f64>() / n as f64;
+        let valid = weights.iter().all(|it| *it >= 0.0) && mean > 0.0 && mean.is_finite();
+        if weights.len() != n || !valid {
+            let expected = format!("{n} finite numbers from 0, not all 0");
+            return Err(PlanError::invalid("the weights of steps", expected, format!("{weights:?}")));
+        }
+        Ok(Self { weights: weights.iter().map(|it| it / mean).collect(), ..self })
     }
 
     /// Number of steps `N`.
     pub fn num_steps(&self) -> usize {
         self.products.num_steps()
+    }
+
+    /// Order of the forecasts.
+    pub fn order(&self) -> ForecastOrder {
+        self.order
     }
 
     /// Relative RMS error of the self-condition in use at each step, `(N)`; 0 where it is recomputed.
@@ -146,10 +163,7 @@ impl<'a> Forecasts<'a> {
     }
 
     fn step_units(&self, step: usize, error: f64) -> i64 {
-        let n = self.num_steps();
-        let mean = (self.times[n] - self.times[0]) / n as f64;
-        let weight = if self.by_length { (self.times[step + 1] - self.times[step]) / mean } else { 1.0 };
-        self.unit().units(error * weight)
+        self.unit().units(error * self.weights[step])
     }
 
     /// Costs of the segments that begin at the last of `sources` and have 1, 2, ... steps.

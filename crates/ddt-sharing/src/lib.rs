@@ -12,6 +12,7 @@
 //!   find the budget from a bound.
 //! - Forecasts: [`ForecastPlanner`] and [`forecast_plan`] do the same for a [`ForecastOrder`] above 0, from the
 //!   errors that [`Forecasts`] computes from inner products; [`forecast_weights`] is the extrapolation itself.
+//! - [`OrderPlanner`] makes the plans of whichever order is asked for.
 //! - [`predicted_speedup`] predicts the gain from a network's [`OperationCounts`].
 //! - A plan is only good for the settings it was measured with: [`MadeFor`] holds them, [`PlanFile`] and
 //!   [`SimilarityFile`] keep them beside the numbers.
@@ -36,6 +37,7 @@
 
 #![forbid(unsafe_code)]
 
+mod any_order;
 mod cost;
 mod error;
 mod files;
@@ -47,6 +49,7 @@ mod similarity;
 mod speedup;
 mod statistic;
 
+pub use any_order::OrderPlanner;
 pub use cost::PlanWithCost;
 pub use error::PlanError;
 pub use files::{Objective, PlanFile, SimilarityFile};

@@ -16,6 +16,8 @@
 //!
 //! - [`Analyses`] measures spectra and errors of solvers on a network;
 //! - [`Comparison`] trains and compares small networks: the paper's Tab. 2 and Tab. 5;
+//! - [`SharingStudy`] measures reuse and forecasts of the self-condition on a network, [`FidelityStudy`] the choices of
+//!   [`ddt::Fidelity`];
 //! - [`DemoStudy`] measures guidance, sharing and numbers of steps on the demo;
 //! - [`ClassifierTraining`] trains the [`Classifier`] that an [`OfflineMetric`] measures with.
 //!
@@ -45,6 +47,7 @@ mod diffusion;
 mod figures;
 mod frozen_networks;
 mod metric;
+mod sharing;
 mod spectrum;
 mod study;
 mod sweep;
@@ -58,6 +61,7 @@ pub use crate::{
     diffusion::{Component, Mixture, Schedule},
     frozen_networks::{decode_samples, frozen_networks},
     metric::{OfflineMetric, Seen},
+    sharing::{FidelityStudy, Mean, SharingStudy, Timed, compare, ways_with_plans},
     spectrum::{PowerLaw, Spectrum, dct2, latent_spectrum, surviving_frequency},
     study::{News, OnNews, ResultsFile},
     sweep::{Measured, Setting, relative_rms, sweep, sweep_settings},

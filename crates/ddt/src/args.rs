@@ -25,7 +25,9 @@ use ddt_hub::{Hub, Release};
 use ddt_model::DdtConfig;
 
 use crate::{
-    config::{Dtype, PipelineConfig, Place, Request, SolverName, Source, USUAL_LAST_STEP, USUAL_STEPS},
+    config::{
+        Dtype, Fidelity, PipelineConfig, Place, Request, SolverName, Source, USUAL_LAST_STEP, USUAL_STEPS,
+    },
     error::{Context, Result, invalid},
     opened::Opened,
     share::Sharing,
@@ -62,6 +64,10 @@ pub struct PipelineArgs {
     /// The autoencoder: auto is the one the network was trained with, else its file
     #[arg(long, value_name = "auto|PATH", default_value = "auto", alias = "vae")]
     pub autoencoder: PathBuf,
+    /// Solver, steps and sharing in one choice, instead of --solver, --steps, --last-step, --timeshift and --share
+    #[arg(long, value_enum, value_name = "NAME",
+          conflicts_with_all = ["solver", "steps", "last_step", "timeshift", "share"])]
+    pub fidelity: Option<Fidelity>,
     /// Solver steps from noise to image; the paper's tables have 250
     #[arg(long, value_name = "N", default_value_t = USUAL_STEPS)]
     pub steps: usize,
@@ -225,6 +231,9 @@ impl PipelineArgs {
             device: self.device,
             ..PipelineConfig::new(weights)
         };
+        if let Some(fidelity) = self.fidelity {
+            config = config.with_fidelity(fidelity);
+        }
         let given = self.guidance.is_some() || self.interval.is_some() || self.guided_channels.is_some();
         if given {
             config.guidance = Some(self.guidance(&config, hub)?);
@@ -271,12 +280,15 @@ impl PipelineArgs {
         ))
     }
 
-    /// Refuses flags that `what` has no use for.
+    /// Refuses flags that `what`, such as "plans are made", has no use for.
     ///
     /// # Errors
     ///
-    /// `--guiding-network` or `--guided-channels`.
-    pub fn expect_plain_guidance(&self, what: &str) -> Result<()> {
+    /// `--guiding-network` or `--guided-channels`; `--share` or `--fidelity`.
+    pub fn expect_unshared(&self, what: &str) -> Result<()> {
+        if self.share != Sharing::None || self.fidelity.is_some() {
+            return invalid(format!("--share, --fidelity: {what} from runs without sharing; leave both out"));
+        }
         if self.guiding_network.is_some() || self.guided_channels.is_some() {
             return invalid(format!(
                 "--guiding-network, --guided-channels: {what} for guidance away from \"no class\" in all channels; \

@@ -69,8 +69,12 @@ pub(crate) const USUAL_STEPS: usize = 50;
 pub(crate) const USUAL_LAST_STEP: f64 = 0.04;
 
 fn usual_grid() -> TimeGrid {
-    TimeGrid::new(USUAL_STEPS, Some(USUAL_LAST_STEP), 1.0)
-        .unwrap_or_else(|_| unreachable!("constants make a grid"))
+    grid_of(USUAL_STEPS)
+}
+
+/// A number of steps that is a constant, with the usual last one.
+fn grid_of(steps: usize) -> TimeGrid {
+    TimeGrid::new(steps, Some(USUAL_LAST_STEP), 1.0).unwrap_or_else(|_| unreachable!("constants make a grid"))
 }
 
 impl PipelineConfig {
@@ -89,6 +93,39 @@ impl PipelineConfig {
             sharing: Sharing::None,
             dtype: Dtype::F32,
             device: Place::Cpu,
+        }
+    }
+}
+
+/// How near to the published sampler, or how fast: a choice of solver, steps and sharing.
+///
+/// `docs/SHARING.md` has the measured error and speed of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+pub enum Fidelity {
+    /// The published sampler: 250 Euler steps, the encoder at each
+    Exact,
+    /// 250 Euler steps, forecasts of order 2 at 92 % of them
+    High,
+    /// 50 steps of adams2, forecasts of order 2 at 75 % of them
+    Fast,
+}
+
+impl PipelineConfig {
+    /// These settings with the solver, steps and sharing of `fidelity`.
+    #[must_use]
+    pub fn with_fidelity(self, fidelity: Fidelity) -> Self {
+        let (steps, solver, ratio) = match fidelity {
+            Fidelity::Exact => (250, "euler", None),
+            Fidelity::High => (250, "euler", Some(0.92)),
+            Fidelity::Fast => (50, "adams2", Some(0.75)),
+        };
+        let order = Sharing::DEFAULT_ORDER;
+        Self {
+            grid: grid_of(steps),
+            solver: SolverName(solver.to_owned()),
+            sharing: ratio.map_or(Sharing::None, |ratio| Sharing::Ratio { ratio, order }),
+            ..self
         }
     }
 }

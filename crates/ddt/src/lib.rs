@@ -56,7 +56,7 @@ mod weights;
 
 pub use crate::{
     classes::ClassTable,
-    config::{Dtype, Image, PipelineConfig, Place, Request, SolverName, Source},
+    config::{Dtype, Fidelity, Image, PipelineConfig, Place, Request, SolverName, Source},
     decoding::decode_latents,
     error::{Error, Result},
     generated::{Generated, RECORD_KEY, Record, Report, VERSION},

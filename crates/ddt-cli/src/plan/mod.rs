@@ -12,12 +12,12 @@ use ddt::{
     args::PipelineArgs,
     hub::{Hub, Release},
     picture::{Rgb8, encode_png},
-    sharing::{ForecastOrder, SimilarityAccumulator, SimilarityFile},
+    sharing::{ForecastOrder, OrderPlanner, SimilarityAccumulator, SimilarityFile},
 };
 
 use self::{
     report::{Compared, Report, Texts, Trial, compare, heat_map, image_page},
-    targets::{Planned, Programme, Speed, Target, cost_plot},
+    targets::{Planned, Speed, Target, cost_plot},
 };
 use crate::{fetch, sample::parse_size, terminal::Terminal};
 
@@ -135,8 +135,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let given = &args.pipeline;
     given.threads.start()?;
     SimilarityAccumulator::new(given.steps).context("--steps")?;
-    given.expect_plain_guidance("plans are made")?;
-    ensure!(given.share == Sharing::None, "--share: plans are made from runs without sharing; leave it out");
+    given.expect_unshared("plans are made")?;
     let targets = args.targets()?;
     let folder = Folder::prepare(&args.out, &targets).context("--out")?;
     let hub = Hub::from_env();
@@ -171,11 +170,11 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
         inner_products: Some(statistic.inner_products()?),
     };
     let grid = pipeline.config().grid.clone();
-    let programme = Programme::new(&measured, grid.times(), args.order)?;
+    let planner = OrderPlanner::new(&measured, grid.times(), args.order)?;
     let planned: Vec<Planned> =
-        targets.iter().map(|&it| Planned::new(it, &programme)).collect::<Result<_>>()?;
+        targets.iter().map(|&it| Planned::new(it, &planner)).collect::<Result<_>>()?;
     let speed = speed(&pipeline)?;
-    folder.write_plans(&measured, &programme, &planned, &speed)?;
+    folder.write_plans(&measured, &planner, &planned, &speed)?;
 
     let compared = match trial.images.len() {
         0 => None,
@@ -219,12 +218,10 @@ fn compare_plans(
     planned: &[Planned],
     terminal: &Terminal,
 ) -> Result<Compared> {
-    let mut ways = vec![(None, true)];
-    for it in planned {
-        ways.push((Some(&it.uniform.plan), false));
-        ways.push((Some(&it.optimal.plan), true));
-    }
-    let mut outcomes = compare(pipeline, trial, &ways, &mut terminal.meter())?.into_iter();
+    let plans: Vec<_> = planned.iter().flat_map(|it| [&it.uniform.plan, &it.optimal.plan]).collect();
+    // The run without sharing comes first; then uniform and optimal plans take turns.
+    let shown = |way: usize| way.is_multiple_of(2);
+    let mut outcomes = compare(pipeline, trial, &plans, shown, &mut terminal.meter())?.into_iter();
     let unshared = outcomes.next().context("nothing was generated")?;
     let shared = std::iter::from_fn(|| Some([outcomes.next()?, outcomes.next()?])).collect();
     Ok(Compared { unshared, shared })
@@ -279,7 +276,7 @@ impl Folder {
     fn write_plans(
         &self,
         measured: &SimilarityFile,
-        programme: &Programme<'_>,
+        planner: &OrderPlanner<'_>,
         planned: &[Planned],
         speed: &Speed,
     ) -> Result<()> {
@@ -295,7 +292,7 @@ impl Folder {
             "made_for": measured.made_for, "seed": measured.seed, "images": measured.images,
         });
         self.write_picture("similarity.png", &heat_map(measured)?, &record.to_string())?;
-        self.write("cost.svg", cost_plot(measured, programme)?.as_bytes())
+        self.write("cost.svg", cost_plot(measured, planner)?.as_bytes())
     }
 }
 

@@ -1,15 +1,15 @@
 //! Results of plans: a table, a report for programs, and pictures.
 
-use std::{fmt, time::Duration};
+use std::cell::Cell;
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Tensor};
 use ddt::{
     ClassTable, Dtype, Image, Pipeline,
     flow::NoiseSource,
     picture::{Grid, HeatMap, Rgb8},
     sharing::{MadeFor, PlanWithCost, SharingPlan, SimilarityFile},
 };
+use ddt_study::{Mean, Timed, ways_with_plans};
 use serde::Serialize;
 
 use super::targets::{Planned, Speed, Target, settings_line};
@@ -24,83 +24,42 @@ pub(crate) struct Trial {
     pub(crate) batch: usize,
 }
 
-/// Result of sampling the trial's images in one way.
+/// The trial's images, sampled in one way.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outcome {
-    /// Time from noise to latents, summed over all images.
-    elapsed: Duration,
-    /// The relative root mean square error of each image's latents to those without sharing.
-    latent_errors: Vec<f64>,
+    timed: Timed,
     /// The images, if they were wanted.
     pictures: Vec<Rgb8>,
 }
 
-/// Samples the same images with each plan (`None` is without sharing, and the first), and compares with the first;
-/// pictures are kept of those that are `shown`.
+/// Samples the same images without sharing and with each plan, and keeps the pictures of those that are `shown`; the
+/// first is without sharing.
 ///
 /// Every batch is sampled in all ways before the next one, so that a machine that is busy for a while slows all ways
 /// alike.
 pub(crate) fn compare(
     pipeline: &Pipeline,
     trial: &Trial,
-    ways: &[(Option<&SharingPlan>, bool)],
+    plans: &[&SharingPlan],
+    shown: impl Fn(usize) -> bool,
     meter: &mut Meter,
 ) -> Result<Vec<Outcome>> {
+    let ways = ways_with_plans(pipeline, plans.iter().copied());
     let mut outcomes = vec![Outcome::default(); ways.len()];
-    let (total, mut finished) = (trial.images.len() * ways.len(), 0);
+    let (total, finished) = (trial.images.len() * outcomes.len(), Cell::new(0));
     for batch in trial.images.chunks(trial.batch) {
-        let noise = pipeline.noise(batch, trial.seed, trial.rng)?;
-        let mut reference = None;
-        for ((plan, shown), outcome) in ways.iter().zip(&mut outcomes) {
-            let started = std::time::Instant::now();
-            let sampled = pipeline.sample(batch, &noise, *plan, &mut |progress| {
-                meter.images(&progress.within(finished, total))
-            })?;
-            outcome.elapsed += started.elapsed();
-            finished += batch.len();
-            let reference = reference.get_or_insert_with(|| sampled.latents.clone());
-            let errors = relative_error(&sampled.latents, reference)?;
-            outcome.latent_errors.extend(errors);
-            if *shown {
-                outcome.pictures.extend(pipeline.decode(&sampled.latents)?);
+        let mut watch = |progress: &ddt::Progress<'_>| meter.images(&progress.within(finished.get(), total));
+        let noise = (trial.seed, trial.rng);
+        let timed = ddt_study::compare(pipeline, batch, noise, &ways, &mut watch, |way, latents| {
+            finished.set(finished.get() + batch.len());
+            if shown(way) {
+                outcomes[way].pictures.extend(pipeline.decode(latents)?);
             }
-        }
+            Ok(())
+        })?;
+        outcomes.iter_mut().zip(&timed).for_each(|(sum, it)| sum.timed.extend(it));
     }
     Ok(outcomes)
-}
-
-/// The relative root mean square error of each image's latents.
-///
-/// ```text
-/// |latents - reference| / |reference|
-/// ```
-fn relative_error(latents: &Tensor, reference: &Tensor) -> candle_core::Result<Vec<f64>> {
-    let square_sums = |x: &Tensor| x.to_dtype(DType::F64)?.sqr()?.flatten_from(1)?.sum(1)?.to_vec1::<f64>();
-    let errors = square_sums(&(latents - reference)?)?;
-    let lengths = square_sums(reference)?;
-    Ok(errors.iter().zip(&lengths).map(|(error, length)| (error / length).sqrt()).collect())
-}
-
-/// A mean over images and half its 95 % confidence interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-struct Mean {
-    mean: f64,
-    ci95: f64,
-}
-
-impl Mean {
-    fn of(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
-        let count = values.len() as f64;
-        let mean = values.clone().sum::<f64>() / count;
-        let variance = values.map(|it| (it - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-        Self { mean, ci95: 1.96 * (variance / count).sqrt() }
-    }
-}
-
-impl fmt::Display for Mean {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.5}+-{:.5}", self.mean, self.ci95)
-    }
 }
 
 /// Everything that was found out; `report.json`.
@@ -198,15 +157,13 @@ impl Report {
                     mean_error: plan.mean_error(),
                     predicted_speedup: speed.predict(&plan.plan)?,
                     measured: outcome.map(|(unshared, shared)| Measured {
-                        measured_speedup: unshared.elapsed.as_secs_f64() / shared.elapsed.as_secs_f64(),
-                        latent_error: Mean::of(shared.latent_errors.iter().copied()),
+                        measured_speedup: unshared.timed.seconds / shared.timed.seconds,
+                        latent_error: shared.timed.error(),
                     }),
                 })
             };
-            let gain = compared.and_then(|all| all.shared.get(index)).map(|[uniform, optimal]| {
-                let pairs = uniform.latent_errors.iter().zip(&optimal.latent_errors);
-                Mean::of(pairs.map(|(uniform, optimal)| uniform - optimal))
-            });
+            let gain = compared.and_then(|all| all.shared.get(index));
+            let gain = gain.map(|[uniform, optimal]| uniform.timed.gain(&optimal.timed));
             plans.push(Row {
                 gain,
                 name: it.target.to_string(),
@@ -228,7 +185,7 @@ impl Report {
             batch: trial.batch,
             speed,
             unshared_seconds_per_image: compared
-                .map(|all| all.unshared.elapsed.as_secs_f64() / trial.images.len().max(1) as f64),
+                .map(|all| all.unshared.timed.seconds / trial.images.len().max(1) as f64),
             plans,
         })
     }
@@ -352,26 +309,4 @@ pub(crate) fn image_page(
     let made_for: &MadeFor = pipeline.made_for();
     let footer = format!("{}, seed {}, {}", settings_line(made_for), trial.seed, made_for.model());
     Texts::new(pipeline.classes(), &trial.images, rows, footer).grid(&images).draw().context("images.png")
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    #[test]
-    fn errors_are_relative_and_per_image() {
-        let tensor = |values: [f32; 4]| Tensor::from_slice(&values, (2, 1, 1, 2), &Device::Cpu).unwrap();
-        let errors = relative_error(&tensor([3.0, 4.5, 0.0, 2.0]), &tensor([3.0, 4.0, 0.0, 2.0])).unwrap();
-        assert_eq!(errors, [0.1, 0.0]);
-    }
-
-    #[test]
-    fn intervals_are_of_the_mean() {
-        // Variance 4 of 4 values.
-        let Mean { mean, ci95 } = Mean::of([1.0, 1.0, 1.0, 5.0].into_iter());
-        assert!((mean - 2.0).abs() < 1e-12 && (ci95 - 1.96).abs() < 1e-12);
-        assert_eq!(Mean::of([3.0].into_iter()), Mean { mean: 3.0, ci95: 0.0 });
-    }
 }

@@ -1,15 +1,14 @@
 //! From a measurement to plans: the best of each budget, and the even one of as many recomputes.
 
-use std::{fmt, ops::RangeInclusive};
+use std::fmt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use ddt::{
     flow::{Guidance, TimeGrid},
     sharing::{
-        ForecastOrder, ForecastPlanner, Forecasts, MadeFor, Objective, OperationCounts, PlanFile,
-        PlanWithCost, Planner, SharingPlan, Similarity, SimilarityFile, budget_for_ratio,
-        forecast_plan_with_mean_error, forecast_plan_with_worst_error, plan_cost, plan_with_mean_similarity,
-        plan_with_worst_similarity, predicted_speedup_guided,
+        ForecastOrder, MadeFor, Objective, OperationCounts, OrderPlanner, PlanFile, PlanWithCost,
+        SharingPlan, SimilarityFile, forecast_plan_with_mean_error, forecast_plan_with_worst_error,
+        plan_with_mean_similarity, plan_with_worst_similarity, predicted_speedup_guided,
     },
 };
 use ddt_plot::{LinePlot, Series};
@@ -55,98 +54,24 @@ impl fmt::Display for Target {
     }
 }
 
-/// Dynamic programme that makes the plans of one order: the paper's for reuse, the one over pairs of recomputes for
-/// forecasts.
-#[derive(Debug)]
-pub(crate) enum Programme<'a> {
-    /// Order 0.
-    Reuse(&'a Similarity, Planner),
-    /// Orders 1 and 2.
-    Forecast(ForecastOrder, Forecasts<'a>, ForecastPlanner<'a>),
-}
-
-impl<'a> Programme<'a> {
-    /// For `measured` on a grid of these `times`.
-    ///
-    /// # Errors
-    ///
-    /// More steps than a plan can have, or a measurement without inner products.
-    pub(crate) fn new(measured: &'a SimilarityFile, times: &'a [f64], order: ForecastOrder) -> Result<Self> {
-        let num_steps = measured.similarity.num_steps();
-        if order == ForecastOrder::Reuse {
-            return Ok(Self::Reuse(&measured.similarity, Planner::new(&measured.similarity, num_steps)?));
+/// The best plan for a goal.
+fn best(planner: &OrderPlanner<'_>, target: Target) -> Result<PlanWithCost> {
+    Ok(match (planner, target) {
+        (_, Target::Ratio(ratio)) => planner.plan(planner.budget_for_ratio(ratio))?,
+        (OrderPlanner::Reuse(similarity, _), Target::Quality(at_least)) => {
+            plan_with_mean_similarity(similarity, at_least)?
         }
-        let products =
-            measured.inner_products.as_ref().context("expected a measurement of inner products")?;
-        let forecasts = Forecasts::new(products, times, order)?;
-        let planner = ForecastPlanner::new(&forecasts, num_steps)?;
-        Ok(Self::Forecast(order, forecasts, planner))
-    }
-
-    /// The order of the plans.
-    pub(crate) fn order(&self) -> ForecastOrder {
-        match self {
-            Self::Reuse(..) => ForecastOrder::Reuse,
-            Self::Forecast(order, ..) => *order,
+        (OrderPlanner::Reuse(similarity, _), Target::WorstQuality(at_least)) => {
+            plan_with_worst_similarity(similarity, at_least)?
         }
-    }
-
-    /// The numbers of recomputes that there are plans of.
-    fn budgets(&self) -> RangeInclusive<usize> {
-        match self {
-            Self::Reuse(_, planner) => 1..=planner.max_budget(),
-            Self::Forecast(.., planner) => planner.min_budget()..=planner.max_budget(),
+        (OrderPlanner::Forecast(forecasts, _), Target::Error(at_most)) => {
+            forecast_plan_with_mean_error(forecasts, at_most)?
         }
-    }
-
-    /// The best plan of a number of recomputes.
-    fn of_budget(&self, num_recompute: usize) -> Result<PlanWithCost> {
-        Ok(match self {
-            Self::Reuse(_, planner) => planner.plan(num_recompute)?,
-            Self::Forecast(.., planner) => planner.plan(num_recompute)?,
-        })
-    }
-
-    /// The plan whose segments differ by at most one step.
-    fn uniform(&self, num_recompute: usize) -> Result<PlanWithCost> {
-        let plan = |num_steps| SharingPlan::uniform_budget(num_steps, num_recompute);
-        let (plan, cost) = match self {
-            Self::Reuse(similarity, _) => {
-                let plan = plan(similarity.num_steps())?;
-                let cost = plan_cost(similarity, &plan)?;
-                (plan, cost)
-            }
-            Self::Forecast(order, forecasts, _) => {
-                let plan = plan(forecasts.num_steps())?.with_order(*order);
-                let cost = forecasts.cost(&plan)?;
-                (plan, cost)
-            }
-        };
-        Ok(PlanWithCost { plan, cost })
-    }
-
-    fn best(&self, target: Target) -> Result<PlanWithCost> {
-        Ok(match (self, target) {
-            (_, Target::Ratio(ratio)) => {
-                let budgets = self.budgets();
-                let num_recompute = budget_for_ratio(*budgets.end(), ratio);
-                self.of_budget(num_recompute.max(*budgets.start()))?
-            }
-            (Self::Reuse(similarity, _), Target::Quality(at_least)) => {
-                plan_with_mean_similarity(similarity, at_least)?
-            }
-            (Self::Reuse(similarity, _), Target::WorstQuality(at_least)) => {
-                plan_with_worst_similarity(similarity, at_least)?
-            }
-            (Self::Forecast(_, forecasts, _), Target::Error(at_most)) => {
-                forecast_plan_with_mean_error(forecasts, at_most)?
-            }
-            (Self::Forecast(_, forecasts, _), Target::WorstError(at_most)) => {
-                forecast_plan_with_worst_error(forecasts, at_most)?
-            }
-            (_, target) => bail!("plans of order {} have no goal {target}", self.order()),
-        })
-    }
+        (OrderPlanner::Forecast(forecasts, _), Target::WorstError(at_most)) => {
+            forecast_plan_with_worst_error(forecasts, at_most)?
+        }
+        (_, target) => bail!("plans of order {} have no goal {target}", planner.order()),
+    })
 }
 
 /// The two plans of one target, with equally many recomputes.
@@ -166,9 +91,9 @@ impl Planned {
     /// # Errors
     ///
     /// A target outside its range, or more steps than a plan can have.
-    pub(crate) fn new(target: Target, programme: &Programme<'_>) -> Result<Self> {
-        let optimal = programme.best(target)?;
-        Ok(Self { target, uniform: programme.uniform(optimal.plan.num_recompute())?, optimal })
+    pub(crate) fn new(target: Target, planner: &OrderPlanner<'_>) -> Result<Self> {
+        let optimal = best(planner, target)?;
+        Ok(Self { target, uniform: planner.uniform(optimal.plan.num_recompute())?, optimal })
     }
 
     /// The file of the best plan.
@@ -216,13 +141,13 @@ impl Speed {
 /// # Errors
 ///
 /// None in practice: every budget up to the number of steps has both plans.
-pub(crate) fn cost_plot(measured: &SimilarityFile, programme: &Programme<'_>) -> Result<String> {
+pub(crate) fn cost_plot(measured: &SimilarityFile, planner: &OrderPlanner<'_>) -> Result<String> {
     let num_steps = measured.similarity.num_steps();
     let mut uniform = Vec::with_capacity(num_steps);
     let mut optimal = Vec::with_capacity(num_steps);
-    for num_recompute in programme.budgets() {
-        uniform.push((num_recompute as f64, programme.uniform(num_recompute)?.cost));
-        optimal.push((num_recompute as f64, programme.of_budget(num_recompute)?.cost));
+    for num_recompute in planner.budgets() {
+        uniform.push((num_recompute as f64, planner.uniform(num_recompute)?.cost));
+        optimal.push((num_recompute as f64, planner.plan(num_recompute)?.cost));
     }
     // Down to a cost of 0, which a logarithmic axis leaves out.
     let log_y = uniform.iter().any(|(_, cost)| *cost > 0.0);
@@ -233,13 +158,13 @@ pub(crate) fn cost_plot(measured: &SimilarityFile, programme: &Programme<'_>) ->
     let plot = LinePlot {
         title: &format!(
             "Cost of sharing of order {}, {}",
-            programme.order(),
+            planner.order(),
             settings_line(&measured.made_for)
         ),
         x_label: &format!("runs of the condition encoder in {num_steps} steps"),
-        y_label: match programme {
-            Programme::Reuse(..) => "cost (summed dissimilarity)",
-            Programme::Forecast(..) => "cost (summed relative error)",
+        y_label: match planner {
+            OrderPlanner::Reuse(..) => "cost (summed dissimilarity)",
+            OrderPlanner::Forecast(..) => "cost (summed relative error)",
         },
         log_y,
         series: &series,
@@ -258,7 +183,7 @@ pub(crate) fn settings_line(made_for: &MadeFor) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ddt::sharing::InnerProducts;
+    use ddt::sharing::{InnerProducts, Planner, Similarity};
 
     use super::*;
 
@@ -285,7 +210,7 @@ mod tests {
 
     fn planned(order: usize, target: Target) -> Result<Planned> {
         let (measured, grid) = (measured(), grid());
-        Planned::new(target, &Programme::new(&measured, grid.times(), order.try_into()?)?)
+        Planned::new(target, &OrderPlanner::new(&measured, grid.times(), order.try_into()?)?)
     }
 
     #[test]
@@ -365,7 +290,8 @@ mod tests {
     fn plots_have_both_curves() {
         let (measured, grid) = (measured(), grid());
         for order in [ForecastOrder::Reuse, ForecastOrder::Linear] {
-            let svg = cost_plot(&measured, &Programme::new(&measured, grid.times(), order).unwrap()).unwrap();
+            let svg =
+                cost_plot(&measured, &OrderPlanner::new(&measured, grid.times(), order).unwrap()).unwrap();
             for text in ["uniform", "optimal", "6 x euler, guidance 2", "runs of the condition encoder"] {
                 assert!(svg.contains(text), "{text}");
             }

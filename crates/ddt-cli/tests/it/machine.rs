@@ -81,6 +81,37 @@ fn analyses_of_the_demo_write_figures() {
 }
 
 #[test]
+fn sharing_of_the_demo_is_measured_and_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let line = "study sharing --weights demo --steps 6 --ratios 0.5,0.7 --orders 0,1,2 --calibration-images 2 --images 4 \
+                --batch 2 --out measured";
+    let table = succeed(folder, line);
+    assert!(table.starts_with("| ratio | runs | order 0, uniform | order 0, planned |"), "{table}");
+    let read = |name: &str| fs::read_to_string(folder.join("measured").join(name)).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+    let plans = report["plans"].as_array().unwrap();
+    assert_eq!(plans.len(), 3 * 2 * 2);
+    assert!(plans.iter().all(|it| it["error"]["mean"].as_f64().unwrap() > 0.0), "{report}");
+    assert!(read("errors.svg").contains("order 2, planned"));
+
+    // The second batch is lost, and measured again; the rest is read.
+    let results = read("results.jsonl");
+    let kept = results.match_indices('\n').nth(1).unwrap().0 + 1;
+    fs::write(folder.join("measured/results.jsonl"), &results[..kept]).unwrap();
+    let outcome = ddt(folder, line);
+    assert_eq!(outcome.status, 0, "{outcome:?}");
+    assert!(!outcome.stderr.contains("measuring the self-conditions"), "{outcome:?}");
+    assert!(read("results.jsonl").starts_with(&results[..kept]));
+    let again: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+    let errors = |it: &serde_json::Value| {
+        it["plans"].as_array().unwrap().iter().map(|it| it["error"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(errors(&again), errors(&report));
+    refuse(folder, &format!("{line} --seed 1"), 1, &["--out"]);
+}
+
+#[test]
 fn wrong_flags_are_refused_before_work() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -94,6 +125,11 @@ fn wrong_flags_are_refused_before_work() {
         ("study analyses --timeshifts -1", 1, "--timeshifts"),
         ("study analyses --share uniform:2", 1, "--share"),
         ("study analyses --guided-channels 3", 1, "--guided-channels"),
+        ("study sharing --fidelity high", 1, "--fidelity"),
+        ("study sharing --orders 3", 2, "expected 0, 1 or 2"),
+        ("study sharing --ratios 1", 2, "below 1"),
+        ("study sharing --images 1", 2, "2..=100000"),
+        ("study sharing --out file", 1, "--out"),
         ("study analyses --out file", 1, "--out"),
         ("study analyses --weights absent", 1, "absent"),
         ("study split --seeds 0", 2, "1..=100"),

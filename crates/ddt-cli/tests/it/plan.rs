@@ -116,7 +116,8 @@ fn mistakes_are_found_before_sampling() {
     check("--timeshift 0", 1, &["--timeshift", "got 0"]);
     check("--guidance NaN", 1, &["--guidance", "finite"]);
     check("--test-images 3000", 1, &["--test-images", "fewer or smaller"]);
-    check("--share uniform:2", 1, &["--share", "leave it out"]);
+    check("--share uniform:2", 1, &["--share", "leave both out"]);
+    check("--fidelity high", 1, &["--fidelity", "leave both out"]);
     check("--quality 0.9", 1, &["goals of --order 0", "quality-0.9 with --order 2"]);
     check("--order 0 --error 0.1", 1, &["error-0.1 with --order 0"]);
     check("--guided-channels 3", 1, &["plans are made", "leave both out"]);

@@ -109,13 +109,14 @@ proptest! {
             prop::collection::vec(prop::collection::vec((-2_i32..=2).prop_map(|it| it as f32 + 0.5), 3), n)
         }),
         window in 1_usize..=9,
-        by_length in any::<bool>(),
+        weighted in any::<bool>(),
     ) {
         let n = states.len();
         let (products, times) = (products_of(&states), times(n));
         let mut forecasts = forecasts(&products, &times, ForecastOrder::Linear);
-        if by_length {
-            forecasts = forecasts.weighted_by_length();
+        if weighted {
+            let lengths: Vec<f64> = times.windows(2).map(|it| it[1] - it[0]).collect();
+            forecasts = forecasts.with_step_weights(&lengths).unwrap();
         }
         let planner = ForecastPlanner::within(&forecasts, n, window, f64::INFINITY).unwrap();
         prop_assert_eq!(planner.min_budget(), n.div_ceil(window));

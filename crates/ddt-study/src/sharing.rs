@@ -1,0 +1,473 @@
+//! How near images with shared self-conditions are to those without, by order and ratio.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write},
+    fs,
+    path::PathBuf,
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use candle_core::{DType, Tensor};
+use clap::value_parser;
+use ddt::{
+    Fidelity, Image, Opened, OutputFile, Pipeline,
+    flow::NoiseSource,
+    model::{DdtConfig, SampleOptions},
+    sharing::{ForecastOrder, OrderPlanner, SharingPlan, SimilarityFile, predicted_speedup_guided},
+};
+use ddt_plot::{LinePlot, Series};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::study::{News, OnNews, ResultsFile, tell};
+
+/// Files that are written, beside `results.jsonl`.
+const FILES: [&str; 4] = ["similarity.json", "table.md", "errors.svg", "report.json"];
+
+/// Measures reuse and forecasts of the self-condition on one network: error and time for each order, ratio and kind of
+/// plan.
+///
+/// Plans are made from some images, and compared on others, all from the same noise. The same command resumes what was
+/// stopped or killed.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SharingStudy {
+    /// Sharing ratios: the share of steps that skip the condition encoder, each in [0, 1)
+    #[arg(long, value_name = "RATIO,...", value_delimiter = ',', default_value = "0.5,0.66,0.75,0.8,0.87,0.9,0.95",
+          value_parser = parse_ratio)]
+    pub ratios: Vec<f64>,
+    /// Orders of the forecasts: 0 (reuse, as in the paper), 1 and 2
+    #[arg(long, value_name = "ORDER,...", value_delimiter = ',', default_value = "0,1,2", value_parser = parse_order)]
+    pub orders: Vec<ForecastOrder>,
+    /// Images that plans are made from
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub calibration_images: u32,
+    /// Other images, which plans are compared on
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = value_parser!(u32).range(2..=100_000))]
+    pub images: u32,
+    /// Folder of the results; the same folder resumes them
+    #[arg(long, value_name = "DIR", default_value = "out/sharing-study")]
+    pub out: PathBuf,
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.trim().parse().ok().filter(|it| (0.0..1.0).contains(it));
+    ratio.ok_or_else(|| "expected a ratio from 0 to below 1, such as 0.8".to_owned())
+}
+
+fn parse_order(text: &str) -> Result<ForecastOrder, String> {
+    let order: Option<usize> = text.trim().parse().ok();
+    order.and_then(|it| it.try_into().ok()).ok_or_else(|| "expected 0, 1 or 2".to_owned())
+}
+
+/// A mean over images and half its 95 % confidence interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Mean {
+    /// The mean.
+    pub mean: f64,
+    /// 1.96 standard errors of the mean.
+    pub ci95: f64,
+}
+
+impl Mean {
+    /// Of some values; without an interval if there is one only.
+    pub fn of(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
+        let count = values.len() as f64;
+        let mean = values.clone().sum::<f64>() / count;
+        let variance = values.map(|it| (it - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+        Self { mean, ci95: 1.96 * (variance / count).sqrt() }
+    }
+}
+
+impl fmt::Display for Mean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(5);
+        write!(f, "{:.digits$} ± {:.digits$}", self.mean, self.ci95)
+    }
+}
+
+/// Images that were sampled in one way.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timed {
+    /// Time from noise to latents, summed over the images.
+    pub seconds: f64,
+    /// Relative RMS error of each image's latents to those without sharing.
+    pub errors: Vec<f64>,
+}
+
+impl Timed {
+    /// Adds other images.
+    pub fn extend(&mut self, other: &Self) {
+        self.seconds += other.seconds;
+        self.errors.extend(&other.errors);
+    }
+
+    /// Mean error of the latents.
+    #[must_use]
+    pub fn error(&self) -> Mean {
+        Mean::of(self.errors.iter().copied())
+    }
+
+    /// By how much the errors of the same images are smaller in another way.
+    #[must_use]
+    pub fn gain(&self, other: &Self) -> Mean {
+        Mean::of(self.errors.iter().zip(&other.errors).map(|(own, other)| own - other))
+    }
+}
+
+/// Samples the same images in several ways; errors are relative to the first. `sampled` sees the latents of each way.
+///
+/// # Errors
+///
+/// Those of [`Pipeline::sample_with`].
+pub fn compare(
+    pipeline: &Pipeline,
+    images: &[Image],
+    (seed, rng): (u64, NoiseSource),
+    ways: &[SampleOptions<'_>],
+    watch: &mut ddt::Watch<'_>,
+    mut sampled: impl FnMut(usize, &Tensor) -> Result<()>,
+) -> Result<Vec<Timed>> {
+    let noise = pipeline.noise(images, seed, rng)?;
+    let mut reference = None;
+    let measure = |(way, options): (usize, &SampleOptions<'_>)| {
+        let started = Instant::now();
+        let latents = pipeline.sample_with(images, &noise, options, watch)?.latents;
+        let seconds = started.elapsed().as_secs_f64();
+        sampled(way, &latents)?;
+        let reference = reference.get_or_insert_with(|| latents.clone());
+        Ok(Timed { seconds, errors: relative_errors(&latents, reference)? })
+    };
+    ways.iter().enumerate().map(measure).collect()
+}
+
+/// The pipeline's sampler without sharing, and with each of the plans.
+pub fn ways_with_plans<'a>(
+    pipeline: &'a Pipeline,
+    plans: impl IntoIterator<Item = &'a SharingPlan>,
+) -> Vec<SampleOptions<'a>> {
+    let plans = plans.into_iter().map(|it| pipeline.sample_options(Some(it)));
+    std::iter::once(pipeline.sample_options(None)).chain(plans).collect()
+}
+
+/// Relative RMS error of each image's latents, `|latents - reference| / |reference|`.
+fn relative_errors(latents: &Tensor, reference: &Tensor) -> candle_core::Result<Vec<f64>> {
+    let square_sums = |x: &Tensor| x.to_dtype(DType::F64)?.sqr()?.flatten_from(1)?.sum(1)?.to_vec1::<f64>();
+    let errors = square_sums(&(latents - reference)?)?;
+    let lengths = square_sums(reference)?;
+    Ok(errors.iter().zip(&lengths).map(|(error, length)| (error / length).sqrt()).collect())
+}
+
+/// A plan to measure.
+struct Way {
+    order: ForecastOrder,
+    ratio: f64,
+    planned: bool,
+    plan: SharingPlan,
+}
+
+/// One line of the report.
+#[derive(Debug, Serialize)]
+struct Row {
+    order: ForecastOrder,
+    ratio: f64,
+    planned: bool,
+    recompute_steps: Vec<usize>,
+    predicted_speedup: f64,
+    measured_speedup: f64,
+    error: Mean,
+    /// Of a planned one: by how much the uniform plan's error is larger, paired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gain: Option<Mean>,
+}
+
+impl SharingStudy {
+    /// Measures what is not measured yet, and writes table, plot and report; returns the table.
+    ///
+    /// Images come from the noise of `seed`, `batch` at once.
+    ///
+    /// # Errors
+    ///
+    /// A network without two halves; a folder that cannot be written, or has results of other settings;
+    /// [`ddt::Error::Cancelled`].
+    pub fn run(
+        &self,
+        opened: Opened,
+        seed: u64,
+        rng: NoiseSource,
+        batch: usize,
+        on_news: &mut OnNews<'_>,
+    ) -> Result<String> {
+        fs::create_dir_all(&self.out)
+            .with_context(|| format!("--out: cannot make the folder {}", self.out.display()))?;
+        for name in FILES {
+            OutputFile::new(&self.out.join(name), &[]).context("--out")?;
+        }
+        let pipeline = opened.load()?;
+        let header = json!({
+            "made_for": pipeline.made_for(), "seed": seed, "rng": rng, "batch": batch, "images": self.images,
+            "calibration_images": self.calibration_images, "ratios": self.ratios, "orders": self.orders,
+        });
+        let mut results = ResultsFile::open(&self.out.join("results.jsonl"), &header)?;
+        let ways = self.ways(&self.measure(&pipeline, seed, rng, on_news)?, &pipeline)?;
+        let options = ways_with_plans(&pipeline, ways.iter().map(|it| &it.plan));
+
+        let classes = pipeline.classes().len();
+        let first = (self.calibration_images as usize).div_ceil(classes) as u32;
+        let images = Image::spread(self.images, classes, first);
+        let total = images.len() as u64;
+        let mut all = vec![Timed::default(); ways.len() + 1];
+        for (index, images) in images.chunks(batch).enumerate() {
+            let key = format!("batch {index}");
+            if results.get(&key).is_none() {
+                let done = (index * batch) as u64;
+                let watch = &mut |_: &ddt::Progress<'_>| {
+                    on_news(News::Progress { work: "generating images in every way", done, total })
+                };
+                let measured = compare(&pipeline, images, (seed, rng), &options, watch, |_, _| Ok(()))?;
+                results.add(key.clone(), measured)?;
+            }
+            let measured: &Vec<Timed> = results.get(&key).context("a result is missing")?;
+            all.iter_mut().zip(measured).for_each(|(sum, it)| sum.extend(it));
+        }
+        let rows = rows(&pipeline, &ways, &all)?;
+        let table = self.table(&rows)?;
+        self.write("table.md", &table)?;
+        self.write("errors.svg", &plot(&pipeline, &rows))?;
+        let report = json!({
+            "program": "ddt study sharing", "version": ddt::VERSION, "pipeline": pipeline.config(),
+            "settings": header, "unshared_seconds_per_image": all[0].seconds / total as f64, "plans": rows,
+        });
+        self.write("report.json", &serde_json::to_string_pretty(&report)?)?;
+        Ok(format!("{table}\nwrote {} to {}", FILES.join(", "), self.out.display()))
+    }
+
+    /// The measurement that plans are made from, read if it is there.
+    fn measure(
+        &self,
+        pipeline: &Pipeline,
+        seed: u64,
+        rng: NoiseSource,
+        on_news: &mut OnNews<'_>,
+    ) -> Result<SimilarityFile> {
+        let images = Image::spread(self.calibration_images, pipeline.classes().len(), 0);
+        // The header of the results has checked the other settings.
+        let kept = fs::read(self.out.join(FILES[0])).ok().and_then(|it| SimilarityFile::from_json(&it).ok());
+        let fits = |it: &SimilarityFile| {
+            it.check(pipeline.made_for()).is_ok() && (it.seed, it.images) == (seed, images.len())
+        };
+        if let Some(kept) = kept.filter(fits) {
+            return Ok(kept);
+        }
+        tell(on_news, News::Message(format!("measuring the self-conditions of {} images", images.len())))?;
+        let (work, total) = ("measuring images", images.len() as u64);
+        let mut watch = |progress: &ddt::Progress<'_>| {
+            on_news(News::Progress { work, done: progress.finished as u64, total })
+        };
+        let statistic = pipeline.measure_similarity(&images, seed, rng, &mut watch)?;
+        let measured = SimilarityFile {
+            made_for: pipeline.made_for().clone(),
+            seed,
+            images: images.len(),
+            similarity: statistic.similarity()?,
+            inner_products: Some(statistic.inner_products()?),
+        };
+        self.write(FILES[0], &measured.to_json()?)?;
+        Ok(measured)
+    }
+
+    fn ways(&self, measured: &SimilarityFile, pipeline: &Pipeline) -> Result<Vec<Way>> {
+        let mut ways = Vec::new();
+        for &order in &self.orders {
+            let planner = OrderPlanner::new(measured, pipeline.config().grid.times(), order)?;
+            for &ratio in &self.ratios {
+                let budget = planner.budget_for_ratio(ratio);
+                for (planned, plan) in [(false, planner.uniform(budget)?), (true, planner.plan(budget)?)] {
+                    ways.push(Way { order, ratio, planned, plan: plan.plan });
+                }
+            }
+        }
+        Ok(ways)
+    }
+
+    /// Errors by ratio; bold where a plan is better than uniform steps, outside the interval of the paired difference.
+    fn table(&self, rows: &[Row]) -> Result<String> {
+        let mut text = "| ratio | runs |".to_owned();
+        for order in &self.orders {
+            write!(text, " order {order}, uniform | order {order}, planned |")?;
+        }
+        writeln!(text, "\n|---|---|{}", "---|---|".repeat(self.orders.len()))?;
+        for &ratio in &self.ratios {
+            let of_ratio = || rows.iter().filter(|it| it.ratio == ratio);
+            let runs = of_ratio().map(|it| it.recompute_steps.len()).next().unwrap_or(0);
+            write!(text, "| {ratio} | {runs} |")?;
+            for it in of_ratio() {
+                let better = it.gain.is_some_and(|it| it.mean > it.ci95);
+                let bold = if better { "**" } else { "" };
+                write!(text, " {bold}{}{bold} |", it.error)?;
+            }
+            writeln!(text)?;
+        }
+        Ok(text)
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        Ok(OutputFile::new(&self.out.join(name), &[])?.write(text.as_bytes())?)
+    }
+}
+
+fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Timed]) -> Result<Vec<Row>> {
+    let config = pipeline.config();
+    let network = config.network.as_ref().context("the network has no description")?;
+    let (_, height, width) = pipeline.latent_shape();
+    let operations = network.sizes.operation_counts(height, width);
+    let guided = config.guidance.map(|it| it.guided_steps(&config.grid)).unwrap_or_default();
+    let (unshared, shared) = all.split_first().context("nothing was measured")?;
+    let mut rows = Vec::with_capacity(ways.len());
+    for (index, (way, measured)) in ways.iter().zip(shared).enumerate() {
+        rows.push(Row {
+            order: way.order,
+            ratio: way.ratio,
+            planned: way.planned,
+            recompute_steps: way.plan.recompute_steps().to_vec(),
+            predicted_speedup: predicted_speedup_guided(&way.plan, &operations, &guided)?,
+            measured_speedup: unshared.seconds / measured.seconds,
+            error: measured.error(),
+            // The uniform plan is the one before.
+            gain: way.planned.then(|| shared[index - 1].gain(measured)),
+        });
+    }
+    Ok(rows)
+}
+
+/// Error by time, a line for each order and kind of plan.
+fn plot(pipeline: &Pipeline, rows: &[Row]) -> String {
+    let mut lines: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    for row in rows {
+        let kind = if row.planned { "planned" } else { "uniform" };
+        let line = lines.entry(format!("order {}, {kind}", row.order)).or_default();
+        line.push((1.0 / row.measured_speedup, row.error.mean));
+    }
+    let series: Vec<Series> = lines.into_iter().map(|(name, points)| Series { name, points }).collect();
+    let steps = pipeline.config().grid.num_steps();
+    let plot = LinePlot {
+        title: &format!("Sharing the self-condition, {steps} steps"),
+        x_label: "time of a run, relative to one without sharing",
+        y_label: "relative RMS error of the latents",
+        log_y: true,
+        series: &series,
+    };
+    plot.svg()
+}
+
+/// Networks of the paper that speed is predicted for.
+const PREDICTED: [&str; 3] = ["ddt-b2", "ddt-l2", "ddt-xl2"];
+
+/// Measures `--fidelity high` and `fast` against `exact`, the published sampler.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FidelityStudy {
+    /// Images to compare
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = value_parser!(u32).range(2..=100_000))]
+    pub images: u32,
+}
+
+impl FidelityStudy {
+    /// Compares, and returns a table: errors of the latents, speed measured on this network, and speed predicted from
+    /// the operations of the paper's networks at 256 px.
+    ///
+    /// Images come from the noise of `seed`, `batch` at once.
+    ///
+    /// # Errors
+    ///
+    /// A network without two halves; [`ddt::Error::Cancelled`].
+    pub fn run(
+        &self,
+        opened: Opened,
+        seed: u64,
+        rng: NoiseSource,
+        batch: usize,
+        on_news: &mut OnNews<'_>,
+    ) -> Result<String> {
+        let pipeline = opened.load()?;
+        let guidance = pipeline.sample_options(None).guidance;
+        let choices = [Fidelity::Exact, Fidelity::High, Fidelity::Fast];
+        let configs = choices.map(|it| pipeline.config().clone().with_fidelity(it));
+        let mut samplers = Vec::with_capacity(configs.len());
+        for it in &configs {
+            let plan = it.sharing.plan(pipeline.made_for(), it.grid.num_steps())?;
+            samplers.push((it.solver.solver()?, plan));
+        }
+        let ways: Vec<_> = configs
+            .iter()
+            .zip(&samplers)
+            .map(|(config, (solver, plan))| SampleOptions {
+                grid: config.grid.clone(),
+                solver: &**solver,
+                guidance,
+                plan: plan.as_ref(),
+            })
+            .collect();
+        let images = Image::spread(self.images, pipeline.classes().len(), 0);
+        let mut all = vec![Timed::default(); ways.len()];
+        for (index, chunk) in images.chunks(batch).enumerate() {
+            let (done, total) = ((index * batch) as u64, images.len() as u64);
+            let watch = &mut |_: &ddt::Progress<'_>| {
+                on_news(News::Progress { work: "generating images in every way", done, total })
+            };
+            let measured = compare(&pipeline, chunk, (seed, rng), &ways, watch, |_, _| Ok(()))?;
+            all.iter_mut().zip(&measured).for_each(|(sum, it)| sum.extend(it));
+        }
+        let mut text = "| fidelity | steps | sharing | error | faster |".to_owned();
+        PREDICTED.iter().try_for_each(|it| write!(text, " {it} (predicted) |"))?;
+        writeln!(text, "\n|---|---|---|---|---|{}", "---|".repeat(PREDICTED.len()))?;
+        for (((choice, config), way), measured) in choices.iter().zip(&configs).zip(&ways).zip(&all) {
+            let (steps, faster) = (way.grid.num_steps(), all[0].seconds / measured.seconds);
+            let name = format!("{choice:?}").to_lowercase();
+            let (solver, sharing) = (config.solver.as_str(), &config.sharing);
+            write!(text, "| {name} | {steps} {solver} | {sharing} | {} | {faster:.1}× |", measured.error())?;
+            for network in PREDICTED {
+                write!(text, " {:.1}× |", faster_than(&ways[0], way, &DdtConfig::preset(network)?)?)?;
+            }
+            writeln!(text)?;
+        }
+        Ok(text)
+    }
+}
+
+/// How many times fewer operations a network of these sizes needs for latents of 32 x 32 in another way.
+fn faster_than(slow: &SampleOptions<'_>, fast: &SampleOptions<'_>, sizes: &DdtConfig) -> Result<f64> {
+    let operations = sizes.operation_counts(32, 32);
+    let guided = fast.guidance.guided_steps(&fast.grid);
+    let shared = fast.plan.map_or(Ok(1.0), |plan| predicted_speedup_guided(plan, &operations, &guided))?;
+    // Of each step without sharing, one batch or two.
+    let batches = |way: &SampleOptions<'_>| {
+        let guided = way.guidance.guided_steps(&way.grid);
+        guided.iter().map(|it| if *it { 2.0 } else { 1.0 }).sum::<f64>()
+    };
+    Ok(shared * batches(slow) / batches(fast))
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_and_per_image() {
+        let tensor = |values: [f32; 4]| Tensor::from_slice(&values, (2, 1, 1, 2), &Device::Cpu).unwrap();
+        let errors = relative_errors(&tensor([3.0, 4.5, 0.0, 2.0]), &tensor([3.0, 4.0, 0.0, 2.0])).unwrap();
+        assert_eq!(errors, [0.1, 0.0]);
+    }
+
+    #[test]
+    fn intervals_are_of_the_mean() {
+        // Variance 4 of 4 values.
+        let it = Mean::of([1.0, 1.0, 1.0, 5.0].into_iter());
+        assert!((it.mean - 2.0).abs() < 1e-12 && (it.ci95 - 1.96).abs() < 1e-12);
+        assert_eq!(Mean::of([3.0].into_iter()), Mean { mean: 3.0, ci95: 0.0 });
+        let timed = |errors: [f64; 2]| Timed { seconds: 1.0, errors: errors.to_vec() };
+        assert_eq!(timed([0.5, 0.75]).gain(&timed([0.25, 0.5])), Mean { mean: 0.25, ci95: 0.0 });
+    }
+}
