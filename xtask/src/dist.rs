@@ -49,9 +49,11 @@ pub(crate) fn run() -> Result<ExitCode> {
     let folder = dist.join(&name);
     sh.remove_path(&folder)?;
     sh.create_dir(folder.join("completions"))?;
-    for file in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "docs/third-party.md"] {
+    for file in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"] {
         sh.copy_file(file, &folder)?;
     }
+    // The README's links lead there.
+    cmd!(sh, "cp -R docs {folder}").run()?;
     sh.copy_file(&program, &folder)?;
     for (shell, file) in COMPLETIONS {
         let text = cmd!(sh, "{program} completions {shell}").quiet().read()?;
