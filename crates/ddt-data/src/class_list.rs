@@ -7,14 +7,9 @@ use crate::{decode::cannot_read, error::DataError};
 /// Classes in label order: the folder (for ImageNet its synset) and a readable name of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClassList {
-    classes: Vec<Entry>,
+    names: Vec<String>,
+    /// Labels by folder.
     labels: HashMap<String, u32>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    folder: String,
-    name: String,
 }
 
 impl ClassList {
@@ -47,13 +42,13 @@ impl ClassList {
                 wrong(format!("line {line}: {problem}; expected index<TAB>folder<TAB>name, indices from 0"))
             })?;
         }
-        if list.classes.is_empty() { Err(wrong("expected a class, got none".to_owned())) } else { Ok(list) }
+        if list.names.is_empty() { Err(wrong("expected a class, got none".to_owned())) } else { Ok(list) }
     }
 
     /// Number of classes.
     #[allow(clippy::len_without_is_empty, reason = "a list without classes cannot be made")]
     pub fn len(&self) -> usize {
-        self.classes.len()
+        self.names.len()
     }
 
     /// The label of a class folder.
@@ -61,14 +56,9 @@ impl ClassList {
         self.labels.get(folder).copied()
     }
 
-    /// The folder of a label.
-    pub fn folder(&self, label: u32) -> Option<&str> {
-        self.classes.get(label as usize).map(|it| it.folder.as_str())
-    }
-
     /// The readable name of a label.
     pub fn name(&self, label: u32) -> Option<&str> {
-        self.classes.get(label as usize).map(|it| it.name.as_str())
+        self.names.get(label as usize).map(String::as_str)
     }
 
     fn parse_line(&mut self, line: &str) -> Result<(), String> {
@@ -76,22 +66,17 @@ impl ClassList {
         let &[index, folder, name] = fields.as_slice() else {
             return Err(format!("got {} fields", fields.len()));
         };
-        let label = self.classes.len() as u32;
+        let label = self.names.len() as u32;
         if index.parse() != Ok(label) {
             return Err(format!("got index {index:?} where {label} is due"));
         }
-        self.add(folder, name)
-    }
-
-    fn add(&mut self, folder: &str, name: &str) -> Result<(), String> {
         if folder.is_empty() {
             return Err("got an empty folder name".to_owned());
         }
-        let label = self.classes.len() as u32;
         if let Some(earlier) = self.labels.insert(folder.to_owned(), label) {
             return Err(format!("{folder:?} is class {earlier} already"));
         }
-        self.classes.push(Entry { folder: folder.to_owned(), name: name.to_owned() });
+        self.names.push(name.to_owned());
         Ok(())
     }
 }
@@ -109,7 +94,7 @@ mod tests {
         assert!(error("0\t\tA").contains("empty folder name"));
         assert!(error("\n").contains("got none"));
         let list = ClassList::parse("0\ta\tA, or B\tC\r\n", Path::new("x")).unwrap();
-        assert_eq!((list.len(), list.name(0), list.folder(0)), (1, Some("A, or B\tC"), Some("a")));
+        assert_eq!((list.len(), list.name(0), list.label("a")), (1, Some("A, or B\tC"), Some(0)));
         assert_eq!((list.name(1), list.label("b")), (None, None));
     }
 }

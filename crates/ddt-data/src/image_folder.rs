@@ -170,11 +170,6 @@ impl ImageFolder {
         }
     }
 
-    /// The listed folder.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Number of images, at least one.
     #[allow(clippy::len_without_is_empty, reason = "a folder without images cannot be made")]
     pub fn len(&self) -> usize {

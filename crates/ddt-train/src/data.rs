@@ -16,7 +16,6 @@ pub struct LatentDataset {
     store: Store,
     len: usize,
     shape: (usize, usize, usize),
-    max_label: u32,
     sha256: String,
 }
 
@@ -39,14 +38,13 @@ impl LatentDataset {
         let (c, h, w) = shape;
         let size = c.checked_mul(h).and_then(|it| it.checked_mul(w)).filter(|it| *it > 0);
         let wanted = size.and_then(|it| it.checked_mul(labels.len()));
-        let max_label = labels.iter().copied().max();
-        let (Some(max_label), true) = (max_label, wanted == Some(latents.len())) else {
+        if labels.is_empty() || wanted != Some(latents.len()) {
             let expected =
                 format!("one image of {shape:?} for each of {} labels, at least one", labels.len());
             return Err(TrainError::data(expected, format!("{} numbers", latents.len())));
-        };
+        }
         let (len, sha256) = (labels.len(), hash(&latents, &labels, shape));
-        Ok(Self { store: Store::Memory { latents, labels }, len, shape, max_label, sha256 })
+        Ok(Self { store: Store::Memory { latents, labels }, len, shape, sha256 })
     }
 
     /// The images of a cache, read from disk batch by batch, each channel normalised as the cache states.
@@ -54,30 +52,20 @@ impl LatentDataset {
         Self {
             len: cache.len(),
             shape: cache.shape(),
-            max_label: cache.max_label(),
             sha256: cache.sha256().to_owned(),
             store: Store::Cache(Box::new(cache)),
         }
     }
 
-    /// Number of images.
+    /// Number of images, at least one.
+    #[allow(clippy::len_without_is_empty, reason = "a dataset without images cannot be made")]
     pub fn len(&self) -> usize {
         self.len
-    }
-
-    /// Never true: a dataset has an image.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Channels, height and width of an image.
     pub fn shape(&self) -> (usize, usize, usize) {
         self.shape
-    }
-
-    /// The largest label.
-    pub fn max_label(&self) -> u32 {
-        self.max_label
     }
 
     /// Identity of the data in lower-case hexadecimal: SHA-256 of shape, labels and latents in memory, or of
@@ -127,9 +115,7 @@ fn hash(latents: &[f32], labels: &[u32], (c, h, w): (usize, usize, usize)) -> St
     for size in [labels.len(), c, h, w] {
         hasher.update((size as u64).to_le_bytes());
     }
-    for block in labels.chunks(BLOCK) {
-        hasher.update(block.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>());
-    }
+    hasher.update(labels.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>());
     for block in latents.chunks(BLOCK) {
         hasher.update(block.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>());
     }

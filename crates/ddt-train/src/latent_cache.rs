@@ -281,10 +281,6 @@ impl LatentCache {
         self.index.content.shape
     }
 
-    pub(crate) fn max_label(&self) -> u32 {
-        self.labels.iter().copied().max().unwrap_or_default()
-    }
-
     pub(crate) fn sha256(&self) -> &str {
         &self.sha256
     }

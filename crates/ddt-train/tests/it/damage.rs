@@ -7,20 +7,13 @@ use ddt_files::{Checkpoint, write_safetensors};
 use ddt_train::{FlowMatching, Resumed, RunFolder, TrainError, Trainer};
 use serde_json::{Value, json};
 
-use crate::runs::{data, names, outcome, step, train, trainer};
+use crate::runs::{copy, data, names, outcome, step, train, trainer};
 
 const STEPS: u64 = 8;
 
 fn resume(folder: &Path) -> (Result<Resumed, TrainError>, Trainer<FlowMatching>) {
     let mut trainer = trainer(STEPS);
     (RunFolder::open(folder).unwrap().resume(&mut trainer), trainer)
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for file in fs::read_dir(from).unwrap().map(|it| it.unwrap()) {
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
-    }
 }
 
 #[test]

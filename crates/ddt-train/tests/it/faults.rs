@@ -18,7 +18,7 @@ use ddt_train::{FlowMatching, LatentCacheWriter, RunFolder, TrainConfig, TrainEr
 
 use crate::{
     cache::{content, encoded},
-    runs::{config, data, outcome, sizes, trainer_of, try_train},
+    runs::{config, copy, data, outcome, sizes, trainer_of, try_train},
 };
 
 const REASON: &str = "no room left, says the test";
@@ -29,10 +29,8 @@ fn failing(at: usize, full: bool) -> (FileSystem, Arc<AtomicUsize>) {
     let steps = Arc::clone(&count);
     let system = FileSystem::checked_by(move |_, _| {
         let number = steps.fetch_add(1, Ordering::Relaxed);
-        match number == at || full && number > at {
-            true => Err(IoError::new(ErrorKind::StorageFull, REASON)),
-            false => Ok(()),
-        }
+        let fails = number == at || full && number > at;
+        if fails { Err(IoError::new(ErrorKind::StorageFull, REASON)) } else { Ok(()) }
     });
     (system, count)
 }
@@ -45,18 +43,6 @@ fn trainer(steps: u64) -> Trainer<FlowMatching> {
 /// Trains to the last of `steps`; every third is saved, and the last.
 fn train(system: &FileSystem, folder: &Path, steps: u64) -> Result<(), TrainError> {
     try_train(system, &data(), trainer(steps), folder, |_| true)
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            fs::create_dir(&to).unwrap();
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 /// Runs `write` in a copy of a folder, with each of its steps failing in turn, and in the second of two `rounds`

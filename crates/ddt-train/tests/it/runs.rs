@@ -107,6 +107,19 @@ pub(crate) fn try_train(
     run.save(&trainer).map(drop)
 }
 
+/// Copies all that is in a folder to one that may be there.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 /// Hashes of the last checkpoint's files, and of the log.
 pub(crate) fn outcome(folder: &Path) -> Vec<(String, String)> {
     let last = checkpoints(folder).pop().unwrap();
