@@ -7,7 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_kernels::InstructionSet;
-use ddt_model::{Ddt, DdtConfig, SampleOptions, VelocityNetwork, sample};
+use ddt_model::{
+    Ddt, DdtConfig, DecoderModulations, DecoupledNetwork, SampleOptions, VelocityNetwork, sample,
+};
 use ddt_sharing::SharingPlan;
 use serde_json::json;
 
@@ -35,6 +37,9 @@ pub(crate) struct Args {
     /// Recompute the encoder every SHARE steps
     #[arg(long, default_value_t = 1)]
     share: usize,
+    /// Order of the forecasts at the other steps
+    #[arg(long, default_value_t = 0)]
+    order: usize,
     /// Time after which a sampling run is guided; 0 for all of it but its first step
     #[arg(long, default_value_t = 0.3)]
     guided_from: f64,
@@ -88,9 +93,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "decoder_ms": median_ms(args.runs, || halves.decode(&x, &halves.modulations(&z_t)?))?,
         "decoder_kept_ms": median_ms(args.runs, || halves.decode(&x, &cached))?,
     });
+    let earlier = [0.29, 0.28].map(|t| {
+        let z_t = halves.encode(&x, &Tensor::full(t as f32, args.batch, &device)?, &y)?;
+        halves.modulations(&z_t)
+    });
+    let [before, first] = earlier;
+    let ratios = forecast_cost(args.runs, halves, &x, [&cached, &before?, &first?])?;
+    row["order_1_to_0"] = json!(ratios[0]);
+    row["order_2_to_0"] = json!(ratios[1]);
     if args.steps > 0 {
         let images = (args.batch / 2).max(1);
-        let plan = SharingPlan::uniform(args.steps, args.share)?;
+        let plan = SharingPlan::uniform(args.steps, args.share)?.with_order(args.order.try_into()?);
         let options = SampleOptions {
             grid: TimeGrid::new(args.steps, Some(0.04), 1.0)?,
             solver: &EULER,
@@ -102,6 +115,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         sample(&*network, &noise, &labels[..images], &options, &mut |_| ControlFlow::Continue(()))?;
         row["steps"] = json!(args.steps);
         row["share"] = json!(args.share);
+        row["order"] = json!(args.order);
         row["sample_ms"] = json!(round(start.elapsed().as_secs_f64() * 1e3));
     }
     if let Some(mib) = peak_memory_mib() {
@@ -123,6 +137,34 @@ fn median_ms(runs: usize, call: impl Fn() -> candle_core::Result<Tensor>) -> Res
     times.sort_by(f64::total_cmp);
     let middle = runs / 2;
     Ok(round(if runs % 2 == 1 { times[middle] } else { 0.5 * (times[middle - 1] + times[middle]) }))
+}
+
+/// How much longer a shared step of order 1, and of order 2, takes than one of order 0: medians over rounds of all three.
+fn forecast_cost(
+    runs: usize,
+    halves: &dyn DecoupledNetwork,
+    x: &Tensor,
+    cached: [&DecoderModulations; 3],
+) -> Result<[f64; 2]> {
+    let weights: [&[f64]; 3] = [&[1.0], &[1.5, -0.5], &[1.9, -1.3, 0.4]];
+    let mut ratios = [Vec::new(), Vec::new()];
+    for round in 0..runs + 1 {
+        let mut times = [0.0; 3];
+        for (time, weights) in times.iter_mut().zip(weights) {
+            let terms: Vec<_> = cached.into_iter().zip(weights.iter().copied()).collect();
+            let start = Instant::now();
+            halves.decode(x, &DecoderModulations::weighted_sum(&terms)?)?;
+            *time = start.elapsed().as_secs_f64();
+        }
+        // The first warms up.
+        if round > 0 {
+            ratios.iter_mut().zip(&times[1..]).for_each(|(all, time)| all.push(time / times[0]));
+        }
+    }
+    Ok(ratios.map(|mut it| {
+        it.sort_by(f64::total_cmp);
+        (it[it.len() / 2] * 1000.0).round() / 1000.0
+    }))
 }
 
 /// The most memory that the process had so far, where the system says so.

@@ -5,12 +5,13 @@
 //!
 //! ```text
 //! e(i; a, b, ...)^2 = |z_i - f_i|^2 / |z_i|^2 = (G_ii + sum_jl w_j w_l G_jl - 2 sum_j w_j G_ij) / G_ii
-//! E(a, b, c)        = sum_{i=b+1}^{c-1} e(i; a, b)     cost of the segment [b, c) after a recompute at a
-//! D_1(0, c)         = sum_{i=1}^{c-1} e(i; 0)          the first segment reuses
+//! E(a, b, c)        = sum_{i=b+1}^{c-1} v_i e(i; a, b) cost of the segment [b, c) after a recompute at a
+//! D_1(0, c)         = sum_{i=1}^{c-1} v_i e(i; 0)      the first segment reuses
 //! D_k(b, c)         = min_a D_{k-1}(a, b) + E(a, b, c) ties: the smallest a
 //! C_k(N)            = min_b D_k(b, N)                  ties: the smallest b
 //! ```
 //!
+//! `v_i` is the length of step `i` relative to the mean one: how far the velocity of that step moves the latents.
 //! The cost of a segment depends on the recompute before it, so the state of the dynamic programme is the pair
 //! of a segment's ends. Segments have at most [`MAX_SEGMENT`] steps. Extrapolating features of a network over
 //! sampling steps is known from undivided transformers: TaylorSeer (arXiv:2503.06923), FoCa (arXiv:2508.16211).
@@ -60,8 +61,6 @@ pub struct Forecasts<'a> {
     // Invariant: num_steps + 1 finite, increasing times.
     times: &'a [f64],
     order: ForecastOrder,
-    // Invariant: num_steps finite numbers from 0 with the mean 1.
-    weights: Vec<f64>,
 }
 
 impl<'a> Forecasts<'a> {
@@ -84,23 +83,7 @@ impl<'a> Forecasts<'a> {
             let got = format!("{} and {} at the ends of step {step}", times[step], times[step + 1]);
             return Err(PlanError::invalid("times", "finite and strictly increasing", got));
         }
-        Ok(Self { products, times, order, weights: vec![1.0; products.num_steps()] })
-    }
-
-    /// Weights the error of each step in proportion to `weights`, `(N)`, instead of all alike.
-    ///
-    /// # Errors
-    ///
-    /// [`PlanError::Invalid`] unless there are `N` finite weights from 0, not all of them 0.
-    pub fn with_step_weights(self, weights: &[f64]) -> Result<Self, PlanError> {
-        let n = self.num_steps();
-        let mean = weights.iter().sum::<f64>() / n as f64;
-        let valid = weights.iter().all(|it| *it >= 0.0) && mean > 0.0 && mean.is_finite();
-        if weights.len() != n || !valid {
-            let expected = format!("{n} finite numbers from 0, not all 0");
-            return Err(PlanError::invalid("the weights of steps", expected, format!("{weights:?}")));
-        }
-        Ok(Self { weights: weights.iter().map(|it| it / mean).collect(), ..self })
+        Ok(Self { products, times, order })
     }
 
     /// Number of steps `N`.
@@ -124,7 +107,7 @@ impl<'a> Forecasts<'a> {
         Ok((0..self.num_steps()).map(|step| self.error(plan.sources(step), step)).collect())
     }
 
-    /// Cost of a plan: the sum of the weighted errors of its steps.
+    /// Cost of a plan: the sum of its steps' errors, each times the length of the step relative to the mean one.
     ///
     /// # Errors
     ///
@@ -163,7 +146,9 @@ impl<'a> Forecasts<'a> {
     }
 
     fn step_units(&self, step: usize, error: f64) -> i64 {
-        self.unit().units(error * self.weights[step])
+        let n = self.num_steps();
+        let mean = (self.times[n] - self.times[0]) / n as f64;
+        self.unit().units(error * (self.times[step + 1] - self.times[step]) / mean)
     }
 
     /// Costs of the segments that begin at the last of `sources` and have 1, 2, ... steps.
