@@ -10,7 +10,7 @@ use ddt_kernels::InstructionSet;
 use ddt_model::{
     Ddt, DdtConfig, DecoderModulations, DecoupledNetwork, SampleOptions, VelocityNetwork, sample,
 };
-use ddt_sharing::SharingPlan;
+use ddt_sharing::{ForecastOrder, SharingPlan};
 use serde_json::json;
 
 /// Time one call with the encoder, one without, and optionally a whole guided run.
@@ -38,8 +38,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1)]
     share: usize,
     /// Order of the forecasts at the other steps
-    #[arg(long, default_value_t = 0)]
-    order: usize,
+    #[arg(long, default_value = "0")]
+    order: ForecastOrder,
     /// Time after which a sampling run is guided; 0 for all of it but its first step
     #[arg(long, default_value_t = 0.3)]
     guided_from: f64,
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     row["order_2_to_0"] = json!(ratios[1]);
     if args.steps > 0 {
         let images = (args.batch / 2).max(1);
-        let plan = SharingPlan::uniform(args.steps, args.share)?.with_order(args.order.try_into()?);
+        let plan = SharingPlan::uniform(args.steps, args.share)?.with_order(args.order);
         let options = SampleOptions {
             grid: TimeGrid::new(args.steps, Some(0.04), 1.0)?,
             solver: &EULER,

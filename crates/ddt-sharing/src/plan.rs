@@ -3,7 +3,7 @@
 //! Eq. (6) of arXiv:2504.05741: a recompute step computes the self-condition, every other step reuses the
 //! latest one. A plan of a higher [`ForecastOrder`] extrapolates the latest ones instead.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,17 @@ impl TryFrom<usize> for ForecastOrder {
             2 => Ok(Self::Quadratic),
             _ => Err(PlanError::invalid("the order of a forecast", "0 (reuse), 1 or 2", order)),
         }
+    }
+}
+
+impl FromStr for ForecastOrder {
+    type Err = PlanError;
+
+    fn from_str(text: &str) -> Result<Self, PlanError> {
+        let order: Option<usize> = text.trim().parse().ok();
+        order
+            .and_then(|it| it.try_into().ok())
+            .ok_or_else(|| PlanError::invalid("the order of a forecast", "0 (reuse), 1 or 2", text))
     }
 }
 

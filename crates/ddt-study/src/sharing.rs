@@ -38,7 +38,7 @@ pub struct SharingStudy {
           value_parser = parse_ratio)]
     pub ratios: Vec<f64>,
     /// Orders of the forecasts: 0 (reuse, as in the paper), 1 and 2
-    #[arg(long, value_name = "ORDER,...", value_delimiter = ',', default_value = "0,1,2", value_parser = parse_order)]
+    #[arg(long, value_name = "ORDER,...", value_delimiter = ',', default_value = "0,1,2")]
     pub orders: Vec<ForecastOrder>,
     /// Images that plans are made from
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = value_parser!(u32).range(1..=100_000))]
@@ -51,14 +51,15 @@ pub struct SharingStudy {
     pub out: PathBuf,
 }
 
-fn parse_ratio(text: &str) -> Result<f64, String> {
+/// Reads a sharing ratio.
+///
+/// # Errors
+///
+/// Says what was expected, unless it is in [0, 1).
+pub fn parse_ratio(text: &str) -> Result<f64, String> {
     let ratio = text.trim().parse().ok().filter(|it| (0.0..1.0).contains(it));
-    ratio.ok_or_else(|| "expected a ratio from 0 to below 1, such as 0.8".to_owned())
-}
-
-fn parse_order(text: &str) -> Result<ForecastOrder, String> {
-    let order: Option<usize> = text.trim().parse().ok();
-    order.and_then(|it| it.try_into().ok()).ok_or_else(|| "expected 0, 1 or 2".to_owned())
+    // The sum makes 0 of -0, which would be written with its sign.
+    ratio.map(|it: f64| it + 0.0).ok_or_else(|| "expected a ratio from 0 to below 1, such as 0.8".to_owned())
 }
 
 /// A mean over images and half its 95 % confidence interval.

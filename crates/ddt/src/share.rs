@@ -120,7 +120,7 @@ fn parse(text: &str, default: ForecastOrder) -> Result<Sharing, String> {
     }
     let split = |text: &str| match text.split_once(",order:") {
         None => Some((text.to_owned(), default)),
-        Some((value, order)) => Some((value.to_owned(), order.parse::<usize>().ok()?.try_into().ok()?)),
+        Some((value, order)) => Some((value.to_owned(), order.parse().ok()?)),
     };
     if let Some(rest) = text.strip_prefix("uniform:") {
         let (every, order) = split(rest).ok_or(EXPECTED)?;

@@ -37,11 +37,11 @@ Examples:
 #[command(after_help = EXAMPLES, allow_negative_numbers = true)]
 pub(crate) struct Args {
     /// Sharing ratios to plan for: the share of steps that skip the condition encoder, each in [0, 1)
-    #[arg(long, value_name = "RATIO,...", value_delimiter = ',', value_parser = parse_ratio,
+    #[arg(long, value_name = "RATIO,...", value_delimiter = ',', value_parser = ddt_study::parse_ratio,
           default_value = "0.5,0.66,0.75,0.8,0.83,0.87")]
     ratios: Vec<f64>,
     /// Order of the forecasts between runs of the encoder: 0 (reuse, as in the paper), 1 or 2
-    #[arg(long, value_name = "0|1|2", default_value_t = Sharing::DEFAULT_ORDER, value_parser = parse_order)]
+    #[arg(long, value_name = "0|1|2", default_value_t = Sharing::DEFAULT_ORDER)]
     order: ForecastOrder,
     /// Mean errors of forecasts to plan for, relative to the self-condition: the fewest runs of the encoder that keep
     /// to it; for orders 1 and 2 [default: none]
@@ -109,20 +109,9 @@ impl Args {
     }
 }
 
-fn parse_order(text: &str) -> Result<ForecastOrder, String> {
-    let order: Option<usize> = text.parse().ok();
-    order.and_then(|it| it.try_into().ok()).ok_or_else(|| "expected 0, 1 or 2".to_owned())
-}
-
 fn parse_error(text: &str) -> Result<f64, String> {
     let error = text.trim().parse().ok().filter(|it: &f64| *it > 0.0 && it.is_finite());
     error.ok_or_else(|| "expected a relative error above 0, such as 0.01".to_owned())
-}
-
-fn parse_ratio(text: &str) -> Result<f64, String> {
-    let ratio = text.trim().parse().ok().filter(|it| (0.0..1.0).contains(it));
-    // The sum makes 0 of -0, which would be written with its sign.
-    ratio.map(|it: f64| it + 0.0).ok_or_else(|| "expected a ratio from 0 to below 1, such as 0.8".to_owned())
 }
 
 fn parse_quality(text: &str) -> Result<f64, String> {

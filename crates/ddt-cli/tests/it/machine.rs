@@ -126,7 +126,7 @@ fn wrong_flags_are_refused_before_work() {
         ("study analyses --share uniform:2", 1, "--share"),
         ("study analyses --guided-channels 3", 1, "--guided-channels"),
         ("study sharing --fidelity high", 1, "--fidelity"),
-        ("study sharing --orders 3", 2, "expected 0, 1 or 2"),
+        ("study sharing --orders 3", 2, "0 (reuse), 1 or 2"),
         ("study sharing --ratios 1", 2, "below 1"),
         ("study sharing --images 1", 2, "2..=100000"),
         ("study sharing --out file", 1, "--out"),

@@ -129,7 +129,7 @@ fn mistakes_are_found_before_sampling() {
         ("--quality high", "such as 0.98"),
         ("--worst-quality 2", "above 0 and at most 1"),
         ("--images 0", "1..=100000"),
-        ("--order 3", "0, 1 or 2"),
+        ("--order 3", "0 (reuse), 1 or 2"),
         ("--error 0", "above 0"),
         ("--test-images -1", "--test-images"),
         ("--size 128", "256 or 512"),
