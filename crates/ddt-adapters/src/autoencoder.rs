@@ -1,4 +1,5 @@
-//! Between pixels and latents: the traits that every autoencoder implements, and how a large batch passes through one.
+//! Between pixels and latents: the traits that every autoencoder implements, their pair, and how a large batch passes
+//! through one.
 
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -51,6 +52,37 @@ pub trait Decode: LatentSpace {
     ///
     /// Any other shape, and a latent that is NaN or infinite.
     fn decode(&self, latents: &Tensor) -> Result<Tensor>;
+}
+
+/// Both halves of an autoencoder.
+#[derive(Debug, Clone)]
+pub struct Autoencoder<E, D> {
+    /// Pixels to latents.
+    pub encoder: E,
+    /// Latents to pixels.
+    pub decoder: D,
+}
+
+impl<E, D: LatentSpace> LatentSpace for Autoencoder<E, D> {
+    fn latent_channels(&self) -> usize {
+        self.decoder.latent_channels()
+    }
+
+    fn downscale(&self) -> usize {
+        self.decoder.downscale()
+    }
+}
+
+impl<E: Encode, D: LatentSpace> Encode for Autoencoder<E, D> {
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.encoder.encode(pixels)
+    }
+}
+
+impl<E, D: Decode> Decode for Autoencoder<E, D> {
+    fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decoder.decode(latents)
+    }
 }
 
 /// Pixel space: the identity, for networks that generate pixels directly. 3 channels, no downscaling.

@@ -10,7 +10,7 @@ use ddt_files::TensorSource;
 use ddt_kernels::{Activation, Window2d};
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{Conv2d, LayerNorm, Linear, attention};
+use crate::layers::{Conv2d, LayerNorm, Linear, attention, stream_dtype, unrounded};
 use crate::load::{LoadError, load_network};
 use crate::resize::{Interpolation, resize};
 
@@ -43,7 +43,7 @@ pub struct DinoV2Features {
 ///
 /// The stored positions `p` are resampled to the images' grid, bicubically with antialiasing (a = -0.5);
 /// registers have none. Sec. 3 of arXiv:2304.07193 and of arXiv:2309.16588.
-/// Computes in the type of its weights; takes and gives `f32`, a few images at a time.
+/// Multiplies in the type of its weights, sums in `f32`; takes and gives `f32`, a few images at a time.
 /// Frozen: on the CPU, images that depend on a variable are an error, so no gradient is lost silently.
 #[derive(Debug, Clone)]
 pub struct DinoV2 {
@@ -56,6 +56,7 @@ pub struct DinoV2 {
     blocks: Vec<Block>,
     norm: LayerNorm,
     cfg: DinoV2Config,
+    /// Of the numbers between layers.
     dtype: DType,
 }
 
@@ -71,23 +72,24 @@ impl DinoV2 {
         cfg.validate()?;
         let (width, patch, grid) = (cfg.hidden_size, cfg.patch_size, cfg.position_grid);
         let window = Window2d::new((patch, patch), patch, (0, 0));
-        let positions = vb.get((1, 1 + grid * grid, width), "pos_embed")?;
+        let ends = unrounded(&vb);
+        let positions = ends.get((1, 1 + grid * grid, width), "pos_embed")?;
         let class_position = positions.narrow(1, 0, 1)?;
         let patch_positions = positions.get(0)?.narrow(0, 1, grid * grid)?.t()?.to_dtype(DType::F32)?;
         let registers = match cfg.num_registers {
             0 => None,
-            n => Some(vb.get((1, n, width), "register_tokens")?),
+            n => Some(ends.get((1, n, width), "register_tokens")?),
         };
         let blocks = vb.pp("blocks");
         Ok(Self {
-            patch_embed: Conv2d::new(3, width, window, vb.pp("patch_embed.proj"))?,
-            class_token: (vb.get((1, 1, width), "cls_token")? + &class_position)?,
+            patch_embed: Conv2d::new(3, width, window, ends.pp("patch_embed.proj"))?,
+            class_token: (ends.get((1, 1, width), "cls_token")? + &class_position)?,
             registers,
             positions: (class_position.to_dtype(DType::F32)?, patch_positions.reshape((width, grid, grid))?),
             blocks: (0..cfg.num_blocks).map(|i| Block::new(cfg, blocks.pp(i))).collect::<Result<_>>()?,
-            norm: LayerNorm::new(width, NORM_EPS, vb.pp("norm"))?,
+            norm: LayerNorm::new(width, NORM_EPS, ends.pp("norm"))?,
             cfg: cfg.clone(),
-            dtype: vb.dtype(),
+            dtype: stream_dtype(&vb),
         })
     }
 
@@ -97,15 +99,12 @@ impl DinoV2 {
     ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(
+    pub fn load(
         cfg: &DinoV2Config,
-        source: &S,
+        source: &(impl TensorSource + Sync + ?Sized),
         dtype: DType,
         device: &Device,
-    ) -> std::result::Result<Self, LoadError>
-    where
-        S: TensorSource + Sync + ?Sized,
-    {
+    ) -> std::result::Result<Self, LoadError> {
         load_network(source, dtype, device, |name| name != "mask_token", |vb| Self::new(cfg, vb))
     }
 
@@ -250,10 +249,10 @@ struct Block {
 impl Block {
     fn new(cfg: &DinoV2Config, vb: VarBuilder) -> Result<Self> {
         let width = cfg.hidden_size;
-        let proj = scaled(width, width, &vb.get(width, "ls1.gamma")?, vb.pp("attn.proj"))?;
+        let proj = scaled(width, width, &unrounded(&vb).get(width, "ls1.gamma")?, vb.pp("attn.proj"))?;
         Ok(Self {
             norm1: LayerNorm::new(width, NORM_EPS, vb.pp("norm1"))?,
-            qkv: Linear::new(width, 3 * width, vb.pp("attn.qkv"))?,
+            qkv: Linear::new(width, 3 * width, vb.pp("attn.qkv"))?.rounded(),
             proj,
             norm2: LayerNorm::new(width, NORM_EPS, vb.pp("norm2"))?,
             mlp: Mlp::new(cfg, vb)?,
@@ -286,22 +285,23 @@ enum Mlp {
 impl Mlp {
     /// `vb` is the block's.
     fn new(cfg: &DinoV2Config, vb: VarBuilder) -> Result<Self> {
-        let (width, mlp, gamma) = (cfg.hidden_size, vb.pp("mlp"), vb.get(cfg.hidden_size, "ls2.gamma")?);
+        let (width, mlp) = (cfg.hidden_size, vb.pp("mlp"));
+        let gamma = unrounded(&vb).get(width, "ls2.gamma")?;
         match cfg.mlp {
             DinoV2Mlp::Gelu => Ok(Self::Gelu {
-                fc1: Linear::new(width, 4 * width, mlp.pp("fc1"))?.then(Activation::Gelu),
+                fc1: Linear::new(width, 4 * width, mlp.pp("fc1"))?.then(Activation::Gelu).rounded(),
                 fc2: scaled(4 * width, width, &gamma, mlp.pp("fc2"))?,
             }),
             DinoV2Mlp::SwiGlu => {
                 let inner = swiglu_width(width);
                 let (weight, bias) =
-                    (mlp.get((2 * inner, width), "w12.weight")?, mlp.get(2 * inner, "w12.bias")?);
+                    (mlp.get((2 * inner, width), "w12.weight")?, unrounded(&mlp).get(2 * inner, "w12.bias")?);
                 let half = |first| {
                     Linear::of(&weight.narrow(0, first, inner)?, Some(&bias.narrow(0, first, inner)?))
                 };
                 Ok(Self::SwiGlu {
-                    gate: half(0)?.then(Activation::Silu),
-                    up: half(inner)?,
+                    gate: half(0)?.then(Activation::Silu).rounded(),
+                    up: half(inner)?.rounded(),
                     down: scaled(inner, width, &gamma, mlp.pp("w3"))?,
                 })
             }
@@ -309,10 +309,12 @@ impl Mlp {
     }
 }
 
-/// A linear layer whose outputs are multiplied by `gamma`.
+/// A linear layer whose outputs are multiplied by the `out` elements of `gamma`.
 fn scaled(inp: usize, out: usize, gamma: &Tensor, vb: VarBuilder) -> Result<Linear> {
-    let (weight, bias) = (vb.get((out, inp), "weight")?, vb.get(out, "bias")?);
-    Linear::of(&weight.broadcast_mul(&gamma.unsqueeze(1)?)?, Some(&(bias * gamma)?))
+    let exact = unrounded(&vb);
+    let (weight, bias) = (exact.get((out, inp), "weight")?, exact.get(out, "bias")?);
+    let weight = weight.broadcast_mul(&gamma.unsqueeze(1)?)?.to_dtype(vb.dtype())?;
+    Linear::of(&weight, Some(&(bias * gamma)?))
 }
 
 /// Sizes of a DINOv2 vision transformer.

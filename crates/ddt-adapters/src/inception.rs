@@ -131,10 +131,10 @@ impl FoldedInception {
     ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
-    where
-        S: TensorSource + Sync + ?Sized,
-    {
+    pub fn load(
+        source: &(impl TensorSource + Sync + ?Sized),
+        device: &Device,
+    ) -> std::result::Result<Self, LoadError> {
         let wanted = |name: &str| !name.ends_with(".num_batches_tracked");
         load_network(source, DType::F32, device, wanted, Self::new)
     }
@@ -180,10 +180,10 @@ impl Inception {
     ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(source: &S, device: &Device) -> std::result::Result<Self, LoadError>
-    where
-        S: TensorSource + Sync + ?Sized,
-    {
+    pub fn load(
+        source: &(impl TensorSource + Sync + ?Sized),
+        device: &Device,
+    ) -> std::result::Result<Self, LoadError> {
         Ok(Self::from_folded(&FoldedInception::load(source, device)?)?)
     }
 
@@ -241,7 +241,7 @@ impl Inception {
 }
 
 fn relu_conv(conv: &FoldedConv) -> Result<Conv2d> {
-    Ok(Conv2d::of(&conv.weight, Some(&conv.bias), conv.window)?.then(Activation::Relu))
+    Ok(Conv2d::of(&conv.weight, Some(&conv.bias), conv.window)?.then(Activation::Relu).rounded())
 }
 
 impl Module for Pool {

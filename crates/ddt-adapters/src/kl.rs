@@ -10,11 +10,11 @@ mod config;
 mod decoder;
 mod encoder;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result};
 use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 
-use crate::autoencoder::{Decode, Encode, LatentSpace};
+use crate::autoencoder::Autoencoder;
 use crate::load::{LoadError, load_network};
 
 pub use self::config::KlConfig;
@@ -27,14 +27,8 @@ pub use self::encoder::{KlEncoder, Posterior};
 /// latents = scaling_factor * sample,   pixels = decode(latents / scaling_factor)
 /// ```
 ///
-/// Computes in the type of its weights; takes and gives `f32`.
-#[derive(Debug, Clone)]
-pub struct KlAutoencoder {
-    /// Pixels to latents.
-    pub encoder: KlEncoder,
-    /// Latents to pixels.
-    pub decoder: KlDecoder,
-}
+/// Multiplies in the type of its weights, sums in `f32`; takes and gives `f32`.
+pub type KlAutoencoder = Autoencoder<KlEncoder, KlDecoder>;
 
 impl KlAutoencoder {
     /// Builds both halves; `vb` is the root of the file's names, above `encoder.` and `decoder.`.
@@ -54,37 +48,12 @@ impl KlAutoencoder {
     ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(
+    pub fn load(
         cfg: &KlConfig,
-        source: &S,
+        source: &(impl TensorSource + Sync + ?Sized),
         dtype: DType,
         device: &Device,
-    ) -> std::result::Result<Self, LoadError>
-    where
-        S: TensorSource + Sync + ?Sized,
-    {
+    ) -> std::result::Result<Self, LoadError> {
         load_network(source, dtype, device, |_| true, |vb| Self::new(cfg, vb))
-    }
-}
-
-impl LatentSpace for KlAutoencoder {
-    fn latent_channels(&self) -> usize {
-        self.decoder.latent_channels()
-    }
-
-    fn downscale(&self) -> usize {
-        self.decoder.downscale()
-    }
-}
-
-impl Encode for KlAutoencoder {
-    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.encoder.encode(pixels)
-    }
-}
-
-impl Decode for KlAutoencoder {
-    fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        self.decoder.decode(latents)
     }
 }

@@ -2,14 +2,30 @@
 //!
 //! On the CPU in f32 and bf16 each is a fused operation of [`ddt_kernels`], its weights packed at load; other
 //! devices and types go through candle's operations, which are also what the tests compare with.
+//!
+//! On the CPU a network in bf16 multiplies in bf16. What it adds up stays in f32, the [stream](stream_dtype), as do
+//! biases and the weights of norms. Norms round their results, which are multiplied next; convolutions and linear
+//! layers do so where they are told to.
 
 use candle_core::{D, DType, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_kernels::{
-    Activation, PackedConv2d, Window2d, group_norm, layer_norm, max_pool2d, mean_pool2d, softmax_attention,
+    Activation, GroupNormOptions, PackedConv2d, Window2d, group_norm, layer_norm, max_pool2d, mean_pool2d,
+    softmax_attention,
 };
 
-/// `activation(conv(x) + bias + residual)`: `(B, H, W, C) -> (B, H', W', O)`.
+/// The dtype between the layers of a network with the weights of `vb`.
+pub(crate) fn stream_dtype(vb: &VarBuilder) -> DType {
+    if vb.dtype() == DType::BF16 && vb.device().is_cpu() { DType::F32 } else { vb.dtype() }
+}
+
+/// The weights in the dtype of the [stream](stream_dtype): for biases, norms, and a network's first and last layers,
+/// whose rounding would cost more accuracy than it saves time.
+pub(crate) fn unrounded<'a>(vb: &VarBuilder<'a>) -> VarBuilder<'a> {
+    vb.to_dtype(stream_dtype(vb))
+}
+
+/// `activation(conv(x) + bias + residual)`: `(B, H, W, C) -> (B, H', W', O)`, in the stream's dtype.
 #[derive(Debug, Clone)]
 pub(crate) struct Conv2d {
     kernel: Kernel,
@@ -27,7 +43,7 @@ impl Conv2d {
     pub(crate) fn new(inputs: usize, outputs: usize, window: Window2d, vb: VarBuilder) -> Result<Self> {
         let (rows, columns) = window.kernel;
         let weight = vb.get((outputs, inputs, rows, columns), "weight")?;
-        Self::of(&weight, Some(&vb.get(outputs, "bias")?), window)
+        Self::of(&weight, Some(&unrounded(&vb).get(outputs, "bias")?), window)
     }
 
     /// Reads `weight: (O, C, rows, columns)`; there is no bias.
@@ -39,7 +55,7 @@ impl Conv2d {
     /// A 3 x 3 convolution of the image after each pixel is repeated to 2 x 2: `-> (B, 2 H, 2 W, O)`.
     pub(crate) fn upsampling(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         let weight = vb.get((outputs, inputs, 3, 3), "weight")?;
-        Self::of_upsampling(&weight, Some(&vb.get(outputs, "bias")?))
+        Self::of_upsampling(&weight, Some(&unrounded(&vb).get(outputs, "bias")?))
     }
 
     /// [`upsampling`](Self::upsampling) without a bias.
@@ -67,6 +83,15 @@ impl Conv2d {
     /// Followed by an activation.
     pub(crate) fn then(self, activation: Activation) -> Self {
         Self { activation, ..self }
+    }
+
+    /// With results in the dtype of the weights: of a layer whose results are only multiplied again.
+    pub(crate) fn rounded(self) -> Self {
+        let kernel = match self.kernel {
+            Kernel::Packed(conv) => Kernel::Packed(conv.rounded()),
+            plain => plain,
+        };
+        Self { kernel, ..self }
     }
 
     /// As `forward`, adding a residual of the result's shape before the activation.
@@ -129,7 +154,7 @@ pub(crate) struct Linear {
 impl Linear {
     /// Reads `weight: (O, C)` and `bias: (O)`.
     pub(crate) fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        Self::of(&vb.get((outputs, inputs), "weight")?, Some(&vb.get(outputs, "bias")?))
+        Self::of(&vb.get((outputs, inputs), "weight")?, Some(&unrounded(&vb).get(outputs, "bias")?))
     }
 
     /// Of these tensors: `(O, C)` and `(O)`.
@@ -142,6 +167,11 @@ impl Linear {
     /// Followed by an activation.
     pub(crate) fn then(self, activation: Activation) -> Self {
         Self { conv: self.conv.then(activation), ..self }
+    }
+
+    /// With results in the dtype of the weights: of a layer whose results are only multiplied again.
+    pub(crate) fn rounded(self) -> Self {
+        Self { conv: self.conv.rounded(), ..self }
     }
 
     /// As `forward`, adding a residual of the result's shape before the activation.
@@ -162,14 +192,13 @@ impl Module for Linear {
     }
 }
 
-/// `activation((x - mean) / sqrt(var + eps) * weight + bias)`, moments over (H, W, C / groups): `(B, H, W, C) -> same`.
+/// `activation((x - mean) / sqrt(var + eps) * weight + bias)`, moments over (H, W, C / groups), in the network's dtype:
+/// `(B, H, W, C) -> same`.
 #[derive(Debug, Clone)]
 pub(crate) struct GroupNorm {
     weight: Tensor,
     bias: Tensor,
-    groups: usize,
-    eps: f64,
-    activation: Activation,
+    options: GroupNormOptions,
 }
 
 impl GroupNorm {
@@ -178,53 +207,65 @@ impl GroupNorm {
         if groups == 0 || !channels.is_multiple_of(groups) {
             bail!("expected channels divisible into {groups} groups, got {channels}");
         }
-        let (weight, bias) = (vb.get(channels, "weight")?, vb.get(channels, "bias")?);
-        Ok(Self { weight, bias, groups, eps, activation: Activation::None })
+        let (ends, dtype) = (unrounded(&vb), vb.dtype());
+        let options = GroupNormOptions { groups, eps, activation: Activation::None, border: 0, dtype };
+        Ok(Self { weight: ends.get(channels, "weight")?, bias: ends.get(channels, "bias")?, options })
     }
 
     /// Followed by an activation.
-    pub(crate) fn then(self, activation: Activation) -> Self {
-        Self { activation, ..self }
+    pub(crate) fn then(mut self, activation: Activation) -> Self {
+        self.options.activation = activation;
+        self
+    }
+
+    /// With a border of one zero around each image, so that a 3 x 3 convolution needs no padding.
+    pub(crate) fn bordered(mut self) -> Self {
+        self.options.border = 1;
+        self
     }
 
     fn plain(&self, xs: &Tensor) -> Result<Tensor> {
         let (b, h, w, c) = xs.dims4()?;
-        let split = (b, h * w, self.groups, c / self.groups);
+        let GroupNormOptions { groups, eps, activation, border, .. } = self.options;
+        let split = (b, h * w, groups, c / groups);
         let grouped = at_least_f32(xs)?.reshape(split)?.transpose(1, 2)?.flatten_from(2)?; // (B, groups, ..)
-        let ys = normalised(&grouped, self.eps)?.reshape((b, self.groups, h * w, c / self.groups))?;
+        let ys = normalised(&grouped, eps)?.reshape((b, groups, h * w, c / groups))?;
         let ys = ys.transpose(1, 2)?.reshape((b, h, w, c))?.to_dtype(xs.dtype())?;
-        activate(self.activation, &ys.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
+        let ys = activate(activation, &ys.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)?;
+        ys.pad_with_zeros(1, border, border)?.pad_with_zeros(2, border, border)
     }
 }
 
 impl Module for GroupNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         if is_fused(xs) {
-            return group_norm(xs, &self.weight, &self.bias, self.groups, self.eps, self.activation);
+            return group_norm(xs, &self.weight, &self.bias, &self.options);
         }
         self.plain(xs)
     }
 }
 
-/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis.
+/// `(x - mean) / sqrt(var + eps) * weight + bias` over the last axis, in the network's dtype.
 #[derive(Debug, Clone)]
 pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    dtype: DType,
 }
 
 impl LayerNorm {
     /// Reads `weight` and `bias` of `width`.
     pub(crate) fn new(width: usize, eps: f64, vb: VarBuilder) -> Result<Self> {
-        Ok(Self { weight: vb.get(width, "weight")?, bias: vb.get(width, "bias")?, eps })
+        let (ends, dtype) = (unrounded(&vb), vb.dtype());
+        Ok(Self { weight: ends.get(width, "weight")?, bias: ends.get(width, "bias")?, eps, dtype })
     }
 }
 
 impl Module for LayerNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         if is_fused(xs) {
-            return layer_norm(xs, &self.weight, &self.bias, self.eps);
+            return layer_norm(xs, &self.weight, &self.bias, self.eps, self.dtype);
         }
         let ys = normalised(&at_least_f32(xs)?, self.eps)?.to_dtype(xs.dtype())?;
         ys.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)

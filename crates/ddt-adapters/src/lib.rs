@@ -37,7 +37,7 @@
 
 #![forbid(unsafe_code)]
 
-pub use autoencoder::{Decode, Encode, LatentSpace, PixelSpace, check_latents};
+pub use autoencoder::{Autoencoder, Decode, Encode, LatentSpace, PixelSpace, check_latents};
 pub use dinov2::{DinoV2, DinoV2Config, DinoV2Features, DinoV2Mlp};
 pub use inception::{Inception, InceptionFeatures};
 pub use kl::{KlAutoencoder, KlConfig, KlDecoder, KlEncoder, Posterior};

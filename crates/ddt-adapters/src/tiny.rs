@@ -10,8 +10,8 @@ use ddt_files::TensorSource;
 use ddt_kernels::{Activation, Window2d};
 use serde::{Deserialize, Serialize};
 
-use crate::autoencoder::{Decode, Encode, LatentSpace, check_latents, check_pixels, in_batches};
-use crate::layers::{Conv2d, GroupNorm};
+use crate::autoencoder::{Autoencoder, Decode, Encode, LatentSpace, check_latents, check_pixels, in_batches};
+use crate::layers::{Conv2d, GroupNorm, unrounded};
 use crate::load::{LoadError, load_network};
 
 /// Pixels along a side of one latent position.
@@ -25,13 +25,7 @@ const DOWNSAMPLE: Window2d = Window2d::new((3, 3), 2, (1, 1));
 /// ```text
 /// latents = encoder((pixels + 1) / 2),   pixels = 2 decoder(latents) - 1
 /// ```
-#[derive(Debug, Clone)]
-pub struct TinyAutoencoder {
-    /// Pixels to latents.
-    pub encoder: TinyEncoder,
-    /// Latents to pixels.
-    pub decoder: TinyDecoder,
-}
+pub type TinyAutoencoder = Autoencoder<TinyEncoder, TinyDecoder>;
 
 impl TinyAutoencoder {
     /// Builds both halves; `vb` is the root of the file's names, above `encoder.` and `decoder.`.
@@ -53,34 +47,13 @@ impl TinyAutoencoder {
     /// [`LoadError::Unrecognised`] without a `decoder.1.weight`;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(source: &S, dtype: DType, device: &Device) -> std::result::Result<Self, LoadError>
-    where
-        S: TensorSource + Sync + ?Sized,
-    {
+    pub fn load(
+        source: &(impl TensorSource + Sync + ?Sized),
+        dtype: DType,
+        device: &Device,
+    ) -> std::result::Result<Self, LoadError> {
         let cfg = TinyConfig::of_decoder(source, "decoder.")?;
         load_network(source, dtype, device, |_| true, |vb| Self::new(&cfg, vb))
-    }
-}
-
-impl LatentSpace for TinyAutoencoder {
-    fn latent_channels(&self) -> usize {
-        self.decoder.latent_channels()
-    }
-
-    fn downscale(&self) -> usize {
-        DOWNSCALE
-    }
-}
-
-impl Encode for TinyAutoencoder {
-    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
-        self.encoder.encode(pixels)
-    }
-}
-
-impl Decode for TinyAutoencoder {
-    fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        self.decoder.decode(latents)
     }
 }
 
@@ -128,8 +101,8 @@ impl TinyConfig {
     }
 
     /// Of the decoder in `source`, its names beginning with `prefix`.
-    fn of_decoder<S: TensorSource + ?Sized>(
-        source: &S,
+    fn of_decoder(
+        source: &(impl TensorSource + ?Sized),
         prefix: &str,
     ) -> std::result::Result<Self, LoadError> {
         let Some([width, latent_channels]) = channels(source, &format!("{prefix}1.weight")) else {
@@ -141,8 +114,8 @@ impl TinyConfig {
     }
 
     /// Of the encoder in `source`, its names beginning with `prefix`.
-    fn of_encoder<S: TensorSource + ?Sized>(
-        source: &S,
+    fn of_encoder(
+        source: &(impl TensorSource + ?Sized),
         prefix: &str,
     ) -> std::result::Result<Self, LoadError> {
         let Some([latent_channels, width]) = channels(source, &format!("{prefix}14.weight")) else {
@@ -164,22 +137,22 @@ fn published_width() -> usize {
 }
 
 /// `prefix` if any name has it, otherwise nothing: the published files of one half have bare names.
-fn prefix_in<S: TensorSource + ?Sized>(source: &S, prefix: &'static str) -> &'static str {
+fn prefix_in(source: &(impl TensorSource + ?Sized), prefix: &'static str) -> &'static str {
     if source.names().iter().any(|name| name.starts_with(prefix)) { prefix } else { "" }
 }
 
 /// Output and input channels of a convolution.
-fn channels<S: TensorSource + ?Sized>(source: &S, name: &str) -> Option<[usize; 2]> {
+fn channels(source: &(impl TensorSource + ?Sized), name: &str) -> Option<[usize; 2]> {
     match *source.info(name)?.shape {
         [out, inp, _, _] => Some([out, inp]),
         _ => None,
     }
 }
 
-fn unrecognised<S: TensorSource + ?Sized>(
+fn unrecognised(
     network: &'static str,
     expected: &'static str,
-    source: &S,
+    source: &(impl TensorSource + ?Sized),
 ) -> LoadError {
     let names = source.names();
     let first = names.get(..3).unwrap_or(&names).join(", ");
@@ -193,7 +166,7 @@ fn unrecognised<S: TensorSource + ?Sized>(
 /// conv, 1 block, then three times (conv of stride 2, 3 blocks), conv
 /// ```
 ///
-/// Computes in the type of its weights; takes and gives `f32`.
+/// Computes in the type of its weights, but on a CPU in `f32` instead of bf16; takes and gives `f32`.
 #[derive(Debug, Clone)]
 pub struct TinyEncoder {
     conv_in: Conv2d,
@@ -213,7 +186,7 @@ impl TinyEncoder {
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
-        let width = cfg.width;
+        let (width, vb) = (cfg.width, unrounded(&vb));
         let mut down_blocks = Vec::new();
         for (first, block) in [(2, Block::new as fn(_, _) -> _), (6, Block::new), (10, cfg.mid_block())] {
             let downsample = Conv2d::no_bias(width, width, DOWNSAMPLE, vb.pp(first))?;
@@ -238,10 +211,11 @@ impl TinyEncoder {
     /// [`LoadError::Unrecognised`] if the last convolution is absent;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(source: &S, dtype: DType, device: &Device) -> std::result::Result<Self, LoadError>
-    where
-        S: TensorSource + Sync + ?Sized,
-    {
+    pub fn load(
+        source: &(impl TensorSource + Sync + ?Sized),
+        dtype: DType,
+        device: &Device,
+    ) -> std::result::Result<Self, LoadError> {
         let prefix = prefix_in(source, "encoder.");
         let cfg = TinyConfig::of_encoder(source, prefix)?;
         let wanted = |name: &str| prefix.is_empty() || !name.starts_with("decoder.");
@@ -304,7 +278,7 @@ impl Encode for TinyEncoder {
 /// 3 tanh(z / 3), conv, relu, then three times (3 blocks, nearest x2, conv), 1 block, conv
 /// ```
 ///
-/// Computes in the type of its weights; takes and gives `f32`.
+/// Computes in the type of its weights, but on a CPU in `f32` instead of bf16; takes and gives `f32`.
 #[derive(Debug, Clone)]
 pub struct TinyDecoder {
     conv_in: Conv2d,
@@ -324,7 +298,7 @@ impl TinyDecoder {
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
-        let width = cfg.width;
+        let (width, vb) = (cfg.width, unrounded(&vb));
         let mut up_blocks = Vec::new();
         for (first, block) in [(3, cfg.mid_block()), (8, Block::new), (13, Block::new)] {
             let blocks = (first..first + 3).map(|name| block(width, vb.pp(name))).collect::<Result<_>>()?;
@@ -349,10 +323,11 @@ impl TinyDecoder {
     /// [`LoadError::Unrecognised`] if the first convolution is absent;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(source: &S, dtype: DType, device: &Device) -> std::result::Result<Self, LoadError>
-    where
-        S: TensorSource + Sync + ?Sized,
-    {
+    pub fn load(
+        source: &(impl TensorSource + Sync + ?Sized),
+        dtype: DType,
+        device: &Device,
+    ) -> std::result::Result<Self, LoadError> {
         let prefix = prefix_in(source, "decoder.");
         let cfg = TinyConfig::of_decoder(source, prefix)?;
         let wanted = |name: &str| prefix.is_empty() || !name.starts_with("encoder.");

@@ -5,54 +5,24 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
+use half::bf16;
 use pulp::Arch;
 
 use crate::cpu::buffers::{Scratch, take};
 use crate::cpu::element::Element;
 use crate::cpu::gemm::{
-    ASource, BiasActivation, Destination, Gather, Matrix, PackedB, RowOrder, collect, gemm,
+    ASource, BiasActivation, Destination, Gather, Matrix, PackedB, RowOrder, Windows, collect, gemm,
 };
-use crate::cpu::pointwise::Activation;
+use crate::cpu::pointwise::{Activation, Identity, map};
 use crate::instruction_set::arch;
-use crate::op::{check_alike, check_frozen, check_shape, with_slices};
+use crate::op::{check_frozen, check_shape, with_slices};
 use crate::packed_linear::{Packable, PackedWeights, for_packable};
+use crate::pool2d::Window2d;
 
 const NAME: &str = "packed_conv2d";
 
-/// The pixels that a convolution or a pool sees at each position; pairs are (rows, columns).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window2d {
-    /// Size.
-    pub kernel: (usize, usize),
-    /// Pixels from one position to the next.
-    pub stride: usize,
-    /// Rows above the image and columns left of it.
-    pub pad_before: (usize, usize),
-    /// Rows below the image and columns right of it.
-    pub pad_after: (usize, usize),
-}
-
-impl Window2d {
-    /// One pixel.
-    pub const POINT: Self = Self::new((1, 1), 1, (0, 0));
-    /// 3 x 3, keeping the size.
-    pub const SAME_3: Self = Self::new((3, 3), 1, (1, 1));
-
-    /// A window with the same padding on both sides.
-    pub const fn new(kernel: (usize, usize), stride: usize, pad: (usize, usize)) -> Self {
-        Self { kernel, stride, pad_before: pad, pad_after: pad }
-    }
-
-    /// Height and width of the result for an image of this height and width, or nothing if the kernel does not fit.
-    pub fn output_size(&self, (height, width): (usize, usize)) -> Option<(usize, usize)> {
-        let along = |len: usize, kernel: usize, pad: usize| {
-            let free = len.checked_add(pad)?.checked_sub(kernel)?;
-            (len > 0 && kernel > 0).then_some(free.checked_div(self.stride)? + 1)
-        };
-        let rows = along(height, self.kernel.0, self.pad_before.0.checked_add(self.pad_after.0)?)?;
-        Some((rows, along(width, self.kernel.1, self.pad_before.1.checked_add(self.pad_after.1)?)?))
-    }
-}
+/// Elements of a row of the kernel, at least, that are worth reading in place.
+const SHORTEST_RUN: usize = 128;
 
 /// A two-dimensional convolution that is not trained, with packed weights in f32 or bf16, on the CPU.
 ///
@@ -60,12 +30,16 @@ impl Window2d {
 /// y = activation(conv(x, weight) + bias + residual)
 /// ```
 ///
-/// An implicit GEMM: each task gathers the patches of its pixels into a buffer that fits its cache, a range of depths
-/// at a time; neither the patches nor a padded image exist as a whole. Sums are f32, in the order kernel row, kernel
-/// column, channel; a bf16 result is rounded once. Not differentiable. Cloning is cheap.
+/// An implicit GEMM, whose patches never exist as a whole. Without padding and with stride 1 they are read in place:
+/// a row of the kernel sees contiguous memory, and the positions where the kernel would reach into the next line are
+/// computed and dropped. Otherwise each task gathers the patches of its pixels into a buffer that fits its cache, a
+/// range of depths at a time. Sums are f32, in the order kernel row, kernel
+/// column, channel, and so is the result unless it is [`rounded`](Self::rounded). Not differentiable. Cloning is cheap.
 #[derive(Clone)]
 pub struct PackedConv2d {
     weights: Arc<Weights>,
+    /// Of the result and of a residual.
+    output: DType,
 }
 
 struct Weights {
@@ -78,7 +52,7 @@ struct Weights {
 }
 
 impl PackedConv2d {
-    /// Packs `weight`, (O, C, rows, columns), with `bias`, (O), both f32 or both bf16.
+    /// Packs `weight`, (O, C, rows, columns), f32 or bf16, with `bias`, (O), which is kept in f32.
     ///
     /// # Errors
     ///
@@ -139,7 +113,6 @@ impl PackedConv2d {
             bail!("{NAME}: expected weight on the CPU, got {:?}", weight.device().location());
         }
         if let Some(bias) = bias {
-            check_alike(NAME, &[("weight", weight), ("bias", bias)])?;
             check_shape(NAME, "bias", bias, &[outputs])?;
         }
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1()).transpose()?;
@@ -148,10 +121,15 @@ impl PackedConv2d {
             Ok((window, for_packable!(NAME, dtype, pack(arch, &weight))?))
         };
         let phases = phases.into_iter().map(packed).collect::<Result<_>>()?;
-        Ok(Self { weights: Arc::new(Weights { phases, bias, inputs, outputs, dtype }) })
+        Ok(Self { weights: Arc::new(Weights { phases, bias, inputs, outputs, dtype }), output: DType::F32 })
     }
 
-    /// The result for `xs`, in its dtype, which is that of the weights.
+    /// With results in the dtype of the weights, rounded once: for layers whose results are only multiplied again.
+    pub fn rounded(self) -> Self {
+        Self { output: self.weights.dtype, ..self }
+    }
+
+    /// The result for `xs`, which is f32 or in the dtype of the weights, to which it is rounded.
     ///
     /// # Shapes
     ///
@@ -163,40 +141,57 @@ impl PackedConv2d {
     /// If the shape, the dtype or the device of `xs` is another, if it depends on a variable, or if the kernel does
     /// not fit.
     pub fn forward(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
-        let dims = self.check(xs)?;
-        for_packable!(NAME, xs.dtype(), Self::multiply(self, xs, dims, None, activation))
+        self.run(xs, None, activation)
     }
 
-    /// As [`forward`](Self::forward), adding a residual of the result's shape before the activation.
+    /// As [`forward`](Self::forward), adding a residual of the result's shape and dtype before the activation.
     ///
     /// # Errors
     ///
     /// As [`forward`](Self::forward), if the residual's shape, dtype or device is another, and when upsampling.
     pub fn forward_add(&self, xs: &Tensor, residual: &Tensor, activation: Activation) -> Result<Tensor> {
-        let dims = self.check(xs)?;
-        check_alike(NAME, &[("xs", xs), ("residual", residual)])?;
-        check_frozen(NAME, &[("residual", residual)])?;
-        check_shape(NAME, "residual", residual, self.output_shape(dims)?.dims())?;
-        if self.weights.phases.len() > 1 {
-            bail!("{NAME}: expected no residual after upsampling, got {:?}", residual.shape());
-        }
-        for_packable!(NAME, xs.dtype(), Self::multiply(self, xs, dims, Some(residual), activation))
+        self.run(xs, Some(residual), activation)
     }
 
-    /// The dimensions of `xs`, if it is of the right kind.
-    fn check(&self, xs: &Tensor) -> Result<Dims> {
+    fn run(&self, xs: &Tensor, residual: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
+        let (xs, dims) = self.check(xs)?;
+        if let Some(residual) = residual {
+            check_frozen(NAME, &[("residual", residual)])?;
+            check_shape(NAME, "residual", residual, self.output_shape(dims)?.dims())?;
+            if residual.dtype() != self.output || !residual.device().is_cpu() {
+                let (want, got, at) = (self.output, residual.dtype(), residual.device().location());
+                bail!("{NAME}: expected a residual in {want:?} on the CPU, got {got:?} on {at:?}");
+            }
+            if self.weights.phases.len() > 1 {
+                bail!("{NAME}: expected no residual after upsampling, got {:?}", residual.shape());
+            }
+        }
+        match (self.weights.dtype, self.output) {
+            (DType::BF16, DType::BF16) => self.multiply::<bf16, bf16>(&xs, dims, residual, activation),
+            (DType::BF16, _) => self.multiply::<bf16, f32>(&xs, dims, residual, activation),
+            _ => self.multiply::<f32, f32>(&xs, dims, residual, activation),
+        }
+    }
+
+    /// `xs` in the dtype of the weights, and its dimensions, if it is of the right kind.
+    fn check(&self, xs: &Tensor) -> Result<(Tensor, Dims)> {
         let Weights { inputs, dtype, .. } = *self.weights;
-        if xs.dtype() != dtype || !xs.device().is_cpu() {
+        if ![dtype, DType::F32].contains(&xs.dtype()) || !xs.device().is_cpu() {
             let (got, at) = (xs.dtype(), xs.device().location());
-            bail!("{NAME}: expected images in {dtype:?} on the CPU, got {got:?} on {at:?}");
+            bail!("{NAME}: expected images in {dtype:?} or f32 on the CPU, got {got:?} on {at:?}");
         }
         check_frozen(NAME, &[("xs", xs)])?;
-        match *xs.dims() {
+        let dims = match *xs.dims() {
             [images, height, width, channels] if channels == inputs => {
-                Ok(Dims { images, height, width, channels })
+                Dims { images, height, width, channels }
             }
             ref got => bail!("{NAME}: expected images (B, H, W, {inputs}), got {got:?}"),
+        };
+        if xs.dtype() == dtype {
+            return Ok((xs.clone(), dims));
         }
+        let [rounded] = with_slices([xs], |xs: [&[f32]; 1]| map::<_, bf16, _, 1, 1>(Identity, xs))?;
+        Ok((Tensor::from_vec(rounded, xs.shape(), &Device::Cpu)?, dims))
     }
 
     fn output_shape(&self, dims: Dims) -> Result<Shape> {
@@ -214,7 +209,7 @@ impl PackedConv2d {
         Ok(Shape::from((dims.images, scale * height, scale * width, outputs)))
     }
 
-    fn multiply<T: Packable>(
+    fn multiply<T: Packable, O: Element>(
         &self,
         xs: &Tensor,
         dims: Dims,
@@ -226,29 +221,33 @@ impl PackedConv2d {
         for (window, packed) in &self.weights.phases {
             phases.push((*window, packed.get::<T>()?));
         }
-        let run = |xs: &[T], residual: Option<&[T]>| {
+        let run = |xs: &[T], residual: Option<&[O]>| -> Vec<O> {
             let (width, bias) = (self.weights.outputs, self.weights.bias.as_deref());
             let epilogue = BiasActivation { bias, residual, activation, width };
             collect(shape.elem_count(), |out| {
                 for (index, &(window, packed)) in phases.iter().enumerate() {
                     let Some(size) = window.output_size((dims.height, dims.width)) else { continue };
-                    let order = match phases.len() {
-                        1 => RowOrder::Same,
-                        _ => RowOrder::Upsampled { columns: size.1, phase: (index / 2, index % 2) },
-                    };
                     let rows = dims.images * size.0 * size.1;
                     let depth = window.kernel.0 * window.kernel.1 * dims.channels;
                     let patches = Patches { xs, dims, window, size };
-                    let a = match window {
-                        Window2d::POINT => ASource::rows(xs, rows, depth),
-                        _ => ASource::Gathered { source: &patches, rows, depth },
+                    let upsampled = RowOrder::Upsampled { columns: size.1, phase: (index / 2, index % 2) };
+                    let order = if phases.len() == 1 { RowOrder::Same } else { upsampled };
+                    let (a, order) = match patches.in_place().filter(|_| O::HOLDS_SUMS) {
+                        _ if window == Window2d::POINT => (ASource::rows(xs, rows, depth), order),
+                        Some(windows) => {
+                            let from = (dims.height, dims.width);
+                            (ASource::Windows(windows), RowOrder::Cropped { from, to: size })
+                        }
+                        None => (ASource::Gathered { source: &patches, rows, depth }, order),
                     };
                     gemm(a, packed, &Destination::ordered(out, width, order), &epilogue);
                 }
             })
         };
         let out = match residual {
-            Some(residual) => with_slices([xs, residual], |[xs, residual]| run(xs, Some(residual)))?,
+            Some(residual) => {
+                with_slices([xs], |[xs]| with_slices([residual], |[residual]| run(xs, Some(residual))))??
+            }
             None => with_slices([xs], |[xs]| run(xs, None))?,
         };
         Tensor::from_vec(out, shape, &Device::Cpu)
@@ -264,6 +263,7 @@ impl fmt::Debug for PackedConv2d {
             .field("windows", &phases.iter().map(|it| it.0).collect::<Vec<_>>())
             .field("bias", &bias.is_some())
             .field("dtype", &dtype)
+            .field("output", &self.output)
             .finish()
     }
 }
@@ -303,6 +303,19 @@ struct Patches<'a, T> {
     window: Window2d,
     /// H' and W'.
     size: (usize, usize),
+}
+
+impl<'a, T: Packable> Patches<'a, T> {
+    /// The patches where they are, one at each pixel of the image: without padding and with stride 1, if a row of the
+    /// kernel is long enough that sums rarely return to memory.
+    fn in_place(&self) -> Option<Windows<'a, T>> {
+        let Self { xs, dims: Dims { width, channels, .. }, window, .. } = *self;
+        let Window2d { kernel, stride, pad_before, pad_after } = window;
+        let run = kernel.1 * channels;
+        let fits = (stride, pad_before, pad_after) == (1, (0, 0), (0, 0)) && run >= SHORTEST_RUN;
+        (fits && run.is_multiple_of(T::DEPTHS) && !xs.is_empty())
+            .then(|| Windows::new(xs, channels, kernel.0, run, width * channels))
+    }
 }
 
 impl<T: Element> Gather<T> for Patches<'_, T> {
@@ -386,9 +399,17 @@ mod tests {
             Window2d::new((4, 4), 4, (0, 0)),
             Window2d { kernel: (2, 2), stride: 1, pad_before: (1, 0), pad_after: (0, 1) },
             Window2d::new((3, 3), 1, (5, 4)),
+            Window2d::new((3, 3), 1, (0, 0)),
+            Window2d::new((2, 1), 1, (0, 0)),
         ];
-        let sizes =
-            [(1, 3, 3, 1, 1), (2, 5, 4, 3, 40), (1, 8, 11, 7, 5), (1, 4, 4, 130, 33), (0, 4, 4, 2, 3)];
+        let sizes = [
+            (2, 6, 19, 66, 3),
+            (1, 3, 3, 1, 1),
+            (2, 5, 4, 3, 40),
+            (1, 8, 11, 7, 5),
+            (1, 4, 4, 130, 33),
+            (0, 4, 4, 2, 3),
+        ];
         for arch in instruction_sets() {
             for window in windows {
                 for (images, height, width, inputs, outputs) in sizes {
@@ -408,15 +429,20 @@ mod tests {
                     }
                     let want = plain(&xs, &weight, Some(&bias), window);
                     assert_eq!(list(&got), list(&want), "{window:?} {:?}", xs.shape());
-                    let residual = integers(want.dims(), 13);
-                    let got = packed.forward_add(&xs, &residual, Activation::Relu).unwrap();
+                    let residual = &integers(want.dims(), 13);
+                    let got = packed.forward_add(&xs, residual, Activation::Relu).unwrap();
                     let want = (want + residual).unwrap().relu().unwrap();
                     assert_eq!(list(&got), list(&want), "{window:?} {:?}", xs.shape());
 
                     let half = |it: &Tensor| it.to_dtype(DType::BF16).unwrap();
                     let packed = PackedConv2d::with(arch, &half(&weight), None, window).unwrap();
-                    let got = packed.forward(&half(&xs), Activation::None).unwrap();
-                    assert_eq!(list(&got), list(&half(&plain(&xs, &weight, None, window))), "{window:?}");
+                    let want = plain(&xs, &weight, None, window);
+                    for xs in [&xs, &half(&xs)] {
+                        let got = packed.forward_add(xs, residual, Activation::None).unwrap();
+                        assert_eq!(list(&got), list(&(&want + residual).unwrap()), "{window:?}");
+                    }
+                    let got = packed.rounded().forward(&half(&xs), Activation::None).unwrap();
+                    assert_eq!((got.dtype(), list(&got)), (DType::BF16, list(&half(&want))), "{window:?}");
                 }
             }
         }
@@ -438,7 +464,7 @@ mod tests {
                     let [xs, weight, bias, want] =
                         [&xs, &weight, &bias, &want].map(|it| it.to_dtype(dtype).unwrap());
                     let packed = PackedConv2d::upsampling_with(arch, &weight, Some(&bias)).unwrap();
-                    let got = packed.forward(&xs, Activation::None).unwrap();
+                    let got = packed.rounded().forward(&xs, Activation::None).unwrap();
                     assert_eq!((got.dims(), list(&got)), (want.dims(), list(&want)));
                 }
             }

@@ -1,6 +1,6 @@
 //! Group normalisation of images whose channels are stored together.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -18,30 +18,40 @@ const TASK: usize = 16 * 1024;
 /// Pixels of one task, at most: so many are summed in f32.
 const TASK_PIXELS: usize = 256;
 
+/// Settings of [`group_norm`].
+#[derive(Debug, Clone, Copy)]
+pub struct GroupNormOptions {
+    /// Groups of channels, each normalised as one.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f64,
+    /// Follows the norm.
+    pub activation: Activation,
+    /// Zeros around each image of the result, for a convolution that then needs no padding.
+    pub border: usize,
+    /// Of the result: that of the images, or bf16 where they are f32.
+    pub dtype: DType,
+}
+
 /// Group normalisation, followed by an activation.
 ///
 /// ```text
 /// y = activation((x - mean) / sqrt(var + eps) * weight + bias),   mean, var over (H, W, C / groups)
 /// ```
 ///
-/// Moments are f64 over blocks of f32 sums; arithmetic is f32, the result in the dtype of `xs`. Not differentiable.
+/// Moments are f64 over blocks of f32 sums; arithmetic is f32. Not differentiable.
 ///
 /// # Shapes
 ///
-/// `xs`: (B, H, W, C), `weight`, `bias`: (C), C a multiple of `groups`; result: (B, H, W, C).
+/// `xs`: (B, H, W, C), `weight`, `bias`: (C), C a multiple of `groups`; result: (B, H + 2 border, W + 2 border, C).
 ///
 /// # Errors
 ///
-/// If a shape is another or has no pixels, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
-pub fn group_norm(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    groups: usize,
-    eps: f64,
-    activation: Activation,
-) -> Result<Tensor> {
-    let &[_, height, width, channels] = xs.dims() else {
+/// If a shape is another or has no pixels, if `xs` is not on the CPU, or if its dtype is not f32, bf16 or f16 or the
+/// result's another.
+pub fn group_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, options: &GroupNormOptions) -> Result<Tensor> {
+    let GroupNormOptions { groups, border, dtype, .. } = *options;
+    let &[images, height, width, channels] = xs.dims() else {
         bail!("{NAME}: expected images (B, H, W, C), got {:?}", xs.shape());
     };
     if height * width == 0 {
@@ -52,39 +62,43 @@ pub fn group_norm(
     }
     check_shape(NAME, "weight", weight, &[channels])?;
     check_shape(NAME, "bias", bias, &[channels])?;
-    let op = GroupNorm { pixels: height * width, groups, eps, activation };
-    apply_frozen(&op, xs.shape(), [xs, weight, bias])
+    let wide = |it: &Tensor| it.to_dtype(DType::F32)?.to_vec1();
+    let op = GroupNorm { weight: wide(weight)?, bias: wide(bias)?, size: (height, width), options: *options };
+    apply_frozen(&op, dtype, (images, height + 2 * border, width + 2 * border, channels), xs)
 }
 
 struct GroupNorm {
-    /// Of an image.
-    pixels: usize,
-    groups: usize,
-    eps: f64,
-    activation: Activation,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    /// Height and width of an image.
+    size: (usize, usize),
+    options: GroupNormOptions,
 }
 
-impl FrozenOp<3> for GroupNorm {
+impl FrozenOp for GroupNorm {
     const NAME: &'static str = NAME;
-    const INPUTS: [&'static str; 3] = ["xs", "weight", "bias"];
 
-    fn forward<T: Element>(&self, [xs, weight, bias]: [&[T]; 3]) -> Vec<T> {
-        let (pixels, channels, groups) = (self.pixels, weight.len(), self.groups);
+    fn forward<T: Element, O: Element>(&self, xs: &[T]) -> Vec<O> {
+        let GroupNormOptions { groups, activation, border, .. } = self.options;
+        let ((height, width), channels) = (self.size, self.weight.len());
         let task = channels * (TASK / channels).clamp(1, TASK_PIXELS);
+        let image = height * width * channels;
         // Every image is cut alike.
-        let tasks: Vec<(usize, &[T])> = (xs.chunks(pixels * channels).enumerate())
-            .flat_map(|(image, xs)| xs.chunks(task).map(move |xs| (image, xs)))
-            .collect();
+        let tasks: Vec<&[T]> = xs.chunks(image).flat_map(|xs| xs.chunks(task)).collect();
         let moments: Vec<Vec<Moments>> =
-            tasks.par_iter().map(|&(_, xs)| dispatch(Measure { xs, channels, groups })).collect();
-        let per_image = (pixels * channels).div_ceil(task);
-        let maps: Vec<(Vec<f32>, Vec<f32>)> =
-            moments.chunks(per_image).map(|tasks| self.map(tasks, weight, bias)).collect();
-        let mut out = Fresh::new(xs.len());
-        let outs: Vec<Part<'_, T>> = out.parts(tasks.iter().map(|it| it.1.len())).collect();
-        tasks.par_iter().zip(outs).for_each(|(&(image, xs), out)| {
-            let (scale, shift) = &maps[image];
-            dispatch(Apply { xs, scale, shift, activation: self.activation, out: out.open() });
+            tasks.into_par_iter().map(|xs| dispatch(Measure { xs, channels, groups })).collect();
+        let maps: Vec<_> = moments.chunks(image.div_ceil(task)).map(|tasks| self.map(tasks)).collect();
+        // A task for each line of the result.
+        let (lines, line) = (height + 2 * border, (width + 2 * border) * channels);
+        let mut out = Fresh::new(maps.len() * lines * line);
+        let outs: Vec<Part<'_, O>> = out.parts((0..maps.len() * lines).map(|_| line)).collect();
+        outs.into_par_iter().enumerate().for_each(|(at, out)| {
+            let (out, (scale, shift)) = (out.open(), &maps[at / lines]);
+            if let Some(y) = (at % lines).checked_sub(border).filter(|y| *y < height) {
+                let xs = &xs[(at / lines * height + y) * width * channels..][..width * channels];
+                let out = &mut out[border * channels..][..xs.len()];
+                dispatch(Apply { xs, scale, shift, activation, out });
+            }
         });
         out.finish()
     }
@@ -92,16 +106,13 @@ impl FrozenOp<3> for GroupNorm {
 
 impl GroupNorm {
     /// Scale and shift of each channel of an image, from the moments of its tasks.
-    fn map<T: Element>(&self, tasks: &[Vec<Moments>], weight: &[T], bias: &[T]) -> (Vec<f32>, Vec<f32>) {
-        let mut wide = [vec![0.0; weight.len()], vec![0.0; bias.len()]];
-        T::widen(weight, &mut wide[0]);
-        T::widen(bias, &mut wide[1]);
-        let [mut scale, mut shift] = wide;
-        let size = weight.len() / self.groups;
+    fn map(&self, tasks: &[Vec<Moments>]) -> (Vec<f32>, Vec<f32>) {
+        let (mut scale, mut shift) = (self.weight.clone(), self.bias.clone());
+        let size = scale.len() / self.options.groups;
         let channels = scale.chunks_exact_mut(size).zip(shift.chunks_exact_mut(size)).enumerate();
         for (group, (scale, shift)) in channels {
             let all = tasks.iter().fold(Moments::default(), |all, task| all.joined(task[group]));
-            let rstd = 1.0 / (all.squares / all.count + self.eps).sqrt();
+            let rstd = 1.0 / (all.squares / all.count + self.options.eps).sqrt();
             for (scale, shift) in scale.iter_mut().zip(shift) {
                 let factor = f64::from(*scale) * rstd;
                 *shift = (f64::from(*shift) - all.mean * factor) as f32;
@@ -189,45 +200,44 @@ impl<T: Element> WithSimd for Measure<'_, T> {
 }
 
 /// Writes `activation(x scale + shift)`.
-struct Apply<'a, T> {
+struct Apply<'a, T, O> {
     xs: &'a [T],
     scale: &'a [f32],
     shift: &'a [f32],
     activation: Activation,
-    out: &'a mut [T],
+    out: &'a mut [O],
 }
 
-impl<T: Element> WithSimd for Apply<'_, T> {
+impl<T: Element, O: Element> WithSimd for Apply<'_, T, O> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { xs, scale, shift, activation, out } = self;
         let channels = scale.len();
-        let (mut x_row, mut out_row) = (T::scratch(channels), T::scratch(channels));
+        let (mut x_row, mut out_row) = (T::scratch(channels), O::scratch(channels));
         for (xs, out) in xs.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
             update(
                 simd,
-                [T::view_mut(out, &mut out_row)],
+                [O::view_mut(out, &mut out_row)],
                 [T::view(xs, &mut x_row), scale, shift],
                 #[inline(always)]
                 |_, [x, scale, shift]| activation.apply(simd, [simd.mul_add_e_f32s(x, scale, shift)]),
             );
-            T::commit(out, &out_row);
+            O::commit(out, &out_row);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Shape};
+    use candle_core::Device;
 
     use super::*;
+    use crate::testing::filled;
 
-    fn filled(shape: impl Into<Shape>, offset: f32) -> Tensor {
-        let shape = shape.into();
-        let values: Vec<f32> = (0..shape.elem_count()).map(|i| (i as f32 * 0.7).sin() + offset).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    fn options(groups: usize) -> GroupNormOptions {
+        GroupNormOptions { groups, eps: 1e-6, activation: Activation::None, border: 0, dtype: DType::F32 }
     }
 
     /// By the definition, in f64.
@@ -256,26 +266,35 @@ mod tests {
             [((3, 5, 9, 12), 4), ((1, 1, 1, 4), 2), ((2, 40, 31, 32), 8), ((1, 3, 3, 7), 1)]
         {
             let (weight, bias) = (filled(shape.3, 0.5), filled(shape.3, -0.25));
+            let plain = |xs: &Tensor| plain(xs, &weight, &bias, groups, 1e-6);
+            let norm = |xs: &Tensor, options| group_norm(xs, &weight, &bias, &options).unwrap();
+            let exactly = |it: Tensor| it.to_dtype(DType::F64).unwrap();
+            let (none, silu) =
+                (options(groups), GroupNormOptions { activation: Activation::Silu, ..options(groups) });
             for (offset, tolerance) in [(0.0, 3e-6), (30.0, 3e-5)] {
                 let xs = filled(shape, offset);
-                let got = group_norm(&xs, &weight, &bias, groups, 1e-6, Activation::None).unwrap();
-                let want = plain(&xs, &weight, &bias, groups, 1e-6);
+                let (got, want) = (norm(&xs, none), plain(&xs));
                 assert!(farthest(&got, &want) < tolerance, "{shape:?} {offset}: {}", farthest(&got, &want));
-                let got = group_norm(&xs, &weight, &bias, groups, 1e-6, Activation::Silu).unwrap();
+                let got = norm(&xs, silu);
                 assert!(farthest(&got, &want.silu().unwrap()) < tolerance);
+                let padded = got.pad_with_zeros(1, 2, 2).unwrap().pad_with_zeros(2, 2, 2).unwrap();
+                let bordered = norm(&xs, GroupNormOptions { border: 2, ..silu });
+                assert_eq!(farthest(&bordered, &exactly(padded)), 0.0);
             }
-            let half = |it: &Tensor| it.to_dtype(DType::BF16).unwrap();
-            let [xs, weight, bias] = [&filled(shape, 2.0), &weight, &bias].map(half);
-            let got = group_norm(&xs, &weight, &bias, groups, 1e-6, Activation::Relu).unwrap();
-            let want = plain(&xs, &weight, &bias, groups, 1e-6).relu().unwrap();
+            let xs = filled(shape, 2.0).to_dtype(DType::BF16).unwrap();
+            let relu = GroupNormOptions { activation: Activation::Relu, dtype: DType::BF16, ..none };
+            let got = norm(&xs, relu);
+            let want = plain(&xs).relu().unwrap();
             assert!(got.dtype() == DType::BF16 && farthest(&got, &want) < 2e-2, "{shape:?}");
+            let same = norm(&xs.to_dtype(DType::F32).unwrap(), relu);
+            assert!(same.dtype() == DType::BF16 && farthest(&same, &exactly(got)) == 0.0);
         }
     }
 
     #[test]
     fn other_shapes_are_errors_and_nan_stays_in_its_image_and_group() {
         let (weight, bias) = (filled(8, 0.0), filled(8, 0.0));
-        let norm = |xs: &Tensor, groups| group_norm(xs, &weight, &bias, groups, 1e-6, Activation::None);
+        let norm = |xs: &Tensor, groups| group_norm(xs, &weight, &bias, &options(groups));
         for (shape, groups) in [
             (vec![1, 2, 2, 4], 4),
             (vec![1, 0, 2, 8], 4),

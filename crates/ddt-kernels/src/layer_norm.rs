@@ -1,9 +1,10 @@
 //! Layer normalisation with weight and bias.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::cpu::buffers::{Fill, Fresh, Part};
 use crate::cpu::dispatch;
 use crate::cpu::element::Element;
 use crate::cpu::lanes::update;
@@ -21,7 +22,7 @@ const TASK: usize = 16 * 1024;
 /// y = (x - mean) / sqrt(var + eps) * weight + bias
 /// ```
 ///
-/// Arithmetic is f32, the result in the dtype of `x`. Not differentiable.
+/// Arithmetic is f32; the result has `dtype`: that of `x`, or bf16 where `x` is f32. Not differentiable.
 ///
 /// # Shapes
 ///
@@ -29,63 +30,62 @@ const TASK: usize = 16 * 1024;
 ///
 /// # Errors
 ///
-/// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+/// If a shape is another, if `x` is not on the CPU, or if its dtype is not f32, bf16 or f16 or the result's another.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, dtype: DType) -> Result<Tensor> {
     let width = x.dims().last().copied().unwrap_or(0);
     if width == 0 {
         bail!("{NAME}: expected x of shape (.., D), got {:?}", x.shape());
     }
     check_shape(NAME, "weight", weight, &[width])?;
     check_shape(NAME, "bias", bias, &[width])?;
-    apply_frozen(&LayerNorm { eps: eps as f32 }, x.shape(), [x, weight, bias])
+    let wide = |it: &Tensor| it.to_dtype(DType::F32)?.to_vec1();
+    let op = LayerNorm { weight: wide(weight)?, bias: wide(bias)?, eps: eps as f32 };
+    apply_frozen(&op, dtype, x.shape(), x)
 }
 
 struct LayerNorm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
     eps: f32,
 }
 
-impl FrozenOp<3> for LayerNorm {
+impl FrozenOp for LayerNorm {
     const NAME: &'static str = NAME;
-    const INPUTS: [&'static str; 3] = ["x", "weight", "bias"];
 
-    fn forward<T: Element>(&self, [x, weight, bias]: [&[T]; 3]) -> Vec<T> {
-        let [weight, bias] = [weight, bias].map(|it| {
-            let mut wide = vec![0.0; it.len()];
-            T::widen(it, &mut wide);
-            wide
+    fn forward<T: Element, O: Element>(&self, x: &[T]) -> Vec<O> {
+        let width = self.weight.len();
+        let task = width * (TASK / width).max(1);
+        let tasks: Vec<&[T]> = x.chunks(task).collect();
+        let mut out = Fresh::new(x.len());
+        let outs: Vec<Part<'_, O>> = out.parts(tasks.iter().map(|it| it.len())).collect();
+        tasks.into_par_iter().zip(outs).for_each(|(x, out)| {
+            dispatch(Rows { x, norm: self, out: out.open() });
         });
-        let mut out = vec![T::zero(); x.len()];
-        let task = weight.len() * (TASK / weight.len()).max(1);
-        out.par_chunks_mut(task).zip(x.par_chunks(task)).for_each(|(out, x)| {
-            dispatch(Rows { x, weight: &weight, bias: &bias, eps: self.eps, out });
-        });
-        out
+        out.finish()
     }
 }
 
-struct Rows<'a, T> {
+struct Rows<'a, T, O> {
     x: &'a [T],
-    weight: &'a [f32],
-    bias: &'a [f32],
-    eps: f32,
-    out: &'a mut [T],
+    norm: &'a LayerNorm,
+    out: &'a mut [O],
 }
 
-impl<T: Element> WithSimd for Rows<'_, T> {
+impl<T: Element, O: Element> WithSimd for Rows<'_, T, O> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { x, weight, bias, eps, out } = self;
+        let Self { x, norm: LayerNorm { weight, bias, eps }, out } = self;
         let width = weight.len();
-        let (mut x_row, mut out_row) = (T::scratch(width), T::scratch(width));
+        let (mut x_row, mut out_row) = (T::scratch(width), O::scratch(width));
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
             let x = T::view(x, &mut x_row);
-            let (mean, rstd) = moments(simd, x, eps);
+            let (mean, rstd) = moments(simd, x, *eps);
             let (mean, rstd) = (simd.splat_f32s(mean), simd.splat_f32s(rstd));
             update(
                 simd,
-                [T::view_mut(out, &mut out_row)],
+                [O::view_mut(out, &mut out_row)],
                 [x, weight, bias],
                 #[inline(always)]
                 |_, [x, weight, bias]| {
@@ -93,22 +93,15 @@ impl<T: Element> WithSimd for Rows<'_, T> {
                     [simd.mul_add_e_f32s(normed, weight, bias)]
                 },
             );
-            T::commit(out, &out_row);
+            O::commit(out, &out_row);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Shape};
-
     use super::*;
-
-    fn filled(shape: impl Into<Shape>, offset: f32) -> Tensor {
-        let shape = shape.into();
-        let values: Vec<f32> = (0..shape.elem_count()).map(|i| (i as f32 * 0.7).sin() + offset).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
+    use crate::testing::filled;
 
     #[test]
     fn agrees_with_plain_operations() {
@@ -116,7 +109,7 @@ mod tests {
             for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::BF16, 2e-2)] {
                 let [x, weight, bias] = [filled((2, 7, width), 3.0), filled(width, 0.3), filled(width, 0.0)]
                     .map(|it| it.to_dtype(dtype).unwrap());
-                let got = layer_norm(&x, &weight, &bias, 1e-6).unwrap();
+                let got = layer_norm(&x, &weight, &bias, 1e-6, dtype).unwrap();
                 let [x, weight, bias] = [&x, &weight, &bias].map(|it| it.to_dtype(DType::F64).unwrap());
                 let centred = x.broadcast_sub(&x.mean_keepdim(2).unwrap()).unwrap();
                 let std = (centred.sqr().unwrap().mean_keepdim(2).unwrap() + 1e-6).unwrap().sqrt().unwrap();
@@ -126,10 +119,8 @@ mod tests {
                 let apart = apart.max_all().unwrap().to_scalar::<f64>().unwrap();
                 assert!(apart < tolerance, "{width} {dtype:?}: {apart}");
             }
-            assert!(
-                layer_norm(&filled((2, width + 1), 0.0), &filled(width, 0.0), &filled(width, 0.0), 1e-6)
-                    .is_err()
-            );
+            let other = filled((2, width + 1), 0.0);
+            assert!(layer_norm(&other, &filled(width, 0.0), &filled(width, 0.0), 1e-6, DType::F32).is_err());
         }
     }
 }

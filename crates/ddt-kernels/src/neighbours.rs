@@ -91,15 +91,10 @@ impl Neighbours {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     use super::*;
-
-    fn filled(shape: (usize, usize, usize, usize)) -> Tensor {
-        let (a, b, c, d) = shape;
-        let values: Vec<f32> = (0..a * b * c * d).map(|it| (it as f32 * 0.7).sin()).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
+    use crate::testing::filled;
 
     /// The same of plain operations.
     fn plain(x: &Tensor) -> Tensor {
@@ -112,7 +107,7 @@ mod tests {
     #[test]
     fn values_and_gradients_are_those_of_shifted_copies() {
         for shape in [(2, 4, 5, 3), (1, 1, 1, 2), (3, 1, 4, 1), (1, 7, 2, 8), (0, 2, 2, 2), (1, 2, 2, 0)] {
-            let x = Var::from_tensor(&filled(shape)).unwrap();
+            let x = Var::from_tensor(&filled(shape, 0.0)).unwrap();
             let (got, want) = (neighbours(&x).unwrap(), plain(&x));
             let list = |it: &Tensor| it.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(got.dims(), want.dims());
@@ -120,7 +115,7 @@ mod tests {
             if x.elem_count() == 0 {
                 continue;
             }
-            let weight = filled(got.dims4().unwrap());
+            let weight = filled(got.dims(), 0.0);
             let gradient = |it: Tensor| {
                 let sum = (it * &weight).unwrap().sum_all().unwrap();
                 list(sum.backward().unwrap().get(&x).unwrap())
@@ -129,6 +124,6 @@ mod tests {
                 assert!((got - want).abs() < 1e-5, "{shape:?}: {got}, expected {want}");
             }
         }
-        assert!(neighbours(&filled((1, 2, 2, 2)).squeeze(0).unwrap()).is_err());
+        assert!(neighbours(&filled((1, 2, 2, 2), 0.0).squeeze(0).unwrap()).is_err());
     }
 }

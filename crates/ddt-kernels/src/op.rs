@@ -66,38 +66,38 @@ where
     Bridge::<O, f32, N>::apply(op, shape.into(), inputs)
 }
 
-/// An operation of `N` tensors, of any float type, that has no gradient: one of frozen networks.
-pub(crate) trait FrozenOp<const N: usize> {
-    /// The operation's and its inputs' names, for messages.
+/// An operation of one tensor that has no gradient: one of frozen networks.
+pub(crate) trait FrozenOp {
+    /// The operation's name, for messages.
     const NAME: &'static str;
-    const INPUTS: [&'static str; N];
 
     /// The elements of the result.
-    fn forward<T: Element>(&self, inputs: [&[T]; N]) -> Vec<T>;
+    fn forward<T: Element, O: Element>(&self, xs: &[T]) -> Vec<O>;
 }
 
-/// Applies an operation without a gradient.
+/// Applies an operation without a gradient, with a result in `dtype`: that of `xs`, or bf16 where `xs` is f32.
 ///
-/// Fails if an input depends on a variable, whose gradient would be lost.
-pub(crate) fn apply_frozen<O: FrozenOp<N>, const N: usize>(
-    op: &O,
+/// Fails if `xs` depends on a variable, whose gradient would be lost.
+pub(crate) fn apply_frozen<F: FrozenOp>(
+    op: &F,
+    dtype: DType,
     shape: impl Into<Shape>,
-    inputs: [&Tensor; N],
+    xs: &Tensor,
 ) -> Result<Tensor> {
-    fn run<O: FrozenOp<N>, T: Element, const N: usize>(
-        op: &O,
-        shape: Shape,
-        inputs: [&Tensor; N],
-    ) -> Result<Tensor> {
-        Tensor::from_vec(with_slices(inputs, |inputs| op.forward::<T>(inputs))?, shape, &Device::Cpu)
+    fn run<F: FrozenOp, T: Element, O: Element>(op: &F, shape: Shape, xs: &Tensor) -> Result<Tensor> {
+        Tensor::from_vec(with_slices([xs], |[xs]| op.forward::<T, O>(xs))?, shape, &Device::Cpu)
     }
-    let named: Vec<_> = O::INPUTS.into_iter().zip(inputs).collect();
-    check_alike(O::NAME, &named)?;
-    check_frozen(O::NAME, &named)?;
-    match inputs[0].dtype() {
-        DType::BF16 => run::<O, bf16, N>(op, shape.into(), inputs),
-        DType::F16 => run::<O, f16, N>(op, shape.into(), inputs),
-        _ => run::<O, f32, N>(op, shape.into(), inputs),
+    check_frozen(F::NAME, &[("xs", xs)])?;
+    let shape = shape.into();
+    match (xs.dtype(), dtype) {
+        (DType::F32, DType::F32) => run::<F, f32, f32>(op, shape, xs),
+        (DType::F32, DType::BF16) => run::<F, f32, bf16>(op, shape, xs),
+        (DType::BF16, DType::BF16) => run::<F, bf16, bf16>(op, shape, xs),
+        (DType::F16, DType::F16) => run::<F, f16, f16>(op, shape, xs),
+        (got, want) => bail!(
+            "{}: expected xs and result both f32, bf16 or f16, or f32 and bf16, got {got:?} and {want:?}",
+            F::NAME
+        ),
     }
 }
 

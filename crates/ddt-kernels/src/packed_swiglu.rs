@@ -80,7 +80,7 @@ impl PackedSwiGlu {
     fn multiply<T: Packable>(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { ref packed, inputs, outputs } = *self.weights;
         let (b, rows) = (packed.get::<T>()?, num_rows(x));
-        let out = with_slices([x], |[x]| {
+        let out: Vec<T> = with_slices([x], |[x]| {
             collect(rows * outputs, |out| {
                 gemm(ASource::rows(x, rows, inputs), b, &Destination::new(out, outputs), &SwiGluGate);
             })

@@ -1,11 +1,45 @@
-//! Pooling of images whose channels are stored together.
+//! Windows over images whose channels are stored together, and pooling in them.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::conv2d::Window2d;
 use crate::cpu::element::Element;
 use crate::op::{FrozenOp, apply_frozen};
+
+/// The pixels that a convolution or a pool sees at each position; pairs are (rows, columns).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window2d {
+    /// Size.
+    pub kernel: (usize, usize),
+    /// Pixels from one position to the next.
+    pub stride: usize,
+    /// Rows above the image and columns left of it.
+    pub pad_before: (usize, usize),
+    /// Rows below the image and columns right of it.
+    pub pad_after: (usize, usize),
+}
+
+impl Window2d {
+    /// One pixel.
+    pub const POINT: Self = Self::new((1, 1), 1, (0, 0));
+    /// 3 x 3, keeping the size.
+    pub const SAME_3: Self = Self::new((3, 3), 1, (1, 1));
+
+    /// A window with the same padding on both sides.
+    pub const fn new(kernel: (usize, usize), stride: usize, pad: (usize, usize)) -> Self {
+        Self { kernel, stride, pad_before: pad, pad_after: pad }
+    }
+
+    /// Height and width of the result for an image of this height and width, or nothing if the kernel does not fit.
+    pub fn output_size(&self, (height, width): (usize, usize)) -> Option<(usize, usize)> {
+        let along = |len: usize, kernel: usize, pad: usize| {
+            let free = len.checked_add(pad)?.checked_sub(kernel)?;
+            (len > 0 && kernel > 0).then_some(free.checked_div(self.stride)? + 1)
+        };
+        let rows = along(height, self.kernel.0, self.pad_before.0.checked_add(self.pad_after.0)?)?;
+        Some((rows, along(width, self.kernel.1, self.pad_before.1.checked_add(self.pad_after.1)?)?))
+    }
+}
 
 /// The largest element of each window, channel by channel; NaN if one is.
 ///
@@ -43,7 +77,7 @@ fn pool(xs: &Tensor, window: Window2d, mean: bool) -> Result<Tensor> {
         bail!("pool2d: expected images that hold a window {kernel:?}, got {:?}", xs.shape());
     };
     let op = Pool { window, mean, dims: [height, width, channels], size };
-    apply_frozen(&op, (images, size.0, size.1, channels), [xs])
+    apply_frozen(&op, xs.dtype(), (images, size.0, size.1, channels), xs)
 }
 
 struct Pool {
@@ -55,14 +89,13 @@ struct Pool {
     size: (usize, usize),
 }
 
-impl FrozenOp<1> for Pool {
+impl FrozenOp for Pool {
     const NAME: &'static str = "pool2d";
-    const INPUTS: [&'static str; 1] = ["xs"];
 
-    fn forward<T: Element>(&self, [xs]: [&[T]; 1]) -> Vec<T> {
+    fn forward<T: Element, O: Element>(&self, xs: &[T]) -> Vec<O> {
         let [height, width, channels] = self.dims;
         let line = self.size.1 * channels;
-        let mut out = vec![T::zero(); xs.len() / (height * width).max(1) * self.size.0 * self.size.1];
+        let mut out = vec![O::zero(); xs.len() / (height * width).max(1) * self.size.0 * self.size.1];
         out.par_chunks_mut(line.max(1)).enumerate().for_each(|(line, out)| self.line(xs, line, out));
         out
     }
@@ -70,7 +103,7 @@ impl FrozenOp<1> for Pool {
 
 impl Pool {
     /// Writes line `line` of the result, counted over all images.
-    fn line<T: Element>(&self, xs: &[T], line: usize, out: &mut [T]) {
+    fn line<T: Element, O: Element>(&self, xs: &[T], line: usize, out: &mut [O]) {
         let ([height, width, channels], (image, line)) =
             (self.dims, (line / self.size.0, line % self.size.0));
         let Window2d { kernel, stride, pad_before, .. } = self.window;
@@ -103,22 +136,17 @@ impl Pool {
             if self.mean {
                 result.iter_mut().for_each(|result| *result /= count);
             }
-            T::narrow(&result, out);
+            O::narrow(&result, out);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Shape};
+    use candle_core::{DType, Device};
 
     use super::*;
-
-    fn filled(shape: impl Into<Shape>) -> Tensor {
-        let shape = shape.into();
-        let values: Vec<f32> = (0..shape.elem_count()).map(|i| (i as f32 * 0.7).sin()).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
+    use crate::testing::filled;
 
     /// candle's pools of (B, C, H, W), of images padded so that nothing changes.
     fn plain(xs: &Tensor, window: Window2d, mean: bool) -> Result<Tensor> {
@@ -146,7 +174,7 @@ mod tests {
     #[test]
     fn agrees_with_candle() {
         for (height, width) in [(3, 3), (8, 5), (7, 4), (17, 17)] {
-            let xs = filled((2, height, width, 5));
+            let xs = filled((2, height, width, 5), 0.0);
             for window in [Window2d::new((3, 3), 2, (0, 0)), Window2d::SAME_3] {
                 for mean in [false, true] {
                     let want = plain(&xs, window, mean).unwrap();
@@ -165,8 +193,8 @@ mod tests {
     #[test]
     fn small_images_are_errors_and_nan_stays() {
         let shrink = Window2d::new((3, 3), 2, (0, 0));
-        assert!(max_pool2d(&filled((1, 2, 8, 3)), shrink).is_err());
-        assert!(mean_pool2d(&filled((1, 8, 8, 3)), Window2d::new((3, 3), 1, (3, 0))).is_err());
+        assert!(max_pool2d(&filled((1, 2, 8, 3), 0.0), shrink).is_err());
+        assert!(mean_pool2d(&filled((1, 8, 8, 3), 0.0), Window2d::new((3, 3), 1, (3, 0))).is_err());
         for at in [0, 4, 8] {
             let mut values = vec![1f32; 9];
             values[at] = f32::NAN;

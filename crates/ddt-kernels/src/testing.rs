@@ -1,6 +1,6 @@
 //! For tests: random tensors, and every operation written in plain, differentiable candle operations.
 
-use candle_core::{D, DType, Device, Error, Result, Tensor, Var};
+use candle_core::{D, DType, Device, Error, Result, Shape, Tensor, Var};
 
 use crate::packed_block::PackedBlockWeights;
 use crate::packed_linear::PackedLinear;
@@ -27,6 +27,13 @@ pub(crate) fn random(seed: u64, shape: &[usize]) -> Result<Tensor> {
         })
         .collect();
     Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// A sine about `offset`.
+pub(crate) fn filled(shape: impl Into<Shape>, offset: f32) -> Tensor {
+    let shape = shape.into();
+    let values: Vec<f32> = (0..shape.elem_count()).map(|i| (i as f32 * 0.7).sin() + offset).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
 /// The result of `f` and its gradients for a fixed, uneven weighting of the result.

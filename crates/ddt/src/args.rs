@@ -115,7 +115,7 @@ pub struct PipelineArgs {
     /// [default: 40; of ImageNet 4 at 256 px, 1 at 512 px, on a GPU 64 and 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch: Option<u32>,
-    /// Number type of the network, and on a GPU of the autoencoder; 16 bits halve their memory
+    /// Number type of the network; bf16 is that of Stable Diffusion's autoencoder too. 16 bits halve their memory
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
     /// Device: cpu; in a build with GPUs (docs/CUDA.md) cuda, or cuda:N, GPU N counted from 0

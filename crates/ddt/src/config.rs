@@ -54,7 +54,7 @@ pub struct PipelineConfig {
     /// Steps that reuse the condition encoder's output.
     #[serde(default)]
     pub sharing: Sharing,
-    /// Number type of the network, and on a GPU of the autoencoder.
+    /// Number type of the network; bf16 is that of Stable Diffusion's autoencoder too.
     #[serde(default)]
     pub dtype: Dtype,
     /// Device of network and autoencoder.

@@ -13,7 +13,7 @@ use ddt_model::{
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::{
-    config::{PipelineConfig, Place},
+    config::{Dtype, PipelineConfig, Place},
     error::Result,
 };
 
@@ -105,7 +105,11 @@ pub(crate) fn load_kl_decoder(
     config: &PipelineConfig,
 ) -> Result<Box<dyn Decode>> {
     match config.device {
-        Place::Cpu => Ok(Box::new(KlDecoder::load(cfg, file, DType::F32, &Device::Cpu)?)),
+        Place::Cpu => {
+            // There is no fast decoder in f16.
+            let dtype = if config.dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 };
+            Ok(Box::new(KlDecoder::load(cfg, file, dtype, &Device::Cpu)?))
+        }
         #[cfg(feature = "cuda")]
         Place::Cuda(number) => cuda::load_kl_decoder(cfg, file, config, number),
         #[cfg(not(feature = "cuda"))]

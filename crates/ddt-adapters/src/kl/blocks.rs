@@ -5,7 +5,10 @@ use candle_nn::VarBuilder;
 use ddt_kernels::{Activation, Window2d};
 
 use super::config::KlConfig;
-use crate::layers::{Conv2d, GroupNorm, Linear, attention};
+use crate::layers::{Conv2d, GroupNorm, Linear, attention, unrounded};
+
+/// 3 x 3 without padding: after a norm that adds a border.
+pub(super) const BORDERED_3: Window2d = Window2d::new((3, 3), 1, (0, 0));
 
 /// Residual block of two convolutions (`ResnetBlock2D`): `(B, H, W, in) -> (B, H, W, out)`.
 ///
@@ -13,7 +16,7 @@ use crate::layers::{Conv2d, GroupNorm, Linear, attention};
 /// shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))))))
 /// ```
 #[derive(Debug, Clone)]
-pub(super) struct Resnet {
+struct Resnet {
     norm1: GroupNorm,
     conv1: Conv2d,
     norm2: GroupNorm,
@@ -23,16 +26,16 @@ pub(super) struct Resnet {
 }
 
 impl Resnet {
-    pub(super) fn new(cfg: &KlConfig, inp: usize, out: usize, vb: VarBuilder) -> Result<Self> {
+    fn new(cfg: &KlConfig, inp: usize, out: usize, vb: VarBuilder) -> Result<Self> {
         let conv_shortcut = match inp == out {
             true => None,
             false => Some(Conv2d::new(inp, out, Window2d::POINT, vb.pp("conv_shortcut"))?),
         };
         Ok(Self {
-            norm1: norm(cfg, inp, vb.pp("norm1"))?.then(Activation::Silu),
-            conv1: Conv2d::new(inp, out, Window2d::SAME_3, vb.pp("conv1"))?,
-            norm2: norm(cfg, out, vb.pp("norm2"))?.then(Activation::Silu),
-            conv2: Conv2d::new(out, out, Window2d::SAME_3, vb.pp("conv2"))?,
+            norm1: norm(cfg, inp, vb.pp("norm1"))?.then(Activation::Silu).bordered(),
+            conv1: Conv2d::new(inp, out, BORDERED_3, vb.pp("conv1"))?,
+            norm2: norm(cfg, out, vb.pp("norm2"))?.then(Activation::Silu).bordered(),
+            conv2: Conv2d::new(out, out, BORDERED_3, vb.pp("conv2"))?,
             conv_shortcut,
         })
     }
@@ -46,6 +49,32 @@ impl Module for Resnet {
             Some(shortcut) => self.conv2.forward_add(&ys, &shortcut.forward(xs)?),
             None => self.conv2.forward_add(&ys, xs),
         }
+    }
+}
+
+/// The residual blocks of one resolution, and the convolution to the next.
+#[derive(Debug, Clone)]
+pub(super) struct Stage {
+    resnets: Vec<Resnet>,
+    sampler: Option<Conv2d>,
+}
+
+impl Stage {
+    /// `count` residual blocks, the first from `inp` to `out` channels, without a convolution.
+    pub(super) fn new(cfg: &KlConfig, inp: usize, out: usize, count: usize, vb: VarBuilder) -> Result<Self> {
+        let resnet = |i| Resnet::new(cfg, if i == 0 { inp } else { out }, out, vb.pp("resnets").pp(i));
+        Ok(Self { resnets: (0..count).map(resnet).collect::<Result<_>>()?, sampler: None })
+    }
+
+    /// Followed by a convolution to the next resolution.
+    pub(super) fn then(self, sampler: Conv2d) -> Self {
+        Self { sampler: Some(sampler), ..self }
+    }
+
+    /// `(B, H, W, in) -> (B, H', W', out)`. Takes `xs` itself, whose memory is free after the first block.
+    pub(super) fn run(&self, xs: Tensor) -> Result<Tensor> {
+        let xs = self.resnets.iter().try_fold(xs, |xs, resnet| resnet.forward(&xs))?;
+        self.sampler.as_ref().map_or(Ok(xs.clone()), |sampler| sampler.forward(&xs))
     }
 }
 
@@ -92,7 +121,7 @@ impl Attention {
         };
         let [query, key, value] = [query, key, value].map(|name| vb.pp(name));
         let weight = |vb: &VarBuilder| vb.get((channels, channels), "weight");
-        let bias = |vb: &VarBuilder| vb.get(channels, "bias");
+        let bias = |vb: &VarBuilder| unrounded(vb).get(channels, "bias");
         let weights = Tensor::cat(&[weight(&query)?, weight(&key)?, weight(&value)?], 0)?;
         let biases = Tensor::cat(&[bias(&query)?, bias(&key)?, bias(&value)?], 0)?;
         Ok(Self {

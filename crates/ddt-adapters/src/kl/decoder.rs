@@ -5,10 +5,10 @@ use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 use ddt_kernels::{Activation, Window2d};
 
-use super::blocks::{MidBlock, Resnet, norm};
+use super::blocks::{BORDERED_3, MidBlock, Stage, norm};
 use super::config::KlConfig;
 use crate::autoencoder::{Decode, LatentSpace, check_latents, in_batches};
-use crate::layers::{Conv2d, GroupNorm};
+use crate::layers::{Conv2d, GroupNorm, stream_dtype, unrounded};
 use crate::load::{LoadError, load_network};
 
 /// The decoder of Stable Diffusion's autoencoder; sampling needs no encoder.
@@ -17,24 +17,18 @@ use crate::load::{LoadError, load_network};
 /// post_quant_conv, conv_in, mid_block, up_blocks, silu(conv_norm_out), conv_out
 /// ```
 ///
-/// Computes in the type of its weights; takes and gives `f32`.
+/// Multiplies in the type of its weights, sums in `f32`; takes and gives `f32`.
 #[derive(Debug, Clone)]
 pub struct KlDecoder {
     post_quant_conv: Conv2d,
     conv_in: Conv2d,
     mid_block: MidBlock,
-    up_blocks: Vec<UpBlock>,
+    up_blocks: Vec<Stage>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     cfg: KlConfig,
+    /// Of the numbers between layers.
     dtype: DType,
-}
-
-/// The residual blocks of one resolution, and the convolution that follows its upsampling.
-#[derive(Debug, Clone)]
-struct UpBlock {
-    resnets: Vec<Resnet>,
-    upsampler: Option<Conv2d>,
 }
 
 impl KlDecoder {
@@ -46,31 +40,30 @@ impl KlDecoder {
     pub fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
         let (top, bottom, latent) = (cfg.top_channels(), cfg.bottom_channels(), cfg.latent_channels);
-        let post_quant_conv = Conv2d::new(latent, latent, Window2d::POINT, vb.pp("post_quant_conv"))?;
-        let (dtype, vb) = (vb.dtype(), vb.pp("decoder"));
+        let post_quant_conv =
+            Conv2d::new(latent, latent, Window2d::POINT, unrounded(&vb).pp("post_quant_conv"))?;
+        let (dtype, vb) = (stream_dtype(&vb), vb.pp("decoder"));
+        let ends = unrounded(&vb);
         let last = cfg.block_out_channels.len() - 1;
         let mut inp = bottom;
         let mut up_blocks = Vec::new();
         for (i, &channels) in cfg.block_out_channels.iter().rev().enumerate() {
             let vb = vb.pp("up_blocks").pp(i);
-            let mut resnets = Vec::new();
-            for j in 0..=cfg.layers_per_block {
-                resnets.push(Resnet::new(cfg, inp, channels, vb.pp("resnets").pp(j))?);
-                inp = channels;
-            }
-            let upsampler = match i == last {
-                true => None,
-                false => Some(Conv2d::upsampling(channels, channels, vb.pp("upsamplers.0.conv"))?),
-            };
-            up_blocks.push(UpBlock { resnets, upsampler });
+            let stage = Stage::new(cfg, inp, channels, cfg.layers_per_block + 1, vb.clone())?;
+            up_blocks.push(match i == last {
+                true => stage,
+                false => stage.then(Conv2d::upsampling(channels, channels, vb.pp("upsamplers.0.conv"))?),
+            });
+            inp = channels;
         }
         Ok(Self {
             post_quant_conv,
-            conv_in: Conv2d::new(latent, bottom, Window2d::SAME_3, vb.pp("conv_in"))?,
-            mid_block: MidBlock::new(cfg, vb.pp("mid_block"))?,
+            conv_in: Conv2d::new(latent, bottom, Window2d::SAME_3, ends.pp("conv_in"))?,
+            // 4 % of the work, and all that follows depends on it.
+            mid_block: MidBlock::new(cfg, ends.pp("mid_block"))?,
             up_blocks,
-            conv_norm_out: norm(cfg, top, vb.pp("conv_norm_out"))?.then(Activation::Silu),
-            conv_out: Conv2d::new(top, 3, Window2d::SAME_3, vb.pp("conv_out"))?,
+            conv_norm_out: norm(cfg, top, ends.pp("conv_norm_out"))?.then(Activation::Silu).bordered(),
+            conv_out: Conv2d::new(top, 3, BORDERED_3, ends.pp("conv_out"))?,
             cfg: cfg.clone(),
             dtype,
         })
@@ -83,15 +76,12 @@ impl KlDecoder {
     ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(
+    pub fn load(
         cfg: &KlConfig,
-        source: &S,
+        source: &(impl TensorSource + Sync + ?Sized),
         dtype: DType,
         device: &Device,
-    ) -> std::result::Result<Self, LoadError>
-    where
-        S: TensorSource + Sync + ?Sized,
-    {
+    ) -> std::result::Result<Self, LoadError> {
         load_network(source, dtype, device, Self::reads, |vb| Self::new(cfg, vb))
     }
 
@@ -124,13 +114,8 @@ impl KlDecoder {
     fn pixels(&self, latents: &Tensor) -> Result<Tensor> {
         let xs = self.conv_in.forward(&self.post_quant_conv.forward(latents)?)?;
         let mut xs = self.mid_block.forward(&xs)?;
-        for block in &self.up_blocks {
-            for resnet in &block.resnets {
-                xs = resnet.forward(&xs)?;
-            }
-            if let Some(upsampler) = &block.upsampler {
-                xs = upsampler.forward(&xs)?;
-            }
+        for stage in &self.up_blocks {
+            xs = stage.run(xs)?;
         }
         self.conv_out.forward(&self.conv_norm_out.forward(&xs)?)
     }

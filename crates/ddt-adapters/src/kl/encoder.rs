@@ -5,10 +5,10 @@ use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 use ddt_kernels::{Activation, Window2d};
 
-use super::blocks::{MidBlock, Resnet, norm};
+use super::blocks::{BORDERED_3, MidBlock, Stage, norm};
 use super::config::KlConfig;
 use crate::autoencoder::{Encode, LatentSpace, check_pixels, in_batches};
-use crate::layers::{Conv2d, GroupNorm};
+use crate::layers::{Conv2d, GroupNorm, stream_dtype, unrounded};
 use crate::load::{LoadError, load_network};
 
 /// The encoder of Stable Diffusion's autoencoder; usable without the decoder.
@@ -17,24 +17,18 @@ use crate::load::{LoadError, load_network};
 /// conv_in, down_blocks, mid_block, silu(conv_norm_out), conv_out, quant_conv
 /// ```
 ///
-/// Computes in the type of its weights; takes and gives `f32`.
+/// Multiplies in the type of its weights, sums in `f32`; takes and gives `f32`.
 #[derive(Debug, Clone)]
 pub struct KlEncoder {
     conv_in: Conv2d,
-    down_blocks: Vec<DownBlock>,
+    down_blocks: Vec<Stage>,
     mid_block: MidBlock,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     quant_conv: Conv2d,
     cfg: KlConfig,
+    /// Of the numbers between layers.
     dtype: DType,
-}
-
-/// The residual blocks of one resolution, and the convolution that downsamples it.
-#[derive(Debug, Clone)]
-struct DownBlock {
-    resnets: Vec<Resnet>,
-    downsampler: Option<Conv2d>,
 }
 
 impl KlEncoder {
@@ -46,32 +40,29 @@ impl KlEncoder {
     pub fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
         let (top, bottom, moments) = (cfg.top_channels(), cfg.bottom_channels(), 2 * cfg.latent_channels);
-        let quant_conv = Conv2d::new(moments, moments, Window2d::POINT, vb.pp("quant_conv"))?;
-        let (dtype, vb) = (vb.dtype(), vb.pp("encoder"));
+        let quant_conv = Conv2d::new(moments, moments, Window2d::POINT, unrounded(&vb).pp("quant_conv"))?;
+        let (dtype, vb) = (stream_dtype(&vb), vb.pp("encoder"));
+        let ends = unrounded(&vb);
         let last = cfg.block_out_channels.len() - 1;
         let mut inp = top;
         let mut down_blocks = Vec::new();
         for (i, &channels) in cfg.block_out_channels.iter().enumerate() {
             let vb = vb.pp("down_blocks").pp(i);
-            let mut resnets = Vec::new();
-            for j in 0..cfg.layers_per_block {
-                resnets.push(Resnet::new(cfg, inp, channels, vb.pp("resnets").pp(j))?);
-                inp = channels;
-            }
+            let stage = Stage::new(cfg, inp, channels, cfg.layers_per_block, vb.clone())?;
+            inp = channels;
             // Padded on the right and below only.
             let window = Window2d { pad_before: (0, 0), ..Window2d::new((3, 3), 2, (1, 1)) };
-            let downsampler = match i == last {
-                true => None,
-                false => Some(Conv2d::new(channels, channels, window, vb.pp("downsamplers.0.conv"))?),
-            };
-            down_blocks.push(DownBlock { resnets, downsampler });
+            down_blocks.push(match i == last {
+                true => stage,
+                false => stage.then(Conv2d::new(channels, channels, window, vb.pp("downsamplers.0.conv"))?),
+            });
         }
         Ok(Self {
-            conv_in: Conv2d::new(3, top, Window2d::SAME_3, vb.pp("conv_in"))?,
+            conv_in: Conv2d::new(3, top, Window2d::SAME_3, ends.pp("conv_in"))?,
             down_blocks,
             mid_block: MidBlock::new(cfg, vb.pp("mid_block"))?,
-            conv_norm_out: norm(cfg, bottom, vb.pp("conv_norm_out"))?.then(Activation::Silu),
-            conv_out: Conv2d::new(bottom, moments, Window2d::SAME_3, vb.pp("conv_out"))?,
+            conv_norm_out: norm(cfg, bottom, ends.pp("conv_norm_out"))?.then(Activation::Silu).bordered(),
+            conv_out: Conv2d::new(bottom, moments, BORDERED_3, ends.pp("conv_out"))?,
             quant_conv,
             cfg: cfg.clone(),
             dtype,
@@ -85,15 +76,12 @@ impl KlEncoder {
     ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
-    pub fn load<S>(
+    pub fn load(
         cfg: &KlConfig,
-        source: &S,
+        source: &(impl TensorSource + Sync + ?Sized),
         dtype: DType,
         device: &Device,
-    ) -> std::result::Result<Self, LoadError>
-    where
-        S: TensorSource + Sync + ?Sized,
-    {
+    ) -> std::result::Result<Self, LoadError> {
         let wanted = |name: &str| !name.starts_with("decoder.") && !name.starts_with("post_quant_conv.");
         load_network(source, dtype, device, wanted, |vb| Self::new(cfg, vb))
     }
@@ -133,13 +121,8 @@ impl KlEncoder {
     /// `(B, f H, f W, 3) -> (B, H, W, 2 C)`
     fn moments(&self, pixels: &Tensor) -> Result<Tensor> {
         let mut xs = self.conv_in.forward(pixels)?;
-        for block in &self.down_blocks {
-            for resnet in &block.resnets {
-                xs = resnet.forward(&xs)?;
-            }
-            if let Some(downsampler) = &block.downsampler {
-                xs = downsampler.forward(&xs)?;
-            }
+        for stage in &self.down_blocks {
+            xs = stage.run(xs)?;
         }
         let xs = self.conv_norm_out.forward(&self.mid_block.forward(&xs)?)?;
         self.quant_conv.forward(&self.conv_out.forward(&xs)?)

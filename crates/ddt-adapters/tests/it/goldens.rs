@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{
     Decode, Encode, KlAutoencoder, KlConfig, KlDecoder, TinyAutoencoder, TinyDecoder, TinyEncoder, from_rgb8,
+    to_rgb8,
 };
 use ddt_files::Renamed;
 use ddt_parity::{Fixture, check, golden, relative_rms};
@@ -10,23 +11,10 @@ use ddt_parity::{Fixture, check, golden, relative_rms};
 use crate::testing::InMemory;
 
 #[test]
-fn kl_autoencoders() {
-    check("vae_kl").unwrap();
-}
-
-#[test]
-fn tiny_autoencoders() {
-    check("tae").unwrap();
-}
-
-#[test]
-fn dinov2() {
-    check("dinov2").unwrap();
-}
-
-#[test]
-fn inception() {
-    check("inception").unwrap();
+fn networks_give_what_pytorch_gives() {
+    for kind in ["vae_kl", "tae", "dinov2", "inception"] {
+        check(kind).unwrap();
+    }
 }
 
 fn error(got: &Tensor, want: &Tensor) -> f64 {
@@ -89,4 +77,38 @@ fn tiny_halves_load_alone_under_both_kinds_of_names_and_in_half_precision() {
     let pixels = decoder.decode(&latent).unwrap();
     assert_eq!(error(&bare_decoder.decode(&latent).unwrap(), &pixels), 0.0);
     assert_eq!(error(&bare_encoder.encode(&pixels).unwrap(), &encoder.encode(&pixels).unwrap()), 0.0);
+}
+
+/// The share of bytes that differ by at most one grey level.
+fn within_one_level(got: &Tensor, want: &Tensor) -> f64 {
+    let bytes = |pixels: &Tensor| to_rgb8(pixels).unwrap().concat();
+    let (got, want) = (bytes(got), bytes(want));
+    let near = got.iter().zip(&want).filter(|(a, b)| a.abs_diff(**b) <= 1).count();
+    near as f64 / want.len() as f64
+}
+
+#[test]
+fn kl_in_bf16_gives_the_pixels_and_moments_of_f32() {
+    let fixture = golden("vae_kl").unwrap();
+    let (cfg, weights) = (fixture.json("config").unwrap(), fixture.checkpoint().with_prefix("model."));
+    let load = |dtype| KlAutoencoder::load(&cfg, &weights, dtype, &Device::Cpu).unwrap();
+    let (half, full) = (load(DType::BF16), load(DType::F32));
+    let latent = fixture.tensor("in.latent").unwrap();
+    let [got, want] = [&half, &full].map(|it| it.decoder.decode_raw(&latent).unwrap());
+    assert_eq!(got.dtype(), DType::F32);
+    assert!(within_one_level(&got, &want) >= 0.99, "{}", within_one_level(&got, &want));
+    let image = fixture.tensor("in.image").unwrap();
+    let [got, want] = [&half, &full].map(|it| it.encoder.posterior(&image).unwrap().mean);
+    assert!(error(&got, &want) < 2e-2, "{}", error(&got, &want));
+}
+
+#[test]
+fn tiny_in_bf16_computes_in_f32() {
+    let fixture = golden("tae_flux2").unwrap();
+    let weights = tiny_weights(&fixture, DType::F32);
+    let load = |dtype| TinyAutoencoder::load(&weights, dtype, &Device::Cpu).unwrap();
+    let (half, full, latent) = (load(DType::BF16), load(DType::F32), fixture.tensor("out.latent").unwrap());
+    let pixels = full.decode(&latent).unwrap();
+    assert_eq!(error(&half.decode(&latent).unwrap(), &pixels), 0.0);
+    assert_eq!(error(&half.encode(&pixels).unwrap(), &full.encode(&pixels).unwrap()), 0.0);
 }

@@ -1,11 +1,12 @@
 //! Self-attention without norms and positions.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use half::{bf16, f16};
 
 use super::forward::forward;
 use super::inputs::{Inputs, Sizes};
 use crate::cpu::element::Element;
-use crate::op::{FrozenOp, apply_frozen};
+use crate::op::{check_alike, check_frozen, with_slices};
 
 const NAME: &str = "softmax_attention";
 
@@ -36,33 +37,28 @@ pub fn softmax_attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
         }
     };
     let sizes = Sizes { batch, tokens, heads: num_heads, head_dim: width / (3 * num_heads) };
-    apply_frozen(&SoftmaxAttention { sizes }, (batch, tokens, width / 3), [qkv])
+    check_alike(NAME, &[("qkv", qkv)])?;
+    check_frozen(NAME, &[("qkv", qkv)])?;
+    let out = match qkv.dtype() {
+        DType::BF16 => run::<bf16>(qkv, sizes),
+        DType::F16 => run::<f16>(qkv, sizes),
+        _ => run::<f32>(qkv, sizes),
+    };
+    out?.reshape((batch, tokens, width / 3))
 }
 
-struct SoftmaxAttention {
-    sizes: Sizes,
-}
-
-impl FrozenOp<1> for SoftmaxAttention {
-    const NAME: &'static str = NAME;
-    const INPUTS: [&'static str; 1] = ["qkv"];
-
-    fn forward<T: Element>(&self, [qkv]: [&[T]; 1]) -> Vec<T> {
-        forward(&Inputs::plain(qkv, self.sizes))
-    }
+fn run<T: Element>(qkv: &Tensor, sizes: Sizes) -> Result<Tensor> {
+    let out = with_slices([qkv], |[qkv]| forward(&Inputs::<T>::plain(qkv, sizes)))?;
+    let len = out.len();
+    Tensor::from_vec(out, len, &Device::Cpu)
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{D, DType, Device};
+    use candle_core::D;
 
     use super::*;
-
-    fn filled(shape: (usize, usize, usize)) -> Tensor {
-        let values: Vec<f32> =
-            (0..shape.0 * shape.1 * shape.2).map(|i| 4.0 * (i as f32 * 0.7).sin()).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-    }
+    use crate::testing::filled;
 
     /// By plain operations, in f64.
     fn plain(qkv: &Tensor, heads: usize) -> Tensor {
@@ -90,7 +86,7 @@ mod tests {
         // The last is one head that several threads share.
         let sizes = [(1, 1, 1, 1), (2, 5, 3, 4), (1, 37, 2, 33), (2, 257, 1, 16), (1, 300, 1, 130)];
         for (b, tokens, heads, head_dim) in sizes {
-            let qkv = filled((b, tokens, 3 * heads * head_dim));
+            let qkv = (filled((b, tokens, 3 * heads * head_dim), 0.0) * 4.0).unwrap();
             let want = plain(&qkv, heads);
             let got = softmax_attention(&qkv, heads).unwrap();
             assert!(farthest(&got, &want) < 2e-5, "{tokens} {heads} {head_dim}");
@@ -102,8 +98,8 @@ mod tests {
 
     #[test]
     fn wrong_widths_are_errors_and_nan_stays_in_its_image() {
-        assert!(softmax_attention(&filled((1, 4, 10)), 1).is_err());
-        assert!(softmax_attention(&filled((1, 4, 12)), 0).is_err());
+        assert!(softmax_attention(&filled((1, 4, 10), 0.0), 1).is_err());
+        assert!(softmax_attention(&filled((1, 4, 12), 0.0), 0).is_err());
         let mut values = vec![0.5f32; 2 * 3 * 12];
         values[12] = f32::NAN;
         let qkv = Tensor::from_vec(values, (2, 3, 12), &Device::Cpu).unwrap();

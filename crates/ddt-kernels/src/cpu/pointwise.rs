@@ -105,13 +105,13 @@ impl Pointwise<2, 1> for SiluGradient {
     }
 }
 
-/// `f` of every element of `inputs`, which have one length.
-pub(crate) fn map<T: Element, F: Pointwise<N, M>, const N: usize, const M: usize>(
+/// `f` of every element of `inputs`, which have one length, rounded to `O`.
+pub(crate) fn map<T: Element, O: Element, F: Pointwise<N, M>, const N: usize, const M: usize>(
     f: F,
     inputs: [&[T]; N],
-) -> [Vec<T>; M] {
+) -> [Vec<O>; M] {
     let len = inputs.first().map_or(0, |it| it.len());
-    let mut outs: [Fresh<T>; M] = std::array::from_fn(|_| Fresh::new(len));
+    let mut outs: [Fresh<O>; M] = std::array::from_fn(|_| Fresh::new(len));
     let tasks = (0..len.div_ceil(TASK)).map(|i| i * TASK..len.min((i + 1) * TASK));
     let parts = outs.each_mut().map(|it| it.parts(tasks.clone().map(|it| it.len())).collect::<Vec<_>>());
     let tasks: Vec<_> = tasks.zip(transposed(parts)).collect();
@@ -130,20 +130,22 @@ fn transposed<P, const M: usize>(columns: [Vec<P>; M]) -> impl Iterator<Item = [
     })
 }
 
-struct Task<'a, T, F, const N: usize, const M: usize> {
+struct Task<'a, T, O, F, const N: usize, const M: usize> {
     f: F,
     inputs: [&'a [T]; N],
-    outs: [&'a mut [T]; M],
+    outs: [&'a mut [O]; M],
 }
 
-impl<T: Element, F: Pointwise<N, M>, const N: usize, const M: usize> WithSimd for Task<'_, T, F, N, M> {
+impl<T: Element, O: Element, F: Pointwise<N, M>, const N: usize, const M: usize> WithSimd
+    for Task<'_, T, O, F, N, M>
+{
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { f, inputs, mut outs } = self;
         let mut wide_inputs: [Vec<f32>; N] = std::array::from_fn(|_| T::scratch(BLOCK));
-        let mut wide_outs: [Vec<f32>; M] = std::array::from_fn(|_| T::scratch(BLOCK));
+        let mut wide_outs: [Vec<f32>; M] = std::array::from_fn(|_| O::scratch(BLOCK));
         let len = inputs.first().map_or(0, |it| it.len());
         for first in (0..len).step_by(BLOCK) {
             let range = first..len.min(first + BLOCK);

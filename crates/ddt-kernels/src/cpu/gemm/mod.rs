@@ -1,7 +1,7 @@
 //! GEMM `C = A B` in registers: one design for f32 and bf16 and for every instruction set.
 //!
-//! - A ([`ASource`]), activations, is read in place with any strides, or gathered row by row, which makes a
-//!   convolution a GEMM without a buffer for its patches.
+//! - A ([`ASource`]), activations, is read in place with any strides, overlapping like the patches of an image, or
+//!   gathered row by row: a convolution is a GEMM without a buffer for its patches.
 //! - B ([`PackedB`]), weights, is packed once into panels as wide as two lane groups.
 //! - A [tile] of up to 14 rows by one panel stays in registers over a range of depths; each step of depth is one
 //!   [multiply-add](crate::cpu::fma): one f32, or a pair of bf16 summed in f32.
@@ -31,18 +31,20 @@ use epilogue::DepthRange;
 pub(crate) use epilogue::{
     BiasActivation, Destination, Epilogue, Place, RowOrder, TileRow, prefetch_row, widened,
 };
-pub(crate) use operands::{ASource, Gather, Matrix, PackedB};
+pub(crate) use operands::{ASource, Gather, Matrix, PackedB, Windows};
 pub use peak::gemm_peak_flops;
 use tile::{EMPTY, MAX_ROWS, Strip, columns, next_rows, tile};
 
-/// Depths that are summed before sums return to memory: this much of a panel and of a task's rows stays in
-/// the second-level cache.
-const DEPTH: usize = 512;
+/// Bytes of a row of A that are summed before sums return to memory: this much of a panel and of a task's rows stays
+/// in the second-level cache.
+const DEPTH_BYTES: usize = 2048;
 /// Bytes of the rows of one task, at most; a panel gets the rest of the second-level cache. More rows read B fewer
 /// times.
 const TASK_BYTES: usize = 640 << 10;
-/// Tasks per thread, at least, where the size of the GEMM allows, so that no thread waits long.
+/// Tasks per thread, at least, where the size of the GEMM allows, so that no thread waits long; more where tasks copy
+/// nothing and are long otherwise.
 const TASKS_PER_THREAD: usize = 4;
+const WINDOW_TASKS_PER_THREAD: usize = 16;
 
 /// `A B + bias`, row by row.
 pub(crate) fn matmul<T: Operand + Element>(
@@ -69,13 +71,13 @@ pub(crate) fn collect<T>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) 
     out
 }
 
-/// Writes `A B`, changed by `epilogue`, to `out`.
+/// Writes `A B`, changed by `epilogue`, to `out`, which may have another type.
 ///
 /// Panics unless the depths of A and B agree and `out` has as many elements as the result.
-pub(crate) fn gemm<T: Operand + Element, E: Epilogue>(
+pub(crate) fn gemm<T: Operand + Element, C: Element, E: Epilogue>(
     a: ASource<'_, T>,
     b: &PackedB<T>,
-    out: &Destination<'_, T>,
+    out: &Destination<'_, C>,
     epilogue: &E,
 ) {
     let ((rows, depth), panels) = (a.dims(), b.panels());
@@ -87,11 +89,12 @@ pub(crate) fn gemm<T: Operand + Element, E: Epilogue>(
     }
     // Tiles of rows, spread evenly over blocks.
     let tiles = rows.div_ceil(MAX_ROWS);
-    let range = if whole::<T, E>() { depth } else { depth.min(DEPTH) };
+    let range = a.run().min(range_of::<T, C, E>());
     let most = (TASK_BYTES / (MAX_ROWS * size_of::<T>() * range.max(1))).max(1);
     let block_rows = MAX_ROWS * tiles.div_ceil(tiles.div_ceil(most));
     let blocks = rows.div_ceil(block_rows);
-    let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
+    let per_thread = if let ASource::Windows(_) = a { WINDOW_TASKS_PER_THREAD } else { TASKS_PER_THREAD };
+    let tasks = per_thread * rayon::current_num_threads();
     let each = panels.div_ceil(tasks.div_ceil(blocks).min(panels));
     let groups = panels.div_ceil(each);
     (0..blocks * groups).into_par_iter().for_each(|task| {
@@ -102,21 +105,21 @@ pub(crate) fn gemm<T: Operand + Element, E: Epilogue>(
     });
 }
 
-/// Whether tiles must be sums over all depths: where partial sums cannot rest in the destination.
-const fn whole<T: Element, E: Epilogue>() -> bool {
-    E::PAIRED || !T::HOLDS_SUMS
+/// Depths that are summed before sums return to memory: all, where partial sums cannot rest in the destination.
+const fn range_of<T: Element, C: Element, E: Epilogue>() -> usize {
+    if E::PAIRED || !C::HOLDS_SUMS { usize::MAX } else { DEPTH_BYTES / size_of::<T>() }
 }
 
-struct Task<'a, T: Operand, E> {
+struct Task<'a, T: Operand, C, E> {
     a: ASource<'a, T>,
     b: &'a PackedB<T>,
     rows: Range<usize>,
     panels: Range<usize>,
-    out: &'a Destination<'a, T>,
+    out: &'a Destination<'a, C>,
     epilogue: &'a E,
 }
 
-impl<T: Operand + Element, E: Epilogue> WithFma<T> for Task<'_, T, E> {
+impl<T: Operand + Element, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C, E> {
     #[inline(always)]
     fn with_fma<F: Fma<Elem = T>>(self, fma: F) {
         let Self { a, b, rows, panels, out, epilogue } = self;
@@ -124,14 +127,16 @@ impl<T: Operand + Element, E: Epilogue> WithFma<T> for Task<'_, T, E> {
         assert_eq!(stride, b.columns);
         let mut sums = EMPTY;
         let depths = b.depth;
-        let most = if whole::<T, E>() { depths.max(1) } else { DEPTH };
-        for begin in (0..depths.max(1)).step_by(most) {
-            let depth = most.min(depths - begin);
+        let run = a.run();
+        let places: Vec<Option<usize>> = rows.clone().map(|row| out.place(row)).collect();
+        let mut begin = 0;
+        loop {
+            let depth = (run - begin % run.max(1)).min(range_of::<T, C, E>());
             let steps = depth.div_ceil(T::DEPTHS);
             let copy;
-            let strip = match a.in_place() {
+            let strip = match a.in_place(begin) {
                 Some(it) => {
-                    let at = it.data.as_ptr().wrapping_add(rows.start * it.row + begin * it.col);
+                    let at = it.data.as_ptr().wrapping_add(rows.start * it.row);
                     Strip { at, row: it.row, step: it.col * T::DEPTHS }
                 }
                 None => {
@@ -148,10 +153,11 @@ impl<T: Operand + Element, E: Epilogue> WithFma<T> for Task<'_, T, E> {
                 let mut row = rows.start;
                 while row < rows.end {
                     let height = next_rows::<F::Simd>(rows.end - row);
-                    let place = Place { rows: row..row + height, col, cols };
+                    let begun = row - rows.start;
+                    let place = Place { rows: &places[begun..][..height], col, cols };
                     out.prefetch(&place);
                     epilogue.prefetch(&place);
-                    let strip = Strip { at: strip.at.wrapping_add((row - rows.start) * strip.row), ..strip };
+                    let strip = Strip { at: strip.at.wrapping_add(begun * strip.row), ..strip };
                     // SAFETY: the strip has `height` rows and `steps` steps: they are in A, whose constructors check
                     // its size, or in the copy. A panel has the steps of B's depth, which is A's.
                     unsafe { tile(fma, height, steps, strip, b_panel, &mut sums) };
@@ -159,6 +165,10 @@ impl<T: Operand + Element, E: Epilogue> WithFma<T> for Task<'_, T, E> {
                     unsafe { out.write_tile(fma.simd(), &place, &sums, range, epilogue) };
                     row += height;
                 }
+            }
+            begin += depth;
+            if begin >= depths {
+                break;
             }
         }
     }
@@ -247,7 +257,7 @@ mod tests {
                 activation: Silu,
                 width: n,
             };
-            let got = collect(m * n, |out| gemm(a, &b, &Destination::new(out, n), &epilogue));
+            let got: Vec<f32> = collect(m * n, |out| gemm(a, &b, &Destination::new(out, n), &epilogue));
             for (at, (got, sum)) in got.into_iter().zip(matmul(a, &b, Some(&bias))).enumerate() {
                 let x = f64::from(sum + residual[at]);
                 let want = x / (1.0 + (-x).exp());
@@ -272,6 +282,21 @@ mod tests {
                     assert_eq!(got, half(&want), "{m} x {k} x {n}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn bf16_operands_give_f32_sums_that_are_not_rounded() {
+        for (m, n, k) in [(3, 5, 1), (17, 33, 600), (5, 31, 2051)] {
+            let (a, b, residual) = (integers(m * k, 7), integers(k * n, 5), integers(m * n, 13));
+            let want = matmul(ASource::rows(&a, m, k), &PackedB::new(Matrix::transposed(&b, k, n)), None);
+            let half = |xs: &[f32]| xs.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>();
+            let (a, b) = (half(&a), half(&b));
+            let (a, b) = (ASource::rows(&a, m, k), PackedB::new(Matrix::transposed(&b, k, n)));
+            let epilogue = BiasActivation { residual: Some(&residual[..]), ..BiasActivation::bias(None, n) };
+            let got: Vec<f32> = collect(m * n, |out| gemm(a, &b, &Destination::new(out, n), &epilogue));
+            let want: Vec<f32> = want.iter().zip(&residual).map(|(sum, x)| sum + x).collect();
+            assert_eq!(got, want, "{m} x {k} x {n}");
         }
     }
 

@@ -1,0 +1,109 @@
+//! Milliseconds of the frozen networks with random weights: `NETWORK-SIDE-TYPE`, such as `kl-decode-256-bf16`.
+//!
+//! `cargo bench --bench adapters -- ROW..` runs each row three times; without rows, it reads one at a time from
+//! standard input, runs it once and answers `ROW MS`, which is how `peers/adapters.py` alternates with PyTorch.
+
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    reason = "a line on standard output; a benchmark that fails should stop"
+)]
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+use ddt_adapters::{Decode, DinoV2, DinoV2Config, Encode, Inception, KlConfig, KlDecoder, KlEncoder};
+
+type Run = Box<dyn Fn() -> Result<()>>;
+
+fn main() -> Result<()> {
+    ddt_kernels::retain_freed_memory();
+    let rows: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with("--")).collect();
+    let mut runs = BTreeMap::new();
+    for row in &rows {
+        for _ in 0..3 {
+            time(&mut runs, row)?;
+        }
+    }
+    if rows.is_empty() {
+        for row in std::io::stdin().lines() {
+            time(&mut runs, row?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a row once, after once for warming up at its first time.
+fn time(runs: &mut BTreeMap<String, Run>, row: &str) -> Result<()> {
+    if !runs.contains_key(row) {
+        let run = network(row)?;
+        run()?;
+        runs.insert(row.to_owned(), run);
+    }
+    let start = Instant::now();
+    runs.get(row).map_or(Ok(()), |run| run())?;
+    println!("{row} {:.1}", 1e3 * start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn network(row: &str) -> Result<Run> {
+    let (name, dtype) = row.rsplit_once('-').unwrap_or_default();
+    let (name, side) = name.rsplit_once('-').unwrap_or_default();
+    let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
+    let side: usize = side.parse().map_err(candle_core::Error::wrap)?;
+    let device = Device::Cpu;
+    let vb = VarBuilder::from_backend(Box::new(Random), dtype, device.clone());
+    let images = if side > 256 { 1 } else { 2 };
+    let pixels = |images| Tensor::rand(-1f32, 1.0, (images, 3, side, side), &device);
+    Ok(match name {
+        "kl-decode" => {
+            let decoder = KlDecoder::new(&KlConfig::sd_vae_ft_ema(), vb)?;
+            let latents = Tensor::randn(0f32, 0.2, (images, 4, side / 8, side / 8), &device)?;
+            Box::new(move || decoder.decode(&latents).map(drop))
+        }
+        "kl-encode" => {
+            let (encoder, pixels) = (KlEncoder::new(&KlConfig::sd_vae_ft_ema(), vb)?, pixels(images)?);
+            Box::new(move || encoder.encode(&pixels).map(drop))
+        }
+        "dinov2-b" => {
+            let network = DinoV2::new(&DinoV2Config::vit_b().with_registers(), vb)?;
+            let pixels = pixels(8)?;
+            Box::new(move || network.forward(&pixels).map(drop))
+        }
+        "inception" => {
+            let (network, pixels) = (Inception::new(vb)?, pixels(16)?);
+            Box::new(move || network.forward(&pixels).map(drop))
+        }
+        _ => bail!("expected kl-decode, kl-encode, dinov2-b or inception, a side and f32 or bf16, got {row}"),
+    })
+}
+
+/// Answers any name with numbers that keep activations near 1.
+struct Random;
+
+impl SimpleBackend for Random {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        let values = match *shape.dims() {
+            [_] if name.ends_with("weight") || name.ends_with("var") => {
+                Tensor::ones(shape, DType::F32, device)?
+            }
+            [_] => Tensor::rand(-0.1f32, 0.1, shape, device)?,
+            ref dims => {
+                let bound = (3.0 / dims.iter().skip(1).product::<usize>() as f32).sqrt();
+                Tensor::rand(-bound, bound, shape, device)?
+            }
+        };
+        values.to_dtype(dtype)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("expected a shape for {name}, got none")
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        !name.ends_with("query.weight")
+    }
+}
