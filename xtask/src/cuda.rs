@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         found => found?,
     };
     println!("CUDA toolkit: {}", home.display());
-    build(&home, args.dev, ("ddt-cuda", "gpu-check"), &["--bin", PROGRAM])?;
+    build(&home, args.dev, ("ddt-parity", "gpu-check"), &["--bin", PROGRAM])?;
     if args.examples {
         build(&home, args.dev, ("ddt-cli", "cuda"), &["--bin", "ddt"])?;
     }

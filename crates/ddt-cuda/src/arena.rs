@@ -3,8 +3,10 @@
 use ddt_model::DdtConfig;
 
 use crate::{
+    buffer::{ALIGNMENT, Batch, Buffer, Lifetime},
     error::GpuError,
-    program::{Batch, Buffer, Lifetime, Op, Programs},
+    op::Op,
+    program::Programs,
 };
 
 /// Positions of all buffers in one allocation, and its size.
@@ -20,9 +22,6 @@ pub struct ArenaPlan {
     bytes: usize,
     weight_bytes: usize,
 }
-
-/// All positions are multiples of this many bytes.
-pub const ALIGNMENT: usize = 256;
 
 /// Scratch memory of GEMMs, as NVIDIA advises for Hopper.
 pub const WORKSPACE_BYTES: usize = 32 << 20;
@@ -45,15 +44,15 @@ impl ArenaPlan {
             next += bytes.next_multiple_of(ALIGNMENT);
             at
         };
-        let kept = |it: &Buffer| it.lifetime == Lifetime::Run;
+        let lasting = |it: &Buffer| it.lifetime == Lifetime::Run;
         let mut offsets: Vec<usize> =
-            buffers.iter().map(|it| if kept(it) { take(it.bytes()) } else { 0 }).collect();
+            buffers.iter().map(|it| if lasting(it) { take(it.bytes()) } else { 0 }).collect();
         let workspace = take(WORKSPACE_BYTES);
 
         let live: Vec<Vec<Vec<bool>>> = programs.all().map(|ops| live(ops, buffers.len())).collect();
         let overlap = |a: usize, b: usize| live.iter().flatten().any(|at_op| at_op[a] && at_op[b]);
         let shared = next;
-        let mut order: Vec<usize> = (0..buffers.len()).filter(|&it| !kept(&buffers[it])).collect();
+        let mut order: Vec<usize> = (0..buffers.len()).filter(|&it| !lasting(&buffers[it])).collect();
         // The large ones first: the small fill the gaps.
         order.sort_by_key(|&it| std::cmp::Reverse(buffers[it].bytes()));
         let mut end = shared;
@@ -138,7 +137,7 @@ fn live(ops: &[Op], buffers: usize) -> Vec<Vec<bool>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::Precision;
+    use crate::buffer::{Precision, Span};
 
     fn batch(images: usize, side: usize) -> Batch {
         Batch { images, height: side, width: side, precision: Precision::Bf16 }
@@ -203,7 +202,7 @@ mod tests {
         for (cfg, images, side) in [(&xl, 64, 32), (&xl, 1, 64), (&b, 3, 16), (&bare, 2, 4), (&mute, 2, 4)] {
             let (programs, plan) = plan(cfg, batch(images, side));
             check_live_bytes(&programs, &plan);
-            let bounds = |span: crate::program::Span| {
+            let bounds = |span: Span| {
                 assert!(span.range().end <= programs.buffers()[span.buffer.index()].len, "{span:?}");
             };
             programs.all().flatten().flat_map(|op| [op.reads(), op.writes()].concat()).for_each(bounds);
@@ -223,12 +222,19 @@ mod tests {
                 plan.weight_bytes()
             );
             // Sharing saves three tenths of what lives within a step.
-            let kept = programs.buffers().iter().filter(|it| it.lifetime == Lifetime::Run);
-            let kept: usize = kept.map(Buffer::bytes).sum();
-            assert!((plan.bytes() - kept - WORKSPACE_BYTES) as f64 <= 0.7 * (apart - kept) as f64);
+            let lasting = programs.buffers().iter().filter(|it| it.lifetime == Lifetime::Run);
+            let lasting: usize = lasting.map(Buffer::bytes).sum();
+            assert!((plan.bytes() - lasting - WORKSPACE_BYTES) as f64 <= 0.7 * (apart - lasting) as f64);
             let parameters = programs.weights().num_parameters();
             assert!((2 * parameters..2 * parameters + (1 << 20)).contains(&plan.weight_bytes()));
         }
+    }
+
+    #[test]
+    fn a_batch_without_images_is_refused() {
+        let b = DdtConfig::preset("ddt-b2").unwrap();
+        let message = Programs::new(&b, batch(0, 4)).unwrap_err().to_string();
+        assert!(message.contains("1 to 65536") && message.ends_with("0 of 4 x 4"), "{message}");
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! A step of the network is written down before any GPU is looked for: [`Programs`] are lists of operations
 //! ([`Op`]) on named buffers, one list for each [`StepKind`], and an [`ArenaPlan`] gives every buffer its
 //! place in one allocation.
-//! [`CudaSampler`] uploads the weights once, captures the programs as graphs of fused kernels and GEMMs,
+//! `CudaSampler` uploads the weights once, captures the programs as graphs of fused kernels and GEMMs,
 //! and launches one graph per step; inside the loop it allocates nothing and copies nothing to or from
 //! the host.
-//! [`Reference`] runs the same programs on the same arena on the CPU. The tests hold it against
-//! [`ddt_model::sample`], so all but the kernels themselves is proven without a GPU.
+//! With the feature `cuda-emulation` the CPU runs the same kernels, and tests compare the result with
+//! [`ddt_model::sample`].
 //!
 //! ```
 //! use ddt_cuda::{ArenaPlan, Batch, Precision, Programs, StepKind};
@@ -23,44 +23,41 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`CudaKlDecoder`] turns latents into pixels on the same GPU, as many images at a time as a bound of memory allows,
-//! and [`CudaInception`] turns pixels into the features that FID compares.
+//! `CudaKlDecoder` turns latents into pixels on the same GPU, as many images at a time as a bound of memory allows,
+//! and `CudaInception` turns pixels into the features that FID compares.
 //!
 //! # Crate features
 //!
-//! - `cuda` makes [`CudaSampler`], [`CudaKlDecoder`] and [`CudaInception`] work; without it, opening one is an error that says so.
-//! - `cuda-emulation` runs the GPU's kernel sources on the CPU, for tests.
+//! - `cuda` adds `CudaSampler`, `CudaKlDecoder` and `CudaInception` on a device that `Cuda::open` opens.
+//! - `cuda-emulation` adds the same, and a device that runs the GPU's kernel sources on the CPU, for tests.
 
 #![forbid(unsafe_code)]
 
-#[cfg(not(any(feature = "cuda", feature = "cuda-emulation")))]
-pub use crate::absent::{CudaInception, CudaKlDecoder, CudaSampler, gpu_name};
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
-pub use crate::device::{CudaExecutor, CudaInception, CudaKlDecoder, CudaSampler, DeviceWeights, gpu_name};
+pub use crate::device::{CudaExecutor, CudaInception, CudaKlDecoder, CudaSampler, DeviceWeights};
 pub use crate::{
-    arena::{ALIGNMENT, ArenaPlan, DECODER_BYTES, WORKSPACE_BYTES},
+    arena::{ArenaPlan, DECODER_BYTES, WORKSPACE_BYTES},
+    buffer::{ALIGNMENT, Batch, Buffer, BufferId, Element, Lifetime, Precision, Span},
     error::GpuError,
-    program::{
-        Batch, Buffer, BufferId, Element, GemmShape, Lifetime, Modulation, Norm, NormKind, Op, Precision,
-        Programs, Span,
-    },
-    reference::Reference,
-    run::{EulerOptions, Executor, OnStep, Run, RunStep, execute},
+    op::{GemmShape, Modulation, Norm, NormKind, Op},
+    program::Programs,
+    run::{EulerOptions, OnStep, Run, RunStep},
     step_kind::{StepKind, step_kinds},
-    weight_source::{WeightSource, builder_by_formula, by_formula, from_map},
+    synthetic::synthetic_weights,
     weights::{Weight, WeightId, WeightTable},
 };
+#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+pub use ddt_kernels::cuda::{Cuda, CudaError};
 
-#[cfg(not(any(feature = "cuda", feature = "cuda-emulation")))]
-mod absent;
 mod arena;
+mod buffer;
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
 mod device;
 mod error;
-pub mod parity;
+mod op;
+mod operands;
 mod program;
-mod reference;
 mod run;
 mod step_kind;
-mod weight_source;
+mod synthetic;
 mod weights;

@@ -1,10 +1,219 @@
-//! The work of the GPU as data: lists of operations on named buffers.
+//! The work of the GPU as data: the operations of each kind of step.
 
-pub use batch::{Batch, Precision, Programs};
-pub use buffer::{Buffer, BufferId, Element, Lifetime, Span};
-pub use op::{GemmShape, Modulation, Norm, NormKind, Op};
+use ddt_flow::CfgBatch;
+use ddt_model::DdtConfig;
 
-mod batch;
-mod buffer;
-mod op;
-mod steps;
+use crate::{
+    buffer::{Batch, Buffer, BufferId, Span},
+    error::GpuError,
+    op::{GemmShape, Modulation, Norm, NormKind, Op},
+    operands::Operands,
+    step_kind::StepKind,
+    weights::{Block, Linear, WeightId, WeightTable, padded_mlp_size},
+};
+
+/// The programs of a run, one for each kind of step: plain lists of operations on buffers, made without a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Programs {
+    pub(crate) operands: Operands,
+    steps: [Vec<Op>; 5],
+}
+
+impl Programs {
+    /// The programs of a network of these sizes.
+    ///
+    /// # Errors
+    /// [`GpuError::Model`] for sizes that make no network; [`GpuError::Unsupported`] for a batch without images or
+    /// with latents that do not divide into patches, and for one whose buffers no GPU could hold.
+    pub fn new(cfg: &DdtConfig, batch: Batch) -> Result<Self, GpuError> {
+        let operands = Operands::new(cfg, batch)?;
+        let steps = StepKind::ALL.map(|kind| step(&operands, kind));
+        Ok(Self { operands, steps })
+    }
+
+    /// The network's sizes.
+    pub fn config(&self) -> &DdtConfig {
+        &self.operands.cfg
+    }
+
+    /// Size and precision of a batch.
+    pub fn batch(&self) -> Batch {
+        self.operands.batch
+    }
+
+    /// The weights, which operations name by position.
+    pub fn weights(&self) -> &WeightTable {
+        &self.operands.weights
+    }
+
+    /// The buffers, which operations name by position.
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.operands.buffers
+    }
+
+    /// The operations of a step of this kind.
+    pub fn step(&self, kind: StepKind) -> &[Op] {
+        &self.steps[kind.index()]
+    }
+
+    /// The programs of all kinds of steps, in the order of [`StepKind::ALL`].
+    pub fn all(&self) -> impl Iterator<Item = &[Op]> {
+        self.steps.iter().map(Vec::as_slice)
+    }
+}
+
+/// The operations of a step of this kind.
+fn step(operands: &Operands, kind: StepKind) -> Vec<Op> {
+    let mut it = Builder { of: operands, ops: Vec::new() };
+    let rows = operands.rows(kind.encode().unwrap_or(kind.decode())); // the encoder never has fewer
+    let latents = it.whole(operands.ids.latents);
+    let out = it.matrix(operands.ids.patches, rows * operands.tokens(), operands.cfg.patch_dim());
+    it.ops.push(Op::Patchify { latents, out });
+    if let Some(rows) = kind.encode() {
+        it.encode(rows);
+    }
+    it.decode(kind.decode());
+    it.ops
+}
+
+struct Builder<'a> {
+    of: &'a Operands,
+    ops: Vec<Op>,
+}
+
+/// Shift and scale, and gate, of a block's attention, then of its MLP: six parts of D elements per row.
+fn parts_of(block: Modulation) -> [Modulation; 4] {
+    let d = block.width / 6;
+    let part = |(first, count)| Modulation { start: block.start + first * d, width: count * d, ..block };
+    [(0, 2), (2, 1), (3, 2), (5, 1)].map(part)
+}
+
+impl Builder<'_> {
+    fn whole(&self, buffer: BufferId) -> Span {
+        self.of.whole(buffer)
+    }
+
+    /// `rows` rows of `width` elements from the buffer's start.
+    fn matrix(&self, buffer: BufferId, rows: usize, width: usize) -> Span {
+        buffer.span(0, rows * width)
+    }
+
+    fn hidden(&self) -> usize {
+        self.of.cfg.hidden_size
+    }
+
+    fn gemm(&mut self, input: Span, weight: WeightId, bias: Option<WeightId>, out: Span) {
+        let it = &self.of.weights.all()[weight.index()];
+        let (n, k) = (it.rows(), it.columns());
+        let shape = GemmShape { m: input.len / k, n, k };
+        self.ops.push(Op::Gemm { input, weight, bias, out, shape });
+    }
+
+    fn linear(&mut self, input: Span, Linear { weight, bias }: Linear, out: Span) {
+        self.gemm(input, weight, Some(bias), out);
+    }
+
+    /// Embeds the patches as tokens.
+    fn embed(&mut self, rows: CfgBatch, linear: Linear) {
+        let (ids, tokens) = (&self.of.ids, self.of.rows(rows) * self.of.tokens());
+        let patches = self.matrix(ids.patches, tokens, self.of.cfg.patch_dim());
+        self.linear(patches, linear, self.matrix(ids.xs, tokens, self.hidden()));
+    }
+
+    /// Leaves the decoder's modulations of these rows.
+    fn encode(&mut self, rows: CfgBatch) {
+        let (ids, weights, d) = (&self.of.ids, &self.of.weights, self.hidden());
+        let (r, l) = (self.of.rows(rows), self.of.tokens());
+        let time = self.time();
+        if let Some(modulations) = weights.encoder_modulations {
+            let (labels, condition) = (self.matrix(ids.labels, r, 1), self.matrix(ids.condition, r, d));
+            self.ops.push(Op::ClassCondition { table: weights.labels, labels, time, out: condition });
+            let width = weights.encoder.len() * 6 * d;
+            self.linear(condition, modulations, self.matrix(ids.encoder_modulations, r, width));
+        }
+        self.embed(rows, weights.s_embed);
+        let stride = weights.encoder.len() * 6 * d;
+        let modulation = |i: usize| {
+            let (buffer, start) = (ids.encoder_modulations, i * 6 * d);
+            Modulation { buffer, start, stride, width: 6 * d, rows: r, tokens_per_row: l }
+        };
+        let modulations: Vec<_> = (0..weights.encoder.len()).map(modulation).collect();
+        self.trunk(r, &weights.encoder, &modulations, None);
+
+        // The self-condition takes the place of what the last layer read.
+        let (xs, state) = (self.matrix(ids.xs, r * l, d), self.matrix(ids.normed, r * l, d));
+        self.ops.push(Op::AddSilu { xs, addend: Some(time), out: state });
+        for (&linear, &buffer) in weights.decoder_modulations.iter().zip(&ids.decoder_modulations) {
+            self.linear(state, linear, self.matrix(buffer, r * l, 6 * d));
+        }
+        self.linear(state, weights.final_modulation, self.matrix(ids.final_modulation, r * l, 2 * d));
+    }
+
+    /// The step's time as a vector, (1, D), the same for every row.
+    fn time(&mut self) -> Span {
+        let ids = &self.of.ids;
+        let [embedding, hidden, time] =
+            [ids.timestep_embedding, ids.time_hidden, ids.time].map(|it| self.whole(it));
+        let [first, second] = self.of.weights.time;
+        self.ops.push(Op::TimestepEmbedding { scalars: self.whole(ids.scalars), out: embedding });
+        self.linear(embedding, first, hidden);
+        self.ops.push(Op::AddSilu { xs: hidden, addend: None, out: hidden });
+        self.linear(hidden, second, time);
+        time
+    }
+
+    /// From cached modulations to the next latents.
+    fn decode(&mut self, rows: CfgBatch) {
+        let (ids, weights, d) = (&self.of.ids, &self.of.weights, self.hidden());
+        let (r, l) = (self.of.rows(rows), self.of.tokens());
+        self.embed(rows, weights.x_embed);
+        let row = |buffer: BufferId, width: usize| Modulation {
+            buffer,
+            start: 0,
+            stride: width,
+            width,
+            rows: r * l,
+            tokens_per_row: 1,
+        };
+        let modulations: Vec<_> = ids.decoder_modulations.iter().map(|&it| row(it, 6 * d)).collect();
+        let out = self.matrix(ids.normed, r * l, d);
+        let last = Norm { kind: NormKind::Layer, shift_scale: row(ids.final_modulation, 2 * d), out };
+        self.trunk(r, &weights.decoder, &modulations, Some(last));
+        let velocity = self.matrix(ids.velocity, r * l, self.of.cfg.patch_dim());
+        self.linear(out, weights.final_linear, velocity);
+        let (scalars, latents) = (self.whole(ids.scalars), self.whole(ids.latents));
+        self.ops.push(Op::Euler { velocity, scalars, latents, guided: rows == CfgBatch::CondUncond });
+    }
+
+    /// Blocks on the tokens in `xs`; every norm but the first is done together with the addition before it.
+    fn trunk(&mut self, r: usize, blocks: &[Block], modulations: &[Modulation], last: Option<Norm>) {
+        let (ids, d) = (&self.of.ids, self.hidden());
+        let (t, f) = (r * self.of.tokens(), padded_mlp_size(d));
+        let [xs, normed, attn_out, ys] =
+            [ids.xs, ids.normed, ids.attn_out, ids.ys].map(|it| self.matrix(it, t, d));
+        let (qkv, rope) = (self.matrix(ids.qkv, t, 3 * d), self.whole(ids.rope));
+        let (gate_up, gated) = (self.matrix(ids.gate_up, t, 2 * f), self.matrix(ids.gated, t, f));
+        let rms = |weight, shift_scale| Some(Norm { kind: NormKind::Rms(weight), shift_scale, out: normed });
+        let modulations: Vec<_> = modulations.iter().map(|&it| parts_of(it)).collect();
+        let first_of = |i: usize| {
+            let (block, [shift_scale1, ..]): (&Block, _) = (blocks.get(i)?, *modulations.get(i)?);
+            rms(block.norm1, shift_scale1)
+        };
+        if let norm @ Some(_) = first_of(0).or(last) {
+            self.ops.push(Op::GateNorm { xs, branch: None, norm });
+        }
+        for (i, (block, &[_, gate1, shift_scale2, gate2])) in blocks.iter().zip(&modulations).enumerate() {
+            self.gemm(normed, block.qkv, None, qkv);
+            let (q_norm, k_norm) = (block.q_norm, block.k_norm);
+            self.ops.push(Op::Attention { qkv, q_norm, k_norm, rope, out: attn_out });
+            self.linear(attn_out, block.proj, ys);
+            let norm = rms(block.norm2, shift_scale2);
+            self.ops.push(Op::GateNorm { xs, branch: Some((ys, gate1)), norm });
+            self.gemm(normed, block.w13, None, gate_up);
+            self.ops.push(Op::SwiGlu { xs: gate_up, out: gated });
+            self.gemm(gated, block.w2, None, ys);
+            let norm = first_of(i + 1).or(last);
+            self.ops.push(Op::GateNorm { xs, branch: Some((ys, gate2)), norm });
+        }
+    }
+}

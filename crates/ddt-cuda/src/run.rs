@@ -1,16 +1,14 @@
-//! One run: what is known before its first step, and the loop over its steps.
+//! One run: all that is known before its first step.
 
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use ddt_blocks::AxialRope2d;
-use ddt_flow::{FlowError, Guidance, Step, TimeGrid};
-use ddt_model::{DdtConfig, NetworkCalls, Sampled, check_batch};
+use ddt_flow::{Guidance, Step, TimeGrid};
+use ddt_model::{DdtConfig, ModelError, NetworkCalls, check_batch};
 use ddt_sharing::SharingPlan;
 
 use crate::{
-    error::GpuError,
-    program::{Batch, Precision, Programs},
+    buffer::{Batch, Precision},
     step_kind::{StepKind, step_kinds},
 };
 
@@ -60,7 +58,7 @@ impl Run {
         noise: &Tensor,
         labels: &[u32],
         options: &EulerOptions<'_>,
-    ) -> Result<Self, GpuError> {
+    ) -> Result<Self, ModelError> {
         check_batch(cfg, noise, labels)?;
         let (images, _, height, width) = noise.dims4()?;
         let batch = Batch { images, height, width, precision };
@@ -81,11 +79,11 @@ impl Run {
     }
 
     /// Cosine and sine of every rotary angle, (L, K / 2, 2).
-    pub(crate) fn rope(&self, programs: &Programs) -> Result<Vec<f32>, GpuError> {
-        let (cfg, batch) = (programs.config(), programs.batch());
-        let (height, width) = (batch.height / cfg.patch_size, batch.width / cfg.patch_size);
-        let table = AxialRope2d::new(cfg.head_dim())?.table(height, width, &Device::Cpu)?;
-        Ok(Tensor::stack(&[table.cos(), table.sin()], 2)?.flatten_all()?.to_vec1()?)
+    #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+    pub(crate) fn rope(&self, cfg: &DdtConfig) -> candle_core::Result<Vec<f32>> {
+        let (rows, columns) = cfg.token_grid(self.batch.height, self.batch.width);
+        let table = ddt_blocks::AxialRope2d::new(cfg.head_dim())?.table(rows, columns, &Device::Cpu)?;
+        Tensor::stack(&[table.cos(), table.sin()], 2)?.flatten_all()?.to_vec1()
     }
 
     /// How often each half of the network runs.
@@ -95,57 +93,24 @@ impl Run {
     }
 }
 
-/// Whatever runs the programs of a batch.
-pub trait Executor {
-    /// Takes noise, labels and the scalars of all steps.
-    ///
-    /// # Errors
-    /// A call that fails.
-    fn start(&mut self, run: &Run) -> Result<(), GpuError>;
-
-    /// Runs, or puts on its way, step `index` of the run that was started.
-    ///
-    /// # Errors
-    /// A call that fails.
-    fn step(&mut self, index: usize, kind: StepKind) -> Result<(), GpuError>;
-
-    /// The latents after the last step, (B, C, H, W).
-    ///
-    /// # Errors
-    /// A call that fails.
-    fn latents(&mut self) -> Result<Vec<f32>, GpuError>;
-}
-
-/// Callback of [`execute`] after every launched step; it may stop the run.
+/// Callback after every launched step; it may stop the run.
 pub type OnStep<'a> = dyn FnMut(Step) -> ControlFlow<()> + 'a;
 
-/// Runs all steps and brings the latents back, `(B, C, H, W)` f32 on the CPU.
-///
-/// # Errors
-/// [`FlowError::Cancelled`] when `on_step` stops the run before its last step; [`FlowError::NonFinite`],
-/// which is seen at the end, so it names the last step, and the image; a call that fails.
-pub fn execute(
-    executor: &mut dyn Executor,
-    cfg: &DdtConfig,
-    run: &Run,
-    on_step: &mut OnStep<'_>,
-) -> Result<Sampled, GpuError> {
-    executor.start(run)?;
-    let num_steps = run.steps.len();
-    for (index, it) in run.steps.iter().enumerate() {
-        executor.step(index, it.kind)?;
-        if on_step(it.step).is_break() && index + 1 < num_steps {
-            return Err(FlowError::Cancelled { step: index, num_steps }.into());
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_as_on_the_cpu() {
+        let cfg = DdtConfig { in_channels: 3, num_classes: 5, ..DdtConfig::b_2() };
+        let grid = TimeGrid::new(2, None, 1.0).unwrap();
+        let options = EulerOptions { grid, guidance: Guidance::none(), plan: None };
+        let message = |dims: [usize; 4], labels: &[u32]| {
+            let noise = Tensor::zeros(&dims, DType::F32, &Device::Cpu).unwrap();
+            Run::new(&cfg, Precision::F32, &noise, labels, &options).unwrap_err().to_string()
+        };
+        assert!(message([1, 3, 4, 6], &[6]).contains("label 6"));
+        assert!(message([1, 3, 4, 6], &[1, 2]).contains("expected (2, 3, H, W)"));
+        assert!(message([1, 3, 5, 6], &[1]).contains("multiples of 2"));
     }
-    let latents = executor.latents()?;
-    let Batch { images, height, width, .. } = run.batch;
-    if let Some(at) = latents.iter().position(|it| !it.is_finite())
-        && let Some(last) = run.steps.last()
-    {
-        let sample = at / (latents.len() / images);
-        return Err(FlowError::NonFinite { step: last.step.index, t: last.step.t, sample }.into());
-    }
-    let latents = Tensor::from_vec(latents, (images, cfg.in_channels, height, width), &Device::Cpu)?;
-    Ok(Sampled { latents, calls: run.calls() })
 }

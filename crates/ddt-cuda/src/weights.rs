@@ -3,7 +3,7 @@
 use ddt_blocks::swiglu_hidden_size;
 use ddt_model::DdtConfig;
 
-use crate::{arena::ALIGNMENT, program::Element};
+use crate::buffer::{ALIGNMENT, Element};
 
 /// A weight's position in its [`WeightTable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,19 +38,9 @@ impl Weight {
         self.padded.get(1).copied().unwrap_or(1)
     }
 
-    /// Elements of one padded part.
-    pub fn part_len(&self) -> usize {
-        self.padded.iter().product()
-    }
-
     /// Elements.
-    pub fn len(&self) -> usize {
-        self.parts.len() * self.part_len()
-    }
-
-    /// Whether it has no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    pub fn num_elements(&self) -> usize {
+        self.rows() * self.columns()
     }
 }
 
@@ -88,19 +78,19 @@ pub struct WeightTable {
     pub(crate) x_embed: Linear,
     pub(crate) s_embed: Linear,
     pub(crate) time: [Linear; 2],
-    /// A row a class, and one for none.
+    /// A row per class, and one for none.
     pub(crate) labels: WeightId,
-    /// Of all encoder blocks, one over the other; none where there are none.
+    /// Of all encoder blocks, stacked; none where there are none.
     pub(crate) encoder_modulations: Option<Linear>,
     pub(crate) encoder: Vec<Block>,
     pub(crate) decoder: Vec<Block>,
-    /// One a decoder block.
+    /// One per decoder block.
     pub(crate) decoder_modulations: Vec<Linear>,
     pub(crate) final_modulation: Linear,
     pub(crate) final_linear: Linear,
 }
 
-/// Waves of a time embedding.
+/// Sines and cosines of a timestep embedding.
 pub(crate) const TIMESTEP_FREQUENCIES: usize = 256;
 
 impl WeightTable {
@@ -149,7 +139,7 @@ impl WeightTable {
         let mut bytes = 0;
         let place = |it: &Weight| {
             let at = bytes;
-            bytes += (it.len() * element.bytes()).next_multiple_of(ALIGNMENT);
+            bytes += (it.num_elements() * element.bytes()).next_multiple_of(ALIGNMENT);
             at
         };
         let offsets = self.all.iter().map(place).collect();

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::{DType, Device};
 use ddt_adapters::{
-    DinoV2, DinoV2Config, DinoV2Mlp, Inception, KlAutoencoder, KlConfig, TinyAutoencoder,
+    DinoV2, DinoV2Config, DinoV2Mlp, Inception, InceptionFeatures, KlAutoencoder, KlConfig, TinyAutoencoder,
     inception::FoldedInception,
 };
 use ddt_files::Renamed;
@@ -81,7 +81,11 @@ pub(crate) fn dinov2(fixture: &Fixture) -> Result<Vec<Comparison>> {
 /// Features and logits of images, on weights that follow from their names.
 pub(crate) fn inception(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let inception = Inception::from_folded(&FoldedInception::synthetic()?)?;
-    let got = inception.forward(&fixture.tensor("in.image_u8")?)?;
+    compare_features(fixture, &inception.forward(&fixture.tensor("in.image_u8")?)?)
+}
+
+/// Inception's features against those of a fixture of kind `inception`.
+pub(crate) fn compare_features(fixture: &Fixture, got: &InceptionFeatures) -> Result<Vec<Comparison>> {
     Ok(vec![
         fixture.compare("out.pool3", &got.pool, Tolerance::FEATURES)?,
         fixture.compare("out.spatial7", &got.spatial, Tolerance::FEATURES)?,

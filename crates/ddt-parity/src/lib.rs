@@ -23,6 +23,8 @@ mod data;
 mod files;
 #[cfg(feature = "flow")]
 mod flow;
+#[cfg(any(feature = "cuda-emulation", feature = "gpu-check"))]
+mod gpu;
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(feature = "model")]
@@ -39,6 +41,8 @@ use candle_core::DType;
 
 pub use compare::{Comparison, Tolerance, relative_rms};
 pub use fixture::Fixture;
+#[cfg(any(feature = "cuda-emulation", feature = "gpu-check"))]
+pub use gpu::compare_on_gpu;
 #[cfg(feature = "model")]
 pub use model::compare_halves;
 

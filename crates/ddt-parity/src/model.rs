@@ -177,15 +177,15 @@ pub(crate) fn checkpoint_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
 
 /// A sampling run as fixtures write it.
 #[derive(Debug, Deserialize)]
-struct Run {
+pub(crate) struct Run {
     method: String,
     #[serde(default)]
     order: usize,
-    steps: usize,
-    guidance: f64,
-    interval: (f64, f64),
-    timeshift: f64,
-    last_step: f64,
+    pub(crate) steps: usize,
+    pub(crate) guidance: f64,
+    pub(crate) interval: (f64, f64),
+    pub(crate) timeshift: f64,
+    pub(crate) last_step: f64,
     recompute: Option<Vec<usize>>,
     refresh: Option<usize>,
     #[serde(default)]
@@ -193,7 +193,7 @@ struct Run {
 }
 
 impl Run {
-    fn solver_name(&self) -> Result<String> {
+    pub(crate) fn solver_name(&self) -> Result<String> {
         match self.method.as_str() {
             "euler" => Ok("euler".to_owned()),
             "adams" => Ok(format!("adams{}", self.order)),
@@ -201,7 +201,7 @@ impl Run {
         }
     }
 
-    fn plan(&self) -> Result<Option<SharingPlan>> {
+    pub(crate) fn plan(&self) -> Result<Option<SharingPlan>> {
         let plan = match (&self.recompute, self.refresh) {
             (Some(steps), _) => SharingPlan::new(steps.clone(), self.steps)?,
             (None, Some(every)) => SharingPlan::uniform(self.steps, every)?,

@@ -6,10 +6,9 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use ddt_adapters::{Decode, KlConfig, KlDecoder, load_network};
-use ddt_cuda::{
-    CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision, from_map, gpu_name,
-};
+use ddt_cuda::{Cuda, CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision};
 use ddt_files::Checkpoint;
 use ddt_model::{DdtFile, ModelError, NetworkConfig, SampleOptions, Sampled};
 use ddt_sharing::ForecastOrder;
@@ -40,8 +39,10 @@ impl CudaEngine {
                 "device cuda runs the paper's DDT only, got {network:?}; use device cpu"
             ));
         }
-        let weights = file.weights(Some(sizes))?;
-        let sampler = CudaSampler::open(number, sizes, precision(config)?, &from_map(&weights));
+        let weights = file.weights(Some(sizes))?.into_iter().collect();
+        let weights = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+        let cuda = Cuda::open(number).context(BLAME)?;
+        let sampler = CudaSampler::new(&cuda, sizes, precision(config)?, &weights);
         Ok(Self { sampler: Mutex::new(sampler.context(BLAME)?) })
     }
 
@@ -59,7 +60,6 @@ impl CudaEngine {
         match sampler.sample(noise, labels, &options, &mut |_| on_step()) {
             Ok(sampled) => Ok(Ok(sampled)),
             Err(GpuError::Model(error)) => Ok(Err(error)),
-            Err(GpuError::Flow(error)) => Ok(Err(error.into())),
             Err(error) => Err(error).context(BLAME),
         }
     }
@@ -80,7 +80,7 @@ pub(crate) fn check(config: &PipelineConfig, number: usize) -> Result<()> {
     if config.guiding_network.is_some() {
         return invalid("expected no guiding network with device cuda");
     }
-    gpu_name(number).map(drop).context(BLAME)
+    Cuda::open(number).map(drop).context(BLAME)
 }
 
 fn check_solver(name: &str) -> Result<()> {
@@ -96,9 +96,9 @@ pub(crate) fn load_kl_decoder(
     config: &PipelineConfig,
     number: usize,
 ) -> Result<Box<dyn Decode>> {
-    let precision = precision(config)?;
+    let (cuda, precision) = (Cuda::open(number).context(BLAME)?, precision(config)?);
     let decoder = load_network(file, DType::F32, &Device::Cpu, KlDecoder::reads, |vb| {
-        CudaKlDecoder::open(number, cfg, precision, DECODER_BYTES, vb).map_err(candle_core::Error::wrap)
+        CudaKlDecoder::new(&cuda, cfg, precision, DECODER_BYTES, vb).map_err(candle_core::Error::wrap)
     });
     Ok(Box::new(decoder.context(BLAME)?))
 }

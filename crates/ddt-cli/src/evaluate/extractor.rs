@@ -145,8 +145,9 @@ fn inception(weights: &FoldedInception, device: Place, terminal: &Terminal) -> R
         }
         #[cfg(feature = "cuda")]
         Place::Cuda(number) => {
-            let network = ddt::gpu::CudaInception::open(number, weights)?;
-            terminal.say(format!("computing features on {}", network.device_name()));
+            let cuda = ddt::gpu::Cuda::open(number)?;
+            terminal.say(format!("computing features on {}", cuda.name()));
+            let network = ddt::gpu::CudaInception::new(&cuda, weights)?;
             Ok(Box::new(move |pixels| Ok(network.forward(pixels)?)))
         }
         #[cfg(not(feature = "cuda"))]

@@ -1,14 +1,21 @@
 //! Runs the programs of one batch on a device.
 
+use candle_core::{Device, Tensor};
+use ddt_flow::FlowError;
 use ddt_kernels::cuda::{Cuda, CudaError, Graph, Slice, Steps};
+use ddt_model::{ModelError, Sampled};
 use half::bf16;
 
-use super::{launch::Launcher, weights::DeviceWeights};
+use super::{
+    launch::{Attend, Launcher},
+    weights::DeviceWeights,
+};
 use crate::{
     arena::ArenaPlan,
+    buffer::{Batch, Precision},
     error::GpuError,
-    program::{Precision, Programs},
-    run::{Executor, Run},
+    program::Programs,
+    run::{OnStep, Run},
     step_kind::StepKind,
 };
 
@@ -46,15 +53,15 @@ impl CudaExecutor {
         let plan = ArenaPlan::new(&programs);
         let arena = cuda.alloc::<u8>(plan.bytes()).map_err(|error| match error {
             CudaError::OutOfMemory { asked, free, .. } => {
-                let batch = programs.batch();
+                let (batch, images) = (programs.batch(), programs.batch().images);
                 // Free memory may be fragmented; nine tenths of it are likely to be available.
                 let fit = ArenaPlan::images_that_fit(programs.config(), batch, free - free / 10);
-                GpuError::OutOfMemory {
-                    images: batch.images,
-                    needed: asked,
-                    free,
-                    fit: fit.unwrap_or(0).min(batch.images.saturating_sub(1)),
-                }
+                let fit = fit.unwrap_or(0).min(images.saturating_sub(1));
+                let message = format!(
+                    "{images} images need {asked} bytes of GPU memory where {free} are free; {fit} images at once \
+                     would fit"
+                );
+                GpuError::OutOfMemory { message, fit }
             }
             other => other.into(),
         })?;
@@ -76,7 +83,7 @@ impl CudaExecutor {
         &self.programs
     }
 
-    /// Where its buffers lie.
+    /// The positions of its buffers.
     pub fn plan(&self) -> &ArenaPlan {
         &self.plan
     }
@@ -87,23 +94,20 @@ impl CudaExecutor {
         if self.graphs[kind.index()].is_some() {
             return Ok(());
         }
-        let (launcher, ops) = (self.launcher(), self.programs.step(kind));
         let graph = match self.programs.batch().precision {
-            Precision::Bf16 => {
-                launcher.tune::<bf16>(ops)?;
-                launcher.run::<bf16>(ops)?;
-                self.cuda.wait()?;
-                self.cuda.capture(|| launcher.run::<bf16>(ops))?
-            }
-            Precision::F32 => {
-                launcher.tune::<f32>(ops)?;
-                launcher.run::<f32>(ops)?;
-                self.cuda.wait()?;
-                self.cuda.capture(|| launcher.run::<f32>(ops))?
-            }
+            Precision::Bf16 => self.captured::<bf16>(kind)?,
+            Precision::F32 => self.captured::<f32>(kind)?,
         };
         self.graphs[kind.index()] = Some(graph);
         Ok(())
+    }
+
+    fn captured<T: Attend>(&self, kind: StepKind) -> Result<Graph, CudaError> {
+        let (launcher, ops) = (self.launcher(), self.programs.step(kind));
+        launcher.tune::<T>(ops)?;
+        launcher.run::<T>(ops)?;
+        self.cuda.wait()?;
+        self.cuda.capture(|| launcher.run::<T>(ops))
     }
 
     fn launcher(&self) -> Launcher<'_> {
@@ -115,6 +119,72 @@ impl CudaExecutor {
             weights: &self.weights,
             steps: &self.steps,
         }
+    }
+
+    /// Runs all steps and brings the latents back, `(B, C, H, W)` f32 on the CPU.
+    ///
+    /// # Errors
+    /// [`FlowError::Cancelled`] when `on_step` stops the run before its last step; [`FlowError::NonFinite`], which
+    /// is seen at the end, so it names the last step, and the image; a run of another batch or of too many steps;
+    /// a call that fails.
+    pub fn run(&mut self, run: &Run, on_step: &mut OnStep<'_>) -> Result<Sampled, GpuError> {
+        self.start(run)?;
+        let num_steps = run.steps.len();
+        for (index, it) in run.steps.iter().enumerate() {
+            self.step(it.kind)?;
+            if on_step(it.step).is_break() && index + 1 < num_steps {
+                return Err(ModelError::from(FlowError::Cancelled { step: index, num_steps }).into());
+            }
+        }
+        let latents = self.programs.operands.whole(self.programs.operands.ids.latents);
+        let latents = self.cuda.read(&self.launcher().slice::<f32>(latents)?)?;
+        let Batch { images, height, width, .. } = run.batch;
+        if let Some(at) = latents.iter().position(|it| !it.is_finite())
+            && let Some(last) = run.steps.last()
+        {
+            let sample = at / (latents.len() / images);
+            let error = FlowError::NonFinite { step: last.step.index, t: last.step.t, sample };
+            return Err(ModelError::from(error).into());
+        }
+        let shape = (images, self.programs.config().in_channels, height, width);
+        Ok(Sampled { latents: Tensor::from_vec(latents, shape, &Device::Cpu)?, calls: run.calls() })
+    }
+
+    /// Uploads noise, labels and the scalars of all steps.
+    fn start(&mut self, run: &Run) -> Result<(), GpuError> {
+        if run.batch != self.programs.batch() || run.steps.len() > MAX_STEPS {
+            return Err(GpuError::Unsupported(format!(
+                "expected a run of {:?} and at most {MAX_STEPS} steps, got {:?} and {} steps",
+                self.programs.batch(),
+                run.batch,
+                run.steps.len()
+            )));
+        }
+        for step in &run.steps {
+            self.capture(step.kind)?;
+        }
+        let (launcher, operands) = (self.launcher(), &self.programs.operands);
+        let whole = |id| operands.whole(id);
+        self.cuda.write(&launcher.slice(whole(operands.ids.latents))?, &run.noise)?;
+        self.cuda.write(&launcher.slice(whole(operands.ids.labels))?, &run.labels)?;
+        self.cuda.write(&launcher.slice(whole(operands.ids.rope))?, &run.rope(&operands.cfg)?)?;
+        let scalars: Vec<[f32; 4]> = run.steps.iter().map(|it| it.scalars).collect();
+        self.cuda.write_steps(&self.steps, &scalars)?;
+        self.ahead = 0;
+        Ok(())
+    }
+
+    /// Launches a step. Its scalars are those that the graph of the step before advanced to.
+    fn step(&mut self, kind: StepKind) -> Result<(), GpuError> {
+        if let Some(graph) = &self.graphs[kind.index()] {
+            graph.launch()?;
+        }
+        self.ahead += 1;
+        if self.ahead == AHEAD {
+            self.ahead = 0;
+            self.cuda.wait()?;
+        }
+        Ok(())
     }
 
     /// Milliseconds of one step of this kind, the least of `runs`; leaves no run to continue.
@@ -135,63 +205,13 @@ impl CudaExecutor {
 
 /// Refuses sizes that the kernels do not support, before any work.
 fn check(programs: &Programs) -> Result<(), GpuError> {
-    let cfg = programs.config();
-    let (d, head) = (cfg.hidden_size, cfg.head_dim());
+    let (d, head) = (programs.config().hidden_size, programs.config().head_dim());
+    let unsupported = |what: &str| Err(GpuError::Unsupported(format!("{what}; sample on the CPU")));
     if !d.is_multiple_of(8) || d > 2048 {
-        let (what, expected) = ("hidden_size", "multiples of 8 up to 2048");
-        return Err(GpuError::Unsupported { what, expected, got: d.to_string() });
+        return unsupported(&format!("hidden_size is {d}, the GPU's kernels take multiples of 8 up to 2048"));
     }
     if head > 128 {
-        let (what, expected) = ("the head size", "up to 128");
-        return Err(GpuError::Unsupported { what, expected, got: head.to_string() });
+        return unsupported(&format!("the head size is {head}, the GPU's kernels take up to 128"));
     }
     Ok(())
-}
-
-impl Executor for CudaExecutor {
-    fn start(&mut self, run: &Run) -> Result<(), GpuError> {
-        if run.batch != self.programs.batch() || run.steps.len() > MAX_STEPS {
-            let got = format!("{:?}, {} steps", run.batch, run.steps.len());
-            return Err(GpuError::Unsupported {
-                what: "the run",
-                expected: "the batch they were placed for and up to 4096 steps",
-                got,
-            });
-        }
-        for step in &run.steps {
-            self.capture(step.kind)?;
-        }
-        let ids = &self.programs.ids;
-        let launcher = self.launcher();
-        let whole = |id| self.programs.whole(id);
-        self.cuda.write(&launcher.slice(whole(ids.latents))?, &run.noise)?;
-        self.cuda.write(&launcher.slice(whole(ids.labels))?, &run.labels)?;
-        self.cuda.write(&launcher.slice(whole(ids.rope))?, &run.rope(&self.programs)?)?;
-        let scalars: Vec<[f32; 4]> = run.steps.iter().map(|it| it.scalars).collect();
-        self.cuda.write_steps(&self.steps, &scalars)?;
-        self.ahead = 0;
-        Ok(())
-    }
-
-    /// The scalars of the step are those the graph of the step before moved on to.
-    fn step(&mut self, _: usize, kind: StepKind) -> Result<(), GpuError> {
-        match &self.graphs[kind.index()] {
-            Some(graph) => graph.launch()?,
-            None => {
-                let (what, expected) = ("the step", "kinds that the run was started with");
-                return Err(GpuError::Unsupported { what, expected, got: kind.name().to_owned() });
-            }
-        }
-        self.ahead += 1;
-        if self.ahead == AHEAD {
-            self.ahead = 0;
-            self.cuda.wait()?;
-        }
-        Ok(())
-    }
-
-    fn latents(&mut self) -> Result<Vec<f32>, GpuError> {
-        let latents = self.programs.whole(self.programs.ids.latents);
-        Ok(self.cuda.read(&self.launcher().slice::<f32>(latents)?)?)
-    }
 }

@@ -9,8 +9,10 @@ use half::bf16;
 use super::weights::DeviceWeights;
 use crate::{
     arena::{ArenaPlan, WORKSPACE_BYTES},
-    program::{Modulation, Norm, NormKind, Op, Programs, Span},
-    weights::WeightId,
+    buffer::Span,
+    op::{Modulation, Norm, NormKind, Op},
+    program::Programs,
+    weights::{WeightId, padded_mlp_size},
 };
 
 /// Context of all launches of a batch.
@@ -57,12 +59,7 @@ impl Launcher<'_> {
 
     /// Finds the fastest algorithm for every GEMM of these operations; overwrites their results.
     pub(super) fn tune<T: Attend>(&self, ops: &[Op]) -> Result<(), CudaError> {
-        ops.iter().try_for_each(|op| match *op {
-            Op::Gemm { input, weight, bias, out, .. } => {
-                self.gemm::<T>((input, weight, bias, out), |gemm| self.cuda.tune_gemm(gemm))
-            }
-            _ => Ok(()),
-        })
+        ops.iter().try_for_each(|op| self.gemm::<T>(op, |gemm| self.cuda.tune_gemm(gemm)))
     }
 
     pub(super) fn slice<T: Element>(&self, span: Span) -> Result<Slice<T>, CudaError> {
@@ -89,8 +86,8 @@ impl Launcher<'_> {
         let (cuda, cfg) = (self.cuda, self.programs.config());
         let d = cfg.hidden_size;
         match *op {
-            // The scalars stand in the table of steps.
-            Op::TimeWaves { out, scalars: _ } => {
+            // The scalars are in the table of steps.
+            Op::TimestepEmbedding { out, scalars: _ } => {
                 cuda.timestep_embedding(self.steps, MAX_PERIOD, &self.slice::<T>(out)?)
             }
             Op::ClassCondition { table, labels, time, out } => cuda.class_condition(&ClassCondition {
@@ -100,16 +97,21 @@ impl Launcher<'_> {
                 time: Some(&self.slice(time)?),
                 out: &self.slice(out)?,
             }),
-            Op::Silu { xs, out } => self.add::<T>(xs, None, out),
-            Op::AddSilu { xs, addend, out } => self.add::<T>(xs, Some(addend), out),
+            Op::AddSilu { xs, addend, out } => {
+                let addend = addend.map(|it| self.slice::<T>(it)).transpose()?;
+                cuda.add_rows(&AddRows {
+                    x: &self.slice(xs)?,
+                    width: d,
+                    addend: addend.as_ref().map(Rows::one),
+                    activation: Activation::Silu,
+                    out: &self.slice(out)?,
+                })
+            }
             Op::Patchify { latents, out } => {
                 cuda.patchify(&self.slice(latents)?, self.grid(), &self.slice::<T>(out)?)
             }
-            Op::Gemm { input, weight, bias, out, shape: _ } => {
-                self.gemm::<T>((input, weight, bias, out), |gemm| cuda.gemm(gemm))
-            }
-            Op::Norm { xs, norm } => self.gate_norm::<T>(xs, None, Some(norm)),
-            Op::Residual { xs, ys, gate, norm } => self.gate_norm::<T>(xs, Some((ys, gate)), norm),
+            Op::Gemm { .. } => self.gemm::<T>(op, |gemm| cuda.gemm(gemm)),
+            Op::GateNorm { xs, branch, norm } => self.gate_norm::<T>(xs, branch, norm),
             Op::Attention { qkv, q_norm, k_norm, rope, out } => T::attend(
                 cuda,
                 &Attention {
@@ -117,17 +119,17 @@ impl Launcher<'_> {
                     q_weight: &self.weight(q_norm)?,
                     k_weight: &self.weight(k_norm)?,
                     rope: &self.slice(rope)?,
-                    tokens: self.programs.tokens(),
+                    tokens: self.programs.operands.tokens(),
                     heads: cfg.num_heads,
                     eps: EPS,
                     out: &self.slice(out)?,
                 },
             ),
             Op::SwiGlu { xs, out } => {
-                let hidden = crate::weights::padded_mlp_size(d);
+                let hidden = padded_mlp_size(d);
                 cuda.swiglu(&SwiGlu { ab: &self.slice::<T>(xs)?, hidden, out: &self.slice(out)? })
             }
-            // One half of the rows or two: the launcher sees which by the number of tokens.
+            // One batch or both: the launcher sees which by the number of tokens.
             Op::Euler { velocity, latents, scalars: _, guided: _ } => cuda.guided_step(&GuidedStep {
                 tokens: &self.slice::<T>(velocity)?,
                 grid: self.grid(),
@@ -138,22 +140,13 @@ impl Launcher<'_> {
         }
     }
 
-    fn add<T: Float>(&self, xs: Span, addend: Option<Span>, out: Span) -> Result<(), CudaError> {
-        let addend = addend.map(|it| self.slice::<T>(it)).transpose()?;
-        self.cuda.add_rows(&AddRows {
-            x: &self.slice(xs)?,
-            width: self.programs.config().hidden_size,
-            addend: addend.as_ref().map(Rows::one),
-            activation: Activation::Silu,
-            out: &self.slice(out)?,
-        })
-    }
-
+    /// Multiplies; for other operations it does nothing.
     fn gemm<T: Float>(
         &self,
-        (input, weight, bias, out): (Span, WeightId, Option<WeightId>, Span),
+        op: &Op,
         multiply: impl Fn(&Gemm<'_, T>) -> Result<(), CudaError>,
     ) -> Result<(), CudaError> {
+        let Op::Gemm { input, weight, bias, out, shape } = *op else { return Ok(()) };
         let at = self.plan.workspace();
         let bias = bias.map(|it| self.weight::<T>(it)).transpose()?;
         multiply(&Gemm {
@@ -161,7 +154,7 @@ impl Launcher<'_> {
             weight: &self.weight(weight)?,
             bias: bias.as_ref(),
             out: &self.slice(out)?,
-            depth: self.programs.weights().all()[weight.index()].columns(),
+            depth: shape.k,
             workspace: &self.arena.sub(at..at + WORKSPACE_BYTES)?,
         })
     }

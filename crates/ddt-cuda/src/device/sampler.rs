@@ -1,15 +1,16 @@
 //! Sampling on a device.
 
 use candle_core::Tensor;
+use candle_nn::VarBuilder;
 use ddt_kernels::cuda::Cuda;
-use ddt_model::{DdtConfig, Sampled};
+use ddt_model::{DdtConfig, ModelError, Sampled};
 
 use super::{executor::CudaExecutor, weights::DeviceWeights};
 use crate::{
+    buffer::Precision,
     error::GpuError,
-    program::{Precision, Programs},
-    run::{EulerOptions, OnStep, Run, execute},
-    weight_source::WeightSource,
+    program::Programs,
+    run::{EulerOptions, OnStep, Run},
     weights::WeightTable,
 };
 
@@ -24,38 +25,19 @@ pub struct CudaSampler {
 }
 
 impl CudaSampler {
-    /// Opens GPU `device`, from 0, and uploads the weights in the given precision.
+    /// Uploads the weights in the given precision; `vb` gives them under the names of the published checkpoints.
     ///
     /// # Errors
-    /// [`GpuError::NotBuilt`] without the feature `cuda`; [`GpuError::Kernel`] where there is no driver, no
-    /// such device or no cuBLASLt; weights that do not fit or are not the network's.
-    pub fn open(
-        device: usize,
-        cfg: &DdtConfig,
-        precision: Precision,
-        source: WeightSource<'_>,
-    ) -> Result<Self, GpuError> {
-        Self::on(&super::open(device)?, cfg, precision, source)
-    }
-
-    /// The same on a device that is open.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn on(
+    /// Weights that do not fit or are not the network's; [`GpuError::Kernel`] where there is no cuBLASLt.
+    pub fn new(
         cuda: &Cuda,
         cfg: &DdtConfig,
         precision: Precision,
-        source: WeightSource<'_>,
+        vb: &VarBuilder<'_>,
     ) -> Result<Self, GpuError> {
-        cfg.validate()?;
-        let weights = DeviceWeights::upload(cuda, &WeightTable::new(cfg), precision, source)?;
+        cfg.validate().map_err(ModelError::from)?;
+        let weights = DeviceWeights::upload(cuda, &WeightTable::new(cfg), precision, vb)?;
         Ok(Self { cuda: cuda.clone(), cfg: cfg.clone(), weights, executor: None })
-    }
-
-    /// Name of the device.
-    pub fn device_name(&self) -> &str {
-        self.cuda.name()
     }
 
     /// Generates one latent for each label with Euler's method, starting from `noise`, `(B, C, H, W)` standard
@@ -64,7 +46,7 @@ impl CudaSampler {
     /// Memory is allocated for the size of a batch, and reallocated when the size changes.
     ///
     /// # Errors
-    /// [`GpuError::OutOfMemory`], which names a batch that fits; otherwise as [`execute`].
+    /// [`GpuError::OutOfMemory`], which says how many images would fit; otherwise as [`CudaExecutor::run`].
     pub fn sample(
         &mut self,
         noise: &Tensor,
@@ -81,7 +63,6 @@ impl CudaSampler {
                 CudaExecutor::new(&self.cuda, programs, &self.weights)?
             }
         };
-        let executor = self.executor.insert(executor);
-        execute(executor, &self.cfg, &run, on_step)
+        self.executor.insert(executor).run(&run, on_step)
     }
 }

@@ -1,46 +1,50 @@
-//! Weights on a device.
+//! From tensors to device memory.
 
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use ddt_kernels::cuda::{Cuda, CudaError, Float, Slice};
 use half::bf16;
 
 use crate::{
+    buffer::Precision,
     error::GpuError,
-    program::Precision,
-    weight_source::{WeightSource, read_part},
     weights::{Weight, WeightTable},
 };
 
 /// All weights of a network in one allocation, uploaded once.
 #[derive(Debug, Clone)]
 pub struct DeviceWeights {
-    pub(super) memory: Slice<u8>,
-    pub(super) offsets: Vec<usize>,
+    memory: Slice<u8>,
+    offsets: Vec<usize>,
     pub(super) precision: Precision,
 }
 
 impl DeviceWeights {
-    /// Converts the weights and uploads them, part by part.
+    /// Converts the weights, under their published names in `vb`, and uploads them part by part.
     ///
     /// # Errors
-    /// [`GpuError::WeightsOutOfMemory`], [`GpuError::Weight`], or a weight that cannot be read.
+    /// [`GpuError::OutOfMemory`], or a weight that is missing or misshapen.
     pub fn upload(
         cuda: &Cuda,
         table: &WeightTable,
         precision: Precision,
-        source: WeightSource<'_>,
+        vb: &VarBuilder<'_>,
     ) -> Result<Self, GpuError> {
         let (offsets, bytes) = table.places(precision.element());
         let memory = cuda.alloc::<u8>(bytes).map_err(|error| match error {
-            CudaError::OutOfMemory { asked, free, .. } => {
-                GpuError::WeightsOutOfMemory { needed: asked, free }
-            }
+            CudaError::OutOfMemory { asked, free, .. } => GpuError::OutOfMemory {
+                message: format!(
+                    "the weights need {asked} bytes of GPU memory where {free} are free; use a smaller network"
+                ),
+                fit: 0,
+            },
             other => other.into(),
         })?;
         let weights = Self { memory, offsets, precision };
-        for (weight, &offset) in table.all().iter().zip(&weights.offsets) {
+        for (index, weight) in table.all().iter().enumerate() {
             match precision {
-                Precision::Bf16 => weights.write::<bf16>(cuda, weight, offset, source)?,
-                Precision::F32 => weights.write::<f32>(cuda, weight, offset, source)?,
+                Precision::Bf16 => weights.write::<bf16>(cuda, weight, index, vb)?,
+                Precision::F32 => weights.write::<f32>(cuda, weight, index, vb)?,
             }
         }
         Ok(weights)
@@ -50,15 +54,20 @@ impl DeviceWeights {
         &self,
         cuda: &Cuda,
         weight: &Weight,
-        offset: usize,
-        source: WeightSource<'_>,
+        index: usize,
+        vb: &VarBuilder<'_>,
     ) -> Result<(), GpuError> {
-        let (len, whole) = (weight.part_len(), weight.len() * size_of::<T>());
-        let whole = self.memory.sub(offset..offset + whole)?.cast::<T>()?;
-        for part in 0..weight.parts.len() {
-            let values = read_part(weight, part, source)?.into_iter().map(T::from_f32);
-            let values: Vec<T> = values.collect();
-            cuda.write(&whole.sub(part * len..(part + 1) * len)?, &values)?;
+        let mut place = self.slice::<T>(weight, index)?;
+        for name in &weight.parts {
+            let mut tensor = vb.get(weight.part_shape.as_slice(), name)?;
+            for (dim, (&have, &want)) in weight.part_shape.iter().zip(&weight.padded).enumerate() {
+                if want > have {
+                    tensor = tensor.pad_with_zeros(dim, 0, want - have)?;
+                }
+            }
+            let values: Vec<T> = values(&tensor)?.into_iter().map(T::from_f32).collect();
+            cuda.write(&place.sub(0..values.len())?, &values)?;
+            place = place.sub(values.len()..place.len())?;
         }
         Ok(())
     }
@@ -66,6 +75,32 @@ impl DeviceWeights {
     /// A weight's place.
     pub(super) fn slice<T: Float>(&self, weight: &Weight, index: usize) -> Result<Slice<T>, CudaError> {
         let start = self.offsets.get(index).copied().unwrap_or(usize::MAX);
-        self.memory.sub(start..start.saturating_add(weight.len() * size_of::<T>()))?.cast()
+        self.memory.sub(start..start.saturating_add(weight.num_elements() * size_of::<T>()))?.cast()
     }
+}
+
+/// The numbers of a tensor, in row-major order.
+pub(super) fn values(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+    tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+}
+
+/// A tensor on the device.
+pub(super) fn upload<T: Float>(cuda: &Cuda, tensor: &Tensor) -> Result<Slice<T>, GpuError> {
+    let values: Vec<T> = values(tensor)?.into_iter().map(T::from_f32).collect();
+    Ok(cuda.upload(&values)?)
+}
+
+/// The kernel and the bias of a convolution, (out, in, rows, columns) to (out, rows, columns, in), channels padded with
+/// zeros to multiples of `multiple`.
+pub(super) fn upload_conv<T: Float>(
+    cuda: &Cuda,
+    weight: &Tensor,
+    bias: &Tensor,
+    multiple: usize,
+) -> Result<(Slice<T>, Slice<T>), GpuError> {
+    let (out, inp, _, _) = weight.dims4()?;
+    let more = |channels: usize| channels.next_multiple_of(multiple) - channels;
+    let weight = weight.pad_with_zeros(0, 0, more(out))?.pad_with_zeros(1, 0, more(inp))?;
+    let bias = bias.pad_with_zeros(0, 0, more(out))?;
+    Ok((upload(cuda, &weight.permute((0, 2, 3, 1))?)?, upload(cuda, &bias)?))
 }

@@ -2,14 +2,11 @@
 
 use candle_core::{DType, Device, Tensor};
 use ddt_adapters::{Decode, KlConfig, KlDecoder};
-use ddt_cuda::{
-    CudaKlDecoder, Precision, builder_by_formula,
-    parity::{self, relative_rms},
-};
+use ddt_cuda::{Cuda, CudaKlDecoder, Precision, synthetic_weights};
 use ddt_flow::noise_batch;
-use ddt_kernels::cuda::Cuda;
+use ddt_parity::relative_rms;
 
-use crate::{device, golden};
+use crate::device;
 
 fn config() -> KlConfig {
     KlConfig {
@@ -22,11 +19,11 @@ fn config() -> KlConfig {
 }
 
 fn decoder() -> KlDecoder {
-    KlDecoder::new(&config(), builder_by_formula(3)).unwrap()
+    KlDecoder::new(&config(), synthetic_weights(3)).unwrap()
 }
 
 fn on_gpu(cuda: &Cuda, precision: Precision, most_bytes: usize) -> CudaKlDecoder {
-    CudaKlDecoder::on(cuda, &config(), precision, most_bytes, builder_by_formula(3)).unwrap()
+    CudaKlDecoder::new(cuda, &config(), precision, most_bytes, synthetic_weights(3)).unwrap()
 }
 
 #[test]
@@ -91,30 +88,12 @@ fn wrong_latents_are_refused_as_on_the_cpu() {
 #[test]
 fn the_published_decoder_stays_within_its_bound() {
     let Some(cuda) = device() else { return };
-    let (cfg, vb) = (KlConfig::sd_vae_ft_ema(), builder_by_formula(0));
-    let gpu = CudaKlDecoder::on(&cuda, &cfg, Precision::Bf16, ddt_cuda::DECODER_BYTES, vb).unwrap();
+    let (cfg, vb) = (KlConfig::sd_vae_ft_ema(), synthetic_weights(0));
+    let gpu = CudaKlDecoder::new(&cuda, &cfg, Precision::Bf16, ddt_cuda::DECODER_BYTES, vb).unwrap();
     // 256 px and 512 px, four times the pixels; what does not grow with images takes its part of either.
     let (small, large) =
         (gpu.images_at_once(64, (32, 32)).unwrap(), gpu.images_at_once(32, (64, 64)).unwrap());
     assert!((40..64).contains(&small) && (small / 4 - 1..=small / 4).contains(&large), "{small} {large}");
     assert!(gpu.bytes(small, (32, 32)) <= ddt_cuda::DECODER_BYTES);
     assert!(gpu.bytes(small + 1, (32, 32)) > ddt_cuda::DECODER_BYTES);
-}
-
-// The goldens are narrower than the kernels allow; the CPU's decoder, which the kernels are compared with above, is
-// compared with them in ddt-adapters.
-#[test]
-fn goldens_narrower_than_the_kernels_allow_are_refused() {
-    let Some(cuda) = device() else { return };
-    for name in ["vae_kl", "vae_kl_old_names"] {
-        let error = parity::kl_fixture(&golden(name), &mut |cfg, vb| {
-            Ok(Box::new(CudaKlDecoder::on(&cuda, cfg, Precision::F32, 1 << 30, vb)?))
-        })
-        .unwrap_err()
-        .to_string();
-        assert!(
-            error.contains("block_out_channels is 12") && error.contains("multiples of 8"),
-            "{name}: {error}"
-        );
-    }
 }

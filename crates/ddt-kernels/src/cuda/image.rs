@@ -129,14 +129,14 @@ impl Cuda {
     ///
     /// If channels are no multiple of 8 (bf16) or 4 (f32), if a slice has another length or is not aligned, or if
     /// the driver refuses.
-    pub fn double_size<T: Float>(
+    pub fn upsample<T: Float>(
         &self,
         x: &Slice<T>,
         (height, width): (usize, usize),
         channels: usize,
         out: &Slice<T>,
     ) -> Result<()> {
-        const NAME: &str = "double_size";
+        const NAME: &str = "upsample";
         expect(
             channels.is_multiple_of(T::LANES) && height * width * channels > 0,
             NAME,

@@ -24,7 +24,7 @@
 //! | [`Cuda::softmax_rows`] | softmax of rows |
 //! | [`Cuda::pool`] | the largest or the mean of each window |
 //! | [`Cuda::columns`] | results side by side, with bias and ReLU |
-//! | [`Cuda::double_size`], [`Cuda::accumulate`] | each position twice in either direction; a sum in place |
+//! | [`Cuda::upsample`], [`Cuda::accumulate`] | each position twice in either direction; a sum in place |
 //! | [`Cuda::channels_last`], [`Cuda::channels_first`] | images with their channels together, and apart |
 //!
 //! Elements are bf16 or f32 ([`Float`]); arithmetic is f32.

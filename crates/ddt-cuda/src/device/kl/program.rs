@@ -36,7 +36,7 @@ impl Level {
     }
 }
 
-/// One operation, on images whose channels stand together.
+/// One operation, on images in channels-last order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum KlOp {
     /// Latents, divided by their scale.
@@ -48,7 +48,7 @@ pub(super) enum KlOp {
     /// `xs += ys`.
     Add { xs: Slot, ys: Slot, at: Level },
     /// Each position twice in either direction.
-    Double { xs: Slot, out: Slot, at: Level },
+    Upsample { xs: Slot, out: Slot, at: Level },
     /// `xs += attention(norm(xs))`, in f32.
     Attention { name: String, xs: Slot, at: Level },
     /// Pixels.
@@ -61,7 +61,7 @@ impl KlOp {
         match *self {
             Self::Enter { out, at } | Self::Norm { out, at, .. } => Some((out, at)),
             Self::Conv { out, at, channels, .. } => Some((out, Level { channels, ..at })),
-            Self::Double { out, at, .. } => Some((out, Level { factor: 2 * at.factor, ..at })),
+            Self::Upsample { out, at, .. } => Some((out, Level { factor: 2 * at.factor, ..at })),
             Self::Add { .. } | Self::Attention { .. } | Self::Leave { .. } => None,
         }
     }
@@ -83,28 +83,29 @@ pub(super) fn program(cfg: &KlConfig) -> Result<Vec<KlOp>, GpuError> {
     if let Some(channels) =
         cfg.block_out_channels.iter().find(|&it| !it.is_multiple_of(CHANNELS) || *it > 1024)
     {
-        let (what, expected) = ("block_out_channels", "multiples of 8 up to 1024");
-        return Err(GpuError::Unsupported { what, expected, got: channels.to_string() });
+        return Err(GpuError::Unsupported(format!(
+            "block_out_channels is {channels}, the GPU's kernels take multiples of 8 up to 1024; decode on the CPU"
+        )));
     }
     let latent = Level { factor: 1, channels: padded(cfg.latent_channels) };
     let mut list = List { ops: vec![KlOp::Enter { out: 0, at: latent }], now: 0, at: latent };
     list.conv("post_quant_conv", latent.channels, 1);
-    let coarsest = cfg.block_out_channels.last().copied().unwrap_or_default();
-    list.conv("decoder.conv_in", coarsest, 3);
-    list.resnet("decoder.mid_block.resnets.0", coarsest);
+    let lowest = cfg.block_out_channels.last().copied().unwrap_or_default();
+    list.conv("decoder.conv_in", lowest, 3);
+    list.resnet("decoder.mid_block.resnets.0", lowest);
     list.ops.push(KlOp::Attention {
         name: "decoder.mid_block.attentions.0".to_owned(),
         xs: list.now,
         at: list.at,
     });
-    list.resnet("decoder.mid_block.resnets.1", coarsest);
+    list.resnet("decoder.mid_block.resnets.1", lowest);
     let last = cfg.block_out_channels.len() - 1;
     for (i, &channels) in cfg.block_out_channels.iter().rev().enumerate() {
         for j in 0..=cfg.layers_per_block {
             list.resnet(&format!("decoder.up_blocks.{i}.resnets.{j}"), channels);
         }
         if i < last {
-            list.double();
+            list.upsample();
             list.conv(&format!("decoder.up_blocks.{i}.upsamplers.0.conv"), channels, 3);
         }
     }
@@ -130,11 +131,11 @@ impl List {
 
     fn conv(&mut self, name: &str, channels: usize, side: usize) {
         let (xs, out) = (self.now, Self::free(&[self.now]));
-        self.conv_between(name, (xs, out), channels, side);
+        self.conv_between(name, xs, out, channels, side);
         (self.now, self.at.channels) = (out, channels);
     }
 
-    fn conv_between(&mut self, name: &str, (xs, out): (Slot, Slot), channels: usize, side: usize) {
+    fn conv_between(&mut self, name: &str, xs: Slot, out: Slot, channels: usize, side: usize) {
         self.ops.push(KlOp::Conv { name: name.to_owned(), xs, out, at: self.at, channels, side });
     }
 
@@ -144,9 +145,9 @@ impl List {
         out
     }
 
-    fn double(&mut self) {
+    fn upsample(&mut self) {
         let (xs, out) = (self.now, Self::free(&[self.now]));
-        self.ops.push(KlOp::Double { xs, out, at: self.at });
+        self.ops.push(KlOp::Upsample { xs, out, at: self.at });
         self.now = out;
         self.at.factor *= 2;
     }
@@ -156,15 +157,15 @@ impl List {
         let (input, before) = (self.now, self.at);
         let inner = self.norm(&format!("{name}.norm1"), input);
         let outer = Self::free(&[input, inner]);
-        self.conv_between(&format!("{name}.conv1"), (inner, outer), channels, 3);
+        self.conv_between(&format!("{name}.conv1"), inner, outer, channels, 3);
         self.at.channels = channels;
         let inner = self.norm(&format!("{name}.norm2"), outer);
-        self.conv_between(&format!("{name}.conv2"), (inner, outer), channels, 3);
+        self.conv_between(&format!("{name}.conv2"), inner, outer, channels, 3);
         let sum = if before.channels == channels {
             input
         } else {
             self.at = before;
-            self.conv_between(&format!("{name}.conv_shortcut"), (input, inner), channels, 1);
+            self.conv_between(&format!("{name}.conv_shortcut"), input, inner, channels, 1);
             self.at.channels = channels;
             inner
         };
@@ -190,7 +191,9 @@ mod tests {
                         read(xs, at);
                         assert_ne!(xs, out);
                     }
-                    KlOp::Double { xs, at, .. } | KlOp::Attention { xs, at, .. } | KlOp::Leave { xs, at } => {
+                    KlOp::Upsample { xs, at, .. }
+                    | KlOp::Attention { xs, at, .. }
+                    | KlOp::Leave { xs, at } => {
                         read(xs, at);
                     }
                     KlOp::Add { xs, ys, at } => [xs, ys].into_iter().for_each(|it| read(it, at)),

@@ -7,8 +7,10 @@ use ddt_adapters::KlConfig;
 use ddt_kernels::cuda::{Cuda, Float, Slice};
 
 use super::program::{CHANNELS, KlOp};
-use crate::device::upload::{upload, upload_conv};
-use crate::error::GpuError;
+use crate::{
+    device::weights::{upload, upload_conv},
+    error::GpuError,
+};
 
 /// A matrix or a kernel, and its bias.
 #[derive(Debug, Clone)]
@@ -80,7 +82,7 @@ impl<T: Float> KlWeights<T> {
                     let matrices = AttentionWeights { query: query?, key: key?, value: value?, out: out? };
                     weights.attention.insert(name.clone(), matrices);
                 }
-                KlOp::Enter { .. } | KlOp::Add { .. } | KlOp::Double { .. } | KlOp::Leave { .. } => {}
+                KlOp::Enter { .. } | KlOp::Add { .. } | KlOp::Upsample { .. } | KlOp::Leave { .. } => {}
             }
         }
         Ok(weights)
@@ -113,7 +115,7 @@ impl Source<'_> {
     fn conv<T: Float>(&self, name: &str, weight: [usize; 4]) -> Result<Affine<T>, GpuError> {
         let vb = self.vb.pp(name);
         let (weight, bias) = (vb.get(&weight, "weight")?, vb.get(weight[0], "bias")?);
-        let (weight, bias) = upload_conv(self.cuda, (&weight, &bias), CHANNELS)?;
+        let (weight, bias) = upload_conv(self.cuda, &weight, &bias, CHANNELS)?;
         Ok(Affine { weight, bias })
     }
 }

@@ -273,7 +273,7 @@ fn layouts<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
     let double = Image { height: 6, width: 10, ..image };
     let x = random.data::<T>(cuda, image.len(), (0.0, 1.0))?;
     let out = spoilt::<T>(cuda, double.len())?;
-    cuda.double_size(&x.device, (image.height, image.width), image.channels, &out)?;
+    cuda.upsample(&x.device, (image.height, image.width), image.channels, &out)?;
     let mut want = vec![0.0; double.len()];
     for (nth, row) in (0..double.images).flat_map(|nth| (0..double.height).map(move |row| (nth, row))) {
         for (column, channel) in (0..double.width).flat_map(|it| (0..16).map(move |channel| (it, channel))) {
@@ -281,7 +281,7 @@ fn layouts<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
                 x.exact[image.at(nth, (row / 2, column / 2), channel)];
         }
     }
-    checks.push(Check::rounded("double_size", format!("{image:?}"), &cuda.read(&out)?, &want));
+    checks.push(Check::rounded("upsample", format!("{image:?}"), &cuda.read(&out)?, &want));
 
     let y = random.data::<f32>(cuda, image.len(), (0.0, 1.0))?;
     cuda.accumulate(&x.device, &y.device)?;

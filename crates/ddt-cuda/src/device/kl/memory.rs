@@ -3,14 +3,17 @@
 use ddt_kernels::cuda::{CudaError, Element, GroupNorm, Slice};
 
 use super::program::{KlOp, Level, SLOTS};
-use crate::arena::{ALIGNMENT, GATHERED_BYTES, WORKSPACE_BYTES};
+use crate::{
+    arena::{GATHERED_BYTES, WORKSPACE_BYTES},
+    buffer::ALIGNMENT,
+};
 
 /// Queries that attention has room to score at once, or more where there is more room for gathered windows.
 const QUERIES: usize = 1024;
 
 /// Numbers that attention over one image takes beside its queries' scores: the normed image, queries, keys and
 /// values.
-const KEPT: usize = 4;
+const ATTENTION_MAPS: usize = 4;
 
 /// Sizes of the pieces of one allocation, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,11 +62,11 @@ impl Sizes {
                 KlOp::Attention { at, .. } => {
                     it.norm(at);
                     let positions = at.positions(latent);
-                    let numbers = KEPT * at.len(latent) + positions * positions.min(QUERIES);
+                    let numbers = ATTENTION_MAPS * at.len(latent) + positions * positions.min(QUERIES);
                     it.scratch = it.scratch.max(4 * numbers);
                 }
                 KlOp::Leave { at, .. } => it.pixels = images.saturating_mul(at.positions(latent) * 3 * 4),
-                KlOp::Conv { .. } | KlOp::Enter { .. } | KlOp::Add { .. } | KlOp::Double { .. } => {}
+                KlOp::Conv { .. } | KlOp::Enter { .. } | KlOp::Add { .. } | KlOp::Upsample { .. } => {}
             }
         }
         it
@@ -88,13 +91,13 @@ impl Sizes {
 
 /// The memory of a number of images.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Memory {
     /// Sizes that fit.
     pub(super) sizes: Sizes,
     /// Images that were to be decoded when it was taken: there was no room for more of them.
     pub(super) asked: usize,
-    pub(super) memory: Slice<u8>,
-    pub(super) latents: Slice<f32>,
+    pub(super) all: Slice<u8>,
+    latents: Slice<f32>,
     pixels: Slice<f32>,
     pub(super) moments: Slice<f32>,
     /// Gathered windows, or what attention keeps.
@@ -103,20 +106,20 @@ pub(super) struct Place {
     slots: [Slice<u8>; SLOTS],
 }
 
-impl Place {
+impl Memory {
     /// # Errors
     /// Memory of fewer bytes than [`Sizes::bytes`].
-    pub(super) fn new(memory: Slice<u8>, sizes: Sizes, asked: usize) -> Result<Self, CudaError> {
+    pub(super) fn new(all: Slice<u8>, sizes: Sizes, asked: usize) -> Result<Self, CudaError> {
         let mut start = 0;
         let mut take = |bytes: usize| {
-            let piece = memory.sub(start..start + bytes);
+            let piece = all.sub(start..start + bytes);
             start += bytes.next_multiple_of(ALIGNMENT);
             piece
         };
         Ok(Self {
             sizes,
             asked,
-            memory: memory.clone(),
+            all: all.clone(),
             latents: take(sizes.latents)?.cast()?,
             pixels: take(sizes.pixels)?.cast()?,
             moments: take(sizes.moments)?.cast()?,
@@ -129,27 +132,27 @@ impl Place {
 
 /// As many images as are decoded now, at most those there is room for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Here<'a> {
-    pub(super) place: &'a Place,
+pub(super) struct Part<'a> {
+    pub(super) memory: &'a Memory,
     pub(super) images: usize,
 }
 
-impl Here<'_> {
+impl Part<'_> {
     /// The images in a buffer.
     pub(super) fn slot<T: Element>(&self, slot: usize, at: Level) -> Result<Slice<T>, CudaError> {
-        let bytes = self.images * at.len(self.place.sizes.latent) * size_of::<T>();
-        self.place.slots[slot].sub(0..bytes)?.cast()
+        let bytes = self.images * at.len(self.memory.sizes.latent) * size_of::<T>();
+        self.memory.slots[slot].sub(0..bytes)?.cast()
     }
 
     /// (B, C, H, W).
     pub(super) fn latents(&self, channels: usize) -> Result<Slice<f32>, CudaError> {
-        let (height, width) = self.place.sizes.latent;
-        self.place.latents.sub(0..self.images * channels * height * width)
+        let (height, width) = self.memory.sizes.latent;
+        self.memory.latents.sub(0..self.images * channels * height * width)
     }
 
     /// (B, 3, H, W), so many pixels for each latent position.
     pub(super) fn pixels(&self, each: usize) -> Result<Slice<f32>, CudaError> {
-        let (height, width) = self.place.sizes.latent;
-        self.place.pixels.sub(0..self.images * 3 * height * width * each)
+        let (height, width) = self.memory.sizes.latent;
+        self.memory.pixels.sub(0..self.images * 3 * height * width * each)
     }
 }

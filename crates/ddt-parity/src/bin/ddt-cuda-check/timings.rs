@@ -2,14 +2,14 @@
 
 use std::{ops::ControlFlow, time::Instant};
 
+use anyhow::Result;
 use candle_core::{Device, Tensor};
 use ddt_adapters::{KlConfig, inception::FoldedInception};
 use ddt_cuda::{
-    ArenaPlan, Batch, CudaExecutor, CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES, DeviceWeights,
-    EulerOptions, GpuError, Precision, Programs, StepKind, builder_by_formula, by_formula,
+    ArenaPlan, Batch, Cuda, CudaExecutor, CudaInception, CudaKlDecoder, CudaSampler, DECODER_BYTES,
+    DeviceWeights, EulerOptions, Precision, Programs, StepKind, synthetic_weights,
 };
 use ddt_flow::{Guidance, TimeGrid, noise_batch};
-use ddt_kernels::cuda::Cuda;
 use ddt_model::DdtConfig;
 use ddt_sharing::SharingPlan;
 
@@ -38,7 +38,7 @@ pub(crate) struct Scale {
 
 impl Scale {
     /// DDT-XL/2: 64 images at 256 px, one image, and 32 at 512 px.
-    pub(crate) fn published() -> Result<Self, GpuError> {
+    pub(crate) fn published() -> Result<Self> {
         let cfg = DdtConfig::preset("ddt-xl2")?;
         let autoencoder = KlConfig::sd_vae_ft_ema();
         let batches = vec![(64, 32), (1, 32), (32, 64)];
@@ -46,7 +46,7 @@ impl Scale {
     }
 
     /// As little as goes through everything.
-    pub(crate) fn tiny() -> Result<Self, GpuError> {
+    pub(crate) fn tiny() -> Result<Self> {
         let cfg = DdtConfig {
             hidden_size: 72,
             num_heads: 1,
@@ -66,8 +66,8 @@ impl Scale {
 }
 
 /// Times every kind of step at every size, and whole runs at the first.
-pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
-    let (cfg, precision, source) = (&scale.cfg, Precision::Bf16, by_formula(0));
+pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>> {
+    let (cfg, precision, source) = (&scale.cfg, Precision::Bf16, synthetic_weights(0));
     let mut timings = Vec::new();
     {
         let table = ddt_cuda::WeightTable::new(cfg);
@@ -85,7 +85,7 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
     timings.extend(decodes(cuda, scale)?);
     timings.push(features(cuda, scale)?);
     let Some(&(images, latent)) = scale.batches.first() else { return Ok(timings) };
-    let mut sampler = CudaSampler::on(cuda, cfg, precision, &source)?;
+    let mut sampler = CudaSampler::new(cuda, cfg, precision, &source)?;
     let rows: Vec<u64> = (0..images as u64).collect();
     let labels: Vec<u32> = rows.iter().map(|it| (it * 97 % cfg.num_classes as u64) as u32).collect();
     let noise = noise_batch(0, &rows, (cfg.in_channels, latent, latent), &Device::Cpu)?;
@@ -98,7 +98,7 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
             guidance: Guidance::new(2.0, (0.3, 1.0))?,
             plan: share,
         };
-        let mut once = || -> Result<f64, GpuError> {
+        let mut once = || -> Result<f64> {
             let start = Instant::now();
             sampler.sample(&noise, &labels, &options, &mut |_| ControlFlow::Continue(()))?;
             Ok(start.elapsed().as_secs_f64() * 1e3)
@@ -111,9 +111,9 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
 }
 
 /// Times decoding a batch from host to host.
-fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
-    let (cfg, vb) = (&scale.autoencoder, builder_by_formula(0));
-    let decoder = CudaKlDecoder::on(cuda, cfg, Precision::Bf16, DECODER_BYTES, vb)?;
+fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>> {
+    let (cfg, vb) = (&scale.autoencoder, synthetic_weights(0));
+    let decoder = CudaKlDecoder::new(cuda, cfg, Precision::Bf16, DECODER_BYTES, vb)?;
     let channels = scale.autoencoder.latent_channels;
     let run = |&(images, latent): &(usize, usize)| {
         let rows: Vec<u64> = (0..images as u64).collect();
@@ -140,8 +140,8 @@ fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>, GpuError> {
 }
 
 /// Times Inception from host to host, with synthetic weights.
-fn features(cuda: &Cuda, scale: &Scale) -> Result<Timing, GpuError> {
-    let network = CudaInception::on(cuda, &FoldedInception::synthetic()?)?;
+fn features(cuda: &Cuda, scale: &Scale) -> Result<Timing> {
+    let network = CudaInception::new(cuda, &FoldedInception::synthetic()?)?;
     let side = scale.pictures.1;
     let pixels = Tensor::full(100f32, (scale.pictures.0, 3, side, side), &Device::Cpu)?;
     let mut best = f64::INFINITY;

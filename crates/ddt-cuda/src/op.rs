@@ -1,7 +1,9 @@
 //! The operations that a step is made of.
 
-use super::buffer::{BufferId, Span};
-use crate::weights::WeightId;
+use crate::{
+    buffer::{BufferId, Span},
+    weights::WeightId,
+};
 
 /// Shifts, scales or gates for tokens: row `token / tokens_per_row` of a matrix that may be a part of a wider
 /// one.
@@ -53,7 +55,7 @@ pub struct Norm {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
     /// `out = [cos(t f), sin(t f)]`, `f[k] = exp(-ln(10) k / 128)`; `t` is the step's, (1, 256).
-    TimeWaves {
+    TimestepEmbedding {
         /// The step's scalars.
         scalars: Span,
         /// (1, 256).
@@ -70,19 +72,12 @@ pub enum Op {
         /// (R, D).
         out: Span,
     },
-    /// `out = silu(xs)`.
-    Silu {
-        /// Any shape.
-        xs: Span,
-        /// As `xs`.
-        out: Span,
-    },
     /// `out = silu(xs + addend)`, the one row of `addend` added to every row.
     AddSilu {
         /// (rows, D).
         xs: Span,
-        /// (1, D).
-        addend: Span,
+        /// (1, D); zero if `None`.
+        addend: Option<Span>,
         /// (rows, D).
         out: Span,
     },
@@ -106,21 +101,12 @@ pub enum Op {
         /// Rows, columns of the result, and what is summed over.
         shape: GemmShape,
     },
-    /// `out = norm(xs)`.
-    Norm {
-        /// (T, D).
+    /// `xs += gate ys`, in place, then `norm(xs)`; either is optional.
+    GateNorm {
+        /// (T, D), read and, with a branch, written.
         xs: Span,
-        /// The norm.
-        norm: Norm,
-    },
-    /// `xs += gate ys`, in place, and then perhaps `norm(xs)`.
-    Residual {
-        /// (T, D), read and written.
-        xs: Span,
-        /// (T, D).
-        ys: Span,
-        /// D elements per row.
-        gate: Modulation,
+        /// `ys`, (T, D), and its gate, D elements per row.
+        branch: Option<(Span, Modulation)>,
         /// The norm that the next layer reads.
         norm: Option<Norm>,
     },
@@ -176,16 +162,15 @@ impl Op {
     /// All that it reads, weights aside.
     pub fn reads(&self) -> Vec<Span> {
         match *self {
-            Self::TimeWaves { scalars, .. } => vec![scalars],
+            Self::TimestepEmbedding { scalars, .. } => vec![scalars],
             Self::ClassCondition { labels, time, .. } => vec![labels, time],
-            Self::Silu { xs, .. } | Self::SwiGlu { xs, .. } => vec![xs],
-            Self::AddSilu { xs, addend, .. } => vec![xs, addend],
+            Self::SwiGlu { xs, .. } => vec![xs],
+            Self::AddSilu { xs, addend, .. } => [xs].into_iter().chain(addend).collect(),
             Self::Patchify { latents, .. } => vec![latents],
             Self::Gemm { input, .. } => vec![input],
-            Self::Norm { xs, norm } => vec![xs, norm.shift_scale.span()],
-            Self::Residual { xs, ys, gate, norm } => {
-                let norm = norm.map(|it| it.shift_scale.span());
-                [xs, ys, gate.span()].into_iter().chain(norm).collect()
+            Self::GateNorm { xs, branch, norm } => {
+                let branch = branch.into_iter().flat_map(|(ys, gate)| [ys, gate.span()]);
+                [xs].into_iter().chain(branch).chain(norm.map(|it| it.shift_scale.span())).collect()
             }
             Self::Attention { qkv, rope, .. } => vec![qkv, rope],
             Self::Euler { velocity, scalars, latents, .. } => vec![velocity, scalars, latents],
@@ -195,16 +180,16 @@ impl Op {
     /// All that it writes.
     pub fn writes(&self) -> Vec<Span> {
         match *self {
-            Self::TimeWaves { out, .. }
+            Self::TimestepEmbedding { out, .. }
             | Self::ClassCondition { out, .. }
-            | Self::Silu { out, .. }
             | Self::AddSilu { out, .. }
             | Self::Patchify { out, .. }
             | Self::Gemm { out, .. }
             | Self::Attention { out, .. }
             | Self::SwiGlu { out, .. } => vec![out],
-            Self::Norm { norm, .. } => vec![norm.out],
-            Self::Residual { xs, norm, .. } => [xs].into_iter().chain(norm.map(|it| it.out)).collect(),
+            Self::GateNorm { xs, branch, norm } => {
+                branch.map(|_| xs).into_iter().chain(norm.map(|it| it.out)).collect()
+            }
             Self::Euler { latents, .. } => vec![latents],
         }
     }

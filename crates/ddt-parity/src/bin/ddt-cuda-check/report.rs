@@ -2,11 +2,15 @@
 
 use std::{fmt::Write, path::Path};
 
+use anyhow::Result;
 use ddt_kernels::cuda::{Cuda, checks};
+use ddt_parity::Tolerance;
 use serde_json::{Value, json};
 
 use crate::{
-    Args, batches, parity, peer,
+    Args,
+    compared::{self, Row},
+    peer,
     timings::{self, Scale},
 };
 
@@ -18,7 +22,7 @@ struct Report {
 }
 
 /// Runs everything; says whether all held.
-pub(crate) fn run(args: &Args, cuda: &Cuda) -> Result<bool, Box<dyn std::error::Error>> {
+pub(crate) fn run(args: &Args, cuda: &Cuda) -> Result<bool> {
     let (free, total) = cuda.memory()?;
     let device = json!({
         "name": cuda.name(), "multiprocessors": cuda.multiprocessors(),
@@ -34,7 +38,7 @@ pub(crate) fn run(args: &Args, cuda: &Cuda) -> Result<bool, Box<dyn std::error::
     report.part(&args.out, "kernels", kernels(cuda))?;
     report.part(&args.out, "fixtures", fixtures(args, cuda))?;
     let scale = if args.emulated { Scale::tiny()? } else { Scale::published()? };
-    report.part(&args.out, "batches", batches::run(cuda, &scale).map_err(Into::into).and_then(compared))?;
+    report.part(&args.out, "batches", compared::batches(cuda, &scale).and_then(compared))?;
     report.part(&args.out, "rates", rates(cuda))?;
     report.part(&args.out, "timings", times(cuda, &scale))?;
     report.peer(args)?;
@@ -43,7 +47,7 @@ pub(crate) fn run(args: &Args, cuda: &Cuda) -> Result<bool, Box<dyn std::error::
 }
 
 /// A part's rows, its lines, and whether all of it held.
-type Part = Result<(Vec<Value>, String, bool), Box<dyn std::error::Error>>;
+type Part = Result<(Vec<Value>, String, bool)>;
 
 impl Report {
     fn part(&mut self, out: &Path, name: &str, part: Part) -> std::io::Result<()> {
@@ -104,25 +108,29 @@ fn kernels(cuda: &Cuda) -> Part {
 }
 
 fn fixtures(args: &Args, cuda: &Cuda) -> Part {
-    let (rows, mut lines, held) = compared(parity::run(&args.fixtures, cuda)?)?;
+    let (rows, mut lines, held) = compared(compared::fixtures(&args.fixtures, cuda)?)?;
     if rows.is_empty() {
         writeln!(lines, "  none in {}", args.fixtures.display())?;
     }
     Ok((rows, lines, held))
 }
 
-fn compared(outputs: Vec<parity::Row>) -> Part {
+fn compared(outputs: Vec<Row>) -> Part {
     let (mut rows, mut lines) = (Vec::new(), String::new());
-    for it in &outputs {
+    for Row { fixture, precision, output: it } in &outputs {
+        let precision = format!("{precision:?}").to_lowercase();
+        let tolerance = match it.tolerance {
+            Tolerance::RelativeRms(limit) => limit,
+            Tolerance::Absolute(_) | Tolerance::Exact => 0.0,
+        };
         rows.push(json!({
-            "fixture": it.fixture, "precision": it.precision, "output": it.output,
-            "relative_rms": it.relative_rms, "tolerance": it.tolerance, "passed": it.passed(),
+            "fixture": fixture, "precision": precision, "output": it.name,
+            "relative_rms": it.relative_rms, "tolerance": tolerance, "passed": it.passed(),
         }));
-        let (name, precision, output) = (&it.fixture, it.precision, &it.output);
-        let (error, verdict) = (it.relative_rms, verdict(it.passed()));
-        writeln!(lines, "  {name:<30} {precision:<5} {output:<22} {error:9.2e}  {verdict}")?;
+        let (output, error, verdict) = (&it.name, it.relative_rms, verdict(it.passed()));
+        writeln!(lines, "  {fixture:<30} {precision:<5} {output:<22} {error:9.2e}  {verdict}")?;
     }
-    Ok((rows, lines, outputs.iter().all(parity::Row::passed)))
+    Ok((rows, lines, outputs.iter().all(|it| it.output.passed())))
 }
 
 fn rates(cuda: &Cuda) -> Part {

@@ -1,6 +1,41 @@
-//! Operands of a program: named buffers, and ranges of them.
+//! Named buffers of a batch, and ranges of them.
 
 use std::ops::Range;
+
+/// All buffers and weights begin at a multiple of this many bytes.
+pub const ALIGNMENT: usize = 256;
+
+/// Number type of weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Numbers of 16 bits, sums in f32.
+    Bf16,
+    /// All in f32, without TF32.
+    F32,
+}
+
+impl Precision {
+    /// The type of an element.
+    pub fn element(self) -> Element {
+        match self {
+            Self::Bf16 => Element::Bf16,
+            Self::F32 => Element::F32,
+        }
+    }
+}
+
+/// Size and precision of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Images.
+    pub images: usize,
+    /// Height of a latent, a multiple of the patch.
+    pub height: usize,
+    /// Width of a latent, a multiple of the patch.
+    pub width: usize,
+    /// Number type of the network.
+    pub precision: Precision,
+}
 
 /// Type of a buffer's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,7 +67,7 @@ pub enum Lifetime {
     Step,
 }
 
-/// A buffer of a [`Batch`](super::Batch)'s programs.
+/// A buffer of a [`Batch`]'s programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Buffer {
     /// Its contents.

@@ -7,11 +7,9 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ddt_cuda::GpuError;
-use ddt_kernels::cuda::Cuda;
+use ddt_cuda::{Cuda, CudaError};
 
-mod batches;
-mod parity;
+mod compared;
 mod peer;
 mod report;
 mod timings;
@@ -60,13 +58,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn open(args: &Args) -> Result<Cuda, GpuError> {
+fn open(args: &Args) -> Result<Cuda, CudaError> {
     #[cfg(feature = "cuda-emulation")]
     if args.emulated {
         use ddt_kernels::cuda::emulation::{Order, open};
-        return Ok(open(Order::Forwards)?);
+        return open(Order::Forwards);
     }
-    Ok(Cuda::open(args.device)?)
+    Cuda::open(args.device)
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
