@@ -97,6 +97,24 @@ impl AxialRope2d {
     }
 }
 
+/// The grid of an image's tokens: what a block knows of their positions.
+#[derive(Debug, Clone)]
+pub struct TokenGrid {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) rope: RopeTable,
+}
+
+impl TokenGrid {
+    /// A grid of tokens in row-major order, `L = rows * columns`, with the rotary angles of [`AxialRope2d`].
+    ///
+    /// # Errors
+    /// When `head_dim` is not a positive multiple of 4.
+    pub fn new(rows: usize, columns: usize, head_dim: usize, device: &Device) -> Result<Self> {
+        Ok(Self { rows, columns, rope: AxialRope2d::new(head_dim)?.table(rows, columns, device)? })
+    }
+}
+
 /// `linspace(0, EXTENT, n)`; a single position is 0.
 fn positions(n: usize) -> Vec<f32> {
     let last = n.saturating_sub(1).max(1) as f64;

@@ -4,10 +4,10 @@ use std::fmt;
 
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
-use ddt_kernels::{RopeTable, gate_residual, swiglu};
+use ddt_kernels::{gate_residual, swiglu};
 
 use crate::{
-    attention::{Attention, RmsNorm},
+    attention::{Attention, RmsNorm, TokenGrid},
     linear::Linear,
     weighted_sum::WeightedSum,
 };
@@ -88,8 +88,8 @@ pub trait TransformerBlock: fmt::Debug + Clone + Send + Sync + 'static {
     fn modulation(&self, condition: &Tensor) -> Result<Modulation>;
 
     /// # Shapes
-    /// `xs: (B, L, D) -> (B, L, D)`; `rope` has `L` rows.
-    fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor>;
+    /// `xs: (B, L, D) -> (B, L, D)`; `grid` has `L` tokens.
+    fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: &TokenGrid) -> Result<Tensor>;
 }
 
 /// Attention, then MLP, each normalised, modulated, gated and added:
@@ -129,9 +129,9 @@ impl TransformerBlock for Block {
         Modulation::in_parts(&self.ada_ln, condition)
     }
 
-    fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: &TokenGrid) -> Result<Tensor> {
         let [shift_scale1, gate1, shift_scale2, gate2] = modulation.to_parts()?;
-        let ys = self.attn.forward(&self.norm1.forward_modulated(xs, shift_scale1.source()?)?, rope)?;
+        let ys = self.attn.forward(&self.norm1.forward_modulated(xs, shift_scale1.source()?)?, &grid.rope)?;
         let xs = gate_residual(xs, gate1.source()?, &ys)?;
         let ys = self.mlp.forward(&self.norm2.forward_modulated(&xs, shift_scale2.source()?)?)?;
         gate_residual(&xs, gate2.source()?, &ys)

@@ -4,11 +4,11 @@ use std::fmt;
 
 use candle_core::{DType, Module, Result, Tensor, bail};
 use ddt_kernels::{
-    BlockWeights, PackedBlockWeights, PackedLinear, PackedSwiGlu, RopeTable, packed_block, transformer_block,
+    BlockWeights, PackedBlockWeights, PackedLinear, PackedSwiGlu, packed_block, transformer_block,
 };
 
 use crate::{
-    attention::{Attention, RmsNorm},
+    attention::{Attention, RmsNorm, TokenGrid},
     block::{Block, Modulation, SwiGlu, TransformerBlock},
     linear::Linear,
 };
@@ -131,7 +131,7 @@ impl TransformerBlock for FusedBlock {
         Modulation::joint(&self.0.ada_ln, condition)
     }
 
-    fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: &TokenGrid) -> Result<Tensor> {
         let Block { norm1, attn, norm2, mlp, .. } = &self.0;
         let Some(proj_bias) = attn.proj.bias() else {
             bail!("expected a bias of the attention's projection")
@@ -152,7 +152,7 @@ impl TransformerBlock for FusedBlock {
             xs,
             &modulation.to_joint()?.source()?.to_tensor()?,
             &weights,
-            rope,
+            &grid.rope,
             attn.num_heads,
             RmsNorm::EPS,
         )
@@ -172,8 +172,8 @@ impl TransformerBlock for FrozenBlock {
         Modulation::joint(&self.ada_ln, condition)
     }
 
-    fn forward(&self, xs: &Tensor, modulation: &Modulation, rope: &RopeTable) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: &TokenGrid) -> Result<Tensor> {
         let modulation = modulation.to_joint()?;
-        packed_block(xs, modulation.source()?, &self.weights, rope, self.num_heads, RmsNorm::EPS)
+        packed_block(xs, modulation.source()?, &self.weights, &grid.rope, self.num_heads, RmsNorm::EPS)
     }
 }

@@ -20,16 +20,16 @@
 //! ```
 //! use candle_core::{DType, Device, Tensor};
 //! use candle_nn::{VarBuilder, VarMap};
-//! use ddt_blocks::{AxialRope2d, Block, TransformerBlock};
+//! use ddt_blocks::{Block, TokenGrid, TransformerBlock};
 //!
 //! let vars = VarMap::new();
 //! let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
 //! let block = Block::new(32, 2, vb)?;
-//! let rope = AxialRope2d::new(16)?.table(4, 4, &Device::Cpu)?;
+//! let grid = TokenGrid::new(4, 4, 16, &Device::Cpu)?;
 //! let tokens = Tensor::zeros((1, 16, 32), DType::F32, &Device::Cpu)?;
 //! let condition = Tensor::ones((1, 1, 32), DType::F32, &Device::Cpu)?;
 //! let modulation = block.modulation(&condition)?;
-//! assert_eq!(block.forward(&tokens, &modulation, &rope)?.dims(), &[1, 16, 32]);
+//! assert_eq!(block.forward(&tokens, &modulation, &grid)?.dims(), &[1, 16, 32]);
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
@@ -45,7 +45,7 @@ mod patch;
 mod sit;
 mod weighted_sum;
 
-pub use attention::{Attention, AxialRope2d, RmsNorm};
+pub use attention::{Attention, AxialRope2d, RmsNorm, TokenGrid};
 pub use block::{Block, Modulation, SwiGlu, TransformerBlock, swiglu_hidden_size};
 pub use condition::{ConditionEmbed, LabelEmbed, TimestepEmbed};
 pub use ddt_kernels::RopeTable;

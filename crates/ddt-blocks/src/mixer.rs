@@ -5,8 +5,8 @@ use candle_nn::VarBuilder;
 use ddt_kernels::gate_residual;
 
 use crate::{
-    attention::RmsNorm,
-    block::{Modulation, SwiGlu, swiglu_hidden_size},
+    attention::{RmsNorm, TokenGrid},
+    block::{Modulation, SwiGlu, TransformerBlock, swiglu_hidden_size},
     linear::Linear,
 };
 
@@ -56,19 +56,18 @@ impl MixerBlock {
             ada_ln: Linear::new(d, 6 * d, vb.pp("adaLN_modulation").pp("0"))?,
         })
     }
+}
 
-    /// The block's modulation under `condition`, `(B, 1 or L, D)`.
-    pub fn modulation(&self, condition: &Tensor) -> Result<Modulation> {
+impl TransformerBlock for MixerBlock {
+    fn modulation(&self, condition: &Tensor) -> Result<Modulation> {
         Modulation::in_parts(&self.ada_ln, condition)
     }
 
-    /// # Shapes
-    /// `xs: (B, L, D) -> (B, L, D)`; `grid` is the tokens' `(rows, columns)`.
-    pub fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: (usize, usize)) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: &TokenGrid) -> Result<Tensor> {
         let [shift_scale1, gate1, shift_scale2, gate2] = modulation.to_parts()?;
         let ys = self.norm1.forward_modulated(xs, shift_scale1.source()?)?;
         let ys = match &self.mixer {
-            Mixer::Conv(conv) => conv.forward(&ys, grid)?,
+            Mixer::Conv(conv) => conv.forward(&ys, (grid.rows, grid.columns))?,
             Mixer::Mlp(mlp) => mlp.forward(&ys)?,
         };
         let xs = gate_residual(xs, gate1.source()?, &ys)?;

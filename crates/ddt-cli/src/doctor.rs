@@ -144,7 +144,7 @@ fn instructions() -> Vec<&'static str> {
 
 #[cfg(feature = "cuda")]
 fn gpu() -> String {
-    ddt::gpu::gpu_name(0).unwrap_or_else(|error| error.to_string())
+    ddt::gpu::Cuda::open(0).map_or_else(|error| error.to_string(), |it| it.name().to_owned())
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -96,36 +96,26 @@ pub(crate) const TIMESTEP_FREQUENCIES: usize = 256;
 impl WeightTable {
     /// The weights of a network of these sizes.
     pub fn new(cfg: &DdtConfig) -> Self {
-        let mut list = List::default();
-        let d = cfg.hidden_size;
-        let encoder_blocks = 0..cfg.num_encoder_blocks;
-        let decoder_blocks = cfg.num_encoder_blocks..cfg.num_encoder_blocks + cfg.num_decoder_blocks;
+        let (mut list, d) = (List::default(), cfg.hidden_size);
+        let (encoder, decoder) = (0..cfg.num_encoder_blocks, cfg.num_encoder_blocks..cfg.num_blocks());
         let modulation = |i: usize| format!("blocks.{i}.adaLN_modulation.0");
-        let x_embed = list.linear("x_embedder.proj", d, cfg.patch_dim());
-        let s_embed = list.linear("s_embedder.proj", d, cfg.patch_dim());
-        let time =
-            [list.linear("t_embedder.mlp.0", d, TIMESTEP_FREQUENCIES), list.linear("t_embedder.mlp.2", d, d)];
-        let labels =
-            list.push(vec!["y_embedder.embedding_table.weight".to_owned()], vec![cfg.num_classes + 1, d]);
-        let fused: Vec<_> = encoder_blocks.clone().map(modulation).collect();
-        let encoder_modulations = (!fused.is_empty()).then(|| list.stacked(&fused, 6 * d, d));
-        let encoder = encoder_blocks.map(|i| list.block(i, cfg)).collect();
-        let decoder = decoder_blocks.clone().map(|i| list.block(i, cfg)).collect();
-        let decoder_modulations = decoder_blocks.map(|i| list.stacked(&[modulation(i)], 6 * d, d)).collect();
-        let final_modulation = list.linear("final_layer.adaLN_modulation.0", 2 * d, d);
-        let final_linear = list.linear("final_layer.linear", cfg.patch_dim(), d);
+        let fused: Vec<_> = encoder.clone().map(modulation).collect();
+        let table = vec!["y_embedder.embedding_table.weight".to_owned()];
         Self {
+            x_embed: list.linear("x_embedder.proj", d, cfg.patch_dim()),
+            s_embed: list.linear("s_embedder.proj", d, cfg.patch_dim()),
+            time: [
+                list.linear("t_embedder.mlp.0", d, TIMESTEP_FREQUENCIES),
+                list.linear("t_embedder.mlp.2", d, d),
+            ],
+            labels: list.push(table, vec![cfg.num_classes + 1, d]),
+            encoder_modulations: (!fused.is_empty()).then(|| list.stacked(&fused, 6 * d, d)),
+            encoder: encoder.map(|i| list.block(i, cfg)).collect(),
+            decoder: decoder.clone().map(|i| list.block(i, cfg)).collect(),
+            decoder_modulations: decoder.map(|i| list.stacked(&[modulation(i)], 6 * d, d)).collect(),
+            final_modulation: list.linear("final_layer.adaLN_modulation.0", 2 * d, d),
+            final_linear: list.linear("final_layer.linear", cfg.patch_dim(), d),
             all: list.all,
-            x_embed,
-            s_embed,
-            time,
-            labels,
-            encoder_modulations,
-            encoder,
-            decoder,
-            decoder_modulations,
-            final_modulation,
-            final_linear,
         }
     }
 

@@ -44,7 +44,6 @@ impl Guidance {
     /// Guidance by `scale` (unitless, 1 is no guidance) for times strictly inside `interval`.
     ///
     /// # Errors
-    ///
     /// [`FlowError::Invalid`] unless `scale` is finite and the bounds are finite and increasing.
     pub fn new(scale: f64, interval: (f64, f64)) -> Result<Self> {
         let (low, high) = interval;
@@ -227,7 +226,7 @@ mod tests {
 
     /// Evaluates at `t = 0.5` in a step that starts at `step_t`.
     fn velocity(scale: f64, step_t: f64) -> (Vec<f32>, Vec<CfgBatch>) {
-        let guided = Guided { model: &Recorder, guidance: Guidance::new(scale, (0.3, 0.8)).unwrap() };
+        let guided = Guided { model: Recorder, guidance: Guidance::new(scale, (0.3, 0.8)).unwrap() };
         let x_t = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
         let mut asked = Vec::new();
         let v = guided.velocity(&x_t, Evaluation { step: 0, step_t, t: 0.5 }, &mut asked).unwrap();

@@ -28,11 +28,9 @@ pub trait VelocityModel {
     /// Velocity at `x_t`.
     ///
     /// # Shapes
-    ///
     /// `x_t`: (B, ...) in f32 -> (B, ...)
     ///
     /// # Errors
-    ///
     /// A tensor operation fails.
     fn velocity(&self, x_t: &Tensor, at: Evaluation, state: &mut Self::State) -> Result<Tensor>;
 }
@@ -66,11 +64,9 @@ pub trait ClassConditional {
     /// Velocities of a batch, at the same `x_t` with and without classes.
     ///
     /// # Shapes
-    ///
     /// `x_t`: (B, ...) in f32 -> (B, ...) for [`CfgBatch::Cond`], (2B, ...) for [`CfgBatch::CondUncond`]
     ///
     /// # Errors
-    ///
     /// `x_t` does not match the labels, or a tensor operation fails.
     fn velocities(
         &self,
@@ -93,11 +89,9 @@ pub trait Decoupled {
     /// Runs the encoder.
     ///
     /// # Shapes
-    ///
     /// `x_t`: (B, ...) in f32 -> cached output for `batch.count(B)` rows
     ///
     /// # Errors
-    ///
     /// `x_t` does not match the labels, or a tensor operation fails.
     fn encode(&self, x_t: &Tensor, t: f64, batch: CfgBatch) -> Result<Self::Cached>;
 
@@ -106,35 +100,11 @@ pub trait Decoupled {
     /// An output cached for [`CfgBatch::CondUncond`] also serves [`CfgBatch::Cond`], with its first half.
     ///
     /// # Shapes
-    ///
     /// `x_t`: (B, ...) in f32 -> (B, ...) for [`CfgBatch::Cond`], (2B, ...) for [`CfgBatch::CondUncond`]
     ///
     /// # Errors
-    ///
     /// `cached` is empty, has fewer rows than `batch` needs or is of another `B`, or a tensor operation fails.
     fn decode(&self, x_t: &Tensor, cached: &[(&Self::Cached, f64)], batch: CfgBatch) -> Result<Tensor>;
-}
-
-impl<M: VelocityModel + ?Sized> VelocityModel for &M {
-    type State = M::State;
-
-    fn velocity(&self, x_t: &Tensor, at: Evaluation, state: &mut Self::State) -> Result<Tensor> {
-        (**self).velocity(x_t, at, state)
-    }
-}
-
-impl<M: ClassConditional + ?Sized> ClassConditional for &M {
-    type State = M::State;
-
-    fn velocities(
-        &self,
-        x_t: &Tensor,
-        at: Evaluation,
-        batch: CfgBatch,
-        state: &mut Self::State,
-    ) -> Result<Tensor> {
-        (**self).velocities(x_t, at, batch, state)
-    }
 }
 
 /// A [`VelocityModel`] without state, made from a function of `(x_t, t)`.

@@ -47,11 +47,9 @@ impl LinearPath {
     /// Eq. (34) of arXiv:2504.05741. Differentiable.
     ///
     /// # Shapes
-    ///
     /// `data`, `noise`: (B, ...), `t`: (B) in [0, 1] -> (B, ...) in the type of `data`; `t` is cast to it.
     ///
     /// # Errors
-    ///
     /// `data` and `noise` differ in shape, or `t` is not (B).
     pub fn interpolate(self, data: &Tensor, noise: &Tensor, t: &Tensor) -> Result<Tensor> {
         if data.dims() != noise.dims() {
@@ -79,11 +77,9 @@ impl LinearPath {
     /// Eqs. (13) and (14) of arXiv:2504.05741.
     ///
     /// # Shapes
-    ///
     /// `data`, `noise`: (B, ...) -> (B, ...)
     ///
     /// # Errors
-    ///
     /// `data` and `noise` differ in shape or type.
     pub fn velocity_target(self, data: &Tensor, noise: &Tensor) -> Result<Tensor> {
         data - noise
@@ -96,11 +92,9 @@ impl LinearPath {
     /// ```
     ///
     /// # Shapes
-    ///
     /// `velocity`, `x_t`: (B, ...) -> (B, ...)
     ///
     /// # Errors
-    ///
     /// `t` is outside [0, 1): at `t = 1` there is no noise left, and the score does not exist.
     pub fn score(self, velocity: &Tensor, x_t: &Tensor, t: f64) -> Result<Tensor> {
         if !(0.0..1.0).contains(&t) {
@@ -130,7 +124,6 @@ impl TimeSampling {
     /// `timeshift` respaces it as [`shift_time`] does; the published training does not shift.
     ///
     /// # Errors
-    ///
     /// [`FlowError::Invalid`] unless `timeshift` is finite and above 0.
     pub fn draw(self, noise: &CounterNoise, timeshift: Option<f64>) -> std::result::Result<f64, FlowError> {
         let timeshift = timeshift.unwrap_or(1.0);
@@ -161,11 +154,9 @@ pub fn logit_normal_time(normal: f64) -> f64 {
 /// Eq. (5) of arXiv:2504.05741. Differentiable with respect to both arguments.
 ///
 /// # Shapes
-///
 /// `predicted`, `target`: (B, ...) in any float type -> a scalar in f32, computed in f32.
 ///
 /// # Errors
-///
 /// The shapes differ, or there are no elements.
 pub fn flow_matching_loss(predicted: &Tensor, target: &Tensor) -> Result<Tensor> {
     if predicted.dims() != target.dims() || predicted.elem_count() == 0 {

@@ -14,16 +14,13 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 /// Computed in f32; the result has the dtype of `features`. Equal grids return the features unchanged.
 ///
 /// # Shapes
-///
 /// `features`: (B, rows columns, C), row by row, with `(rows, columns) = from`; result:
 /// (B, rows' columns', C) with `(rows', columns') = to`.
 ///
 /// # Errors
-///
 /// The number of tokens is not that of `from`, or a dimension is empty.
 ///
 /// # Example
-///
 /// ```
 /// use candle_core::{Device, Tensor};
 /// let column = Tensor::new(&[[[0f32], [4.0]]], &Device::Cpu)?;

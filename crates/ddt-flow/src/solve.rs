@@ -32,11 +32,9 @@ pub struct StepReport<'a> {
 /// No gradients flow through the result: each step drops its computation graph.
 ///
 /// # Shapes
-///
 /// `noise`: (B, ...) in any float type -> (B, ...) in f32
 ///
 /// # Errors
-///
 /// [`FlowError::Invalid`] if `noise` has no samples or no elements;
 /// [`FlowError::NonFinite`] as soon as a sample is not finite;
 /// [`FlowError::Cancelled`] if `on_step` breaks before the last step;

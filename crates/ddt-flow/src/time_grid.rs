@@ -55,7 +55,6 @@ impl TimeGrid {
     /// always 1 for a single step.
     ///
     /// # Errors
-    ///
     /// [`FlowError::Invalid`] unless `num_steps` is in 1..=[`MAX_STEPS`](Self::MAX_STEPS), `last_step` is in
     /// (0, 1] and `timeshift` is finite and above 0; also if two times are equal in f64, as with a last step of
     /// 1 and several steps.

@@ -8,7 +8,6 @@ pub(crate) const MAX_FEATURE_SIZE: usize = 8192;
 /// A view of rows of finite numbers.
 ///
 /// # Shapes
-///
 /// `(rows, size)`, row-major and contiguous.
 #[derive(Debug, Clone, Copy)]
 pub struct Features<'a> {
@@ -21,7 +20,6 @@ impl<'a> Features<'a> {
     /// Views `values` as rows of `size` numbers; there may be no row.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] unless `size` is in `1..=8192`, the rows are whole, and all numbers are finite; the
     /// first NaN or infinity is named.
     pub fn new(values: &'a [f32], size: usize) -> Result<Self, MetricsError> {

@@ -54,7 +54,6 @@ pub struct FrechetDistance {
 /// ```
 ///
 /// # Errors
-///
 /// [`MetricsError::Input`] for features of different extractors or a matrix that is not a covariance,
 /// [`MetricsError::Numerical`] for an overflow or a decomposition that does not converge.
 pub fn frechet_distance(

@@ -46,7 +46,6 @@ impl InceptionScoreAccumulator {
     /// Starts with no rows; splits have `split_size` consecutive rows.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] unless `num_classes` is in `1..=8192` and `split_size` at least 1.
     pub fn new(num_classes: usize, split_size: usize) -> Result<Self, MetricsError> {
         check_size(num_classes)?;
@@ -58,7 +57,6 @@ impl InceptionScoreAccumulator {
     /// Adds the logits of the next rows.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] for another number of classes; nothing has been added then.
     pub fn push(&mut self, logits: Features<'_>) -> Result<(), MetricsError> {
         check_row_size("the logits to add", self.probabilities.len(), logits.size())?;
@@ -83,7 +81,6 @@ impl InceptionScoreAccumulator {
     /// The score of all rows.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] if there was none.
     pub fn finish(mut self) -> Result<InceptionScore, MetricsError> {
         if self.num_rows > 0 {
@@ -114,7 +111,6 @@ impl InceptionScoreAccumulator {
 /// Inception Score of logits that are all in memory.
 ///
 /// # Errors
-///
 /// As [`InceptionScoreAccumulator`].
 pub fn inception_score(logits: Features<'_>, split_size: usize) -> Result<InceptionScore, MetricsError> {
     let mut score = InceptionScoreAccumulator::new(logits.size(), split_size)?;

@@ -74,7 +74,6 @@ impl Moments {
     /// Starts with no rows.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] unless `size` is in `1..=8192`.
     pub fn new(size: usize) -> Result<Self, MetricsError> {
         check_size(size)?;
@@ -97,7 +96,6 @@ impl Moments {
     /// Adds rows.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] if they have another length; nothing has been added then.
     pub fn push(&mut self, features: Features<'_>) -> Result<(), MetricsError> {
         check_row_size("the rows to add", self.size, features.size())?;
@@ -121,7 +119,6 @@ impl Moments {
     /// Merges the moments of other rows.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] if its rows have another length, or for more than 2^53 rows; nothing has been merged
     /// then.
     pub fn merge(&mut self, other: &Moments) -> Result<(), MetricsError> {
@@ -146,7 +143,6 @@ impl Moments {
     /// Mean and covariance, which divides by rows - 1.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] for fewer than two rows; [`MetricsError::Numerical`] if merged sums are beyond f64.
     pub fn finish(mut self) -> Result<Statistics, MetricsError> {
         self.flush();
@@ -171,7 +167,6 @@ impl Moments {
     /// Moments from the numbers of [`Moments::into_parts`].
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] for an impossible size or number of rows, a scatter that is not square, or numbers
     /// that are not finite.
     pub fn from_parts(parts: MomentParts) -> Result<Self, MetricsError> {
@@ -248,7 +243,6 @@ impl Statistics {
     /// Statistics of rows that are all in memory; [`Moments`] takes them in parts.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] if there are fewer than two.
     pub fn of(features: Features<'_>) -> Result<Self, MetricsError> {
         let mut moments = Moments::new(features.size())?;

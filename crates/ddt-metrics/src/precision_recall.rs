@@ -48,7 +48,6 @@ pub struct PrecisionRecall {
 /// ```
 ///
 /// # Errors
-///
 /// [`MetricsError::Input`] for features of different extractors, a `neighbourhood` outside 1..=1024, or a side
 /// without more rows than that.
 pub fn precision_recall(
@@ -62,7 +61,6 @@ pub fn precision_recall(
 /// [`precision_recall`] that reports progress: the share of work done, in [0, 1], from any thread.
 ///
 /// # Errors
-///
 /// As [`precision_recall`].
 pub fn precision_recall_with_progress(
     samples: Features<'_>,

@@ -197,7 +197,6 @@ impl NamedProtocol {
     /// ```
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`], which lists the known names.
     pub fn find(name: &str) -> Result<&'static Self, MetricsError> {
         static ALL: [NamedProtocol; 2] = NAMED_PROTOCOLS;

@@ -53,7 +53,6 @@ impl Report {
     /// The report as JSON; numbers come back bit for bit.
     ///
     /// # Errors
-    ///
     /// None in practice: everything in a report can be written as JSON.
     pub fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string_pretty(self)
@@ -62,7 +61,6 @@ impl Report {
     /// Reads a report of at most 16 MiB.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Report`] for a file that cannot be read, or is not a report of this version.
     pub fn read(path: &Path) -> Result<Self, MetricsError> {
         let wrong = |problem: String| MetricsError::Report { path: path.to_owned(), problem };

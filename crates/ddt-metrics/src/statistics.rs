@@ -11,7 +11,6 @@ const ASYMMETRY: f64 = 1e-6;
 /// Mean and covariance of rows, in f64.
 ///
 /// # Shapes
-///
 /// mean `(size)`, covariance `(size, size)`, row-major and symmetric, divided by rows - 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Statistics {
@@ -28,7 +27,6 @@ impl Statistics {
     /// mirror images by rounding are averaged.
     ///
     /// # Errors
-    ///
     /// [`MetricsError::Input`] unless the size is in `1..=8192`, the covariance is square and symmetric, and all
     /// numbers are finite.
     pub fn new(

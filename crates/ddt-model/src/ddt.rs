@@ -9,7 +9,7 @@
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use ddt_blocks::{
-    AxialRope2d, Block, ConditionEmbed, FinalLayer, Form, Frozen, Fused, PatchEmbed, Plain, RopeTable,
+    Block, ConditionEmbed, FinalLayer, Form, Frozen, Fused, Linear, PatchEmbed, Plain, TokenGrid,
     TransformerBlock, unpatchify,
 };
 use ddt_kernels::add_silu;
@@ -17,7 +17,7 @@ use ddt_kernels::add_silu;
 use crate::{
     config::DdtConfig,
     init::SeededInit,
-    network::{DecoderModulations, DecoupledNetwork, VelocityNetwork, run_blocks},
+    network::{DecoderModulations, DecoupledNetwork, NoisyInput, VelocityNetwork, run_blocks},
     network_config::NetworkConfig,
 };
 
@@ -29,7 +29,7 @@ use crate::{
 pub struct Ddt<F: Form = Plain> {
     cfg: NetworkConfig,
     encoder: ConditionEncoder<F>,
-    decoder: VelocityDecoder<F>,
+    decoder: VelocityDecoder<F::Block, F::Linear>,
 }
 
 /// The form for training: each block is one differentiable operation. In f32 on the CPU.
@@ -77,7 +77,7 @@ impl Ddt {
 
     pub(crate) fn into_form<F: Form>(self) -> Result<Ddt<F>> {
         let Self { cfg, encoder, decoder } = self;
-        Ok(Ddt { cfg, encoder: encoder.into_form()?, decoder: decoder.into_form()? })
+        Ok(Ddt { cfg, encoder: encoder.into_form()?, decoder: decoder.into_form::<F>()? })
     }
 }
 
@@ -101,7 +101,7 @@ impl<F: Form> Ddt<F> {
     }
 
     /// The half that makes a velocity.
-    pub fn decoder(&self) -> &VelocityDecoder<F> {
+    pub fn decoder(&self) -> &VelocityDecoder<F::Block, F::Linear> {
         &self.decoder
     }
 }
@@ -155,7 +155,7 @@ impl<F: Form> ConditionEncoder<F> {
     /// # Errors
     /// On any other shape, and on the CPU for a label outside the table.
     pub fn forward(&self, x_t: &Tensor, t: &Tensor, labels: &Tensor) -> Result<Tensor> {
-        Ok(self.forward_with_features(x_t, t, labels, 0)?.0)
+        Ok(self.forward_with_features(NoisyInput { x_t, t, labels }, 0)?.0)
     }
 
     /// The self-condition, and the output of encoder block `align_layer` (from 1; 0 is the embedded
@@ -165,17 +165,16 @@ impl<F: Form> ConditionEncoder<F> {
     /// As [`forward`](Self::forward), and when there is no such block.
     pub fn forward_with_features(
         &self,
-        x_t: &Tensor,
-        t: &Tensor,
-        labels: &Tensor,
+        input: NoisyInput<'_>,
         align_layer: usize,
     ) -> Result<(Tensor, Tensor)> {
+        let NoisyInput { x_t, t, labels } = input;
         let (t_emb, y_emb) = self.condition.forward(t, labels)?;
         let c = add_silu(&y_emb, &t_emb)?; // (B, 1, D)
         let xs = self.s_embedder.forward(&x_t.to_dtype(c.dtype())?)?; // (B, L, D)
-        let rope = rope_table(&self.cfg, x_t)?;
+        let grid = token_grid(&self.cfg, x_t)?;
         let (xs, features) = run_blocks(self.blocks.iter(), xs, align_layer, |block, xs| {
-            block.forward(xs, &block.modulation(&c)?, &rope)
+            block.forward(xs, &block.modulation(&c)?, &grid)
         })?;
         Ok((add_silu(&xs, &t_emb)?, features))
     }
@@ -186,11 +185,11 @@ impl<F: Form> ConditionEncoder<F> {
 /// The condition is a self-condition, one vector per token, in DDT; one vector per image works as well,
 /// and makes the decoder the paper's Improved-SiT.
 #[derive(Debug, Clone)]
-pub struct VelocityDecoder<F: Form = Plain> {
+pub struct VelocityDecoder<B = Block, L = Linear> {
     cfg: DdtConfig,
-    x_embedder: PatchEmbed<F::Linear>,
-    blocks: Vec<F::Block>,
-    final_layer: FinalLayer<F::Linear>,
+    x_embedder: PatchEmbed<L>,
+    blocks: Vec<B>,
+    final_layer: FinalLayer<L>,
 }
 
 impl VelocityDecoder {
@@ -199,18 +198,10 @@ impl VelocityDecoder {
     /// # Errors
     /// When the sizes make no network or `vb` lacks a parameter.
     pub fn new(cfg: &DdtConfig, vb: VarBuilder) -> Result<Self> {
-        cfg.validate().map_err(candle_core::Error::wrap)?;
-        let d = cfg.hidden_size;
-        let block = |i| Block::new(d, cfg.num_heads, vb.pp("blocks").pp(i));
-        Ok(Self {
-            x_embedder: PatchEmbed::new(cfg.in_channels, cfg.patch_size, d, vb.pp("x_embedder"))?,
-            blocks: (cfg.num_encoder_blocks..cfg.num_blocks()).map(block).collect::<Result<_>>()?,
-            final_layer: FinalLayer::new(d, cfg.patch_dim(), vb.pp("final_layer"))?,
-            cfg: cfg.clone(),
-        })
+        Self::with_blocks(cfg, |vb| Block::new(cfg.hidden_size, cfg.num_heads, vb), vb)
     }
 
-    pub(crate) fn into_form<F: Form>(self) -> Result<VelocityDecoder<F>> {
+    pub(crate) fn into_form<F: Form>(self) -> Result<VelocityDecoder<F::Block, F::Linear>> {
         let Self { cfg, x_embedder, blocks, final_layer } = self;
         Ok(VelocityDecoder {
             cfg,
@@ -221,7 +212,25 @@ impl VelocityDecoder {
     }
 }
 
-impl<F: Form> VelocityDecoder<F> {
+impl<B: TransformerBlock> VelocityDecoder<B> {
+    /// [`new`](VelocityDecoder::new) with other blocks.
+    pub(crate) fn with_blocks(
+        cfg: &DdtConfig,
+        block: impl Fn(VarBuilder) -> Result<B>,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        cfg.validate().map_err(candle_core::Error::wrap)?;
+        let (d, range) = (cfg.hidden_size, cfg.num_encoder_blocks..cfg.num_blocks());
+        Ok(Self {
+            x_embedder: PatchEmbed::new(cfg.in_channels, cfg.patch_size, d, vb.pp("x_embedder"))?,
+            blocks: range.map(|i| block(vb.pp("blocks").pp(i))).collect::<Result<_>>()?,
+            final_layer: FinalLayer::new(d, cfg.patch_dim(), vb.pp("final_layer"))?,
+            cfg: cfg.clone(),
+        })
+    }
+}
+
+impl<B: TransformerBlock, L: Module> VelocityDecoder<B, L> {
     /// The velocity.
     ///
     /// # Shapes
@@ -270,21 +279,21 @@ impl<F: Form> VelocityDecoder<F> {
         let (_, _, h, w) = x_t.dims4()?;
         let DecoderModulations { final_shift_scale, .. } = modulations;
         let xs = self.x_embedder.forward(&x_t.to_dtype(final_shift_scale.dtype())?)?; // (B, L, D)
-        let rope = rope_table(&self.cfg, x_t)?;
+        let grid = token_grid(&self.cfg, x_t)?;
         let blocks = modulations.of(&self.blocks)?;
         let (xs, features) = run_blocks(blocks, xs, align_layer, |(block, modulation), xs| {
-            block.forward(xs, modulation, &rope)
+            block.forward(xs, modulation, &grid)
         })?;
         let patches = self.final_layer.forward(&xs, final_shift_scale.source()?)?.to_dtype(DType::F32)?; // (B, L, C P^2)
         Ok((unpatchify(&patches, self.cfg.patch_size, (h, w))?, features))
     }
 }
 
-/// The rotary angles of a latent's tokens.
-fn rope_table(cfg: &DdtConfig, x_t: &Tensor) -> Result<RopeTable> {
+/// The grid of a latent's tokens.
+fn token_grid(cfg: &DdtConfig, x_t: &Tensor) -> Result<TokenGrid> {
     let (_, _, h, w) = x_t.dims4()?;
     let (rows, columns) = cfg.token_grid(h, w);
-    AxialRope2d::new(cfg.head_dim())?.table(rows, columns, x_t.device())
+    TokenGrid::new(rows, columns, cfg.head_dim(), x_t.device())
 }
 
 impl<F: Form> VelocityNetwork for Ddt<F> {
@@ -292,15 +301,9 @@ impl<F: Form> VelocityNetwork for Ddt<F> {
         &self.cfg
     }
 
-    fn forward_with_features(
-        &self,
-        x_t: &Tensor,
-        t: &Tensor,
-        labels: &Tensor,
-        align_layer: usize,
-    ) -> Result<(Tensor, Tensor)> {
-        let (z_t, features) = self.encoder.forward_with_features(x_t, t, labels, align_layer)?;
-        Ok((self.decoder.forward(x_t, &z_t)?, features))
+    fn forward_with_features(&self, input: NoisyInput<'_>, align_layer: usize) -> Result<(Tensor, Tensor)> {
+        let (z_t, features) = self.encoder.forward_with_features(input, align_layer)?;
+        Ok((self.decoder.forward(input.x_t, &z_t)?, features))
     }
 
     fn decoupled(&self) -> Option<&dyn DecoupledNetwork> {

@@ -62,7 +62,7 @@ pub use ddt::{ConditionEncoder, Ddt, FrozenDdt, TrainingDdt, VelocityDecoder};
 pub use error::ModelError;
 pub use file::{DdtFile, Description, LatentInfo};
 pub use init::SeededInit;
-pub use network::{DecoderModulations, DecoupledNetwork, VelocityNetwork};
+pub use network::{DecoderModulations, DecoupledNetwork, NoisyInput, VelocityNetwork};
 pub use network_config::{Family, NetworkConfig, Projection, TokenMixer};
 pub use sample::{Labelled, OnStep, SampleOptions, Sampled, check_batch, sample, sample_autoguided};
 pub use shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState};

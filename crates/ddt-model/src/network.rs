@@ -7,6 +7,17 @@ use ddt_blocks::{Modulation, ProjectionHead, WeightedSum};
 
 use crate::network_config::NetworkConfig;
 
+/// What every network computes a velocity from.
+#[derive(Debug, Clone, Copy)]
+pub struct NoisyInput<'a> {
+    /// Noisy latents, `(B, C, H, W)`.
+    pub x_t: &'a Tensor,
+    /// Their times, `(B)` f32, 0 for noise and 1 for data.
+    pub t: &'a Tensor,
+    /// Their classes, `(B)` u32; `num_classes` is "no class".
+    pub labels: &'a Tensor,
+}
+
 /// A class-conditional velocity network: any of the paper's systems, in this project's time direction.
 ///
 /// [`NetworkConfig::build`] makes one; `t = 0` is noise and `t = 1` data whatever direction the system was
@@ -24,7 +35,7 @@ pub trait VelocityNetwork: fmt::Debug + Send + Sync {
     /// # Errors
     /// On any other shape, and on the CPU for a label above `num_classes`.
     fn forward(&self, x_t: &Tensor, t: &Tensor, labels: &Tensor) -> Result<Tensor> {
-        Ok(self.forward_with_features(x_t, t, labels, 0)?.0)
+        Ok(self.forward_with_features(NoisyInput { x_t, t, labels }, 0)?.0)
     }
 
     /// The velocity, and the output of block `align_layer`, `(B, L, D)`, before any final activation: what
@@ -35,13 +46,7 @@ pub trait VelocityNetwork: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`forward`](Self::forward), and when there is no such block.
-    fn forward_with_features(
-        &self,
-        x_t: &Tensor,
-        t: &Tensor,
-        labels: &Tensor,
-        align_layer: usize,
-    ) -> Result<(Tensor, Tensor)>;
+    fn forward_with_features(&self, input: NoisyInput<'_>, align_layer: usize) -> Result<(Tensor, Tensor)>;
 
     /// The network as two halves, if it has them: what sharing a self-condition needs.
     fn decoupled(&self) -> Option<&dyn DecoupledNetwork> {

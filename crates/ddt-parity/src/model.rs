@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::VarBuilder;
 use ddt_flow::{Guidance, TimeGrid, solver_by_name};
 use ddt_model::{
-    DdtConfig, DdtFile, DecoupledNetwork, Family, NetworkConfig, Projection, SampleOptions, VelocityNetwork,
-    sample,
+    DdtConfig, DdtFile, DecoupledNetwork, Family, NetworkConfig, NoisyInput, Projection, SampleOptions,
+    VelocityNetwork, sample,
 };
 use ddt_sharing::{ForecastOrder, SharingPlan};
 use serde::Deserialize;
@@ -157,7 +157,8 @@ pub(crate) fn repa_sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let align_layer = cfg.projection.context("the fixture has no projection")?.align_layer;
     let head = network.projection_head().context("the network has no projection")?;
     // The network runs in this project's direction: t = 1 is data.
-    let (velocity, features) = network.forward_with_features(&x, &t.affine(-1.0, 1.0)?, &y, align_layer)?;
+    let input = NoisyInput { x_t: &x, t: &t.affine(-1.0, 1.0)?, labels: &y };
+    let (velocity, features) = network.forward_with_features(input, align_layer)?;
     let projection = head.forward(&features)?;
     Ok(vec![
         fixture.compare("out.velocity", &velocity.neg()?, Tolerance::FORWARD)?,

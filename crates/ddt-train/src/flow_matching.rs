@@ -4,7 +4,7 @@ use candle_core::{D, DType, Device, Module, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_blocks::ProjectionHead;
 use ddt_flow::{CounterNoise, Purpose, TimeSampling, flow_matching_loss};
-use ddt_model::{NetworkConfig, VelocityNetwork};
+use ddt_model::{NetworkConfig, NoisyInput, VelocityNetwork};
 
 use crate::{
     batch::{Batch, Features, NoisyBatch, Pick},
@@ -83,7 +83,8 @@ impl FlowMatching {
         };
         let features = features
             .ok_or_else(|| TrainError::data("features to align with, beside the latents", "only latents"))?;
-        let (velocity, hidden) = self.network.forward_with_features(x_t, t, labels, alignment.layer)?;
+        let (velocity, hidden) =
+            self.network.forward_with_features(NoisyInput { x_t, t, labels }, alignment.layer)?;
         let flow = flow_matching_loss(&velocity, target)?;
         let patch = self.network.config().sizes.patch_size;
         let (_, _, h, w) = x_t.dims4()?;

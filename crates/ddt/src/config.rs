@@ -318,7 +318,7 @@ impl Place {
     #[must_use]
     pub fn best() -> Self {
         #[cfg(feature = "cuda")]
-        if ddt_cuda::gpu_name(0).is_ok() {
+        if ddt_cuda::Cuda::open(0).is_ok() {
             return Self::Cuda(0);
         }
         Self::Cpu

@@ -2,16 +2,18 @@
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
-use ddt_blocks::{AxialRope2d, Block, Form, Frozen, Fused, Linear, RopeTable, TransformerBlock};
+use ddt_blocks::{
+    Block, Form, Frozen, Fused, Linear, Modulation, Plain, TokenGrid, TransformerBlock, WeightedSum,
+};
 
 use super::{D, HEADS, numbers, part, relative_rms, scalar};
 
-fn rope() -> RopeTable {
-    AxialRope2d::new(D / HEADS).unwrap().table(2, 3, &Device::Cpu).unwrap()
+fn grid() -> TokenGrid {
+    TokenGrid::new(2, 3, D / HEADS, &Device::Cpu).unwrap()
 }
 
 fn run(block: &impl TransformerBlock, xs: &Tensor, condition: &Tensor) -> Tensor {
-    block.forward(xs, &block.modulation(condition).unwrap(), &rope()).unwrap()
+    block.forward(xs, &block.modulation(condition).unwrap(), &grid()).unwrap()
 }
 
 /// The block's parameters in a dtype, without variables.
@@ -81,18 +83,18 @@ fn every_form_takes_the_modulation_of_another() {
     let frozen = Frozen::block(detached(&vars, DType::F32)).unwrap();
     let (xs, condition) = (numbers(&[2, 6, D], 0.5), numbers(&[2, 6, D], 0.7));
     let (parts, joint) = (block.modulation(&condition).unwrap(), frozen.modulation(&condition).unwrap());
-    let want = block.forward(&xs, &parts, &rope()).unwrap();
+    let want = block.forward(&xs, &parts, &grid()).unwrap();
     let got = [
-        block.forward(&xs, &joint, &rope()).unwrap(),
-        fused.forward(&xs, &parts, &rope()).unwrap(),
-        fused.forward(&xs, &joint, &rope()).unwrap(),
+        block.forward(&xs, &joint, &grid()).unwrap(),
+        fused.forward(&xs, &parts, &grid()).unwrap(),
+        fused.forward(&xs, &joint, &grid()).unwrap(),
     ];
     for got in got {
         assert!(relative_rms(&got, &want) < 1e-6, "{}", relative_rms(&got, &want));
     }
     // The first rows of a batch are a batch.
     let first = |it: &Tensor| it.narrow(0, 0, 1).unwrap();
-    let got = block.forward(&first(&xs), &parts.narrow_batch(1).unwrap(), &rope()).unwrap();
+    let got = block.forward(&first(&xs), &parts.narrow_batch(1).unwrap(), &grid()).unwrap();
     assert!(relative_rms(&got, &first(&want)) < 1e-6);
 }
 
@@ -107,4 +109,34 @@ fn forms_that_do_not_exist_are_refused() {
     assert!(message.contains("bf16"), "{message}");
     let linear = Linear::new(4, 4, VarBuilder::zeros(DType::F16, &Device::Cpu)).unwrap();
     assert!(Frozen::linear(linear).is_err());
+}
+
+/// A block under a weighted sum of modulations is the block under the modulation of the weighted sum of conditions:
+/// the modulation is affine in the condition, and the weights sum to one.
+fn check_weighted_sum<F: Form>() {
+    let (_, vars) = part(|vb| Block::new(D, HEADS, vb));
+    let block = F::block(detached(&vars, DType::F32)).unwrap();
+    let xs = numbers(&[2, 6, D], 0.5);
+    let conditions = [0.7, 1.7, 2.7].map(|phase| numbers(&[2, 6, D], phase));
+    let modulations = conditions.each_ref().map(|it| block.modulation(it).unwrap());
+    for weights in [vec![1.0], vec![-0.5, 1.5], vec![0.4, -1.3, 1.9]] {
+        let mut condition = conditions[0].zeros_like().unwrap();
+        for (weight, it) in weights.iter().zip(&conditions) {
+            condition = (condition + (it * *weight).unwrap()).unwrap();
+        }
+        let terms: Vec<_> = modulations.iter().zip(weights).collect();
+        let got = block.forward(&xs, &Modulation::weighted_sum(&terms).unwrap(), &grid()).unwrap();
+        let want = run(&block, &xs, &condition);
+        assert!(relative_rms(&got, &want) < 1e-5, "{}", relative_rms(&got, &want));
+    }
+    let four: Vec<_> = modulations.iter().chain(&modulations[..1]).map(|it| (it, 0.25)).collect();
+    assert!(block.forward(&xs, &Modulation::weighted_sum(&four).unwrap(), &grid()).is_err());
+}
+
+#[test]
+fn every_form_of_a_block_reads_a_weighted_sum() {
+    check_weighted_sum::<Plain>();
+    check_weighted_sum::<Fused>();
+    check_weighted_sum::<Frozen>();
+    assert!(Modulation::weighted_sum(&[]).is_err() && WeightedSum::of([]).is_err());
 }

@@ -5,11 +5,11 @@
 use candle_core::{DType, Device, Module, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
 use ddt_blocks::{
-    Attention, AxialRope2d, Block, FinalLayer, LabelEmbed, PatchEmbed, ProjectionHead, RmsNorm, SwiGlu,
-    TimestepEmbed, TransformerBlock,
+    Attention, AxialRope2d, Block, FinalLayer, GridConv, LabelEmbed, MixerBlock, Modulation, PatchEmbed,
+    ProjectionHead, RmsNorm, SitAttention, SitBlock, SitPatchEmbed, SwiGlu, TimestepEmbed, TokenGrid,
+    TransformerBlock,
 };
 
-mod baselines;
 mod forms;
 
 const D: usize = 16;
@@ -77,10 +77,10 @@ fn block() {
     let (block, mut vars) = part(|vb| Block::new(D, HEADS, vb));
     let xs = Var::from_tensor(&numbers(&[2, 6, D], 0.5)).unwrap();
     let condition = Var::from_tensor(&numbers(&[2, 6, D], 0.7)).unwrap();
-    let rope = AxialRope2d::new(D / HEADS).unwrap().table(2, 3, &Device::Cpu).unwrap();
+    let grid = TokenGrid::new(2, 3, D / HEADS, &Device::Cpu).unwrap();
     vars.push(("xs".to_owned(), xs.clone()));
     vars.push(("condition".to_owned(), condition.clone()));
-    check(&vars, || block.forward(&xs, &block.modulation(&condition)?, &rope));
+    check(&vars, || block.forward(&xs, &block.modulation(&condition)?, &grid));
 }
 
 #[test]
@@ -88,8 +88,8 @@ fn a_condition_per_image_is_the_same_condition_for_every_token() {
     let (block, _) = part(|vb| Block::new(D, HEADS, vb));
     let xs = numbers(&[2, 6, D], 0.5);
     let condition = numbers(&[2, 1, D], 0.7);
-    let rope = AxialRope2d::new(D / HEADS).unwrap().table(2, 3, &Device::Cpu).unwrap();
-    let run = |c: &Tensor| block.forward(&xs, &block.modulation(c).unwrap(), &rope).unwrap();
+    let grid = TokenGrid::new(2, 3, D / HEADS, &Device::Cpu).unwrap();
+    let run = |c: &Tensor| block.forward(&xs, &block.modulation(c).unwrap(), &grid).unwrap();
     let repeated = condition.broadcast_as((2, 6, D)).unwrap().contiguous().unwrap();
     let largest = |it: Tensor| it.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     let (image, token) = (run(&condition), run(&repeated));
@@ -161,7 +161,7 @@ fn block_by_hand(vars: &[(String, Var)], xs: &Tensor, condition: &Tensor, angles
 fn block_is_its_formula() {
     let (block, vars) = part(|vb| Block::new(D, HEADS, vb));
     let xs = numbers(&[2, 6, D], 0.5);
-    let rope = AxialRope2d::new(D / HEADS).unwrap().table(2, 3, &Device::Cpu).unwrap();
+    let grid = TokenGrid::new(2, 3, D / HEADS, &Device::Cpu).unwrap();
     // Tokens at x = 0, 8, 16 in rows y = 0, 16; frequencies 1 and 0.01.
     let angles: Vec<f32> = [0f32, 16.0]
         .iter()
@@ -170,7 +170,7 @@ fn block_is_its_formula() {
     let angles = Tensor::from_vec(angles, (1, 1, 6, D / HEADS / 2), &Device::Cpu).unwrap();
     for tokens in [1, 6] {
         let condition = numbers(&[2, tokens, D], 0.7);
-        let got = block.forward(&xs, &block.modulation(&condition).unwrap(), &rope).unwrap();
+        let got = block.forward(&xs, &block.modulation(&condition).unwrap(), &grid).unwrap();
         let want = block_by_hand(&vars, &xs, &condition, &angles).unwrap();
         assert!(relative_rms(&got, &want) < 1e-5, "{}", relative_rms(&got, &want));
     }
@@ -209,4 +209,55 @@ fn rms_norm_agrees_with_its_fused_form() {
     let fused = norm.forward_modulated(&xs, &shift_scale).unwrap();
     let error = (plain - fused).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(error < 1e-5, "{error}");
+}
+
+/// A condition per image, and one per token.
+fn check_block(
+    mut vars: Vec<(String, Var)>,
+    modulation: impl Fn(&Tensor) -> Result<Modulation>,
+    run: impl Fn(&Tensor, &Modulation) -> Result<Tensor>,
+) {
+    let xs = Var::from_tensor(&numbers(&[2, 6, D], 0.5)).unwrap();
+    vars.push(("xs".to_owned(), xs.clone()));
+    for tokens in [1, 6] {
+        let condition = Var::from_tensor(&numbers(&[2, tokens, D], 0.7)).unwrap();
+        let mut vars = vars.clone();
+        vars.push(("condition".to_owned(), condition.clone()));
+        check(&vars, || run(&xs, &modulation(&condition)?));
+    }
+}
+
+#[test]
+fn sit_block() {
+    let (block, vars) = part(|vb| SitBlock::new(D, HEADS, vb));
+    check_block(vars, |c| block.modulation(c), |xs, m| block.forward(xs, m));
+    let (attention, vars) = part(|vb| SitAttention::new(D, HEADS, vb));
+    check(&vars, || attention.forward(&numbers(&[2, 6, D], 0.2)));
+}
+
+#[test]
+fn blocks_without_attention() {
+    let grid = TokenGrid::new(2, 3, D / HEADS, &Device::Cpu).unwrap();
+    let (block, vars) = part(|vb| MixerBlock::convolution(D, vb));
+    check_block(vars, |c| block.modulation(c), |xs, m| block.forward(xs, m, &grid));
+    let (block, vars) = part(|vb| MixerBlock::mlp(D, vb));
+    check_block(vars, |c| block.modulation(c), |xs, m| block.forward(xs, m, &grid));
+    let (conv, mut vars) = part(|vb| GridConv::new(D, vb));
+    let xs = Var::from_tensor(&numbers(&[2, 6, D], 0.5)).unwrap();
+    vars.push(("xs".to_owned(), xs.clone()));
+    check(&vars, || conv.forward(&xs, (3, 2)));
+}
+
+#[test]
+fn sit_embedders_and_final_layer() {
+    let (patch, vars) = part(|vb| SitPatchEmbed::new(3, 2, D, 2, vb));
+    let latents = numbers(&[2, 3, 4, 4], 0.1);
+    check(&vars, || patch.forward(&latents));
+    assert!(patch.forward(&numbers(&[2, 3, 4, 6], 0.1)).is_err());
+    let (time, vars) = part(|vb| TimestepEmbed::sit(D, vb));
+    let t = Tensor::new(&[0.1f32, 0.8], &Device::Cpu).unwrap();
+    check(&vars, || time.forward(&t));
+    let (last, vars) = part(|vb| FinalLayer::sit(D, 12, vb));
+    let (xs, condition) = (numbers(&[2, 3, D], 0.1), numbers(&[2, 3, D], 0.9));
+    check(&vars, || last.forward(&xs, &last.shift_scale(&condition)?));
 }

@@ -27,11 +27,9 @@ impl NoiseSource {
     /// Standard normal noise for numbered samples, each independent of the rest of the batch.
     ///
     /// # Shapes
-    ///
     /// `samples`: B numbers, `shape`: (C, H, W) -> (B, C, H, W) in f32
     ///
     /// # Errors
-    ///
     /// [`FlowError::Invalid`] if there are no samples, no elements or too many of them;
     /// [`FlowError::Candle`] if the copy to `device` fails.
     pub fn batch(
@@ -68,11 +66,9 @@ impl NoiseSource {
 /// Noise of [`NoiseSource::Counter`].
 ///
 /// # Shapes
-///
 /// `samples`: B numbers, `shape`: (C, H, W) -> (B, C, H, W) in f32
 ///
 /// # Errors
-///
 /// Those of [`NoiseSource::batch`].
 pub fn noise_batch(
     seed: u64,

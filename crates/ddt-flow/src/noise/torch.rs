@@ -94,7 +94,6 @@ fn to_normal(block: &mut [f32; BLOCK]) {
 /// Equal up to the last bits of sine, cosine and logarithm, which differ between PyTorch's own builds.
 ///
 /// # Errors
-///
 /// The shape does not fit in memory, or the copy to `device` fails.
 pub fn torch_randn(seed: u64, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
     let shape = shape.into();

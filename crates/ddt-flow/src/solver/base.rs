@@ -29,11 +29,9 @@ pub trait Solver: Debug + Send + Sync {
     /// Steps from `x` at `step.t` to the latents at `step.t_next`.
     ///
     /// # Shapes
-    ///
     /// `x`: (B, ...) -> (B, ...) in the same float type
     ///
     /// # Errors
-    ///
     /// `velocity` fails, or `history` holds times that are not before `step.t`.
     fn step(&self, velocity: Velocity<'_>, x: &Tensor, step: Step, history: &mut History) -> Result<Tensor>;
 }
@@ -77,7 +75,6 @@ impl History {
     /// The newest time and velocity; `None` at the start of a run.
     ///
     /// # Errors
-    ///
     /// It is not from before `t`: the history belongs to another run.
     pub fn last_before(&self, t: f64) -> Result<Option<(f64, &Tensor)>> {
         match self.iter().next_back() {
@@ -95,11 +92,9 @@ impl History {
     /// So the noise of a sample depends only on its initial latents, not on its batch or on a generator.
     ///
     /// # Shapes
-    ///
     /// `x`: (B, ...) -> B numbers
     ///
     /// # Errors
-    ///
     /// `x` is a scalar, or cannot be read.
     pub fn sample_keys(&mut self, x: &Tensor) -> Result<&[u64]> {
         if self.keys.is_none() {

@@ -61,11 +61,9 @@ impl EulerMaruyama {
     /// Update for a given velocity and noise; the last step ignores the noise.
     ///
     /// # Shapes
-    ///
     /// `x`, `velocity`, `noise`: (B, ...) of one float type -> (B, ...)
     ///
     /// # Errors
-    ///
     /// Shapes or types differ, or `step` starts at `t = 1`, where there is no score.
     pub fn advance(&self, x: &Tensor, velocity: &Tensor, noise: &Tensor, step: Step) -> Result<Tensor> {
         let w = self.scale * LinearPath.sigma_t(step.t);

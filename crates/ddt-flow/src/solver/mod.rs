@@ -31,7 +31,6 @@ pub const SOLVER_NAMES: &[&str] = &[
 /// Solver with one of the [`SOLVER_NAMES`].
 ///
 /// # Errors
-///
 /// [`FlowError::Invalid`] for an unknown name, listing the known ones, or for a tolerance out of range.
 pub fn solver_by_name(name: &str) -> Result<Box<dyn Solver>> {
     Ok(match name {

@@ -29,7 +29,6 @@ impl AdamsBashforth {
     /// The method of `order` in 1..=4; order 1 is Euler's method.
     ///
     /// # Errors
-    ///
     /// [`FlowError::Invalid`] for any other order.
     pub fn new(order: usize) -> std::result::Result<Self, FlowError> {
         if !(1..=4).contains(&order) {

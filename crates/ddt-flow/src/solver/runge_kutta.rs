@@ -137,7 +137,6 @@ impl Dopri5 {
     /// The pair with a tolerance (unitless), relative to `1 + |x|`.
     ///
     /// # Errors
-    ///
     /// [`FlowError::Invalid`] unless it is in [1e-12, 1).
     pub fn new(tolerance: f64) -> std::result::Result<Self, FlowError> {
         if !(1e-12..1.0).contains(&tolerance) {

@@ -61,7 +61,6 @@ impl Cuda {
     /// `out = activation(x + addend)`: a bias, an activation, or the self-condition `silu(t + s)`.
     ///
     /// # Errors
-    ///
     /// If D is no multiple of 8 (bf16) or 4 (f32), if a slice has another length or is not aligned, or if the
     /// driver refuses.
     pub fn add_rows<T: Float>(&self, arguments: &AddRows<'_, T>) -> Result<()> {
@@ -88,7 +87,6 @@ impl Cuda {
     /// A label outside the table gives a row of NaN.
     ///
     /// # Errors
-    ///
     /// As [`Self::add_rows`].
     pub fn class_condition<T: Float>(&self, arguments: &ClassCondition<'_, T>) -> Result<()> {
         const NAME: &str = "class_condition";
@@ -115,12 +113,11 @@ impl Cuda {
     /// Fast where F is a multiple of 8 (bf16) or 4 (f32): pad weights with zeros, which change nothing.
     ///
     /// # Errors
-    ///
     /// If a slice has another length or is not aligned, or if the driver refuses.
     pub fn swiglu<T: Float>(&self, arguments: &SwiGlu<'_, T>) -> Result<()> {
         const NAME: &str = "swiglu";
         let SwiGlu { ab, hidden, out } = *arguments;
-        expect(hidden > 0, NAME, || "a hidden size above 0".into(), || hidden.to_string())?;
+        expect(hidden > 0, NAME, "a hidden size above 0", hidden)?;
         let tokens = out.len() / hidden;
         check_len(NAME, &self.device, ("out, whole rows of the hidden size", out), tokens * hidden)?;
         check_len(NAME, &self.device, ("ab", ab), 2 * out.len())?;
@@ -136,7 +133,7 @@ fn check_width<T: Float>(kernel: &'static str, width: usize) -> Result<()> {
     expect(
         width > 0 && width.is_multiple_of(T::LANES) && width <= i32::MAX as usize,
         kernel,
-        || format!("a width that is a multiple of {}", T::LANES),
-        || width.to_string(),
+        format_args!("a width that is a multiple of {}", T::LANES),
+        width,
     )
 }

@@ -18,7 +18,7 @@ pub struct Attention<'a, T> {
     pub q_weight: &'a Slice<T>,
     /// The weight of the keys' norm, (K).
     pub k_weight: &'a Slice<T>,
-    /// Cosine and sine of each pair's angle, (L, K/2, 2): [`rope_pairs`](Self::rope_pairs).
+    /// Cosine and sine of each pair's angle, (L, K/2, 2).
     pub rope: &'a Slice<f32>,
     /// L.
     pub tokens: usize,
@@ -28,13 +28,6 @@ pub struct Attention<'a, T> {
     pub eps: f32,
     /// The result, (R, L, N, K).
     pub out: &'a Slice<T>,
-}
-
-impl<T> Attention<'_, T> {
-    /// A table of cosines and one of sines, both (L, K/2), as the kernels read them: (L, K/2, 2).
-    pub fn rope_pairs(cos: &[f32], sin: &[f32]) -> Vec<f32> {
-        cos.iter().zip(sin).flat_map(|(&cos, &sin)| [cos, sin]).collect()
-    }
 }
 
 /// How the tensor-core kernel spreads over a device.
@@ -61,7 +54,6 @@ impl Cuda {
     /// sums are f32. Any number of tokens.
     ///
     /// # Errors
-    ///
     /// If K is no multiple of 8 up to 128, if a slice has another length or is not aligned, or if the driver
     /// refuses.
     pub fn attention(&self, arguments: &Attention<'_, bf16>) -> Result<()> {
@@ -79,12 +71,7 @@ impl Cuda {
     pub(super) fn attention_tiled(&self, arguments: &Attention<'_, bf16>, tiling: Tiling) -> Result<()> {
         const NAME: &str = "attention";
         let (images, head_dim, values) = self.check_attention(NAME, arguments)?;
-        expect(
-            head_dim.is_multiple_of(8),
-            NAME,
-            || "a head size that is a multiple of 8".into(),
-            || head_dim.to_string(),
-        )?;
+        expect(head_dim.is_multiple_of(8), NAME, "a head size that is a multiple of 8", head_dim)?;
         let (kernel, warps, queries) = match (tiling, head_dim) {
             (Tiling::Wide, 64 | 72) => (kernels::ATTENTION_WIDE[head_dim / 8 - 8], 4, 128),
             (Tiling::Small, 64 | 72) => (kernels::ATTENTION_SMALL[head_dim / 8 - 8], 4, 64),
@@ -103,7 +90,6 @@ impl Cuda {
     /// fast kernel is compared with.
     ///
     /// # Errors
-    ///
     /// If K is odd or above 128, if a slice has another length or is not aligned, or if the driver refuses.
     pub fn attention_plain<T: Float>(&self, arguments: &Attention<'_, T>) -> Result<()> {
         const NAME: &str = "attention_plain";
@@ -128,15 +114,15 @@ impl Cuda {
         expect(
             head_dim > 0 && head_dim.is_multiple_of(2) && head_dim <= 128 && heads > 0 && heads <= 65_535,
             name,
-            || "an even head size up to 128, and at least one head".into(),
-            || format!("head size {head_dim}, {heads} heads"),
+            "an even head size up to 128, and at least one head",
+            format_args!("head size {head_dim}, {heads} heads"),
         )?;
         let images = images(arguments);
         expect(
             tokens > 0 && tokens < 1 << 20 && images <= 65_535,
             name,
-            || "between 1 and 2^20 tokens and at most 65,535 rows".into(),
-            || format!("{tokens} tokens, {images} rows"),
+            "between 1 and 2^20 tokens and at most 65,535 rows",
+            format_args!("{tokens} tokens, {images} rows"),
         )?;
         let device = &self.device;
         check_len(name, device, ("out, rows of tokens of heads", out), images * tokens * heads * head_dim)?;
@@ -154,19 +140,13 @@ impl Cuda {
     /// `softmax(scale x)` of each row of `length`, in place.
     ///
     /// # Errors
-    ///
     /// If `x` is not whole rows or is not aligned, or if the driver refuses.
     pub fn softmax_rows(&self, x: &Slice<f32>, length: usize, scale: f32) -> Result<()> {
         const NAME: &str = "softmax_rows";
-        expect(
-            (1..=i32::MAX as usize).contains(&length),
-            NAME,
-            || "rows of 1 to 2^31 - 1".into(),
-            || length.to_string(),
-        )?;
+        expect((1..=i32::MAX as usize).contains(&length), NAME, "rows of 1 to 2^31 - 1", length)?;
         let rows = x.len() / length;
         check_len(NAME, &self.device, ("x, whole rows of the length", x), rows * length)?;
-        expect(rows <= i32::MAX as usize, NAME, || "fewer than 2^31 rows".into(), || rows.to_string())?;
+        expect(rows <= i32::MAX as usize, NAME, "fewer than 2^31 rows", rows)?;
         let mut arguments = Arguments::default();
         arguments.address(x.address()).u32(length as u32).f32(scale);
         let kernel = kernels::SOFTMAX_ROWS;

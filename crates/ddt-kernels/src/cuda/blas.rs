@@ -10,8 +10,8 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys;
 use cudarc::driver::CudaStream;
 
+use super::backend::{GemmPlaces, GemmShape};
 use super::error::{CudaError, Result};
-use super::shapes::{GemmPlaces, GemmShape};
 
 const LIBRARY: &str = "cuBLASLt";
 

@@ -9,8 +9,8 @@ use cudarc::cudnn::result::{self, CudnnError};
 use cudarc::cudnn::sys;
 use cudarc::driver::CudaStream;
 
+use super::backend::ConvShape;
 use super::error::{CudaError, Result};
-use super::shapes::ConvShape;
 
 /// How many ways of convolving are asked for.
 const WAYS: usize = 8;

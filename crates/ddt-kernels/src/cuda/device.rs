@@ -40,7 +40,6 @@ impl Cuda {
     /// Bytes of device memory: free, and in all.
     ///
     /// # Errors
-    ///
     /// If the driver refuses.
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.device.backend.memory()
@@ -49,7 +48,6 @@ impl Cuda {
     /// Memory for `len` elements, with whatever it held, at a multiple of 256 bytes. Not while capturing.
     ///
     /// # Errors
-    ///
     /// [`CudaError::OutOfMemory`](super::CudaError::OutOfMemory) if that much is not free; if the driver
     /// refuses.
     pub fn alloc<T: Element>(&self, len: usize) -> Result<Slice<T>> {
@@ -61,7 +59,6 @@ impl Cuda {
     /// Memory that holds `values`. Not while capturing.
     ///
     /// # Errors
-    ///
     /// As [`Self::alloc`].
     pub fn upload<T: Element>(&self, values: &[T]) -> Result<Slice<T>> {
         let slice = self.alloc(values.len())?;
@@ -72,7 +69,6 @@ impl Cuda {
     /// Copies `values` to `slice`, behind what is on the stream, and waits. Not while capturing.
     ///
     /// # Errors
-    ///
     /// If lengths differ, or if the driver refuses.
     pub fn write<T: Element>(&self, slice: &Slice<T>, values: &[T]) -> Result<()> {
         self.check("write", slice, values.len())?;
@@ -82,7 +78,6 @@ impl Cuda {
     /// The values of `slice`, behind what is on the stream. Not while capturing.
     ///
     /// # Errors
-    ///
     /// If the driver refuses, or if a kernel before it failed.
     pub fn read<T: Element>(&self, slice: &Slice<T>) -> Result<Vec<T>> {
         let mut values = vec![T::ZERO; slice.len()];
@@ -94,7 +89,6 @@ impl Cuda {
     /// Puts a copy of `from` to `to` on the stream; the two may not overlap.
     ///
     /// # Errors
-    ///
     /// If lengths differ, or if the driver refuses.
     pub fn copy<T: Element>(&self, from: &Slice<T>, to: &Slice<T>) -> Result<()> {
         self.check("copy", from, to.len())?;
@@ -106,7 +100,6 @@ impl Cuda {
     /// Waits until everything on the stream is done. Not while capturing.
     ///
     /// # Errors
-    ///
     /// If a kernel failed.
     pub fn wait(&self) -> Result<()> {
         self.device.backend.wait()
@@ -115,7 +108,6 @@ impl Cuda {
     /// Milliseconds that the device spent on what `work` puts on the stream. Not while capturing.
     ///
     /// # Errors
-    ///
     /// Those of `work`, or if a kernel failed.
     pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
         let mut work = Some(work);
@@ -145,14 +137,13 @@ impl Cuda {
 
     fn check<T: Element>(&self, call: &'static str, slice: &Slice<T>, len: usize) -> Result<()> {
         let ours = Arc::ptr_eq(&self.device, slice.device());
-        expect(ours, call, || "memory of this device".into(), || "memory of another".into())?;
-        expect(slice.len() == len, call, || format!("{len} elements"), || slice.len().to_string())
+        expect(ours, call, "memory of this device", "memory of another")?;
+        expect(slice.len() == len, call, format_args!("{len} elements"), slice.len())
     }
 
     /// Records what `work` puts on the stream, without running it.
     ///
     /// # Errors
-    ///
     /// Those of `work`, which may not allocate, read, write or wait; or if the driver refuses.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         // Counted first: memory that `work` drops while it is recorded is part of the recording.
@@ -191,7 +182,6 @@ impl Graph {
     /// Puts the recorded work on the stream.
     ///
     /// # Errors
-    ///
     /// If the driver refuses.
     pub fn launch(&self) -> Result<()> {
         self.recording.as_ref().map_or(Ok(()), |recording| recording.launch())

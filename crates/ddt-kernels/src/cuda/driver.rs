@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
-use super::backend::{Backend, Recording};
+use super::backend::{Backend, ConvShape, GemmPlaces, GemmShape, Recording};
 use super::blas::Blas;
 use super::cudnn::Cudnn;
 use super::device::Cuda;
@@ -14,7 +14,6 @@ use super::error::{CudaError, Result};
 use super::kernels;
 use super::launch::Launch;
 use super::memory::Device;
-use super::shapes::{ConvShape, GemmPlaces, GemmShape};
 
 /// Code for compute capability 8.0 and 9.0, and PTX for what comes after.
 static FATBIN: &Fatbin<[u8]> = &Fatbin(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
@@ -66,7 +65,6 @@ impl Cuda {
     /// Opens device `ordinal`, from 0, and loads the kernels.
     ///
     /// # Errors
-    ///
     /// [`CudaError::NoDriver`] where there is none; if there is no such device, it is older than compute capability
     /// 8.0, or the driver refuses.
     pub fn open(ordinal: usize) -> Result<Self> {

@@ -15,13 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::backend::{Backend, Recording};
+use super::backend::{Backend, GemmPlaces, GemmShape, Recording};
 use super::device::Cuda;
 use super::error::{CudaError, Result};
 use super::kernels;
 use super::launch::{Arguments, Launch};
 use super::memory::{Device, Float};
-use super::shapes::{GemmPlaces, GemmShape};
 
 /// In which order the threads of a block come to run: results may not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +34,6 @@ pub enum Order {
 /// Compiles the kernels for the CPU, once a version of their sources, and opens it as a device.
 ///
 /// # Errors
-///
 /// [`CudaError::NoCompiler`] if there is no C++ compiler; [`CudaError::Emulation`] if it fails.
 pub fn open(order: Order) -> Result<Cuda> {
     let path = library()?;

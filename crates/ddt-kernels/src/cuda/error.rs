@@ -91,8 +91,11 @@ pub enum CudaError {
 pub(crate) fn expect(
     holds: bool,
     kernel: &'static str,
-    expected: impl FnOnce() -> String,
-    got: impl FnOnce() -> String,
+    expected: impl std::fmt::Display,
+    got: impl std::fmt::Display,
 ) -> Result<()> {
-    if holds { Ok(()) } else { Err(CudaError::Argument { kernel, expected: expected(), got: got() }) }
+    if holds {
+        return Ok(());
+    }
+    Err(CudaError::Argument { kernel, expected: expected.to_string(), got: got.to_string() })
 }

@@ -71,7 +71,6 @@ impl Cuda {
     /// The stream is normed before it is rounded to its type. Either half may be left out.
     ///
     /// # Errors
-    ///
     /// If D is no multiple of 8 or above 2048, if a slice has another length or is not aligned, or if the
     /// driver refuses.
     pub fn gate_norm<T: Float>(&self, arguments: &GateNorm<'_, T>) -> Result<()> {
@@ -79,8 +78,8 @@ impl Cuda {
         expect(
             width > 0 && width.is_multiple_of(8) && width <= CHUNK * kernels::GATE_NORM.len(),
             NAME,
-            || format!("a width that is a multiple of 8 up to {}", CHUNK * kernels::GATE_NORM.len()),
-            || width.to_string(),
+            format_args!("a width that is a multiple of 8 up to {}", CHUNK * kernels::GATE_NORM.len()),
+            width,
         )?;
         let tokens = x.len() / width;
         let device = &self.device;

@@ -53,7 +53,6 @@ impl Cuda {
     /// with mean and variance over the C / groups channels of a group and all positions of an image.
     ///
     /// # Errors
-    ///
     /// If sizes do not divide, if a slice has another length or is not aligned, if O is neither T nor f32, or if
     /// the driver refuses.
     pub fn group_norm<T: Float, O: Float>(&self, arguments: &GroupNorm<'_, T, O>) -> Result<()> {
@@ -61,21 +60,21 @@ impl Cuda {
         expect(
             channels.is_multiple_of(T::LANES) && (1..=1024).contains(&channels),
             NAME,
-            || format!("channels that are a multiple of {} up to 1024", T::LANES),
-            || channels.to_string(),
+            format_args!("channels that are a multiple of {} up to 1024", T::LANES),
+            channels,
         )?;
         expect(
             groups > 0 && channels.is_multiple_of(groups),
             NAME,
-            || format!("a number of groups that divides {channels} channels"),
-            || groups.to_string(),
+            format_args!("a number of groups that divides {channels} channels"),
+            groups,
         )?;
         let images = x.len() / (positions * channels).max(1);
         expect(
             images <= 65535 && (1..=i32::MAX as usize).contains(&positions),
             NAME,
-            || "up to 65535 images of at least one position".into(),
-            || format!("{images} images of {positions}"),
+            "up to 65535 images of at least one position",
+            format_args!("{images} images of {positions}"),
         )?;
         check_len(NAME, &self.device, ("x, whole images", x), images * positions * channels)?;
         check_len(NAME, &self.device, ("weight", weight), channels)?;
@@ -84,8 +83,8 @@ impl Cuda {
         expect(
             O::INDEX == T::INDEX || O::INDEX == f32::INDEX,
             NAME,
-            || format!("a result of {} or f32", T::NAME),
-            || O::NAME.into(),
+            format_args!("a result of {} or f32", T::NAME),
+            O::NAME,
         )?;
         let pieces = positions.div_ceil(PIECE);
         let needed = GroupNorm::<T, O>::scratch_len(images, positions, channels);
@@ -93,8 +92,8 @@ impl Cuda {
         expect(
             scratch.len() >= needed,
             NAME,
-            || format!("scratch memory of {needed} numbers or more"),
-            || scratch.len().to_string(),
+            format_args!("scratch memory of {needed} numbers or more"),
+            scratch.len(),
         )?;
         let scales = scratch.sub(2 * images * channels * pieces..needed)?;
 

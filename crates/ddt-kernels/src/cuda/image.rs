@@ -1,12 +1,12 @@
 //! Images: layouts, sizes, pools, and results side by side.
 
+use super::backend::Window;
 use super::device::Cuda;
 use super::error::{Result, expect};
 use super::kernels;
 use super::launch::Arguments;
 use super::memory::{Float, Slice};
 use super::rows::check_len;
-use super::shapes::Window;
 
 /// Sizes of images whose layout changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +34,8 @@ impl Layout {
         expect(
             self.channels <= self.wide && self.together() <= u32::MAX as usize,
             kernel,
-            || "positions as wide as the channels or wider, of fewer than 2^32 elements".into(),
-            || format!("{self:?}"),
+            "positions as wide as the channels or wider, of fewer than 2^32 elements",
+            format_args!("{self:?}"),
         )
     }
 
@@ -87,7 +87,6 @@ impl Cuda {
     /// (B, C, P) to (B, P, wide), times `scale`.
     ///
     /// # Errors
-    ///
     /// If a slice has another length or is not aligned, or if the driver refuses.
     pub fn channels_last<T: Float>(
         &self,
@@ -110,7 +109,6 @@ impl Cuda {
     /// (B, P, wide) to (B, C, P): elements behind the channels are left out.
     ///
     /// # Errors
-    ///
     /// If a slice has another length or is not aligned, or if the driver refuses.
     pub fn channels_first<T: Float>(&self, x: &Slice<T>, layout: Layout, out: &Slice<f32>) -> Result<()> {
         const NAME: &str = "channels_first";
@@ -126,7 +124,6 @@ impl Cuda {
     /// Each position twice in either direction: (B, H, W, C) to (B, 2 H, 2 W, C).
     ///
     /// # Errors
-    ///
     /// If channels are no multiple of 8 (bf16) or 4 (f32), if a slice has another length or is not aligned, or if
     /// the driver refuses.
     pub fn upsample<T: Float>(
@@ -140,8 +137,8 @@ impl Cuda {
         expect(
             channels.is_multiple_of(T::LANES) && height * width * channels > 0,
             NAME,
-            || format!("channels that are a multiple of {}", T::LANES),
-            || format!("{height} x {width} x {channels}"),
+            format_args!("channels that are a multiple of {}", T::LANES),
+            format_args!("{height} x {width} x {channels}"),
         )?;
         let images = x.len() / (height * width * channels);
         check_len(NAME, &self.device, ("x, whole images", x), images * height * width * channels)?;
@@ -155,7 +152,6 @@ impl Cuda {
     /// `x += y`, where `y` is f32 whatever `x` is.
     ///
     /// # Errors
-    ///
     /// If lengths differ or are no multiple of 8 (bf16) or 4 (f32), if a slice is not aligned, or if the driver
     /// refuses.
     pub fn accumulate<T: Float>(&self, x: &Slice<T>, y: &Slice<f32>) -> Result<()> {
@@ -171,7 +167,6 @@ impl Cuda {
     /// The largest or the mean of each window; padding counts for neither, and NaN stays.
     ///
     /// # Errors
-    ///
     /// If sizes do not fit, if a slice has another length or is not aligned, or if the driver refuses.
     pub fn pool<T: Float>(&self, arguments: &Pool<'_, T>) -> Result<()> {
         const NAME: &str = "pool";
@@ -180,14 +175,14 @@ impl Cuda {
         expect(
             channels.is_multiple_of(T::LANES) && height * width * channels > 0,
             NAME,
-            || format!("images whose channels are a multiple of {}", T::LANES),
-            || format!("{height} x {width} x {channels}"),
+            format_args!("images whose channels are a multiple of {}", T::LANES),
+            format_args!("{height} x {width} x {channels}"),
         )?;
         expect(
             window.pad_rows < window.height && window.pad_columns < window.width,
             NAME,
-            || "a window that is larger than its padding".into(),
-            || format!("{window:?}"),
+            "a window that is larger than its padding",
+            format_args!("{window:?}"),
         )?;
         let images = x.len() / (height * width * channels);
         check_len(NAME, &self.device, ("x, whole images", x), images * height * width * channels)?;
@@ -203,7 +198,6 @@ impl Cuda {
     /// `out[t, first + c] = act(x[t, c] + bias[c])`.
     ///
     /// # Errors
-    ///
     /// If sizes do not fit, if a slice has another length or is not aligned, or if the driver refuses.
     pub fn columns<T: Float>(&self, arguments: &Columns<'_, T>) -> Result<()> {
         const NAME: &str = "columns";
@@ -212,8 +206,8 @@ impl Cuda {
         expect(
             whole && width > 0 && first + width <= stride,
             NAME,
-            || format!("columns of the result in multiples of {}", T::LANES),
-            || format!("{width} from {first} of {stride}"),
+            format_args!("columns of the result in multiples of {}", T::LANES),
+            format_args!("{width} from {first} of {stride}"),
         )?;
         let tokens = x.len() / width;
         check_len(NAME, &self.device, ("x, whole rows", x), tokens * width)?;

@@ -58,8 +58,8 @@ pub(super) fn blocks(kernel: &'static str, count: usize, each: usize) -> Result<
     expect(
         blocks * each <= u32::MAX as usize,
         kernel,
-        || "fewer than 2^32 threads".into(),
-        || format!("work for {count}: use a smaller batch"),
+        "fewer than 2^32 threads",
+        format_args!("work for {count}: use a smaller batch"),
     )?;
     Ok(blocks as u32)
 }

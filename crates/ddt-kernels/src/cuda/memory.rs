@@ -194,11 +194,10 @@ impl<T: Element> Slice<T> {
     /// The elements of `range`.
     ///
     /// # Errors
-    ///
     /// If the range is not inside.
     pub fn sub(&self, range: Range<usize>) -> Result<Self> {
         let inside = range.start <= range.end && range.end <= self.len;
-        expect(inside, "slice", || format!("a range inside 0..{}", self.len), || format!("{range:?}"))?;
+        expect(inside, "slice", format_args!("a range inside 0..{}", self.len), format_args!("{range:?}"))?;
         let start = self.start + range.start * size_of::<T>();
         Ok(Self {
             memory: Arc::clone(&self.memory),
@@ -211,15 +210,14 @@ impl<T: Element> Slice<T> {
     /// The same bytes as elements of another type: as many as fit.
     ///
     /// # Errors
-    ///
     /// If the bytes are not aligned for that type.
     pub fn cast<U: Element>(&self) -> Result<Slice<U>> {
         let aligned = self.address().is_multiple_of(align_of::<U>() as u64);
         expect(
             aligned,
             "slice",
-            || format!("an address that is a multiple of {}", align_of::<U>()),
-            || format!("{:#x}", self.address()),
+            format_args!("an address that is a multiple of {}", align_of::<U>()),
+            format_args!("{:#x}", self.address()),
         )?;
         Ok(Slice {
             memory: Arc::clone(&self.memory),

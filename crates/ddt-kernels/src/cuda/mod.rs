@@ -46,7 +46,6 @@ mod backend;
 mod blas;
 #[cfg(feature = "gpu-check")]
 pub mod checks;
-mod conv;
 #[cfg(feature = "cuda")]
 mod cudnn;
 mod device;
@@ -63,19 +62,17 @@ mod kernels;
 mod launch;
 mod memory;
 mod rows;
-mod shapes;
 mod step;
 
 pub use activation::{Activation, AddRows, ClassCondition, SwiGlu};
 pub use attention::Attention;
-pub use conv::{Conv, ConvBy};
+pub use backend::Window;
 pub use device::{Cuda, Graph};
 pub use error::{CudaError, Result};
 pub use gate_norm::{Branch, GateNorm, Modulate, Norm};
-pub use gemm::Gemm;
+pub use gemm::{Conv, ConvBy, Gemm};
 pub use group_norm::GroupNorm;
 pub use image::{Columns, Layout, Pool};
 pub use memory::{Element, Float, Slice};
 pub use rows::Rows;
-pub use shapes::Window;
 pub use step::{Grid, GuidedStep, Steps};

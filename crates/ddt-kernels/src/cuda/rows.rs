@@ -48,22 +48,22 @@ impl<'a, T: Float> Rows<'a, T> {
         expect(
             tokens_per_row > 0 && tokens_per_row <= u32::MAX as usize && stride <= i32::MAX as usize,
             kernel,
-            || "between 1 and 2^32 - 1 tokens a row and a stride below 2^31".into(),
-            || format!("{tokens_per_row} tokens a row and stride {stride}"),
+            "between 1 and 2^32 - 1 tokens a row and a stride below 2^31",
+            format_args!("{tokens_per_row} tokens a row and stride {stride}"),
         )?;
         expect(
             first.is_multiple_of(T::LANES) && stride.is_multiple_of(T::LANES),
             kernel,
-            || format!("rows whose stride and first column are multiples of {}", T::LANES),
-            || format!("stride {stride}, first column {first}"),
+            format_args!("rows whose stride and first column are multiples of {}", T::LANES),
+            format_args!("stride {stride}, first column {first}"),
         )?;
         let rows = tokens.div_ceil(tokens_per_row);
         let needed = rows.saturating_sub(1).saturating_mul(stride).saturating_add(first + width);
         expect(
             tokens == 0 || needed <= data.len(),
             kernel,
-            || format!("rows of {needed} elements for {tokens} tokens, {width} columns from {first}"),
-            || format!("{} elements", data.len()),
+            format_args!("rows of {needed} elements for {tokens} tokens, {width} columns from {first}"),
+            format_args!("{} elements", data.len()),
         )
     }
 
@@ -80,17 +80,12 @@ pub(super) fn check_slice<T: Element>(
     device: &Arc<Device>,
     slice: &Slice<T>,
 ) -> Result<()> {
-    expect(
-        Arc::ptr_eq(device, slice.device()),
-        kernel,
-        || "memory of this device".into(),
-        || "memory of another".into(),
-    )?;
+    expect(Arc::ptr_eq(device, slice.device()), kernel, "memory of this device", "memory of another")?;
     expect(
         slice.address().is_multiple_of(16),
         kernel,
-        || "slices at multiples of 16 bytes".into(),
-        || format!("address {:#x}", slice.address()),
+        "slices at multiples of 16 bytes",
+        format_args!("address {:#x}", slice.address()),
     )
 }
 
@@ -102,5 +97,5 @@ pub(super) fn check_len<T: Element>(
     len: usize,
 ) -> Result<()> {
     check_slice(kernel, device, slice)?;
-    expect(slice.len() == len, kernel, || format!("{len} elements of {name}"), || format!("{}", slice.len()))
+    expect(slice.len() == len, kernel, format_args!("{len} elements of {name}"), slice.len())
 }

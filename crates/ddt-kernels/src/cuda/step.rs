@@ -49,8 +49,8 @@ impl Grid {
         expect(
             whole && self.len() <= i32::MAX as usize && channels > 0,
             kernel,
-            || "latents of fewer than 2^31 elements whose sides are multiples of the patch".into(),
-            || format!("{self:?}"),
+            "latents of fewer than 2^31 elements whose sides are multiples of the patch",
+            format_args!("{self:?}"),
         )
     }
 
@@ -60,8 +60,8 @@ impl Grid {
         expect(
             tokens == copies * self.len() && (copies == 1 || copies == most || self.is_empty()),
             kernel,
-            || format!("tokens of {} or {} elements", self.len(), most * self.len()),
-            || tokens.to_string(),
+            format_args!("tokens of {} or {} elements", self.len(), most * self.len()),
+            tokens,
         )?;
         Ok(copies.max(1))
     }
@@ -123,7 +123,6 @@ impl Cuda {
     /// R = B, or R = 2 B: then the second half repeats the first, for both batches of guidance.
     ///
     /// # Errors
-    ///
     /// If sizes do not divide, if a slice has another length or is not aligned, or if the driver refuses.
     pub fn patchify<T: Float>(&self, latents: &Slice<f32>, grid: Grid, out: &Slice<T>) -> Result<()> {
         const NAME: &str = "patchify";
@@ -141,10 +140,9 @@ impl Cuda {
     /// Room for up to `count` steps, all zero. Not while capturing.
     ///
     /// # Errors
-    ///
     /// If `count` is 0 or memory is out.
     pub fn steps(&self, count: usize) -> Result<Steps> {
-        expect(count > 0 && count < 1 << 28, "steps", || "at least one step".into(), || count.to_string())?;
+        expect(count > 0 && count < 1 << 28, "steps", "at least one step", count)?;
         Ok(Steps { table: self.upload(&vec![0.0; COLUMNS * count])?, current: self.upload(&[0u32])? })
     }
 
@@ -152,7 +150,6 @@ impl Cuda {
     /// channels that are guided (C or more for all). Not while capturing.
     ///
     /// # Errors
-    ///
     /// If there are more than there is room for, or if the driver refuses.
     pub fn write_steps(&self, steps: &Steps, numbers: &[[f32; COLUMNS]]) -> Result<()> {
         let rows = numbers.concat();
@@ -163,7 +160,6 @@ impl Cuda {
     /// Goes to step `index`. Not while capturing.
     ///
     /// # Errors
-    ///
     /// If there is no such step, or if the driver refuses.
     pub fn go_to_step(&self, steps: &Steps, index: usize) -> Result<()> {
         let index = u32::try_from(index).ok().filter(|&index| (index as usize) < steps.len());
@@ -178,7 +174,6 @@ impl Cuda {
     /// Moves on to the next step; from the last one, back to step 0.
     ///
     /// # Errors
-    ///
     /// If the driver refuses.
     pub fn next_step(&self, steps: &Steps) -> Result<()> {
         const NAME: &str = "next_step";
@@ -199,7 +194,6 @@ impl Cuda {
     /// `t` in [0, 1] is not scaled; `max_period` is 10 in DDT, 10,000 in SiT, and H is 128 in both.
     ///
     /// # Errors
-    ///
     /// If `out` has an odd length, or if the driver refuses.
     pub fn timestep_embedding<T: Float>(&self, steps: &Steps, max_period: f32, out: &Slice<T>) -> Result<()> {
         const NAME: &str = "timestep_embedding";
@@ -228,7 +222,6 @@ impl Cuda {
     /// In f32, with the current step's numbers. Channels that are not guided take `v_class`.
     ///
     /// # Errors
-    ///
     /// If sizes do not divide, if a slice has another length or is not aligned, or if the driver refuses.
     pub fn guided_step<T: Float>(&self, arguments: &GuidedStep<'_, T>) -> Result<()> {
         const NAME: &str = "guided_step";

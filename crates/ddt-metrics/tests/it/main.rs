@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
 mod distances;
-mod goldens;
-mod jacobi;
 mod nonsense;
 mod order;
+
+/// Against what numpy and scipy computed.
+#[test]
+fn goldens() {
+    ddt_parity::check("metrics").unwrap();
+}

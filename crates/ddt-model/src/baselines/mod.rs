@@ -1,11 +1,7 @@
 //! The systems that the paper compares DDT with, each a small network over the same layers.
 
-mod dagger;
-mod improved_sit;
-mod mixer;
 mod sit;
+mod variants;
 
-pub use dagger::DdtDagger;
-pub use improved_sit::ImprovedSit;
-pub use mixer::MixerDdt;
-pub use sit::{Repa, Sit};
+pub use sit::{DdtDagger, Repa, Sit};
+pub use variants::{ImprovedSit, MixerDdt};

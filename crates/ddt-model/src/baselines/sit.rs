@@ -1,4 +1,4 @@
-//! SiT and REPA as published: a transformer of SiT's blocks, conditioned on time and class.
+//! Networks of SiT's blocks: SiT and REPA as published, and the paper's DDT†.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use ddt_blocks::{
 use ddt_kernels::silu;
 
 use crate::{
-    network::{DecoderModulations, VelocityNetwork, run_blocks},
+    network::{DecoderModulations, DecoupledNetwork, NoisyInput, VelocityNetwork, run_blocks},
     network_config::{Family, NetworkConfig},
 };
 
@@ -46,16 +46,10 @@ impl VelocityNetwork for Sit {
         &self.cfg
     }
 
-    fn forward_with_features(
-        &self,
-        x_t: &Tensor,
-        t: &Tensor,
-        labels: &Tensor,
-        align_layer: usize,
-    ) -> Result<(Tensor, Tensor)> {
-        let (t_emb, y_emb) = self.condition.forward(t, labels)?;
+    fn forward_with_features(&self, input: NoisyInput<'_>, align_layer: usize) -> Result<(Tensor, Tensor)> {
+        let (t_emb, y_emb) = self.condition.forward(input.t, input.labels)?;
         let modulations = self.decoder.modulations(&(y_emb + t_emb)?)?;
-        self.decoder.forward_with_features(x_t, &modulations, align_layer)
+        self.decoder.forward_with_features(input.x_t, &modulations, align_layer)
     }
 }
 
@@ -90,15 +84,10 @@ impl VelocityNetwork for Repa {
         self.sit.config()
     }
 
-    fn forward_with_features(
-        &self,
-        x_t: &Tensor,
-        t: &Tensor,
-        labels: &Tensor,
-        align_layer: usize,
-    ) -> Result<(Tensor, Tensor)> {
-        let reversed = t.affine(-1.0, 1.0)?;
-        let (velocity, features) = self.sit.forward_with_features(x_t, &reversed, labels, align_layer)?;
+    fn forward_with_features(&self, input: NoisyInput<'_>, align_layer: usize) -> Result<(Tensor, Tensor)> {
+        let reversed = input.t.affine(-1.0, 1.0)?;
+        let input = NoisyInput { t: &reversed, ..input };
+        let (velocity, features) = self.sit.forward_with_features(input, align_layer)?;
         Ok((velocity.neg()?, features))
     }
 
@@ -107,9 +96,86 @@ impl VelocityNetwork for Repa {
     }
 }
 
+/// The paper's DDT†: DDT's split on SiT's blocks.
+///
+/// ```text
+/// z_t = t_emb + encoder_blocks(s_embedder(x_t), t_emb + y_emb)
+/// v   = decoder(x_t, z_t)
+/// ```
+///
+/// The paper says no more of it. Here each half has SiT's patch embedder and positions, the SiLUs stay in the
+/// blocks' modulations, so that neither condition has one, and the output has the latent's channels.
+#[derive(Debug, Clone)]
+pub struct DdtDagger {
+    cfg: NetworkConfig,
+    condition: ConditionEmbed,
+    s_embedder: SitPatchEmbed,
+    encoder_blocks: Vec<SitBlock>,
+    decoder: SitDecoder,
+}
+
+impl DdtDagger {
+    /// Parameters as [`Ddt`](crate::Ddt)'s, with SiT's blocks.
+    ///
+    /// # Errors
+    /// When the configuration makes no network or `vb` lacks a parameter.
+    pub fn new(cfg: &NetworkConfig, vb: VarBuilder) -> Result<Self> {
+        cfg.validate().map_err(candle_core::Error::wrap)?;
+        let sizes = &cfg.sizes;
+        let decoder_blocks = sizes.num_encoder_blocks..sizes.num_blocks();
+        Ok(Self {
+            condition: ConditionEmbed::sit(sizes.num_classes, sizes.hidden_size, vb.clone())?,
+            s_embedder: patch_embed(cfg, vb.pp("s_embedder"))?,
+            encoder_blocks: sit_blocks(cfg, 0..sizes.num_encoder_blocks, vb.clone())?,
+            decoder: SitDecoder::new(cfg, decoder_blocks, sizes.in_channels, vb)?,
+            cfg: cfg.clone(),
+        })
+    }
+
+    /// `z_t`, and the output of encoder block `align_layer`.
+    fn encode_with_features(&self, input: NoisyInput<'_>, align_layer: usize) -> Result<(Tensor, Tensor)> {
+        let (t_emb, y_emb) = self.condition.forward(input.t, input.labels)?;
+        let c = (y_emb + &t_emb)?; // (B, 1, D)
+        let xs = self.s_embedder.forward(&input.x_t.to_dtype(c.dtype())?)?; // (B, L, D)
+        let (xs, features) = run_blocks(self.encoder_blocks.iter(), xs, align_layer, |block, xs| {
+            block.forward(xs, &block.modulation(&c)?)
+        })?;
+        Ok((xs.broadcast_add(&t_emb)?, features))
+    }
+}
+
+impl VelocityNetwork for DdtDagger {
+    fn config(&self) -> &NetworkConfig {
+        &self.cfg
+    }
+
+    fn forward_with_features(&self, input: NoisyInput<'_>, align_layer: usize) -> Result<(Tensor, Tensor)> {
+        let (z_t, features) = self.encode_with_features(input, align_layer)?;
+        Ok((self.decode(input.x_t, &self.modulations(&z_t)?)?, features))
+    }
+
+    fn decoupled(&self) -> Option<&dyn DecoupledNetwork> {
+        Some(self)
+    }
+}
+
+impl DecoupledNetwork for DdtDagger {
+    fn encode(&self, x_t: &Tensor, t: &Tensor, labels: &Tensor) -> Result<Tensor> {
+        Ok(self.encode_with_features(NoisyInput { x_t, t, labels }, 0)?.0)
+    }
+
+    fn modulations(&self, z_t: &Tensor) -> Result<DecoderModulations> {
+        self.decoder.modulations(z_t)
+    }
+
+    fn decode(&self, x_t: &Tensor, modulations: &DecoderModulations) -> Result<Tensor> {
+        Ok(self.decoder.forward_with_features(x_t, modulations, 0)?.0)
+    }
+}
+
 /// SiT's blocks between its patch embedder and its final layer, under a condition of any number of tokens.
 #[derive(Debug, Clone)]
-pub(super) struct SitDecoder {
+struct SitDecoder {
     x_embedder: SitPatchEmbed,
     blocks: Vec<SitBlock>,
     final_layer: FinalLayer,
@@ -119,12 +185,7 @@ pub(super) struct SitDecoder {
 
 impl SitDecoder {
     /// Parameters `x_embedder`, the `blocks` of a range, and `final_layer`.
-    pub(super) fn new(
-        cfg: &NetworkConfig,
-        blocks: Range<usize>,
-        out_channels: usize,
-        vb: VarBuilder,
-    ) -> Result<Self> {
+    fn new(cfg: &NetworkConfig, blocks: Range<usize>, out_channels: usize, vb: VarBuilder) -> Result<Self> {
         let (d, p) = (cfg.sizes.hidden_size, cfg.sizes.patch_size);
         Ok(Self {
             x_embedder: patch_embed(cfg, vb.pp("x_embedder"))?,
@@ -136,7 +197,7 @@ impl SitDecoder {
     }
 
     /// The modulations of all layers under `condition`, `(B, 1 or L, D)`, before its SiLU.
-    pub(super) fn modulations(&self, condition: &Tensor) -> Result<DecoderModulations> {
+    fn modulations(&self, condition: &Tensor) -> Result<DecoderModulations> {
         Ok(DecoderModulations {
             blocks: self.blocks.iter().map(|it| it.modulation(condition)).collect::<Result<_>>()?,
             final_shift_scale: self.final_layer.shift_scale(&silu(condition)?)?.into(),
@@ -144,7 +205,7 @@ impl SitDecoder {
     }
 
     /// The velocity, and the output of block `align_layer` (from 1; 0 is the embedded latent).
-    pub(super) fn forward_with_features(
+    fn forward_with_features(
         &self,
         x_t: &Tensor,
         modulations: &DecoderModulations,
@@ -163,14 +224,14 @@ impl SitDecoder {
 }
 
 /// SiT's embedder of patches with fixed positions.
-pub(super) fn patch_embed(cfg: &NetworkConfig, vb: VarBuilder) -> Result<SitPatchEmbed> {
+fn patch_embed(cfg: &NetworkConfig, vb: VarBuilder) -> Result<SitPatchEmbed> {
     let sizes = &cfg.sizes;
     let grid_side = cfg.grid_side.unwrap_or(0);
     SitPatchEmbed::new(sizes.in_channels, sizes.patch_size, sizes.hidden_size, grid_side, vb)
 }
 
 /// The `blocks` of a range.
-pub(super) fn sit_blocks(cfg: &NetworkConfig, range: Range<usize>, vb: VarBuilder) -> Result<Vec<SitBlock>> {
+fn sit_blocks(cfg: &NetworkConfig, range: Range<usize>, vb: VarBuilder) -> Result<Vec<SitBlock>> {
     let (d, heads) = (cfg.sizes.hidden_size, cfg.sizes.num_heads);
     range.map(|i| SitBlock::new(d, heads, vb.pp("blocks").pp(i))).collect()
 }

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use candle_core::{DType, Device, Tensor};
 use ddt_flow::{EULER, Guidance, TimeGrid};
 use ddt_model::{
-    DdtFile, Description, Family, ModelError, NetworkConfig, Projection, SampleOptions, TokenMixer,
-    VelocityNetwork, sample, sample_autoguided,
+    DdtFile, Description, Family, ModelError, NetworkConfig, NoisyInput, Projection, SampleOptions,
+    TokenMixer, VelocityNetwork, sample, sample_autoguided,
 };
 use ddt_sharing::SharingPlan;
 
-use crate::networks::{Build, normal, perturbed_network, relative_rms, sizes, weights};
+use crate::{Build, normal, perturbed_network, relative_rms, sizes, weights};
 
 /// One small network of each family and each decoder, for latents of 4 x 4.
 pub(crate) fn families() -> Vec<(&'static str, NetworkConfig)> {
@@ -122,9 +122,10 @@ fn every_family_is_sampled_from_and_images_do_not_see_each_other() {
         let label = Tensor::new(&[1u32], &Device::Cpu).unwrap();
         let x = noise.narrow(0, 0, 1).unwrap();
         let blocks = if cfg.family.is_decoupled() { 2 } else { 4 };
-        let (velocity, features) = network.forward_with_features(&x, &t, &label, blocks).unwrap();
+        let input = NoisyInput { x_t: &x, t: &t, labels: &label };
+        let (velocity, features) = network.forward_with_features(input, blocks).unwrap();
         assert_eq!((velocity.dims(), features.dims()), (x.dims(), &[1, 4, 16][..]), "{name}");
-        assert!(network.forward_with_features(&x, &t, &label, blocks + 1).is_err(), "{name}");
+        assert!(network.forward_with_features(input, blocks + 1).is_err(), "{name}");
     }
 }
 

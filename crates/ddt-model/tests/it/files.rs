@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use ddt_model::{Ddt, DdtConfig, DdtFile, Description, LatentInfo, ModelError, VelocityNetwork};
 
-use crate::networks::{normal, perturbed, relative_rms, sizes, weights};
+use crate::{normal, perturbed, relative_rms, sizes, weights};
 
 fn velocity(network: &dyn VelocityNetwork) -> Tensor {
     let t = Tensor::new(&[0.4f32], &Device::Cpu).unwrap();

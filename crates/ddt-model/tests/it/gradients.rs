@@ -3,19 +3,17 @@
 use candle_core::{Device, Module, Tensor, Var};
 use candle_nn::VarMap;
 use ddt_flow::flow_matching_loss;
-use ddt_model::VelocityNetwork;
+use ddt_model::{NoisyInput, VelocityNetwork};
 
-use crate::{
-    families::families,
-    networks::{Build, normal, perturbed_network, relative_rms},
-};
+use crate::{Build, families::families, normal, perturbed_network, relative_rms};
 
 /// The loss of one batch; with a projection head, the mean square of its output too.
 fn loss(network: &dyn VelocityNetwork) -> Tensor {
     let (x, target) = (normal(100, &[3, 2, 4, 4]), normal(101, &[3, 2, 4, 4]));
     let t = Tensor::new(&[0.1f32, 0.5, 0.9], &Device::Cpu).unwrap();
     let labels = Tensor::new(&[1u32, 4, 5], &Device::Cpu).unwrap();
-    let (velocity, features) = network.forward_with_features(&x, &t, &labels, 2).unwrap();
+    let (velocity, features) =
+        network.forward_with_features(NoisyInput { x_t: &x, t: &t, labels: &labels }, 2).unwrap();
     let loss = flow_matching_loss(&velocity, &target).unwrap();
     match network.projection_head() {
         None => loss,

@@ -9,7 +9,7 @@ use ddt_flow::{
 use ddt_model::{Ddt, ModelError, SampleOptions, VelocityNetwork, sample};
 use ddt_sharing::{ForecastOrder, SharingPlan};
 
-use crate::networks::{normal, perturbed, relative_rms, sizes};
+use crate::{normal, perturbed, relative_rms, sizes};
 
 /// With and without class encoded at every recompute step and decoded at every step; guidance by selecting the scale.
 /// Between recomputes `z_t` is the Lagrange polynomial through the last ones.

@@ -2,8 +2,7 @@
 
 use half::bf16;
 
-use super::reference::{self, Heads};
-use super::support::{Check, Data, Random, relative_error, spoilt};
+use super::support::{self, Check, Data, Heads, Random, relative_error, spoilt};
 use crate::cuda::attention::Tiling;
 use crate::cuda::{Attention, Cuda, Float, Result, Slice};
 
@@ -66,9 +65,7 @@ impl<T: Float> Inputs<T> {
         let k_weight = random.data(cuda, head_dim, (centre, centre / 3.0))?;
         let angle = |i: usize| (i / (head_dim / 2)) as f32 * 0.37 / (1.0 + (i % (head_dim / 2)) as f32);
         let angles: Vec<f32> = (0..tokens * head_dim / 2).map(angle).collect();
-        let cos: Vec<f32> = angles.iter().map(|angle| angle.cos()).collect();
-        let sin: Vec<f32> = angles.iter().map(|angle| angle.sin()).collect();
-        let pairs = Attention::<T>::rope_pairs(&cos, &sin);
+        let pairs: Vec<f32> = angles.iter().flat_map(|angle| [angle.cos(), angle.sin()]).collect();
         Ok(Self {
             qkv,
             q_weight,
@@ -94,7 +91,7 @@ impl<T: Float> Inputs<T> {
 
     fn check(&self, cuda: &Cuda, name: &str, sizes: Heads, tolerance: f64) -> Result<Check> {
         let weights = (&self.q_weight.exact[..], &self.k_weight.exact[..]);
-        let want = reference::attention(sizes, &self.qkv.exact, weights, &self.exact_rope, EPS);
+        let want = support::attention(sizes, &self.qkv.exact, weights, &self.exact_rope, EPS);
         let Heads { rows, tokens, heads, head_dim } = sizes;
         Ok(Check {
             name: format!("{name} {}", T::NAME),

@@ -27,17 +27,6 @@ pub struct Rate {
     pub peak: f64,
 }
 
-impl Rate {
-    /// One JSON object.
-    pub fn to_json(&self) -> String {
-        let Self { name, shape, time_us, rate, unit, peak } = self;
-        format!(
-            "{{\"name\": {name:?}, \"shape\": {shape:?}, \"time_us\": {time_us:.2}, \"rate\": {rate:.1}, \
-             \"unit\": {unit:?}, \"peak\": {peak:.1}}}"
-        )
-    }
-}
-
 /// Sizes of the networks that are timed.
 #[derive(Debug, Clone, Copy)]
 struct Sizes {
@@ -88,7 +77,6 @@ const TINY: Sizes = Sizes {
 /// Products are left out where cuBLASLt is not.
 ///
 /// # Errors
-///
 /// If memory is out (it takes about 4 GiB) or a kernel fails.
 pub fn bench_all(cuda: &Cuda) -> Result<Vec<Rate>> {
     let sizes = if cuda.is_emulated() { TINY } else { XL_2 };

@@ -1,7 +1,6 @@
 //! Convolution, group norm and what else autoencoders and Inception are made of, against f64.
 
-use super::reference::silu;
-use super::support::{Check, Data, Random, relative_error, spoilt};
+use super::support::{Check, Data, Random, relative_error, silu, spoilt};
 use crate::cuda::{Columns, Conv, Cuda, Float, GroupNorm, Layout, Pool, Result, Window};
 
 const EPS: f64 = 1e-6;

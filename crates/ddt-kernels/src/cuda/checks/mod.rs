@@ -8,10 +8,8 @@ use super::{Cuda, Result};
 
 mod attention;
 mod bench;
-mod elementwise;
 mod images;
-mod reference;
-mod step;
+mod sampling;
 mod support;
 
 pub use bench::{Rate, bench_all};
@@ -20,14 +18,11 @@ pub use support::Check;
 /// Runs every kernel, with each of its variants, and compares it with f64.
 ///
 /// # Errors
-///
 /// If a kernel could not be run; a wrong result is a row that has not [`passed`](Check::passed).
 pub fn verify_all(cuda: &Cuda) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
-    elementwise::verify::<bf16>(cuda, &mut checks)?;
-    elementwise::verify::<f32>(cuda, &mut checks)?;
-    step::verify::<bf16>(cuda, &mut checks)?;
-    step::verify::<f32>(cuda, &mut checks)?;
+    sampling::verify::<bf16>(cuda, &mut checks)?;
+    sampling::verify::<f32>(cuda, &mut checks)?;
     images::verify::<bf16>(cuda, &mut checks)?;
     images::verify::<f32>(cuda, &mut checks)?;
     attention::verify(cuda, &mut checks)?;

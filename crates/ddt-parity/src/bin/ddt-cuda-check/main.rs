@@ -5,12 +5,13 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use ddt_cuda::{Cuda, CudaError};
 
+use report::Args;
+
 mod compared;
-mod peer;
 mod report;
 mod timings;
 
@@ -20,15 +21,6 @@ usage: ddt-cuda-check [--device N] [--fixtures FOLDER] [--peer FOLDER] [--out FO
   --fixtures FOLDER  golden outputs to compare with (default: fixtures)
   --peer FOLDER      bench_torch.py and ddt_torch.py (default: peer)
   --out FOLDER       where report.json and report.txt are written (default: .)";
-
-/// Where everything is.
-pub(crate) struct Args {
-    device: usize,
-    fixtures: PathBuf,
-    peer: PathBuf,
-    out: PathBuf,
-    emulated: bool,
-}
 
 /// The status that says that there is no GPU.
 const NO_GPU: u8 = 3;

@@ -1,6 +1,10 @@
 //! One report of everything, as JSON and as text.
 
-use std::{fmt::Write, path::Path};
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::Result;
 use ddt_kernels::cuda::{Cuda, checks};
@@ -8,11 +12,18 @@ use ddt_parity::Tolerance;
 use serde_json::{Value, json};
 
 use crate::{
-    Args,
     compared::{self, Row},
-    peer,
     timings::{self, Scale},
 };
+
+/// The GPU, and where everything is.
+pub(crate) struct Args {
+    pub(crate) device: usize,
+    pub(crate) fixtures: PathBuf,
+    pub(crate) peer: PathBuf,
+    pub(crate) out: PathBuf,
+    pub(crate) emulated: bool,
+}
 
 /// A report that grows part by part; it is written after each, so a part that fails costs no other.
 struct Report {
@@ -68,7 +79,7 @@ impl Report {
 
     /// Without the peer nothing is wrong; the report says why it has none.
     fn peer(&mut self, args: &Args) -> std::io::Result<()> {
-        match peer::run(&args.peer, args.device) {
+        match torch_timings(&args.peer, args.device) {
             Ok(rows) => {
                 let lines: String = rows.iter().map(|row| format!("  {row}\n")).collect();
                 self.text += &format!("\npeer\n{lines}");
@@ -160,4 +171,47 @@ fn times(cuda: &Cuda, scale: &Scale) -> Part {
         writeln!(lines, "  {name:<44} {images:>3} images of {side:>3}^2 {ms:10.3} ms {mib:>6} MiB")?;
     }
     Ok((rows, lines, true))
+}
+
+/// Arguments of the PyTorch peer: its fastest settings at the sizes that are timed here.
+const CASES: [&[&str]; 4] = [
+    &["--batch", "128", "--runs", "10"],
+    &["--batch", "128", "--runs", "3", "--steps", "250"],
+    &["--batch", "128", "--runs", "3", "--steps", "250", "--share", "5"],
+    &["--batch", "1", "--runs", "20"],
+];
+
+/// The peer's timings, from the same GPU and the same hour; the error says why there are none.
+fn torch_timings(folder: &Path, device: usize) -> Result<Vec<Value>, String> {
+    let script = folder.join("bench_torch.py");
+    if !script.is_file() {
+        return Err(format!("{} is not there", script.display()));
+    }
+    let torch =
+        Command::new("python3").args(["-c", "import torch; assert torch.cuda.is_available()"]).output();
+    match torch {
+        Err(error) => return Err(format!("python3 does not start: {error}")),
+        Ok(it) if !it.status.success() => return Err("python3 has no torch that sees a GPU".to_owned()),
+        Ok(_) => {}
+    }
+    let mut rows = Vec::new();
+    for case in CASES {
+        let strongest = ["--preset", "ddt-xl2", "--device", "cuda", "--dtype", "bf16w"];
+        let both = ["--compile", "no", "yes", "--rotary", "real"];
+        let output = Command::new("python3")
+            .arg(&script)
+            .args(strongest)
+            .args(both)
+            .args(case)
+            .env("CUDA_VISIBLE_DEVICES", device.to_string())
+            .output()
+            .map_err(|error| format!("python3 does not start: {error}"))?;
+        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+        rows.extend(lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()));
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(format!("{case:?}: {}", said.lines().last().unwrap_or("it failed")));
+        }
+    }
+    Ok(rows)
 }

@@ -1,6 +1,0 @@
-//! Against what numpy and scipy computed.
-
-#[test]
-fn metrics() {
-    ddt_parity::check("metrics").unwrap();
-}
