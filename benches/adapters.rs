@@ -16,6 +16,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use ddt_adapters::{Decode, DinoV2, DinoV2Config, Encode, Inception, KlConfig, KlDecoder, KlEncoder};
+use ddt_flow::{CounterNoise, Purpose};
 
 type Run = Box<dyn Fn() -> Result<()>>;
 
@@ -57,11 +58,11 @@ fn network(row: &str) -> Result<Run> {
     let device = Device::Cpu;
     let vb = VarBuilder::from_backend(Box::new(Random), dtype, device.clone());
     let images = if side > 256 { 1 } else { 2 };
-    let pixels = |images| Tensor::rand(-1f32, 1.0, (images, 3, side, side), &device);
+    let pixels = |images| uniform(1.0, &(images, 3, side, side).into(), &device);
     Ok(match name {
         "kl-decode" => {
             let decoder = KlDecoder::new(&KlConfig::sd_vae_ft_ema(), vb)?;
-            let latents = Tensor::randn(0f32, 0.2, (images, 4, side / 8, side / 8), &device)?;
+            let latents = uniform(0.3, &(images, 4, side / 8, side / 8).into(), &device)?;
             Box::new(move || decoder.decode(&latents).map(drop))
         }
         "kl-encode" => {
@@ -81,6 +82,13 @@ fn network(row: &str) -> Result<Run> {
     })
 }
 
+/// Numbers in [-bound, bound), the same for a shape.
+fn uniform(bound: f64, shape: &Shape, device: &Device) -> Result<Tensor> {
+    let random = CounterNoise::new(0, Purpose::Init, 0, 0).uniform(shape.elem_count());
+    let values: Vec<f32> = random.into_iter().map(|it| (bound * (2.0 * it - 1.0)) as f32).collect();
+    Tensor::from_vec(values, shape, device)
+}
+
 /// Answers any name with numbers that keep activations near 1.
 struct Random;
 
@@ -90,10 +98,9 @@ impl SimpleBackend for Random {
             [_] if name.ends_with("weight") || name.ends_with("var") => {
                 Tensor::ones(shape, DType::F32, device)?
             }
-            [_] => Tensor::rand(-0.1f32, 0.1, shape, device)?,
+            [_] => uniform(0.1, &shape, device)?,
             ref dims => {
-                let bound = (3.0 / dims.iter().skip(1).product::<usize>() as f32).sqrt();
-                Tensor::rand(-bound, bound, shape, device)?
+                uniform((3.0 / dims.iter().skip(1).product::<usize>() as f64).sqrt(), &shape, device)?
             }
         };
         values.to_dtype(dtype)
