@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     // The encoder runs at all steps here, and its outputs are compared.
     let measured = pipeline
         .measure_similarity(&images, MEASURED, NoiseSource::Counter, &mut |_| ControlFlow::Continue(()))?;
-    let similarity = measured.similarity()?;
+    let similarity = measured.similarity;
     let cosine = |i, j| similarity.similarity(i, j).unwrap_or_default();
     println!(
         "cosine of the self-conditions of steps 1 and 2: {:.3}, 1 and 50: {:.3}",

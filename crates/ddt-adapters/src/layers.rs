@@ -208,7 +208,7 @@ impl GroupNorm {
             bail!("expected channels divisible into {groups} groups, got {channels}");
         }
         let (ends, dtype) = (unrounded(&vb), vb.dtype());
-        let options = GroupNormOptions { groups, eps, activation: Activation::None, border: 0, dtype };
+        let options = GroupNormOptions { groups, eps, activation: Activation::None, dtype };
         Ok(Self { weight: ends.get(channels, "weight")?, bias: ends.get(channels, "bias")?, options })
     }
 
@@ -218,21 +218,14 @@ impl GroupNorm {
         self
     }
 
-    /// With a border of one zero around each image, so that a 3 x 3 convolution needs no padding.
-    pub(crate) fn bordered(mut self) -> Self {
-        self.options.border = 1;
-        self
-    }
-
     fn plain(&self, xs: &Tensor) -> Result<Tensor> {
         let (b, h, w, c) = xs.dims4()?;
-        let GroupNormOptions { groups, eps, activation, border, .. } = self.options;
+        let GroupNormOptions { groups, eps, activation, .. } = self.options;
         let split = (b, h * w, groups, c / groups);
         let grouped = at_least_f32(xs)?.reshape(split)?.transpose(1, 2)?.flatten_from(2)?; // (B, groups, ..)
         let ys = normalised(&grouped, eps)?.reshape((b, groups, h * w, c / groups))?;
         let ys = ys.transpose(1, 2)?.reshape((b, h, w, c))?.to_dtype(xs.dtype())?;
-        let ys = activate(activation, &ys.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)?;
-        ys.pad_with_zeros(1, border, border)?.pad_with_zeros(2, border, border)
+        activate(activation, &ys.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?)
     }
 }
 

@@ -2,12 +2,12 @@
 
 use anyhow::{Result, ensure};
 use ddt::{
-    Opened, Place,
+    Place,
     args::{PipelineArgs, Threads},
     hub::{Hub, Release},
 };
 use ddt_study::{
-    Analyses, ClassifierTraining, Comparison, DemoStudy, FidelityStudy, News, SharingStudy, Table,
+    Analyses, ClassifierTraining, Comparison, DemoStudy, FidelityStudy, News, SharingStudy, Subject, Table,
 };
 
 use crate::{
@@ -102,20 +102,10 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     };
     let _stepping = terminal.cancel().stepping();
     match &args.study {
-        Study::Analyses(args) => {
-            let opened = args.open("analyses are made", terminal)?;
-            let (OfNetwork { study, pipeline, .. }, batch) = (&**args, args.batch());
-            study.run(opened, pipeline.seed, pipeline.rng, batch, &mut on_news)
-        }
-        Study::Sharing(args) => {
-            let opened = args.open("sharing is measured", terminal)?;
-            let (OfNetwork { study, pipeline, .. }, batch) = (&**args, args.batch());
-            study.run(opened, pipeline.seed, pipeline.rng, batch, &mut on_news)
-        }
+        Study::Analyses(args) => args.study.run(args.subject("analyses are made", terminal)?, &mut on_news),
+        Study::Sharing(args) => args.study.run(args.subject("sharing is measured", terminal)?, &mut on_news),
         Study::Fidelity(args) => {
-            let opened = args.open("fidelity is measured", terminal)?;
-            let (OfNetwork { study, pipeline, .. }, batch) = (&**args, args.batch());
-            study.run(opened, pipeline.seed, pipeline.rng, batch, &mut on_news)
+            args.study.run(args.subject("fidelity is measured", terminal)?, &mut on_news)
         }
         Study::Split(it) => it.study.run(Table::Split, &mut on_news),
         Study::Decoder(it) => it.study.run(Table::Decoder, &mut on_news),
@@ -126,7 +116,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
 
 impl<T: clap::Args> OfNetwork<T> {
     /// The network, on the CPU and without sharing; `work` says what is done with it.
-    fn open(&self, work: &str, terminal: &Terminal) -> Result<Opened> {
+    fn subject(&self, work: &str, terminal: &Terminal) -> Result<Subject> {
         let Self { size, pipeline, .. } = self;
         pipeline.expect_unshared(work)?;
         ensure!(pipeline.device == Place::Cpu, "--device: {work} on the CPU; leave it out");
@@ -136,11 +126,8 @@ impl<T: clap::Args> OfNetwork<T> {
         if let Some(notice) = pipeline.notice(&opened, *size, &hub) {
             terminal.say(notice);
         }
-        Ok(opened)
-    }
-
-    fn batch(&self) -> usize {
-        self.pipeline.batch.unwrap_or(BATCH) as usize
+        let batch = pipeline.batch.unwrap_or(BATCH) as usize;
+        Ok(Subject { opened, seed: pipeline.seed, rng: pipeline.rng, batch })
     }
 }
 

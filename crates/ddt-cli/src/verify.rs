@@ -54,7 +54,7 @@ pub(crate) struct Args {
     threads: Threads,
 }
 
-/// What the paper's tables leave open.
+/// Choices for the protocol: number of images, features, device, output.
 #[derive(Debug, clap::Args)]
 #[group(requires = "references")]
 struct ProtocolArgs {
@@ -261,7 +261,7 @@ mod tests {
         }
     }
 
-    /// The demo in the place of the published network, which takes days.
+    /// With the demo: the published network would take days.
     #[test]
     fn the_protocol_runs_from_weights_to_numbers_and_resumes() {
         let folder = tempfile::tempdir().unwrap();

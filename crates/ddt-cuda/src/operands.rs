@@ -1,4 +1,4 @@
-//! What the operations of a batch work on: the network's weights, and buffers.
+//! Operands of a batch's operations: the network's weights, and buffers.
 
 use ddt_flow::CfgBatch;
 use ddt_model::{DdtConfig, ModelError};

@@ -11,7 +11,7 @@ use pulp::Arch;
 use crate::cpu::buffers::{Scratch, take};
 use crate::cpu::element::Element;
 use crate::cpu::gemm::{
-    ASource, BiasActivation, Destination, Gather, Matrix, PackedB, RowOrder, Windows, collect, gemm,
+    ASource, BiasActivation, Destination, Gather, Matrix, PackedB, RowOrder, collect, gemm,
 };
 use crate::cpu::pointwise::{Activation, Identity, map};
 use crate::instruction_set::arch;
@@ -21,19 +21,14 @@ use crate::pool2d::Window2d;
 
 const NAME: &str = "packed_conv2d";
 
-/// Elements of a row of the kernel, at least, that are worth reading in place.
-const SHORTEST_RUN: usize = 128;
-
 /// A two-dimensional convolution that is not trained, with packed weights in f32 or bf16, on the CPU.
 ///
 /// ```text
 /// y = activation(conv(x, weight) + bias + residual)
 /// ```
 ///
-/// An implicit GEMM, whose patches never exist as a whole. Without padding and with stride 1 they are read in place:
-/// a row of the kernel sees contiguous memory, and the positions where the kernel would reach into the next line are
-/// computed and dropped. Otherwise each task gathers the patches of its pixels into a buffer that fits its cache, a
-/// range of depths at a time. Sums are f32, in the order kernel row, kernel
+/// An implicit GEMM: each task gathers the patches of its pixels into a buffer that fits its cache, a range of depths
+/// at a time; neither the patches nor a padded image exist as a whole. Sums are f32, in the order kernel row, kernel
 /// column, channel, and so is the result unless it is [`rounded`](Self::rounded). Not differentiable. Cloning is cheap.
 #[derive(Clone)]
 pub struct PackedConv2d {
@@ -230,15 +225,13 @@ impl PackedConv2d {
                     let rows = dims.images * size.0 * size.1;
                     let depth = window.kernel.0 * window.kernel.1 * dims.channels;
                     let patches = Patches { xs, dims, window, size };
-                    let upsampled = RowOrder::Upsampled { columns: size.1, phase: (index / 2, index % 2) };
-                    let order = if phases.len() == 1 { RowOrder::Same } else { upsampled };
-                    let (a, order) = match patches.in_place().filter(|_| O::HOLDS_SUMS) {
-                        _ if window == Window2d::POINT => (ASource::rows(xs, rows, depth), order),
-                        Some(windows) => {
-                            let from = (dims.height, dims.width);
-                            (ASource::Windows(windows), RowOrder::Cropped { from, to: size })
-                        }
-                        None => (ASource::Gathered { source: &patches, rows, depth }, order),
+                    let order = match phases.len() {
+                        1 => RowOrder::Same,
+                        _ => RowOrder::Upsampled { columns: size.1, phase: (index / 2, index % 2) },
+                    };
+                    let a = match window {
+                        Window2d::POINT => ASource::rows(xs, rows, depth),
+                        _ => ASource::Gathered { source: &patches, rows, depth },
                     };
                     gemm(a, packed, &Destination::ordered(out, width, order), &epilogue);
                 }
@@ -303,19 +296,6 @@ struct Patches<'a, T> {
     window: Window2d,
     /// H' and W'.
     size: (usize, usize),
-}
-
-impl<'a, T: Packable> Patches<'a, T> {
-    /// The patches where they are, one at each pixel of the image: without padding and with stride 1, if a row of the
-    /// kernel is long enough that sums rarely return to memory.
-    fn in_place(&self) -> Option<Windows<'a, T>> {
-        let Self { xs, dims: Dims { width, channels, .. }, window, .. } = *self;
-        let Window2d { kernel, stride, pad_before, pad_after } = window;
-        let run = kernel.1 * channels;
-        let fits = (stride, pad_before, pad_after) == (1, (0, 0), (0, 0)) && run >= SHORTEST_RUN;
-        (fits && run.is_multiple_of(T::DEPTHS) && !xs.is_empty())
-            .then(|| Windows::new(xs, channels, kernel.0, run, width * channels))
-    }
 }
 
 impl<T: Element> Gather<T> for Patches<'_, T> {

@@ -27,8 +27,6 @@ pub struct GroupNormOptions {
     pub eps: f64,
     /// Follows the norm.
     pub activation: Activation,
-    /// Zeros around each image of the result, for a convolution that then needs no padding.
-    pub border: usize,
     /// Of the result: that of the images, or bf16 where they are f32.
     pub dtype: DType,
 }
@@ -43,15 +41,15 @@ pub struct GroupNormOptions {
 ///
 /// # Shapes
 ///
-/// `xs`: (B, H, W, C), `weight`, `bias`: (C), C a multiple of `groups`; result: (B, H + 2 border, W + 2 border, C).
+/// `xs`: (B, H, W, C), `weight`, `bias`: (C), C a multiple of `groups`; result: (B, H, W, C).
 ///
 /// # Errors
 ///
 /// If a shape is another or has no pixels, if `xs` is not on the CPU, or if its dtype is not f32, bf16 or f16 or the
 /// result's another.
 pub fn group_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, options: &GroupNormOptions) -> Result<Tensor> {
-    let GroupNormOptions { groups, border, dtype, .. } = *options;
-    let &[images, height, width, channels] = xs.dims() else {
+    let GroupNormOptions { groups, dtype, .. } = *options;
+    let &[_, height, width, channels] = xs.dims() else {
         bail!("{NAME}: expected images (B, H, W, C), got {:?}", xs.shape());
     };
     if height * width == 0 {
@@ -63,15 +61,16 @@ pub fn group_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, options: &GroupNo
     check_shape(NAME, "weight", weight, &[channels])?;
     check_shape(NAME, "bias", bias, &[channels])?;
     let wide = |it: &Tensor| it.to_dtype(DType::F32)?.to_vec1();
-    let op = GroupNorm { weight: wide(weight)?, bias: wide(bias)?, size: (height, width), options: *options };
-    apply_frozen(&op, dtype, (images, height + 2 * border, width + 2 * border, channels), xs)
+    let op =
+        GroupNorm { weight: wide(weight)?, bias: wide(bias)?, pixels: height * width, options: *options };
+    apply_frozen(&op, dtype, xs.shape(), xs)
 }
 
 struct GroupNorm {
     weight: Vec<f32>,
     bias: Vec<f32>,
-    /// Height and width of an image.
-    size: (usize, usize),
+    /// Of an image.
+    pixels: usize,
     options: GroupNormOptions,
 }
 
@@ -79,26 +78,20 @@ impl FrozenOp for GroupNorm {
     const NAME: &'static str = NAME;
 
     fn forward<T: Element, O: Element>(&self, xs: &[T]) -> Vec<O> {
-        let GroupNormOptions { groups, activation, border, .. } = self.options;
-        let ((height, width), channels) = (self.size, self.weight.len());
+        let GroupNormOptions { groups, activation, .. } = self.options;
+        let (image, channels) = (self.pixels * self.weight.len(), self.weight.len());
         let task = channels * (TASK / channels).clamp(1, TASK_PIXELS);
-        let image = height * width * channels;
         // Every image is cut alike.
+        let per_image = image.div_ceil(task);
         let tasks: Vec<&[T]> = xs.chunks(image).flat_map(|xs| xs.chunks(task)).collect();
         let moments: Vec<Vec<Moments>> =
-            tasks.into_par_iter().map(|xs| dispatch(Measure { xs, channels, groups })).collect();
-        let maps: Vec<_> = moments.chunks(image.div_ceil(task)).map(|tasks| self.map(tasks)).collect();
-        // A task for each line of the result.
-        let (lines, line) = (height + 2 * border, (width + 2 * border) * channels);
-        let mut out = Fresh::new(maps.len() * lines * line);
-        let outs: Vec<Part<'_, O>> = out.parts((0..maps.len() * lines).map(|_| line)).collect();
-        outs.into_par_iter().enumerate().for_each(|(at, out)| {
-            let (out, (scale, shift)) = (out.open(), &maps[at / lines]);
-            if let Some(y) = (at % lines).checked_sub(border).filter(|y| *y < height) {
-                let xs = &xs[(at / lines * height + y) * width * channels..][..width * channels];
-                let out = &mut out[border * channels..][..xs.len()];
-                dispatch(Apply { xs, scale, shift, activation, out });
-            }
+            tasks.par_iter().map(|xs| dispatch(Measure { xs, channels, groups })).collect();
+        let maps: Vec<_> = moments.chunks(per_image).map(|tasks| self.map(tasks)).collect();
+        let mut out = Fresh::new(xs.len());
+        let outs: Vec<Part<'_, O>> = out.parts(tasks.iter().map(|it| it.len())).collect();
+        tasks.into_par_iter().zip(outs).enumerate().for_each(|(at, (xs, out))| {
+            let (scale, shift) = &maps[at / per_image];
+            dispatch(Apply { xs, scale, shift, activation, out: out.open() });
         });
         out.finish()
     }
@@ -237,7 +230,7 @@ mod tests {
     use crate::testing::filled;
 
     fn options(groups: usize) -> GroupNormOptions {
-        GroupNormOptions { groups, eps: 1e-6, activation: Activation::None, border: 0, dtype: DType::F32 }
+        GroupNormOptions { groups, eps: 1e-6, activation: Activation::None, dtype: DType::F32 }
     }
 
     /// By the definition, in f64.
@@ -277,9 +270,6 @@ mod tests {
                 assert!(farthest(&got, &want) < tolerance, "{shape:?} {offset}: {}", farthest(&got, &want));
                 let got = norm(&xs, silu);
                 assert!(farthest(&got, &want.silu().unwrap()) < tolerance);
-                let padded = got.pad_with_zeros(1, 2, 2).unwrap().pad_with_zeros(2, 2, 2).unwrap();
-                let bordered = norm(&xs, GroupNormOptions { border: 2, ..silu });
-                assert_eq!(farthest(&bordered, &exactly(padded)), 0.0);
             }
             let xs = filled(shape, 2.0).to_dtype(DType::BF16).unwrap();
             let relu = GroupNormOptions { activation: Activation::Relu, dtype: DType::BF16, ..none };

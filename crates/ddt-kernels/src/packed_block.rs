@@ -190,9 +190,9 @@ struct GatedResidual<'a, T> {
 
 impl<T: Element> Epilogue for GatedResidual<'_, T> {
     #[inline(always)]
-    fn prefetch(&self, place: &Place<'_>) {
+    fn prefetch(&self, place: &Place) {
         let width = self.columns.width();
-        for &row in place.rows.iter().flatten() {
+        for row in place.rows.clone() {
             prefetch_row(self.x, row * width + place.col);
             self.gate.prefetch(self.columns.at(self.columns.source(row)) + place.col);
         }

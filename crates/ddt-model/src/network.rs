@@ -7,7 +7,7 @@ use ddt_blocks::{Modulation, ProjectionHead, WeightedSum};
 
 use crate::network_config::NetworkConfig;
 
-/// What every network computes a velocity from.
+/// Input of a network: noisy latents, their times and class labels.
 #[derive(Debug, Clone, Copy)]
 pub struct NoisyInput<'a> {
     /// Noisy latents, `(B, C, H, W)`.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use clap::value_parser;
 use ddt::{
-    Image, Opened, OutputFile, Pipeline, SolverName,
+    Image, OutputFile, Pipeline, SolverName,
     flow::{Guidance, LinearPath, NoiseSource, Solver, TimeGrid, solver_by_name},
     model::SampleOptions,
 };
@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     figures::{self, Spectra, error_plot, fmax_plot, spectrum_plot},
     spectrum::latent_spectrum,
-    study::{News, OnNews, tell},
+    study::{News, OnNews, Subject, tell},
     sweep::{sweep, sweep_settings},
 };
 
@@ -66,20 +66,12 @@ fn parse_steps(text: &str) -> Result<usize, String> {
 impl Analyses {
     /// Measures, and writes each figure when its numbers are known; returns the errors of the solvers as a table.
     ///
-    /// Images come from the noise of `seed`, `batch` at once.
-    ///
     /// # Errors
     ///
     /// A folder that cannot be written; weights that cannot be read; an unusable time shift;
     /// [`ddt::Error::Cancelled`].
-    pub fn run(
-        &self,
-        opened: Opened,
-        seed: u64,
-        rng: NoiseSource,
-        batch: usize,
-        on_news: &mut OnNews<'_>,
-    ) -> Result<String> {
+    pub fn run(&self, subject: Subject, on_news: &mut OnNews<'_>) -> Result<String> {
+        let Subject { opened, seed, rng, batch } = subject;
         fs::create_dir_all(&self.out)
             .with_context(|| format!("--out: cannot make the folder {}", self.out.display()))?;
         for name in FILES {

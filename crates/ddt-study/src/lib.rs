@@ -63,6 +63,6 @@ pub use crate::{
     metric::{OfflineMetric, Seen},
     sharing::{FidelityStudy, Mean, SharingStudy, Timed, compare, parse_ratio, ways_with_plans},
     spectrum::{PowerLaw, Spectrum, dct2, latent_spectrum, surviving_frequency},
-    study::{News, OnNews, ResultsFile},
+    study::{News, OnNews, ResultsFile, Subject},
     sweep::{Measured, Setting, relative_rms, sweep, sweep_settings},
 };

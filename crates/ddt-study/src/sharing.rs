@@ -1,7 +1,7 @@
 //! How near images with shared self-conditions are to those without, by order and ratio.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Write},
     fs,
     path::PathBuf,
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use clap::value_parser;
 use ddt::{
-    Fidelity, Image, Opened, OutputFile, Pipeline,
+    Fidelity, Image, OutputFile, Pipeline,
     flow::NoiseSource,
     model::{DdtConfig, SampleOptions},
     sharing::{ForecastOrder, OrderPlanner, SharingPlan, SimilarityFile, predicted_speedup_guided},
@@ -21,7 +21,7 @@ use ddt_plot::{LinePlot, Series};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::study::{News, OnNews, ResultsFile, tell};
+use crate::study::{News, OnNews, ResultsFile, Subject, measure_similarity};
 
 /// Files that are written, beside `results.jsonl`.
 const FILES: [&str; 4] = ["similarity.json", "table.md", "errors.svg", "report.json"];
@@ -60,6 +60,17 @@ pub fn parse_ratio(text: &str) -> Result<f64, String> {
     let ratio = text.trim().parse().ok().filter(|it| (0.0..1.0).contains(it));
     // The sum makes 0 of -0, which would be written with its sign.
     ratio.map(|it: f64| it + 0.0).ok_or_else(|| "expected a ratio from 0 to below 1, such as 0.8".to_owned())
+}
+
+/// The values in their order, without repetitions.
+fn each_once<T: Copy + PartialEq>(values: &[T]) -> Vec<T> {
+    let mut once = Vec::with_capacity(values.len());
+    for &value in values {
+        if !once.contains(&value) {
+            once.push(value);
+        }
+    }
+    once
 }
 
 /// A mean over images and half its 95 % confidence interval.
@@ -117,7 +128,7 @@ impl Timed {
     }
 }
 
-/// Samples the same images in several ways; errors are relative to the first. `sampled` sees the latents of each way.
+/// Samples the same images from the same noise in several ways; errors are relative to the first. `sampled` sees the latents of each way.
 ///
 /// # Errors
 ///
@@ -125,16 +136,15 @@ impl Timed {
 pub fn compare(
     pipeline: &Pipeline,
     images: &[Image],
-    (seed, rng): (u64, NoiseSource),
+    noise: &Tensor,
     ways: &[SampleOptions<'_>],
     watch: &mut ddt::Watch<'_>,
     mut sampled: impl FnMut(usize, &Tensor) -> Result<()>,
 ) -> Result<Vec<Timed>> {
-    let noise = pipeline.noise(images, seed, rng)?;
     let mut reference = None;
     let measure = |(way, options): (usize, &SampleOptions<'_>)| {
         let started = Instant::now();
-        let latents = pipeline.sample_with(images, &noise, options, watch)?.latents;
+        let latents = pipeline.sample_with(images, noise, options, watch)?.latents;
         let seconds = started.elapsed().as_secs_f64();
         sampled(way, &latents)?;
         let reference = reference.get_or_insert_with(|| latents.clone());
@@ -186,20 +196,12 @@ struct Row {
 impl SharingStudy {
     /// Measures what is not measured yet, and writes table, plot and report; returns the table.
     ///
-    /// Images come from the noise of `seed`, `batch` at once.
-    ///
     /// # Errors
     ///
     /// A network without two halves; a folder that cannot be written, or has results of other settings;
     /// [`ddt::Error::Cancelled`].
-    pub fn run(
-        &self,
-        opened: Opened,
-        seed: u64,
-        rng: NoiseSource,
-        batch: usize,
-        on_news: &mut OnNews<'_>,
-    ) -> Result<String> {
+    pub fn run(&self, subject: Subject, on_news: &mut OnNews<'_>) -> Result<String> {
+        let Subject { opened, seed, rng, batch } = subject;
         fs::create_dir_all(&self.out)
             .with_context(|| format!("--out: cannot make the folder {}", self.out.display()))?;
         for name in FILES {
@@ -208,7 +210,8 @@ impl SharingStudy {
         let pipeline = opened.load()?;
         let header = json!({
             "made_for": pipeline.made_for(), "seed": seed, "rng": rng, "batch": batch, "images": self.images,
-            "calibration_images": self.calibration_images, "ratios": self.ratios, "orders": self.orders,
+            "calibration_images": self.calibration_images, "ratios": each_once(&self.ratios),
+            "orders": each_once(&self.orders),
         });
         let mut results = ResultsFile::open(&self.out.join("results.jsonl"), &header)?;
         let ways = self.ways(&self.measure(&pipeline, seed, rng, on_news)?, &pipeline)?;
@@ -226,7 +229,8 @@ impl SharingStudy {
                 let watch = &mut |_: &ddt::Progress<'_>| {
                     on_news(News::Progress { work: "generating images in every way", done, total })
                 };
-                let measured = compare(&pipeline, images, (seed, rng), &options, watch, |_, _| Ok(()))?;
+                let noise = pipeline.noise(images, seed, rng)?;
+                let measured = compare(&pipeline, images, &noise, &options, watch, |_, _| Ok(()))?;
                 results.add(key.clone(), measured)?;
             }
             let measured: &Vec<Timed> = results.get(&key).context("a result is missing")?;
@@ -261,28 +265,16 @@ impl SharingStudy {
         if let Some(kept) = kept.filter(fits) {
             return Ok(kept);
         }
-        tell(on_news, News::Message(format!("measuring the self-conditions of {} images", images.len())))?;
-        let (work, total) = ("measuring images", images.len() as u64);
-        let mut watch = |progress: &ddt::Progress<'_>| {
-            on_news(News::Progress { work, done: progress.finished as u64, total })
-        };
-        let statistic = pipeline.measure_similarity(&images, seed, rng, &mut watch)?;
-        let measured = SimilarityFile {
-            made_for: pipeline.made_for().clone(),
-            seed,
-            images: images.len(),
-            similarity: statistic.similarity()?,
-            inner_products: Some(statistic.inner_products()?),
-        };
+        let measured = measure_similarity(pipeline, &images, seed, rng, on_news)?;
         self.write(FILES[0], &measured.to_json()?)?;
         Ok(measured)
     }
 
     fn ways(&self, measured: &SimilarityFile, pipeline: &Pipeline) -> Result<Vec<Way>> {
         let mut ways = Vec::new();
-        for &order in &self.orders {
+        for order in each_once(&self.orders) {
             let planner = OrderPlanner::new(measured, pipeline.config().grid.times(), order)?;
-            for &ratio in &self.ratios {
+            for ratio in each_once(&self.ratios) {
                 let budget = planner.budget_for_ratio(ratio);
                 for (planned, plan) in [(false, planner.uniform(budget)?), (true, planner.plan(budget)?)] {
                     ways.push(Way { order, ratio, planned, plan: plan.plan });
@@ -295,14 +287,17 @@ impl SharingStudy {
     /// Errors by ratio; bold where a plan is better than uniform steps, outside the interval of the paired difference.
     fn table(&self, rows: &[Row]) -> Result<String> {
         let mut text = "| ratio | runs |".to_owned();
-        for order in &self.orders {
+        let orders = each_once(&self.orders);
+        for order in &orders {
             write!(text, " order {order}, uniform | order {order}, planned |")?;
         }
-        writeln!(text, "\n|---|---|{}", "---|---|".repeat(self.orders.len()))?;
-        for &ratio in &self.ratios {
+        writeln!(text, "\n|---|---|{}", "---|---|".repeat(orders.len()))?;
+        for ratio in each_once(&self.ratios) {
             let of_ratio = || rows.iter().filter(|it| it.ratio == ratio);
-            let runs = of_ratio().map(|it| it.recompute_steps.len()).next().unwrap_or(0);
-            write!(text, "| {ratio} | {runs} |")?;
+            // Forecasts need a run in every 64 steps, reuse does not.
+            let runs: BTreeSet<usize> = of_ratio().map(|it| it.recompute_steps.len()).collect();
+            let runs: Vec<String> = runs.iter().map(usize::to_string).collect();
+            write!(text, "| {ratio} | {} |", runs.join(", "))?;
             for it in of_ratio() {
                 let better = it.gain.is_some_and(|it| it.mean > it.ci95);
                 let bold = if better { "**" } else { "" };
@@ -377,19 +372,11 @@ impl FidelityStudy {
     /// Compares, and returns a table: errors of the latents, speed measured on this network, and speed predicted from
     /// the operations of the paper's networks at 256 px.
     ///
-    /// Images come from the noise of `seed`, `batch` at once.
-    ///
     /// # Errors
     ///
     /// A network without two halves; [`ddt::Error::Cancelled`].
-    pub fn run(
-        &self,
-        opened: Opened,
-        seed: u64,
-        rng: NoiseSource,
-        batch: usize,
-        on_news: &mut OnNews<'_>,
-    ) -> Result<String> {
+    pub fn run(&self, subject: Subject, on_news: &mut OnNews<'_>) -> Result<String> {
+        let Subject { opened, seed, rng, batch } = subject;
         let pipeline = opened.load()?;
         let guidance = pipeline.sample_options(None).guidance;
         let choices = [Fidelity::Exact, Fidelity::High, Fidelity::Fast];
@@ -416,7 +403,8 @@ impl FidelityStudy {
             let watch = &mut |_: &ddt::Progress<'_>| {
                 on_news(News::Progress { work: "generating images in every way", done, total })
             };
-            let measured = compare(&pipeline, chunk, (seed, rng), &ways, watch, |_, _| Ok(()))?;
+            let noise = pipeline.noise(chunk, seed, rng)?;
+            let measured = compare(&pipeline, chunk, &noise, &ways, watch, |_, _| Ok(()))?;
             all.iter_mut().zip(&measured).for_each(|(sum, it)| sum.extend(it));
         }
         let mut text = "| fidelity | steps | sharing | error | faster |".to_owned();

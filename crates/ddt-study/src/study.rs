@@ -1,4 +1,5 @@
-//! What every study does: it reports news and may be stopped, and keeps results a line each, after which it resumes.
+//! Shared parts of the studies: news and cancellation, the network under study, and a file of results, a line each, from
+//! which a study resumes.
 
 use std::{
     fs::{self, OpenOptions},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use ddt::OutputFile;
+use ddt::{Image, Opened, OutputFile, Pipeline, flow::NoiseSource, sharing::SimilarityFile};
 use ddt_train::{Event, Settings};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -40,6 +41,33 @@ pub(crate) fn tell(on_news: &mut OnNews<'_>, news: News<'_>) -> Result<()> {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(ddt::Error::Cancelled.into()),
     }
+}
+
+/// The network under study, and how its images are made.
+pub struct Subject {
+    /// The weights.
+    pub opened: Opened,
+    /// Seed of all noise.
+    pub seed: u64,
+    /// Where noise comes from.
+    pub rng: NoiseSource,
+    /// Images made at once.
+    pub batch: usize,
+}
+
+/// Measures the self-conditions of some images.
+pub(crate) fn measure_similarity(
+    pipeline: &Pipeline,
+    images: &[Image],
+    seed: u64,
+    rng: NoiseSource,
+    on_news: &mut OnNews<'_>,
+) -> Result<SimilarityFile> {
+    let (work, total) = ("measuring the self-conditions of images", images.len() as u64);
+    let mut watch = |progress: &ddt::Progress<'_>| {
+        on_news(News::Progress { work, done: progress.finished as u64, total })
+    };
+    Ok(pipeline.measure_similarity(images, seed, rng, &mut watch)?)
 }
 
 /// A file of results: the first line holds the settings that all results depend on, every other line a name and a

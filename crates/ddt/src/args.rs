@@ -94,7 +94,7 @@ pub struct PipelineArgs {
     /// [default: all]
     #[arg(long, value_name = "N")]
     pub guided_channels: Option<NonZeroUsize>,
-    /// Weights of a network to guide away from, in the place of "no class" (autoguidance): usually a smaller or less
+    /// Weights of a network to guide away from instead of "no class" (autoguidance): usually a smaller or less
     /// trained one of the same latents and classes
     #[arg(long, value_name = "PATH", alias = "weaker")]
     pub guiding_network: Option<PathBuf>,

@@ -39,7 +39,7 @@ pub struct PipelineConfig {
     /// or a file.
     #[serde(default)]
     pub autoencoder: Source,
-    /// A network to guide away from, in the place of "no class" (autoguidance): a file.
+    /// A network to guide away from instead of "no class" (autoguidance): a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guiding_network: Option<Source>,
     /// How to take a step.

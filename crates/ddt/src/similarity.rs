@@ -7,7 +7,7 @@ use ddt_flow::{
     CfgBatch, ClassConditional, Decoupled, Evaluation, FlowError, Guided, NoiseSource, StepReport, solve,
 };
 use ddt_model::{Labelled, ModelError};
-use ddt_sharing::SimilarityAccumulator;
+use ddt_sharing::{SimilarityAccumulator, SimilarityFile};
 
 use crate::{
     config::Image,
@@ -68,7 +68,7 @@ impl Pipeline {
         seed: u64,
         rng: NoiseSource,
         watch: &mut Watch<'_>,
-    ) -> Result<SimilarityAccumulator> {
+    ) -> Result<SimilarityFile> {
         let Some(network) = self.network().and_then(|it| it.decoupled()) else {
             return invalid("similarity is measured on a network of two halves, on the CPU");
         };
@@ -97,6 +97,12 @@ impl Pipeline {
             }
             statistic.add(&state.states, state.channels)?;
         }
-        Ok(statistic)
+        Ok(SimilarityFile {
+            made_for: self.made_for().clone(),
+            seed,
+            images: total,
+            similarity: statistic.similarity()?,
+            inner_products: Some(statistic.inner_products()?),
+        })
     }
 }

@@ -7,9 +7,6 @@ use ddt_kernels::{Activation, Window2d};
 use super::config::KlConfig;
 use crate::layers::{Conv2d, GroupNorm, Linear, attention, unrounded};
 
-/// 3 x 3 without padding: after a norm that adds a border.
-pub(super) const BORDERED_3: Window2d = Window2d::new((3, 3), 1, (0, 0));
-
 /// Residual block of two convolutions (`ResnetBlock2D`): `(B, H, W, in) -> (B, H, W, out)`.
 ///
 /// ```text
@@ -32,10 +29,10 @@ impl Resnet {
             false => Some(Conv2d::new(inp, out, Window2d::POINT, vb.pp("conv_shortcut"))?),
         };
         Ok(Self {
-            norm1: norm(cfg, inp, vb.pp("norm1"))?.then(Activation::Silu).bordered(),
-            conv1: Conv2d::new(inp, out, BORDERED_3, vb.pp("conv1"))?,
-            norm2: norm(cfg, out, vb.pp("norm2"))?.then(Activation::Silu).bordered(),
-            conv2: Conv2d::new(out, out, BORDERED_3, vb.pp("conv2"))?,
+            norm1: norm(cfg, inp, vb.pp("norm1"))?.then(Activation::Silu),
+            conv1: Conv2d::new(inp, out, Window2d::SAME_3, vb.pp("conv1"))?,
+            norm2: norm(cfg, out, vb.pp("norm2"))?.then(Activation::Silu),
+            conv2: Conv2d::new(out, out, Window2d::SAME_3, vb.pp("conv2"))?,
             conv_shortcut,
         })
     }

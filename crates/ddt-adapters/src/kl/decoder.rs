@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 use ddt_kernels::{Activation, Window2d};
 
-use super::blocks::{BORDERED_3, MidBlock, Stage, norm};
+use super::blocks::{MidBlock, Stage, norm};
 use super::config::KlConfig;
 use crate::autoencoder::{Decode, LatentSpace, check_latents, in_batches};
 use crate::layers::{Conv2d, GroupNorm, stream_dtype, unrounded};
@@ -62,8 +62,8 @@ impl KlDecoder {
             // 4 % of the work, and all that follows depends on it.
             mid_block: MidBlock::new(cfg, ends.pp("mid_block"))?,
             up_blocks,
-            conv_norm_out: norm(cfg, top, ends.pp("conv_norm_out"))?.then(Activation::Silu).bordered(),
-            conv_out: Conv2d::new(top, 3, BORDERED_3, ends.pp("conv_out"))?,
+            conv_norm_out: norm(cfg, top, ends.pp("conv_norm_out"))?.then(Activation::Silu),
+            conv_out: Conv2d::new(top, 3, Window2d::SAME_3, ends.pp("conv_out"))?,
             cfg: cfg.clone(),
             dtype,
         })

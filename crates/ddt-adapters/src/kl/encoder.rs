@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 use ddt_kernels::{Activation, Window2d};
 
-use super::blocks::{BORDERED_3, MidBlock, Stage, norm};
+use super::blocks::{MidBlock, Stage, norm};
 use super::config::KlConfig;
 use crate::autoencoder::{Encode, LatentSpace, check_pixels, in_batches};
 use crate::layers::{Conv2d, GroupNorm, stream_dtype, unrounded};
@@ -61,8 +61,8 @@ impl KlEncoder {
             conv_in: Conv2d::new(3, top, Window2d::SAME_3, ends.pp("conv_in"))?,
             down_blocks,
             mid_block: MidBlock::new(cfg, vb.pp("mid_block"))?,
-            conv_norm_out: norm(cfg, bottom, ends.pp("conv_norm_out"))?.then(Activation::Silu).bordered(),
-            conv_out: Conv2d::new(bottom, moments, BORDERED_3, ends.pp("conv_out"))?,
+            conv_norm_out: norm(cfg, bottom, ends.pp("conv_norm_out"))?.then(Activation::Silu),
+            conv_out: Conv2d::new(bottom, moments, Window2d::SAME_3, ends.pp("conv_out"))?,
             quant_conv,
             cfg: cfg.clone(),
             dtype,

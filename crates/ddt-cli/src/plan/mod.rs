@@ -149,15 +149,8 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let _stepping = terminal.cancel().stepping();
     let mut meter = terminal.meter();
     let mut watch = |progress: &ddt::Progress<'_>| meter.images(progress);
-    let statistic = pipeline.measure_similarity(&calibration, trial.seed, trial.rng, &mut watch)?;
+    let measured = pipeline.measure_similarity(&calibration, trial.seed, trial.rng, &mut watch)?;
     drop(meter);
-    let measured = SimilarityFile {
-        made_for: pipeline.made_for().clone(),
-        seed: trial.seed,
-        images: calibration.len(),
-        similarity: statistic.similarity()?,
-        inner_products: Some(statistic.inner_products()?),
-    };
     let grid = pipeline.config().grid.clone();
     let planner = OrderPlanner::new(&measured, grid.times(), args.order)?;
     let planned: Vec<Planned> =

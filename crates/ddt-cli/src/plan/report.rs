@@ -49,8 +49,8 @@ pub(crate) fn compare(
     let (total, finished) = (trial.images.len() * outcomes.len(), Cell::new(0));
     for batch in trial.images.chunks(trial.batch) {
         let mut watch = |progress: &ddt::Progress<'_>| meter.images(&progress.within(finished.get(), total));
-        let noise = (trial.seed, trial.rng);
-        let timed = ddt_study::compare(pipeline, batch, noise, &ways, &mut watch, |way, latents| {
+        let noise = pipeline.noise(batch, trial.seed, trial.rng)?;
+        let timed = ddt_study::compare(pipeline, batch, &noise, &ways, &mut watch, |way, latents| {
             finished.set(finished.get() + batch.len());
             if shown(way) {
                 outcomes[way].pictures.extend(pipeline.decode(latents)?);

@@ -157,7 +157,7 @@ impl CudaKlDecoder {
     /// Pixels of latents, as [`Decode::decode`], whose errors are not told apart.
     ///
     /// # Errors
-    /// Another shape, a latent that is no number; too little memory for one image; a call that fails.
+    /// Latents of another shape or with NaN or infinity; too little memory for one image; a failed CUDA call.
     pub fn decode_on_gpu(&self, latents: &Tensor) -> Result<Tensor, GpuError> {
         check_latents(latents, self.cfg.latent_channels)?;
         let (images, channels, height, width) = latents.dims4()?;

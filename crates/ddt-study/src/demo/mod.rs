@@ -28,7 +28,7 @@ pub use self::settings::{DemoStudy, Group};
 use crate::{
     classifier::Classifier,
     metric::{LAST_STEP, OfflineMetric, Seen},
-    study::{News, OnNews, ResultsFile, tell},
+    study::{News, OnNews, ResultsFile, measure_similarity, tell},
 };
 
 /// Images that the plans are made from, as in the published code.
@@ -142,23 +142,17 @@ impl Bench<'_> {
                 // Plans are for the steps and guidance of the pipeline, which are those of the sharing table.
                 let similarity = match self.similarity.take() {
                     Some(it) => it,
-                    None => self.measure_similarity(on_news)?,
+                    None => {
+                        let images = Image::spread(CALIBRATION_IMAGES, self.pipeline.classes().len(), 0);
+                        measure_similarity(self.pipeline, &images, 0, NoiseSource::Counter, on_news)?
+                            .similarity
+                    }
                 };
                 let plan = Planner::new(&similarity, budget)?.plan(budget)?.plan;
                 self.similarity = Some(similarity);
                 Some(plan)
             }
         })
-    }
-
-    fn measure_similarity(&self, on_news: &mut OnNews<'_>) -> Result<Similarity> {
-        let images = Image::spread(CALIBRATION_IMAGES, self.pipeline.classes().len(), 0);
-        let (work, total) = ("measuring the similarity on images", images.len() as u64);
-        let mut watch = |progress: &ddt::Progress<'_>| {
-            on_news(News::Progress { work, done: progress.finished as u64, total })
-        };
-        let statistic = self.pipeline.measure_similarity(&images, 0, NoiseSource::Counter, &mut watch)?;
-        Ok(statistic.similarity()?)
     }
 }
 

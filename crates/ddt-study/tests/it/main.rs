@@ -6,7 +6,7 @@ use std::{fs, ops::ControlFlow, path::Path};
 
 use clap::{Args, Command, FromArgMatches};
 use ddt::{Opened, PipelineConfig, flow::NoiseSource, hub::Hub};
-use ddt_study::{Analyses, ClassifierTraining, Comparison, DemoStudy, Group, News, Table};
+use ddt_study::{Analyses, ClassifierTraining, Comparison, DemoStudy, Group, News, Subject, Table};
 
 /// Settings as the words of a command line say them.
 fn parse<T: Args + FromArgMatches>(line: &str) -> T {
@@ -141,12 +141,13 @@ fn analyses_draw_spectra_and_errors() {
     let folder = tempfile::tempdir().unwrap();
     let mut study: Analyses = parse("--images 4 --step-counts 2,4 --solvers euler,adams --timeshifts 1");
     study.out = folder.path().join("analysis");
-    let opened = || {
+    let subject = || {
         let mut config = PipelineConfig::new("demo");
         config.grid = ddt::flow::TimeGrid::new(2, None, 1.0).unwrap();
-        Opened::new(&config, &Hub::from_env()).unwrap()
+        let opened = Opened::new(&config, &Hub::from_env()).unwrap();
+        Subject { opened, seed: 0, rng: NoiseSource::Counter, batch: 4 }
     };
-    let run = |study: &Analyses| study.run(opened(), 0, NoiseSource::Counter, 4, &mut on);
+    let run = |study: &Analyses| study.run(subject(), &mut on);
     let table = run(&study).unwrap();
     assert!(table.contains("euler") && table.contains("adams2"), "{table}");
     let report = fs::read_to_string(study.out.join("analysis.json")).unwrap();
@@ -164,7 +165,7 @@ fn analyses_draw_spectra_and_errors() {
     assert!(format!("{:#}", run(&study).unwrap_err()).contains("--out"));
     study.out = folder.path().join("analysis");
     study.timeshifts = vec![1.0];
-    let stopped = study.run(opened(), 0, NoiseSource::Counter, 4, &mut |_| ControlFlow::Break(()));
+    let stopped = study.run(subject(), &mut |_| ControlFlow::Break(()));
     assert!(is_cancelled(&stopped.unwrap_err()));
 }
 

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "tasks write disjoint tiles of one result")]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use pulp::Simd;
 
@@ -15,9 +16,8 @@ use crate::cpu::pointwise::{Identity, Pointwise};
 pub(crate) type TileRow = [f32; MAX_COLS];
 
 /// The place of a tile in C.
-pub(crate) struct Place<'a> {
-    /// Nothing where a row is not written.
-    pub(crate) rows: &'a [Option<usize>],
+pub(crate) struct Place {
+    pub(crate) rows: Range<usize>,
     pub(crate) col: usize,
     pub(crate) cols: usize,
 }
@@ -30,7 +30,7 @@ pub(crate) trait Epilogue: Sync {
 
     /// Prefetches what [`finish`](Self::finish) reads for a tile, before the tile is computed.
     #[inline(always)]
-    fn prefetch(&self, _place: &Place<'_>) {}
+    fn prefetch(&self, _place: &Place) {}
 
     /// Adds to the sums of row `row` over the first depths: where sums rest in C between ranges of depth, that is
     /// before all of them are added.
@@ -61,9 +61,9 @@ impl<'a, T> BiasActivation<'a, T> {
 
 impl<T: Element, F: Pointwise<1, 1>> Epilogue for BiasActivation<'_, T, F> {
     #[inline(always)]
-    fn prefetch(&self, place: &Place<'_>) {
+    fn prefetch(&self, place: &Place) {
         if let Some(residual) = self.residual {
-            place.rows.iter().flatten().for_each(|row| prefetch_row(residual, row * self.width + place.col));
+            place.rows.clone().for_each(|row| prefetch_row(residual, row * self.width + place.col));
         }
     }
 
@@ -127,8 +127,6 @@ pub(crate) enum RowOrder {
     /// C's rows are the pixels of images with `columns` columns, and are written as one pixel of each 2 x 2 of an
     /// image of twice the size: that in row `phase.0` and column `phase.1`.
     Upsampled { columns: usize, phase: (usize, usize) },
-    /// C's rows are the pixels of images of `from` lines and columns; only the first `to` of each are written.
-    Cropped { from: (usize, usize), to: (usize, usize) },
 }
 
 /// C, stored row by row.
@@ -169,40 +167,30 @@ impl<'a, T: Element> Destination<'a, T> {
 
     /// Whether C has `rows` rows.
     pub(super) fn has_rows(&self, rows: usize) -> bool {
-        let written = match self.order {
-            RowOrder::Same => rows,
-            RowOrder::Upsampled { .. } => 4 * rows,
-            RowOrder::Cropped { from, to } => rows.div_ceil(from.0 * from.1) * to.0 * to.1,
+        let each = match self.order {
+            RowOrder::Same => 1,
+            RowOrder::Upsampled { .. } => 4,
         };
-        self.out.len() == written * self.width
+        self.out.len() == each * rows * self.width
     }
 
-    /// Where row `row` is written, if it is.
-    pub(super) fn place(&self, row: usize) -> Option<usize> {
-        match self.order {
-            RowOrder::Same => Some(row),
-            RowOrder::Upsampled { columns, phase } => {
-                let (line, column) = (row / columns, row % columns);
-                Some((2 * line + phase.0) * 2 * columns + 2 * column + phase.1)
-            }
-            RowOrder::Cropped { from, to } => {
-                let (line, column) = (row / from.1, row % from.1);
-                let (image, line) = (line / from.0, line % from.0);
-                (line < to.0 && column < to.1).then_some((image * to.0 + line) * to.1 + column)
-            }
-        }
-    }
-
-    /// The first element of column `col` of the row that is written at `row`.
+    /// The first element of column `col` of row `row`.
     #[inline(always)]
     fn at(&self, row: usize, col: usize) -> usize {
+        let row = match self.order {
+            RowOrder::Same => row,
+            RowOrder::Upsampled { columns, phase } => {
+                let (line, column) = (row / columns, row % columns);
+                (2 * line + phase.0) * 2 * columns + 2 * column + phase.1
+            }
+        };
         row * self.width + col
     }
 
     /// Prefetches a tile's elements.
     #[inline(always)]
-    pub(super) fn prefetch(&self, place: &Place<'_>) {
-        place.rows.iter().flatten().for_each(|&row| prefetch_at(self.out.at(self.at(row, place.col))));
+    pub(super) fn prefetch(&self, place: &Place) {
+        place.rows.clone().for_each(|row| prefetch_at(self.out.at(self.at(row, place.col))));
     }
 
     /// Finishes and writes a tile, `stride` sums a row: those over the `first` range of depths, the `last` or both.
@@ -214,14 +202,13 @@ impl<'a, T: Element> Destination<'a, T> {
     pub(super) unsafe fn write_tile<S: Simd, E: Epilogue>(
         &self,
         simd: S,
-        place: &Place<'_>,
+        place: &Place,
         sums: &Tile,
         range: DepthRange,
         epilogue: &E,
     ) {
         let (col, cols, stride) = (place.col, place.cols, 2 * S::F32_LANES);
-        for (sums, row) in sums.chunks_exact(stride).zip(place.rows) {
-            let Some(row) = *row else { continue };
+        for (sums, row) in sums.chunks_exact(stride).zip(place.rows.clone()) {
             let mut values = [0.0; MAX_COLS];
             values[..stride].copy_from_slice(sums);
             if range.first {

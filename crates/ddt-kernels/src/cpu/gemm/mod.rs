@@ -1,7 +1,7 @@
 //! GEMM `C = A B` in registers: one design for f32 and bf16 and for every instruction set.
 //!
-//! - A ([`ASource`]), activations, is read in place with any strides, overlapping like the patches of an image, or
-//!   gathered row by row: a convolution is a GEMM without a buffer for its patches.
+//! - A ([`ASource`]), activations, is read in place with any strides, or gathered row by row, which makes a
+//!   convolution a GEMM without a buffer for its patches.
 //! - B ([`PackedB`]), weights, is packed once into panels as wide as two lane groups.
 //! - A [tile] of up to 14 rows by one panel stays in registers over a range of depths; each step of depth is one
 //!   [multiply-add](crate::cpu::fma): one f32, or a pair of bf16 summed in f32.
@@ -31,7 +31,7 @@ use epilogue::DepthRange;
 pub(crate) use epilogue::{
     BiasActivation, Destination, Epilogue, Place, RowOrder, TileRow, prefetch_row, widened,
 };
-pub(crate) use operands::{ASource, Gather, Matrix, PackedB, Windows};
+pub(crate) use operands::{ASource, Gather, Matrix, PackedB};
 pub use peak::gemm_peak_flops;
 use tile::{EMPTY, MAX_ROWS, Strip, columns, next_rows, tile};
 
@@ -41,10 +41,8 @@ const DEPTH_BYTES: usize = 2048;
 /// Bytes of the rows of one task, at most; a panel gets the rest of the second-level cache. More rows read B fewer
 /// times.
 const TASK_BYTES: usize = 640 << 10;
-/// Tasks per thread, at least, where the size of the GEMM allows, so that no thread waits long; more where tasks copy
-/// nothing and are long otherwise.
+/// Tasks per thread, at least, where the size of the GEMM allows, so that no thread waits long.
 const TASKS_PER_THREAD: usize = 4;
-const WINDOW_TASKS_PER_THREAD: usize = 16;
 
 /// `A B + bias`, row by row.
 pub(crate) fn matmul<T: Operand + Element>(
@@ -89,12 +87,11 @@ pub(crate) fn gemm<T: Operand + Element, C: Element, E: Epilogue>(
     }
     // Tiles of rows, spread evenly over blocks.
     let tiles = rows.div_ceil(MAX_ROWS);
-    let range = a.run().min(range_of::<T, C, E>());
+    let range = depth.min(range_of::<T, C, E>());
     let most = (TASK_BYTES / (MAX_ROWS * size_of::<T>() * range.max(1))).max(1);
     let block_rows = MAX_ROWS * tiles.div_ceil(tiles.div_ceil(most));
     let blocks = rows.div_ceil(block_rows);
-    let per_thread = if let ASource::Windows(_) = a { WINDOW_TASKS_PER_THREAD } else { TASKS_PER_THREAD };
-    let tasks = per_thread * rayon::current_num_threads();
+    let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
     let each = panels.div_ceil(tasks.div_ceil(blocks).min(panels));
     let groups = panels.div_ceil(each);
     (0..blocks * groups).into_par_iter().for_each(|task| {
@@ -127,16 +124,14 @@ impl<T: Operand + Element, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C
         assert_eq!(stride, b.columns);
         let mut sums = EMPTY;
         let depths = b.depth;
-        let run = a.run();
-        let places: Vec<Option<usize>> = rows.clone().map(|row| out.place(row)).collect();
-        let mut begin = 0;
-        loop {
-            let depth = (run - begin % run.max(1)).min(range_of::<T, C, E>());
+        let most = range_of::<T, C, E>().min(depths.max(1));
+        for begin in (0..depths.max(1)).step_by(most) {
+            let depth = most.min(depths - begin);
             let steps = depth.div_ceil(T::DEPTHS);
             let copy;
-            let strip = match a.in_place(begin) {
+            let strip = match a.in_place() {
                 Some(it) => {
-                    let at = it.data.as_ptr().wrapping_add(rows.start * it.row);
+                    let at = it.data.as_ptr().wrapping_add(rows.start * it.row + begin * it.col);
                     Strip { at, row: it.row, step: it.col * T::DEPTHS }
                 }
                 None => {
@@ -153,11 +148,10 @@ impl<T: Operand + Element, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C
                 let mut row = rows.start;
                 while row < rows.end {
                     let height = next_rows::<F::Simd>(rows.end - row);
-                    let begun = row - rows.start;
-                    let place = Place { rows: &places[begun..][..height], col, cols };
+                    let place = Place { rows: row..row + height, col, cols };
                     out.prefetch(&place);
                     epilogue.prefetch(&place);
-                    let strip = Strip { at: strip.at.wrapping_add(begun * strip.row), ..strip };
+                    let strip = Strip { at: strip.at.wrapping_add((row - rows.start) * strip.row), ..strip };
                     // SAFETY: the strip has `height` rows and `steps` steps: they are in A, whose constructors check
                     // its size, or in the copy. A panel has the steps of B's depth, which is A's.
                     unsafe { tile(fma, height, steps, strip, b_panel, &mut sums) };
@@ -165,10 +159,6 @@ impl<T: Operand + Element, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C
                     unsafe { out.write_tile(fma.simd(), &place, &sums, range, epilogue) };
                     row += height;
                 }
-            }
-            begin += depth;
-            if begin >= depths {
-                break;
             }
         }
     }

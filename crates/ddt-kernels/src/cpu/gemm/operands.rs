@@ -35,31 +35,6 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// Rows of A that overlap in memory, such as patches of an image: `lines` runs of `run` elements, each `line` elements
-/// after the one before.
-#[derive(Clone, Copy)]
-pub(crate) struct Windows<'a, T> {
-    data: &'a [T],
-    /// Elements from one row to the next.
-    row: usize,
-    lines: usize,
-    run: usize,
-    line: usize,
-}
-
-impl<'a, T> Windows<'a, T> {
-    /// As many rows as `data` holds.
-    pub(crate) fn new(data: &'a [T], row: usize, lines: usize, run: usize, line: usize) -> Self {
-        assert!(row > 0 && lines > 0 && run > 0);
-        Self { data, row, lines, run, line }
-    }
-
-    pub(crate) fn rows(&self) -> usize {
-        let first = (self.lines - 1) * self.line + self.run;
-        self.data.len().checked_sub(first).map_or(0, |rest| rest / self.row + 1)
-    }
-}
-
 /// Rows of A that exist only when a task copies them, such as patches of an image.
 pub(crate) trait Gather<T>: Sync {
     /// Writes the elements `depths` of row `row` to `out`, which has their number.
@@ -71,8 +46,6 @@ pub(crate) trait Gather<T>: Sync {
 pub(crate) enum ASource<'a, T> {
     /// Read in place where the layout allows.
     Matrix(Matrix<'a, T>),
-    /// Read in place, in ranges of depth that end with each run.
-    Windows(Windows<'a, T>),
     /// Gathered by each task for the rows that it multiplies.
     Gathered { source: &'a dyn Gather<T>, rows: usize, depth: usize },
 }
@@ -87,41 +60,19 @@ impl<'a, T: Operand> ASource<'a, T> {
     pub(super) fn dims(&self) -> (usize, usize) {
         match *self {
             Self::Matrix(Matrix { rows, cols, .. }) => (rows, cols),
-            Self::Windows(it) => (it.rows(), it.lines * it.run),
             Self::Gathered { rows, depth, .. } => (rows, depth),
         }
     }
 
-    /// Depths that have one distance each: all, or a run.
-    pub(super) fn run(&self) -> usize {
+    /// The matrix, where a GEMM may read it in place.
+    pub(super) fn in_place(&self) -> Option<Matrix<'a, T>> {
         match *self {
-            Self::Windows(it) => it.run,
-            _ => self.dims().1,
-        }
-    }
-
-    /// The depths from `depth` to the end of its run, where they are in memory.
-    fn in_memory(&self, depth: usize) -> Option<Matrix<'a, T>> {
-        match *self {
-            Self::Matrix(it) => Some(Matrix {
-                data: &it.data[(depth * it.col).min(it.data.len())..],
-                cols: it.cols - depth,
-                ..it
+            Self::Matrix(it) => Some(it).filter(|it| {
+                let whole_steps = T::DEPTHS == 1 || (it.col == 1 && it.cols.is_multiple_of(T::DEPTHS));
+                whole_steps && !it.conflicts()
             }),
-            Self::Windows(Windows { data, row, run, line, .. }) => {
-                let (rows, at) = (self.dims().0, depth % run);
-                Some(Matrix { data: &data[depth / run * line + at..], rows, cols: run - at, row, col: 1 })
-            }
             Self::Gathered { .. } => None,
         }
-    }
-
-    /// The depths from `depth` to the end of its run, where a GEMM may read them in place.
-    pub(super) fn in_place(&self, depth: usize) -> Option<Matrix<'a, T>> {
-        self.in_memory(depth).filter(|it| {
-            let whole_steps = T::DEPTHS == 1 || (it.col == 1 && it.cols.is_multiple_of(T::DEPTHS));
-            whole_steps && !it.conflicts()
-        })
     }
 
     /// The elements `depths` of `rows`, padded with zeros to whole steps, and the distance of rows there.
@@ -129,16 +80,18 @@ impl<'a, T: Operand> ASource<'a, T> {
         let steps = depths.len().next_multiple_of(T::DEPTHS);
         let row = steps.next_multiple_of(PADDING) + PADDING;
         let mut copy = Scratch::take(rows.len() * row);
-        let memory = self.in_memory(depths.start);
         for (out, i) in copy.chunks_exact_mut(row).zip(rows) {
             let (out, padding) = out[..steps].split_at_mut(depths.len());
-            if let Self::Gathered { source, .. } = self {
-                source.gather(i, depths.clone(), out);
-            }
-            if let Some(it) = memory.filter(|it| it.col == 1) {
-                out.copy_from_slice(&it.data[i * it.row..][..out.len()]);
-            } else if let Some(it) = memory {
-                out.iter_mut().enumerate().for_each(|(k, out)| *out = it.data[i * it.row + k * it.col]);
+            match self {
+                Self::Matrix(it) if it.col == 1 => {
+                    out.copy_from_slice(&it.data[i * it.row..][depths.clone()])
+                }
+                Self::Matrix(it) => {
+                    out.iter_mut()
+                        .zip(depths.clone())
+                        .for_each(|(out, k)| *out = it.data[i * it.row + k * it.col]);
+                }
+                Self::Gathered { source, .. } => source.gather(i, depths.clone(), out),
             }
             padding.fill(T::default());
         }
