@@ -61,7 +61,7 @@ pub use crate::{
     diffusion::{Component, Mixture, Schedule},
     frozen_networks::{decode_samples, frozen_networks},
     metric::{OfflineMetric, Seen},
-    sharing::{FidelityStudy, Mean, SharingStudy, Timed, compare, parse_ratio, ways_with_plans},
+    sharing::{Batch, Batches, FidelityStudy, Mean, SharingStudy, compare, parse_ratio, ways_with_plans},
     spectrum::{PowerLaw, Spectrum, dct2, latent_spectrum, surviving_frequency},
     study::{News, OnNews, ResultsFile, Subject},
     sweep::{Measured, Setting, relative_rms, sweep, sweep_settings},

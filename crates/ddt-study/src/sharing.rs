@@ -99,20 +99,35 @@ impl fmt::Display for Mean {
     }
 }
 
-/// Images that were sampled in one way.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Timed {
-    /// Time from noise to latents, summed over the images.
+/// A batch of images that was sampled in one way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Time from noise to latents.
     pub seconds: f64,
     /// Relative RMS error of each image's latents to those without sharing.
     pub errors: Vec<f64>,
 }
 
-impl Timed {
-    /// Adds other images.
-    pub fn extend(&mut self, other: &Self) {
-        self.seconds += other.seconds;
-        self.errors.extend(&other.errors);
+/// All batches of images that were sampled in one way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batches {
+    /// Time from noise to latents, of the fastest batch: other programs only make batches slower.
+    pub seconds_per_image: f64,
+    /// Relative RMS error of each image's latents to those without sharing.
+    pub errors: Vec<f64>,
+}
+
+impl Default for Batches {
+    fn default() -> Self {
+        Self { seconds_per_image: f64::INFINITY, errors: Vec::new() }
+    }
+}
+
+impl Batches {
+    /// Adds a batch.
+    pub fn add(&mut self, batch: &Batch) {
+        self.seconds_per_image = self.seconds_per_image.min(batch.seconds / batch.errors.len() as f64);
+        self.errors.extend(&batch.errors);
     }
 
     /// Mean error of the latents.
@@ -125,6 +140,12 @@ impl Timed {
     #[must_use]
     pub fn gain(&self, other: &Self) -> Mean {
         Mean::of(self.errors.iter().zip(&other.errors).map(|(own, other)| own - other))
+    }
+
+    /// How many times faster than another way.
+    #[must_use]
+    pub fn faster_than(&self, other: &Self) -> f64 {
+        other.seconds_per_image / self.seconds_per_image
     }
 }
 
@@ -140,7 +161,7 @@ pub fn compare(
     ways: &[SampleOptions<'_>],
     watch: &mut ddt::Watch<'_>,
     mut sampled: impl FnMut(usize, &Tensor) -> Result<()>,
-) -> Result<Vec<Timed>> {
+) -> Result<Vec<Batch>> {
     let mut reference = None;
     let measure = |(way, options): (usize, &SampleOptions<'_>)| {
         let started = Instant::now();
@@ -148,7 +169,7 @@ pub fn compare(
         let seconds = started.elapsed().as_secs_f64();
         sampled(way, &latents)?;
         let reference = reference.get_or_insert_with(|| latents.clone());
-        Ok(Timed { seconds, errors: relative_errors(&latents, reference)? })
+        Ok(Batch { seconds, errors: relative_errors(&latents, reference)? })
     };
     ways.iter().enumerate().map(measure).collect()
 }
@@ -221,7 +242,7 @@ impl SharingStudy {
         let first = (self.calibration_images as usize).div_ceil(classes) as u32;
         let images = Image::spread(self.images, classes, first);
         let total = images.len() as u64;
-        let mut all = vec![Timed::default(); ways.len() + 1];
+        let mut all = vec![Batches::default(); ways.len() + 1];
         for (index, images) in images.chunks(batch).enumerate() {
             let key = format!("batch {index}");
             if results.get(&key).is_none() {
@@ -233,8 +254,8 @@ impl SharingStudy {
                 let measured = compare(&pipeline, images, &noise, &options, watch, |_, _| Ok(()))?;
                 results.add(key.clone(), measured)?;
             }
-            let measured: &Vec<Timed> = results.get(&key).context("a result is missing")?;
-            all.iter_mut().zip(measured).for_each(|(sum, it)| sum.extend(it));
+            let measured: &Vec<Batch> = results.get(&key).context("a result is missing")?;
+            all.iter_mut().zip(measured).for_each(|(sum, it)| sum.add(it));
         }
         let rows = rows(&pipeline, &ways, &all)?;
         let table = self.table(&rows)?;
@@ -242,7 +263,7 @@ impl SharingStudy {
         self.write("errors.svg", &plot(&pipeline, &rows))?;
         let report = json!({
             "program": "ddt study sharing", "version": ddt::VERSION, "pipeline": pipeline.config(),
-            "settings": header, "unshared_seconds_per_image": all[0].seconds / total as f64, "plans": rows,
+            "settings": header, "unshared_seconds_per_image": all[0].seconds_per_image, "plans": rows,
         });
         self.write("report.json", &serde_json::to_string_pretty(&report)?)?;
         Ok(format!("{table}\nwrote {} to {}", FILES.join(", "), self.out.display()))
@@ -313,7 +334,7 @@ impl SharingStudy {
     }
 }
 
-fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Timed]) -> Result<Vec<Row>> {
+fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Batches]) -> Result<Vec<Row>> {
     let config = pipeline.config();
     let network = config.network.as_ref().context("the network has no description")?;
     let (_, height, width) = pipeline.latent_shape();
@@ -328,7 +349,7 @@ fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Timed]) -> Result<Vec<Row>> {
             planned: way.planned,
             recompute_steps: way.plan.recompute_steps().to_vec(),
             predicted_speedup: predicted_speedup_guided(&way.plan, &operations, &guided)?,
-            measured_speedup: unshared.seconds / measured.seconds,
+            measured_speedup: measured.faster_than(unshared),
             error: measured.error(),
             // The uniform plan is the one before.
             gain: way.planned.then(|| shared[index - 1].gain(measured)),
@@ -397,7 +418,7 @@ impl FidelityStudy {
             })
             .collect();
         let images = Image::spread(self.images, pipeline.classes().len(), 0);
-        let mut all = vec![Timed::default(); ways.len()];
+        let mut all = vec![Batches::default(); ways.len()];
         for (index, chunk) in images.chunks(batch).enumerate() {
             let (done, total) = ((index * batch) as u64, images.len() as u64);
             let watch = &mut |_: &ddt::Progress<'_>| {
@@ -405,13 +426,13 @@ impl FidelityStudy {
             };
             let noise = pipeline.noise(chunk, seed, rng)?;
             let measured = compare(&pipeline, chunk, &noise, &ways, watch, |_, _| Ok(()))?;
-            all.iter_mut().zip(&measured).for_each(|(sum, it)| sum.extend(it));
+            all.iter_mut().zip(&measured).for_each(|(sum, it)| sum.add(it));
         }
         let mut text = "| fidelity | steps | sharing | error | faster |".to_owned();
         PREDICTED.iter().try_for_each(|it| write!(text, " {it} (predicted) |"))?;
         writeln!(text, "\n|---|---|---|---|---|{}", "---|".repeat(PREDICTED.len()))?;
         for (((choice, config), way), measured) in choices.iter().zip(&configs).zip(&ways).zip(&all) {
-            let (steps, faster) = (way.grid.num_steps(), all[0].seconds / measured.seconds);
+            let (steps, faster) = (way.grid.num_steps(), measured.faster_than(&all[0]));
             let name = format!("{choice:?}").to_lowercase();
             let (solver, sharing) = (config.solver.as_str(), &config.sharing);
             write!(text, "| {name} | {steps} {solver} | {sharing} | {} | {faster:.1}× |", measured.error())?;
@@ -456,7 +477,16 @@ mod tests {
         let it = Mean::of([1.0, 1.0, 1.0, 5.0].into_iter());
         assert!((it.mean - 2.0).abs() < 1e-12 && (it.ci95 - 1.96).abs() < 1e-12);
         assert_eq!(Mean::of([3.0].into_iter()), Mean { mean: 3.0, ci95: 0.0 });
-        let timed = |errors: [f64; 2]| Timed { seconds: 1.0, errors: errors.to_vec() };
-        assert_eq!(timed([0.5, 0.75]).gain(&timed([0.25, 0.5])), Mean { mean: 0.25, ci95: 0.0 });
+        let measured = |batches: &[(f64, [f64; 2])]| {
+            let mut all = Batches::default();
+            batches
+                .iter()
+                .for_each(|&(seconds, errors)| all.add(&Batch { seconds, errors: errors.to_vec() }));
+            all
+        };
+        let slow = measured(&[(4.0, [0.5, 0.75]), (9.0, [0.75, 0.75])]);
+        let fast = measured(&[(8.0, [0.25, 0.5]), (2.0, [0.5, 0.5])]);
+        assert_eq!(slow.gain(&fast), Mean { mean: 0.25, ci95: 0.0 });
+        assert_eq!(fast.faster_than(&slow), 2.0);
     }
 }

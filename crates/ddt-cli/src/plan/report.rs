@@ -9,7 +9,7 @@ use ddt::{
     picture::{Grid, HeatMap, Rgb8},
     sharing::{MadeFor, PlanWithCost, SharingPlan, SimilarityFile},
 };
-use ddt_study::{Mean, Timed, ways_with_plans};
+use ddt_study::{Batches, Mean, ways_with_plans};
 use serde::Serialize;
 
 use super::targets::{Planned, Speed, Target, settings_line};
@@ -27,7 +27,7 @@ pub(crate) struct Trial {
 /// The trial's images, sampled in one way.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outcome {
-    timed: Timed,
+    batches: Batches,
     /// The images, if they were wanted.
     pictures: Vec<Rgb8>,
 }
@@ -57,7 +57,7 @@ pub(crate) fn compare(
             }
             Ok(())
         })?;
-        outcomes.iter_mut().zip(&timed).for_each(|(sum, it)| sum.timed.extend(it));
+        outcomes.iter_mut().zip(&timed).for_each(|(sum, it)| sum.batches.add(it));
     }
     Ok(outcomes)
 }
@@ -157,13 +157,13 @@ impl Report {
                     mean_error: plan.mean_error(),
                     predicted_speedup: speed.predict(&plan.plan)?,
                     measured: outcome.map(|(unshared, shared)| Measured {
-                        measured_speedup: unshared.timed.seconds / shared.timed.seconds,
-                        latent_error: shared.timed.error(),
+                        measured_speedup: shared.batches.faster_than(&unshared.batches),
+                        latent_error: shared.batches.error(),
                     }),
                 })
             };
             let gain = compared.and_then(|all| all.shared.get(index));
-            let gain = gain.map(|[uniform, optimal]| uniform.timed.gain(&optimal.timed));
+            let gain = gain.map(|[uniform, optimal]| uniform.batches.gain(&optimal.batches));
             plans.push(Row {
                 gain,
                 name: it.target.to_string(),
@@ -184,8 +184,7 @@ impl Report {
             test_images: samples(&trial.images),
             batch: trial.batch,
             speed,
-            unshared_seconds_per_image: compared
-                .map(|all| all.unshared.timed.seconds / trial.images.len().max(1) as f64),
+            unshared_seconds_per_image: compared.map(|all| all.unshared.batches.seconds_per_image),
             plans,
         })
     }

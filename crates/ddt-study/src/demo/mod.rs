@@ -15,13 +15,13 @@ use ddt::{
     files::Checkpoint,
     flow::{EULER, Guidance, NoiseSource, TimeGrid, solver_by_name},
     model::SampleOptions,
-    sharing::{Planner, SharingPlan, Similarity},
+    sharing::{ForecastOrder, OrderPlanner, SharingPlan, SimilarityFile},
 };
 use ddt_plot::{LinePlot, Series};
 use serde_json::json;
 
 use self::settings::{
-    DEMO_GUIDANCE, LOWER_ENDS, Measured, SCALES, SOLVERS, STEPS, Sampling, Setting, Sharing, Stepping,
+    DEMO_GUIDANCE, LOWER_ENDS, Measured, PLANS, SCALES, SOLVERS, STEPS, Sampling, Setting, Sharing, Stepping,
     TIMESHIFTS, budgets, settings, shared, swept,
 };
 pub use self::settings::{DemoStudy, Group};
@@ -92,7 +92,7 @@ struct Bench<'a> {
     pipeline: &'a Pipeline,
     metric: OfflineMetric,
     /// Measured for the first plan.
-    similarity: Option<Similarity>,
+    similarity: Option<SimilarityFile>,
 }
 
 impl Bench<'_> {
@@ -135,24 +135,19 @@ impl Bench<'_> {
     }
 
     fn plan(&mut self, sampling: &Sampling, on_news: &mut OnNews<'_>) -> Result<Option<SharingPlan>> {
-        Ok(match sampling.sharing {
-            Sharing::None => None,
-            Sharing::Uniform(budget) => Some(SharingPlan::uniform_budget(sampling.steps, budget)?),
-            Sharing::Optimal(budget) => {
-                // Plans are for the steps and guidance of the pipeline, which are those of the sharing table.
-                let similarity = match self.similarity.take() {
-                    Some(it) => it,
-                    None => {
-                        let images = Image::spread(CALIBRATION_IMAGES, self.pipeline.classes().len(), 0);
-                        measure_similarity(self.pipeline, &images, 0, NoiseSource::Counter, on_news)?
-                            .similarity
-                    }
-                };
-                let plan = Planner::new(&similarity, budget)?.plan(budget)?.plan;
-                self.similarity = Some(similarity);
-                Some(plan)
-            }
-        })
+        let Some(Sharing { order, planned, budget }) = sampling.sharing else { return Ok(None) };
+        if !planned {
+            return Ok(Some(SharingPlan::uniform_budget(sampling.steps, budget)?.with_order(order)));
+        }
+        // Plans are for the steps and guidance of the pipeline, which are those of the sharing table.
+        if self.similarity.is_none() {
+            let images = Image::spread(CALIBRATION_IMAGES, self.pipeline.classes().len(), 0);
+            self.similarity =
+                Some(measure_similarity(self.pipeline, &images, 0, NoiseSource::Counter, on_news)?);
+        }
+        let measured = self.similarity.as_ref().context("nothing was measured")?;
+        let planner = OrderPlanner::new(measured, self.pipeline.config().grid.times(), order)?;
+        Ok(Some(planner.plan(budget)?.plan))
     }
 }
 
@@ -178,7 +173,7 @@ fn plot(group: Group, study: &DemoStudy, results: &Results) -> Option<(&'static 
     let (name, title, x_label, series) = match group {
         Group::Floor => return None,
         Group::Sharing => {
-            ("sharing.svg", "Sharing", "share of steps that reuse the self-condition", shares(study, results))
+            ("sharing.svg", "Sharing", "share of steps that skip the encoder", shares(study, results))
         }
         Group::Guidance => ("guidance.svg", "Guidance", "guidance", scales(study, results)),
         Group::Steps => ("steps.svg", "Steps", "steps", numbers(results)),
@@ -205,7 +200,7 @@ fn floor(study: &DemoStudy, results: &Results) -> Result<String> {
         ("test photos", Setting::Photos),
         ("test photos through the autoencoder", Setting::Reconstructions),
         ("demo, no guidance", swept(study.steps, 1.0, 0.0)),
-        ("demo, guidance 4 in (0, 1)", shared(study.steps, Sharing::None)),
+        ("demo, guidance 4 in (0, 1)", shared(study.steps, None)),
     ];
     for (name, setting) in lines {
         let Seen { distance, accuracy } = get(results, &setting)?.seen;
@@ -216,24 +211,27 @@ fn floor(study: &DemoStudy, results: &Results) -> Result<String> {
 
 fn sharing(study: &DemoStudy, results: &Results) -> Result<String> {
     let steps = study.steps;
-    let mut text = format!(
-        "Sharing, {steps} Euler steps, distance (class right):\n\n\
-         | ratio | encoder runs | uniform | optimal |\n|---|---|---|---|\n"
-    );
-    let first = short(get(results, &shared(steps, Sharing::None))?.seen);
-    writeln!(text, "| 0 | {steps} | {first} | {first} |")?;
+    let mut text =
+        format!("Sharing, {steps} Euler steps, distance (class right):\n\n| ratio | encoder runs |");
+    for plan in PLANS {
+        write!(text, " {} |", name_of(plan))?;
+    }
+    writeln!(text, "\n|---|---|{}", "---|".repeat(PLANS.len()))?;
+    let first = format!(" {} |", short(get(results, &shared(steps, None))?.seen));
+    writeln!(text, "| 0 | {steps} |{}", first.repeat(PLANS.len()))?;
     for budget in budgets(steps) {
-        let uniform = get(results, &shared(steps, Sharing::Uniform(budget)))?;
-        let optimal = get(results, &shared(steps, Sharing::Optimal(budget)))?;
-        writeln!(
-            text,
-            "| {:.2} | {budget} | {} | {} |",
-            1.0 - budget as f64 / steps as f64,
-            short(uniform.seen),
-            short(optimal.seen)
-        )?;
+        write!(text, "| {:.2} | {budget} |", 1.0 - budget as f64 / steps as f64)?;
+        for (order, planned) in PLANS {
+            let sharing = Sharing { order, planned, budget };
+            write!(text, " {} |", short(get(results, &shared(steps, Some(sharing)))?.seen))?;
+        }
+        writeln!(text)?;
     }
     Ok(text)
+}
+
+fn name_of((order, planned): (ForecastOrder, bool)) -> String {
+    format!("order {order}, {}", if planned { "planned" } else { "uniform" })
 }
 
 fn guidance(study: &DemoStudy, results: &Results) -> Result<String> {
@@ -274,16 +272,18 @@ fn curves() -> impl Iterator<Item = (&'static str, f64)> {
 /// Distance against the ratio of shared steps.
 fn shares(study: &DemoStudy, results: &Results) -> Vec<Series> {
     let steps = study.steps;
-    let point = |budget: usize, sharing: Sharing| {
+    let point = |budget: usize, sharing: Option<Sharing>| {
         let ratio = 1.0 - budget as f64 / steps as f64;
         distance(results, ratio, &shared(steps, sharing))
     };
-    let line = |name: &str, sharing: fn(usize) -> Sharing| {
-        let first = point(steps, Sharing::None);
-        let rest = budgets(steps).into_iter().map(|it| point(it, sharing(it)));
-        Series { name: name.to_owned(), points: std::iter::once(first).chain(rest).flatten().collect() }
+    let line = |(order, planned)| {
+        let first = point(steps, None);
+        let rest =
+            budgets(steps).into_iter().map(|budget| point(budget, Some(Sharing { order, planned, budget })));
+        let points = std::iter::once(first).chain(rest).flatten().collect();
+        Series { name: name_of((order, planned)), points }
     };
-    vec![line("uniform", Sharing::Uniform), line("optimal", Sharing::Optimal)]
+    PLANS.map(line).into()
 }
 
 /// Distance against guidance for each interval.

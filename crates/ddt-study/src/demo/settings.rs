@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use clap::{ValueEnum, value_parser};
-use ddt::sharing::budget_for_ratio;
+use ddt::sharing::{ForecastOrder, budget_for_ratio};
 use serde::{Deserialize, Serialize};
 
 use crate::metric::Seen;
@@ -115,8 +115,8 @@ pub(crate) struct Sampling {
     pub(crate) guidance: f64,
     /// Lower end of its interval; the upper is 1.
     pub(crate) from: f64,
-    /// Where the condition encoder runs.
-    pub(crate) sharing: Sharing,
+    /// Where the condition encoder runs, unless at every step.
+    pub(crate) sharing: Option<Sharing>,
 }
 
 /// How images are generated, with the demo's usual guidance and the encoder at every step.
@@ -130,16 +130,38 @@ pub(crate) struct Stepping {
     pub(crate) timeshift: f64,
 }
 
-/// Where the condition encoder runs.
+/// Plans of a number of recomputes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Sharing {
-    /// At every step.
-    None,
-    /// Evenly, at so many steps.
-    Uniform(usize),
-    /// At so many steps, which the dynamic program chose.
-    Optimal(usize),
+pub(crate) struct Sharing {
+    /// Order of the forecasts between recomputes.
+    pub(crate) order: ForecastOrder,
+    /// Whether the planner chooses the steps; else they are spaced evenly.
+    pub(crate) planned: bool,
+    /// Steps at which the condition encoder runs.
+    pub(crate) budget: usize,
 }
+
+/// As results files name it.
+impl fmt::Display for Sharing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.planned { "Optimal" } else { "Uniform" };
+        write!(f, "{kind}({})", self.budget)?;
+        if self.order != ForecastOrder::Reuse {
+            write!(f, " order {}", self.order)?;
+        }
+        Ok(())
+    }
+}
+
+/// The kinds of plans of the sharing table: order, and whether the planner chooses the steps.
+pub(crate) const PLANS: [(ForecastOrder, bool); 6] = [
+    (ForecastOrder::Reuse, false),
+    (ForecastOrder::Reuse, true),
+    (ForecastOrder::Linear, false),
+    (ForecastOrder::Linear, true),
+    (ForecastOrder::Quadratic, false),
+    (ForecastOrder::Quadratic, true),
+];
 
 impl Setting {
     /// Its name in the file of results.
@@ -148,7 +170,8 @@ impl Setting {
             Self::Photos => "photos".to_owned(),
             Self::Reconstructions => "reconstructions".to_owned(),
             Self::Generated(Sampling { steps, guidance, from, sharing }) => {
-                format!("steps {steps} guidance {guidance} from {from} sharing {sharing:?}")
+                let sharing = sharing.map_or("None".to_owned(), |it| it.to_string());
+                format!("steps {steps} guidance {guidance} from {from} sharing {sharing}")
             }
             Self::Stepped(Stepping { steps, solver, timeshift }) => {
                 format!("steps {steps} solver {solver} shift {timeshift}")
@@ -161,11 +184,11 @@ impl Setting {
 pub(crate) fn swept(steps: usize, guidance: f64, from: f64) -> Setting {
     // Guidance 1 is none, in whatever interval.
     let from = if guidance == 1.0 { 0.0 } else { from };
-    Setting::Generated(Sampling { steps, guidance, from, sharing: Sharing::None })
+    Setting::Generated(Sampling { steps, guidance, from, sharing: None })
 }
 
 /// Sampling of the sharing table.
-pub(crate) fn shared(steps: usize, sharing: Sharing) -> Setting {
+pub(crate) fn shared(steps: usize, sharing: Option<Sharing>) -> Setting {
     Setting::Generated(Sampling { steps, guidance: DEMO_GUIDANCE, from: 0.0, sharing })
 }
 
@@ -178,16 +201,15 @@ pub(crate) fn budgets(steps: usize) -> Vec<usize> {
 pub(crate) fn settings(groups: &[Group], steps: usize, sweep_steps: usize) -> Vec<Setting> {
     let of = |group: &Group| -> Vec<Setting> {
         match group {
-            Group::Floor => vec![
-                Setting::Photos,
-                Setting::Reconstructions,
-                swept(steps, 1.0, 0.0),
-                shared(steps, Sharing::None),
-            ],
+            Group::Floor => {
+                vec![Setting::Photos, Setting::Reconstructions, swept(steps, 1.0, 0.0), shared(steps, None)]
+            }
             Group::Sharing => {
-                let both = |it| [shared(steps, Sharing::Uniform(it)), shared(steps, Sharing::Optimal(it))];
-                let unshared = [shared(steps, Sharing::None)];
-                unshared.into_iter().chain(budgets(steps).into_iter().flat_map(both)).collect()
+                let plans = |budget| {
+                    PLANS.map(|(order, planned)| shared(steps, Some(Sharing { order, planned, budget })))
+                };
+                let unshared = [shared(steps, None)];
+                unshared.into_iter().chain(budgets(steps).into_iter().flat_map(plans)).collect()
             }
             Group::Guidance => {
                 let sweep = |from| SCALES.map(|guidance| swept(sweep_steps, guidance, from));
@@ -217,16 +239,20 @@ mod tests {
         let count = |groups: &[Group]| settings(groups, 50, 25).len();
         // Photos, reconstructions, with and without guidance.
         assert_eq!(count(&[Group::Floor]), 4);
-        // 6 ratios twice, beside what the first group has.
-        assert_eq!(count(&[Group::Floor, Group::Sharing]), 4 + 12);
+        // 6 ratios of 6 kinds of plans, beside what the first group has.
+        assert_eq!(count(&[Group::Floor, Group::Sharing]), 4 + 36);
         // 4 x 8 and one without guidance; 2 solvers, 2 shifts, 6 numbers of steps.
-        assert_eq!(count(Group::value_variants()), 4 + 12 + 33 + 24);
+        assert_eq!(count(Group::value_variants()), 4 + 36 + 33 + 24);
         assert_eq!(budgets(50), [25, 17, 13, 10, 9, 7]);
     }
 
     #[test]
     fn names_in_files_stay_what_they_are() {
-        assert_eq!(shared(50, Sharing::Uniform(25)).key(), "steps 50 guidance 4 from 0 sharing Uniform(25)");
+        let mut sharing = Sharing { order: ForecastOrder::Reuse, planned: false, budget: 25 };
+        let key = |it| shared(50, Some(it)).key();
+        assert_eq!(key(sharing), "steps 50 guidance 4 from 0 sharing Uniform(25)");
+        (sharing.order, sharing.planned) = (ForecastOrder::Quadratic, true);
+        assert_eq!(key(sharing), "steps 50 guidance 4 from 0 sharing Optimal(25) order 2");
         assert_eq!(swept(25, 1.2, 0.35).key(), "steps 25 guidance 1.2 from 0.35 sharing None");
     }
 }
