@@ -325,6 +325,14 @@ impl DiskFile {
     }
 }
 
+/// Unlocks the file. Closing it is not enough: a child process that was being started meanwhile has it open too, until
+/// it runs its own program.
+impl Drop for DiskFile {
+    fn drop(&mut self) {
+        self.file.unlock().ok();
+    }
+}
+
 impl Write for DiskFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut file = &self.file;
