@@ -1,41 +1,36 @@
-//! Training steps of the demo's network on random data, in images a second: forward and backward pass.
+//! Training steps of the demo's network on random latents, in images a second: data, forward, backward, AdamW and one
+//! average of the weights. `training [f32|bf16] [steps]`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a failure should stop")]
 
 use std::time::Instant;
 
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{VarBuilder, VarMap};
+use candle_core::Device;
+use candle_nn::VarBuilder;
 use ddt_benches::demo_sizes;
-use ddt_flow::{flow_matching_loss, noise_batch};
-use ddt_model::Ddt;
+use ddt_flow::{CounterNoise, Purpose};
+use ddt_model::NetworkConfig;
+use ddt_train::{EpochOrder, FlowConfig, FlowMatching, LatentDataset, Precision, TrainConfig, Trainer};
 
-const BATCH: usize = 256;
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let steps: usize = arguments.iter().find_map(|it| it.parse().ok()).unwrap_or(10);
+    let precision = if arguments.iter().any(|it| it == "bf16") { Precision::Bf16 } else { Precision::F32 };
+    ddt_kernels::retain_freed_memory();
 
-fn main() -> Result<()> {
-    let steps: usize = std::env::args().find_map(|it| it.parse().ok()).unwrap_or(10);
-    let device = Device::Cpu;
-    let vars = VarMap::new();
-    let network = Ddt::new(&demo_sizes(), VarBuilder::from_varmap(&vars, DType::F32, &device))?.fuse()?;
-    let rows: Vec<u64> = (0..BATCH as u64).collect();
-    let x = noise_batch(0, &rows, (32, 4, 4), &device)?;
-    let target = noise_batch(1, &rows, (32, 4, 4), &device)?;
-    let t = Tensor::full(0.3f32, BATCH, &device)?;
-    let labels: Vec<u32> = rows.iter().map(|it| (it % 10) as u32).collect();
-    let labels = Tensor::new(labels, &device)?;
+    let cfg = TrainConfig { precision, ..TrainConfig::paper() };
+    let images = 2 * cfg.batch_size;
+    let latents = CounterNoise::new(0, Purpose::SampleNoise, 0, 0).normal(images * 32 * 4 * 4);
+    let labels = (0..images as u32).map(|it| it % 10).collect();
+    let data = LatentDataset::new(latents, labels, (32, 4, 4)).unwrap();
+    let order = EpochOrder::new(cfg.seed, data.len(), false).unwrap();
+    let network = NetworkConfig::from(demo_sizes());
+    let build = |vb: VarBuilder| FlowMatching::new(&network, FlowConfig::PAPER, vb);
+    let mut trainer = Trainer::new(cfg, data.sha256(), &Device::Cpu, build).unwrap();
     for _ in 0..steps {
-        let start = Instant::now();
-        let loss = flow_matching_loss(&network.forward(&x, &t, &labels)?, &target)?;
-        let forward = start.elapsed().as_secs_f64();
-        let gradients = loss.backward()?;
-        let both = start.elapsed().as_secs_f64();
-        assert!(vars.all_vars().iter().all(|var| gradients.get(var).is_some()));
-        println!(
-            "forward {:.0} ms, backward {:.0} ms, {:.1} images/s",
-            1e3 * forward,
-            1e3 * (both - forward),
-            BATCH as f64 / both
-        );
+        let (start, before) = (Instant::now(), trainer.images_seen());
+        let report = trainer.step(|at| data.batch(&order.picks(at), &Device::Cpu)).unwrap();
+        let rate = (trainer.images_seen() - before) as f64 / start.elapsed().as_secs_f64();
+        println!("{precision:?}: {rate:.1} images/s, loss {}", report.loss);
     }
-    Ok(())
 }

@@ -40,7 +40,7 @@ impl RmsNorm {
         xs: &Tensor,
         shift_scale: impl Into<ModulationSource<'a>>,
     ) -> Result<Tensor> {
-        ddt_kernels::rms_norm_modulate(xs, &self.weight, shift_scale, Self::EPS)
+        ddt_kernels::rms_norm_modulate(xs, &self.weight.to_dtype(xs.dtype())?, shift_scale, Self::EPS)
     }
 }
 
@@ -48,7 +48,7 @@ impl Module for RmsNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let x = xs.to_dtype(DType::F32)?;
         let rms = (x.sqr()?.mean_keepdim(D::Minus1)? + Self::EPS)?.sqrt()?;
-        x.broadcast_div(&rms)?.to_dtype(xs.dtype())?.broadcast_mul(&self.weight)
+        x.broadcast_div(&rms)?.to_dtype(xs.dtype())?.broadcast_mul(&self.weight.to_dtype(xs.dtype())?)
     }
 }
 
@@ -152,8 +152,8 @@ impl Attention {
     /// `xs: (B, L, D) -> (B, L, D)`; `rope` has `L` rows.
     pub fn forward(&self, xs: &Tensor, rope: &RopeTable) -> Result<Tensor> {
         let qkv = self.qkv.forward(xs)?; // (B, L, 3D)
-        let (q_weight, k_weight) = (self.q_norm.weight(), self.k_norm.weight());
-        let ys = ddt_kernels::attention(&qkv, q_weight, k_weight, rope, self.num_heads, RmsNorm::EPS)?;
+        let [q_weight, k_weight] = [&self.q_norm, &self.k_norm].map(|it| it.weight().to_dtype(xs.dtype()));
+        let ys = ddt_kernels::attention(&qkv, &q_weight?, &k_weight?, rope, self.num_heads, RmsNorm::EPS)?;
         self.proj.forward(&ys)
     }
 }

@@ -83,10 +83,14 @@ impl Module for LabelEmbed {
 }
 
 /// Time and class of each image, embedded: what a network's condition is made of.
+///
+/// The dtype of its `vb` is the one that the network computes in, whatever its weights have: every layer after this
+/// computes in the dtype of its input.
 #[derive(Debug, Clone)]
 pub struct ConditionEmbed {
     t_embedder: TimestepEmbed,
     y_embedder: LabelEmbed,
+    dtype: DType,
 }
 
 impl ConditionEmbed {
@@ -95,6 +99,7 @@ impl ConditionEmbed {
         Ok(Self {
             t_embedder: TimestepEmbed::new(hidden_size, vb.pp("t_embedder"))?,
             y_embedder: LabelEmbed::new(num_classes, hidden_size, vb.pp("y_embedder"))?,
+            dtype: vb.dtype(),
         })
     }
 
@@ -103,13 +108,14 @@ impl ConditionEmbed {
         Ok(Self {
             t_embedder: TimestepEmbed::sit(hidden_size, vb.pp("t_embedder"))?,
             y_embedder: LabelEmbed::new(num_classes, hidden_size, vb.pp("y_embedder"))?,
+            dtype: vb.dtype(),
         })
     }
 
     /// The embeddings of time and class.
     ///
     /// # Shapes
-    /// `t: (B)` in f32, `labels: (B)` in u32 `-> (t_emb, y_emb)`, each `(B, 1, D)`.
+    /// `t: (B)` in f32, `labels: (B)` in u32 `-> (t_emb, y_emb)`, each `(B, 1, D)` in the network's dtype.
     ///
     /// # Errors
     /// When there are more times than labels or fewer, or a label is outside the table.
@@ -117,13 +123,13 @@ impl ConditionEmbed {
         if t.dims1()? != labels.dims1()? {
             bail!("expected as many times as labels, got {:?} and {:?}", t.dims(), labels.dims());
         }
-        let t_emb = self.t_embedder.forward(t)?.unsqueeze(1)?;
-        Ok((t_emb, self.y_embedder.forward(labels)?.unsqueeze(1)?))
+        let embedded = |it: Tensor| it.to_dtype(self.dtype)?.unsqueeze(1);
+        Ok((embedded(self.t_embedder.forward(t)?)?, embedded(self.y_embedder.forward(labels)?)?))
     }
 
     /// The same layers for a network of another form.
     pub fn into_form<F: Form>(self) -> Result<Self> {
-        let Self { t_embedder: TimestepEmbed { first, second, max_period }, y_embedder } = self;
+        let Self { t_embedder: TimestepEmbed { first, second, max_period }, y_embedder, dtype } = self;
         let linear = |it: Linear| {
             let bias = it.bias().cloned().map(F::tensor).transpose()?;
             Ok::<_, candle_core::Error>(Linear::from_tensors(F::tensor(it.weight().clone())?, bias))
@@ -132,6 +138,7 @@ impl ConditionEmbed {
         Ok(Self {
             t_embedder: TimestepEmbed { first, second, max_period },
             y_embedder: LabelEmbed { table: F::tensor(y_embedder.table)? },
+            dtype,
         })
     }
 }

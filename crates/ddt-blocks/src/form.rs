@@ -45,7 +45,8 @@ pub trait Form: fmt::Debug + Clone + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub struct Plain;
 
-/// For training: a block is one differentiable operation, [`transformer_block`]. In f32 on the CPU.
+/// For training: a block is one differentiable operation, [`transformer_block`]. On the CPU, with f32 weights;
+/// activations are f32 or bf16.
 #[derive(Debug, Clone, Copy)]
 pub struct Fused;
 
@@ -122,7 +123,7 @@ impl Form for Frozen {
     }
 }
 
-/// A [`Block`] as one differentiable operation, in f32 on the CPU.
+/// A [`Block`] as one differentiable operation, on the CPU, with f32 weights.
 #[derive(Debug, Clone)]
 pub struct FusedBlock(Block);
 

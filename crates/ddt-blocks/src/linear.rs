@@ -27,7 +27,7 @@ fn symmetric(bound: f64) -> Init {
 /// `y = x W^T + b`, with `W` of shape `(out, in)`.
 ///
 /// # Shapes
-/// `xs: (.., in) -> (.., out)`, in the weight's dtype.
+/// `xs: (.., in) -> (.., out)`, in the dtype of `xs`, to which weights of another are rounded.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Tensor,
@@ -104,13 +104,14 @@ pub(crate) fn affine(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Res
         Some((last, leading)) if *last == in_size => leading,
         _ => bail!("expected (.., {in_size}), got {:?}", xs.dims()),
     };
-    if xs.dtype() == DType::F32 && xs.device().is_cpu() {
+    let dtype = xs.dtype();
+    if weight.dtype() == DType::F32 && matches!(dtype, DType::F32 | DType::BF16) && xs.device().is_cpu() {
         return ddt_kernels::linear(xs, weight, bias);
     }
     let rows: usize = leading.iter().product();
-    let mut ys = xs.reshape((rows, in_size))?.matmul(&weight.t()?)?; // (rows, out)
+    let mut ys = xs.reshape((rows, in_size))?.matmul(&weight.to_dtype(dtype)?.t()?)?; // (rows, out)
     if let Some(bias) = bias {
-        ys = ys.broadcast_add(bias)?;
+        ys = ys.broadcast_add(&bias.to_dtype(dtype)?)?;
     }
     let shape: Vec<usize> = leading.iter().copied().chain([out_size]).collect();
     ys.reshape(shape)

@@ -8,7 +8,8 @@
 //! - [`gate_residual`]: adds a gated branch to the residual stream;
 //! - [`swiglu`], [`silu`], [`add_silu`]: activations;
 //! - [`neighbours`]: the 3 x 3 surroundings of each place, which turn a convolution into a linear layer;
-//! - [`linear`]: a linear layer; [`transformer_block`]: a whole block as one operation; both f32 on the CPU only;
+//! - [`linear`]: a linear layer; [`transformer_block`]: a whole block as one operation; both on the CPU, in f32 or bf16
+//!   with f32 weights;
 //! - [`PackedLinear`], [`PackedSwiGlu`], [`packed_block`]: the same with packed weights, f32 or bf16, for inference;
 //! - [`ModulationSource`]: a modulation that is a weighted sum of tensors, computed where it is read;
 //! - [`PackedConv2d`], [`group_norm`], [`max_pool2d`], [`mean_pool2d`]: layers of frozen networks over images whose

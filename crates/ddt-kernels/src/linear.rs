@@ -1,11 +1,14 @@
 //! A linear layer.
 
-use candle_core::{Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Shape, Tensor, bail};
+use half::bf16;
 use rayon::prelude::*;
 
+use crate::cpu::element::Element;
 use crate::cpu::gemm::{ASource, Matrix, PackedB, matmul, matmul_add};
 use crate::cpu::rows::sum_rows;
-use crate::op::{FusedOp, Gradient, apply_f32, check_shape, with_last};
+use crate::op::{Gradient, WeightedOp, apply_weighted, check_shape, with_last};
+use crate::packed_linear::Packable;
 
 const NAME: &str = "linear";
 
@@ -15,7 +18,10 @@ const NAME: &str = "linear";
 /// y = x weight^T + bias
 /// ```
 ///
-/// Differentiable in all tensors; f32 on the CPU only.
+/// Differentiable in all tensors; on the CPU only.
+/// `x` is f32 or bf16, and so are the result and all gradients that flow through the layer. The weights are f32, as
+/// are their gradients: with a bf16 `x`, all three GEMMs multiply bf16 and sum f32, and the weight is rounded where they
+/// read it.
 ///
 /// # Shapes
 ///
@@ -23,7 +29,7 @@ const NAME: &str = "linear";
 ///
 /// # Errors
 ///
-/// If a shape is another, or if a tensor is not f32 on the CPU.
+/// If a shape or a dtype is another, or if a tensor is not on the CPU.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let Ok((outputs, inputs)) = weight.dims2() else {
         bail!("{NAME}: expected weight of shape (N, K), got {:?}", weight.shape());
@@ -33,12 +39,12 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     };
     let shape = Shape::from(with_last(x.dims(), outputs));
     let op = Linear { rows: leading.iter().product(), inputs: last, outputs };
-    match bias {
-        None => apply_f32(op, shape, [x, weight]),
-        Some(bias) => {
-            check_shape(NAME, "bias", bias, &[outputs])?;
-            apply_f32(op, shape, [x, weight, bias])
-        }
+    if let Some(bias) = bias {
+        check_shape(NAME, "bias", bias, &[outputs])?;
+    }
+    match x.dtype() {
+        DType::BF16 => op.apply_to::<bf16>(shape, x, weight, bias),
+        _ => op.apply_to::<f32>(shape, x, weight, bias),
     }
 }
 
@@ -50,65 +56,99 @@ pub(crate) struct Linear {
     pub(crate) outputs: usize,
 }
 
-impl FusedOp<f32, 2> for Linear {
+impl<T: Packable> WeightedOp<T, 1, 1> for Linear {
     const NAME: &'static str = NAME;
-    const INPUTS: [&'static str; 2] = ["x", "weight"];
+    const INPUTS: [&'static str; 1] = ["x"];
+    const WEIGHTS: [&'static str; 1] = ["weight"];
 
-    fn forward(&self, [x, weight]: [&[f32]; 2]) -> Vec<f32> {
+    fn forward(&self, [x]: [&[T]; 1], [weight]: [&[f32]; 1]) -> Vec<T> {
         self.apply(x, weight, None)
     }
 
-    fn backward(&self, [x, weight]: [&[f32]; 2], grad: &[f32], wanted: [bool; 2]) -> [Gradient<f32>; 2] {
-        let grad_x = || Gradient::Of(self.grad_x(weight, grad));
-        [if wanted[0] { grad_x() } else { Gradient::Unwanted }, Gradient::Of(self.grad_weight(x, grad))]
+    fn backward(
+        &self,
+        [x]: [&[T]; 1],
+        [weight]: [&[f32]; 1],
+        grad: &[T],
+        [wanted]: [bool; 1],
+    ) -> ([Gradient<T>; 1], [Vec<f32>; 1]) {
+        let grad_x = if wanted { Gradient::Of(self.grad_x(weight, grad)) } else { Gradient::Unwanted };
+        ([grad_x], [self.grad_weight(&self.pack(x), grad)])
     }
 }
 
-impl FusedOp<f32, 3> for Linear {
+impl<T: Packable> WeightedOp<T, 1, 2> for Linear {
     const NAME: &'static str = NAME;
-    const INPUTS: [&'static str; 3] = ["x", "weight", "bias"];
+    const INPUTS: [&'static str; 1] = ["x"];
+    const WEIGHTS: [&'static str; 2] = ["weight", "bias"];
 
-    fn forward(&self, [x, weight, bias]: [&[f32]; 3]) -> Vec<f32> {
+    fn forward(&self, [x]: [&[T]; 1], [weight, bias]: [&[f32]; 2]) -> Vec<T> {
         self.apply(x, weight, Some(bias))
     }
 
-    fn backward(&self, [x, weight, _]: [&[f32]; 3], grad: &[f32], wanted: [bool; 3]) -> [Gradient<f32>; 3] {
-        let [a, b] = self.backward([x, weight], grad, [wanted[0], wanted[1]]);
-        [a, b, Gradient::Of(self.grad_bias(grad))]
+    fn backward(
+        &self,
+        x: [&[T]; 1],
+        [weight, _]: [&[f32]; 2],
+        grad: &[T],
+        wanted: [bool; 1],
+    ) -> ([Gradient<T>; 1], [Vec<f32>; 2]) {
+        let (grad_x, [grad_weight]) = WeightedOp::backward(self, x, [weight], grad, wanted);
+        (grad_x, [grad_weight, self.grad_bias(grad)])
     }
 }
 
 impl Linear {
+    fn apply_to<T: Packable>(
+        self,
+        shape: Shape,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        match bias {
+            None => apply_weighted::<T, _, 1, 1>(self, shape, [x], [weight]),
+            Some(bias) => apply_weighted::<T, _, 1, 2>(self, shape, [x], [weight, bias]),
+        }
+    }
+
     /// `x weight^T + bias`, (rows, outputs).
-    pub(crate) fn apply(self, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    pub(crate) fn apply<T: Packable>(self, x: &[T], weight: &[f32], bias: Option<&[f32]>) -> Vec<T> {
         let Self { rows, inputs, outputs } = self;
-        let weight = PackedB::temporary(Matrix::transposed(weight, inputs, outputs));
+        let weight = PackedB::rounded(Matrix::transposed(weight, inputs, outputs));
         matmul(ASource::rows(x, rows, inputs), &weight, bias)
     }
 
     /// The gradient of `x`, `grad weight`.
-    pub(crate) fn grad_x(self, weight: &[f32], grad: &[f32]) -> Vec<f32> {
+    pub(crate) fn grad_x<T: Packable, C: Element>(self, weight: &[f32], grad: &[T]) -> Vec<C> {
         let Self { rows, inputs, outputs } = self;
-        let weight = PackedB::temporary(Matrix::new(weight, outputs, inputs));
+        let weight = PackedB::rounded(Matrix::new(weight, outputs, inputs));
         matmul(ASource::rows(grad, rows, outputs), &weight, None)
     }
 
     /// Adds the gradient of `x` to `sum`.
-    pub(crate) fn add_grad_x(self, weight: &[f32], grad: &[f32], sum: &mut [f32]) {
+    pub(crate) fn add_grad_x<T: Packable>(self, weight: &[f32], grad: &[T], sum: &mut [f32]) {
         let Self { rows, inputs, outputs } = self;
-        let weight = PackedB::temporary(Matrix::new(weight, outputs, inputs));
+        let weight = PackedB::rounded(Matrix::new(weight, outputs, inputs));
         matmul_add(ASource::rows(grad, rows, outputs), &weight, sum);
     }
 
+    /// `x` as [`grad_weight`](Self::grad_weight) reads it.
+    pub(crate) fn pack<T: Packable>(self, x: &[T]) -> PackedB<T> {
+        PackedB::temporary(Matrix::new(x, self.rows, self.inputs))
+    }
+
     /// The gradient of `weight`, `grad^T x`.
-    pub(crate) fn grad_weight(self, x: &[f32], grad: &[f32]) -> Vec<f32> {
-        let Self { rows, inputs, outputs } = self;
-        let x = PackedB::temporary(Matrix::new(x, rows, inputs));
-        matmul(ASource::Matrix(Matrix::transposed(grad, outputs, rows)), &x, None)
+    pub(crate) fn grad_weight<T: Packable>(self, x: &PackedB<T>, grad: &[T]) -> Vec<f32> {
+        let Self { rows, outputs, .. } = self;
+        if T::DEPTHS == 1 {
+            return matmul(ASource::Matrix(Matrix::transposed(grad, outputs, rows)), x, None);
+        }
+        matmul(ASource::Transposed(&PackedB::wide(Matrix::new(grad, rows, outputs))), x, None)
     }
 
     /// The gradient of `bias`: the sums of the columns of `grad`.
-    pub(crate) fn grad_bias(self, grad: &[f32]) -> Vec<f32> {
+    pub(crate) fn grad_bias<T: Packable>(self, grad: &[T]) -> Vec<f32> {
         /// Rows of one partial sum.
         const TASK_ROWS: usize = 128;
         let width = self.outputs;
@@ -123,12 +163,11 @@ impl Linear {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
-
     use super::*;
-    use crate::testing::{check_in, error, plain_linear, random, refused, run};
+    use crate::testing::{check_weighted, error, plain_linear, random, refused, run};
 
-    const F32: [(DType, f64); 1] = [(DType::F32, 1e-5)];
+    /// In bf16, one rounding of the result and of each gradient.
+    const DTYPES: [(DType, f64); 2] = [(DType::F32, 1e-5), (DType::BF16, 4e-3)];
 
     #[test]
     fn matches_for_all_kinds_of_sizes() -> Result<()> {
@@ -142,9 +181,16 @@ mod tests {
         ] {
             let tensors =
                 [random(1, &[b, l, inputs])?, random(2, &[outputs, inputs])?, random(3, &[outputs])?];
-            check_in(&F32, &tensors[..2], |x| linear(&x[0], &x[1], None), |x| plain_linear(&x[0], &x[1]))?;
-            check_in(
-                &F32,
+            check_weighted(
+                &DTYPES,
+                1,
+                &tensors[..2],
+                |x| linear(&x[0], &x[1], None),
+                |x| plain_linear(&x[0], &x[1]),
+            )?;
+            check_weighted(
+                &DTYPES,
+                1,
                 &tensors,
                 |x| linear(&x[0], &x[1], Some(&x[2])),
                 |x| plain_linear(&x[0], &x[1])?.broadcast_add(&x[2]),
@@ -184,7 +230,14 @@ mod tests {
         let (x, weight) = (random(1, &[2, 4])?, random(2, &[5, 4])?);
         refused(linear(&x, &weight.t()?, None), "expected x of shape (.., 5), got [2, 4]");
         refused(linear(&x, &weight, Some(&x)), "expected bias of shape [5], got [2, 4]");
-        refused(linear(&x.to_dtype(DType::BF16)?, &weight.to_dtype(DType::BF16)?, None), "expected x in f32");
+        refused(
+            linear(&x.to_dtype(DType::F16)?, &weight, None),
+            "expected x in f32 or bf16 on the CPU, got F16",
+        );
+        refused(
+            linear(&x, &weight.to_dtype(DType::BF16)?, None),
+            "expected weight in f32 on the CPU, got BF16",
+        );
         Ok(())
     }
 }

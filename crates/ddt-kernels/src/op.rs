@@ -27,6 +27,47 @@ pub(crate) trait FusedOp<T, const N: usize>: Send + Sync + 'static {
     fn backward(&self, inputs: [&[T]; N], grad: &[T], wanted: [bool; N]) -> [Gradient<T>; N];
 }
 
+/// A differentiable operation of `N` tensors with elements `T` and of `W` weights, which are f32 whatever `T` is, as
+/// are their gradients: weights are rounded where a GEMM reads them, and no update is lost to rounding.
+pub(crate) trait WeightedOp<T, const N: usize, const W: usize>: Send + Sync + 'static {
+    /// The operation's, its inputs' and its weights' names, for messages.
+    const NAME: &'static str;
+    const INPUTS: [&'static str; N];
+    const WEIGHTS: [&'static str; W];
+
+    /// The elements of the result.
+    fn forward(&self, inputs: [&[T]; N], weights: [&[f32]; W]) -> Vec<T>;
+
+    /// The gradients of inputs and weights, from that of the result. Those that are not `wanted` are ignored.
+    fn backward(
+        &self,
+        inputs: [&[T]; N],
+        weights: [&[f32]; W],
+        grad: &[T],
+        wanted: [bool; N],
+    ) -> ([Gradient<T>; N], [Vec<f32>; W]);
+}
+
+impl<O: FusedOp<T, N>, T, const N: usize> WeightedOp<T, N, 0> for O {
+    const NAME: &'static str = O::NAME;
+    const INPUTS: [&'static str; N] = O::INPUTS;
+    const WEIGHTS: [&'static str; 0] = [];
+
+    fn forward(&self, inputs: [&[T]; N], _: [&[f32]; 0]) -> Vec<T> {
+        FusedOp::forward(self, inputs)
+    }
+
+    fn backward(
+        &self,
+        inputs: [&[T]; N],
+        _: [&[f32]; 0],
+        grad: &[T],
+        wanted: [bool; N],
+    ) -> ([Gradient<T>; N], [Vec<f32>; 0]) {
+        (FusedOp::backward(self, inputs, grad, wanted), [])
+    }
+}
+
 /// The gradient of one input.
 pub(crate) enum Gradient<T> {
     /// Its elements.
@@ -43,27 +84,29 @@ where
     O: FusedOp<f32, N> + FusedOp<bf16, N> + FusedOp<f16, N>,
 {
     match inputs[0].dtype() {
-        DType::BF16 => Bridge::<O, bf16, N>::apply(op, shape.into(), inputs),
-        DType::F16 => Bridge::<O, f16, N>::apply(op, shape.into(), inputs),
-        _ => Bridge::<O, f32, N>::apply(op, shape.into(), inputs),
+        DType::BF16 => Bridge::<O, bf16, N, 0>::apply(op, shape.into(), inputs, []),
+        DType::F16 => Bridge::<O, f16, N, 0>::apply(op, shape.into(), inputs, []),
+        _ => Bridge::<O, f32, N, 0>::apply(op, shape.into(), inputs, []),
     }
 }
 
-/// Applies an operation that is written for f32 on the CPU only.
-pub(crate) fn apply_f32<O, const N: usize>(
+/// Applies an operation with weights, of tensors in f32 or bf16 on the CPU.
+pub(crate) fn apply_weighted<T, O, const N: usize, const W: usize>(
     op: O,
     shape: impl Into<Shape>,
     inputs: [&Tensor; N],
+    weights: [&Tensor; W],
 ) -> Result<Tensor>
 where
-    O: FusedOp<f32, N>,
+    T: Element,
+    O: WeightedOp<T, N, W>,
 {
     let (dtype, device) = (inputs[0].dtype(), inputs[0].device());
-    if dtype != DType::F32 || !device.is_cpu() {
+    if dtype != T::DTYPE || !device.is_cpu() {
         let (name, input) = (O::NAME, O::INPUTS[0]);
-        bail!("{name}: expected {input} in f32 on the CPU, got {dtype:?} on {:?}", device.location());
+        bail!("{name}: expected {input} in f32 or bf16 on the CPU, got {dtype:?} on {:?}", device.location());
     }
-    Bridge::<O, f32, N>::apply(op, shape.into(), inputs)
+    Bridge::<O, T, N, W>::apply(op, shape.into(), inputs, weights)
 }
 
 /// An operation of one tensor that has no gradient: one of frozen networks.
@@ -103,55 +146,66 @@ pub(crate) fn apply_frozen<F: FrozenOp>(
 
 /// An operation as candle sees it.
 ///
-/// candle's custom operations have at most three inputs. An operation with more keeps all but two of them itself and
-/// gets a *token* as the third: one element, made by [`Rest`] from the inputs that it keeps. candle differentiates
-/// the token after the operation, and `Rest` then hands out the gradients that the operation left for it.
-struct Bridge<O, T, const N: usize> {
+/// candle's custom operations have at most three inputs. Weights are therefore passed beside them, and the operation
+/// gets a *token* in their place: one element, made by [`Weights`]. candle differentiates the token after the
+/// operation, and `Weights` then hands out the gradients that the operation left for it.
+struct Bridge<O, T, const N: usize, const W: usize> {
     op: O,
     shape: Shape,
-    rest: Vec<Tensor>,
-    rest_grads: RestGradients,
+    weights: Vec<Tensor>,
+    weight_grads: WeightGradients,
     element: PhantomData<fn() -> T>,
 }
 
-/// The gradients of the inputs that an operation keeps.
-type RestGradients = Arc<Mutex<Vec<Option<Tensor>>>>;
+/// The gradients of an operation's weights.
+type WeightGradients = Arc<Mutex<Vec<Option<Tensor>>>>;
 
-impl<O: FusedOp<T, N>, T: Element, const N: usize> Bridge<O, T, N> {
-    fn apply(op: O, shape: Shape, inputs: [&Tensor; N]) -> Result<Tensor> {
-        check_alike(O::NAME, &O::INPUTS.into_iter().zip(inputs).collect::<Vec<_>>())?;
-        let inputs = inputs.iter().map(|it| it.contiguous()).collect::<Result<Vec<_>>>()?;
-        let (rest, rest_grads) = (Vec::new(), RestGradients::default());
-        let mut bridge = Self { op, shape, rest, rest_grads, element: PhantomData };
-        match &inputs[..] {
-            [] => bail!("{}: expected inputs, got none", O::NAME),
-            [a] => a.apply_op1(bridge),
-            [a, b] => a.apply_op2(b, bridge),
-            [a, b, c] => a.apply_op3(b, c, bridge),
-            [a, b, rest @ ..] => {
-                bridge.rest = rest.to_vec();
-                let token = Rest::token(rest, &bridge.rest_grads)?;
-                a.apply_op3(b, &token, bridge)
+impl<O: WeightedOp<T, N, W>, T: Element, const N: usize, const W: usize> Bridge<O, T, N, W> {
+    fn apply(op: O, shape: Shape, inputs: [&Tensor; N], weights: [&Tensor; W]) -> Result<Tensor> {
+        let named: Vec<_> = O::INPUTS.into_iter().zip(inputs).collect();
+        check_alike(O::NAME, &named)?;
+        for (name, weight) in O::WEIGHTS.into_iter().zip(weights) {
+            if weight.dtype() != DType::F32 || !weight.device().is_cpu() {
+                let (op, dtype, at) = (O::NAME, weight.dtype(), weight.device().location());
+                bail!("{op}: expected {name} in f32 on the CPU, got {dtype:?} on {at:?}");
             }
+        }
+        let contiguous = |it: &&Tensor| it.contiguous();
+        let inputs = inputs.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
+        let weights = weights.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
+        let weight_grads = WeightGradients::default();
+        let token = Weights::token(&weights, &weight_grads)?;
+        let bridge = Self { op, shape, weights, weight_grads, element: PhantomData };
+        match (&inputs[..], W) {
+            ([a], 0) => a.apply_op1(bridge),
+            ([a], _) => a.apply_op2(&token, bridge),
+            ([a, b], 0) => a.apply_op2(b, bridge),
+            ([a, b], _) => a.apply_op3(b, &token, bridge),
+            ([a, b, c], 0) => a.apply_op3(b, c, bridge),
+            _ => bail!("{}: expected fewer inputs, got {N} and {W} weights", O::NAME),
         }
     }
 
     fn forward(&self, direct: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
-        let rest: Vec<_> = self.rest.iter().map(|it| it.storage_and_layout()).collect();
-        let direct = direct.iter().take(N - rest.len()).map(|(storage, layout)| slice(storage, layout));
-        let rest = rest.iter().map(|(storage, layout)| tensor_slice(storage, layout));
-        let out = self.op.forward(array(direct.chain(rest).collect::<Result<Vec<_>>>()?)?);
+        let inputs = direct.iter().take(N).map(|(storage, layout)| slice(storage, layout));
+        let inputs = array(inputs.collect::<Result<Vec<_>>>()?)?;
+        let out = with_slices(self.weights()?, |weights| self.op.forward(inputs, weights))?;
         Ok((T::to_cpu_storage_owned(out), self.shape.clone()))
     }
 
-    /// The gradients of candle's inputs: `direct`, the last of which is the token if there are more.
+    fn weights(&self) -> Result<[&Tensor; W]> {
+        array(self.weights.iter().collect())
+    }
+
+    /// The gradients of candle's inputs: `direct`, the last of which is the token if there are weights.
     fn backward(&self, direct: &[&Tensor], grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let inputs = direct.iter().copied().take(N - self.rest.len()).chain(&self.rest).collect();
-        let inputs: [&Tensor; N] = array(inputs)?;
+        let inputs: [&Tensor; N] = array(direct.iter().copied().take(N).collect())?;
         let wanted = inputs.map(|it| it.track_op());
-        let grads = with_slices([grad], |[grad]| {
-            with_slices(inputs, |inputs| self.op.backward(inputs, grad, wanted))
-        })??;
+        let (grads, weight_grads) = with_slices([grad], |[grad]| {
+            with_slices(inputs, |inputs| {
+                with_slices(self.weights()?, |weights| self.op.backward(inputs, weights, grad, wanted))
+            })
+        })???;
         let tensor = |(it, input): (Gradient<T>, &Tensor)| match it {
             _ if !input.track_op() => Ok(None),
             Gradient::Of(values) => Tensor::from_vec(values, input.shape(), input.device()).map(Some),
@@ -159,16 +213,25 @@ impl<O: FusedOp<T, N>, T: Element, const N: usize> Bridge<O, T, N> {
             Gradient::Unwanted => Ok(None),
         };
         let mut grads = grads.into_iter().zip(inputs).map(tensor).collect::<Result<Vec<_>>>()?;
-        if !self.rest.is_empty() {
-            let rest = grads.split_off(N - self.rest.len());
-            *self.rest_grads.lock().unwrap_or_else(PoisonError::into_inner) = rest;
-            grads.push(direct.last().map(|token| token.zeros_like()).transpose()?);
+        if let Some(token) = direct.get(N) {
+            let tensor = |(it, weight): (Vec<f32>, &Tensor)| {
+                let tensor = || Tensor::from_vec(it, weight.shape(), weight.device());
+                weight.track_op().then(tensor).transpose()
+            };
+            let weight_grads = weight_grads.into_iter().zip(&self.weights).map(tensor);
+            let weight_grads = weight_grads.collect::<Result<Vec<_>>>()?;
+            *self.weight_grads.lock().unwrap_or_else(PoisonError::into_inner) = weight_grads;
+            grads.push(Some(token.zeros_like()?));
         }
         Ok(grads)
     }
 }
 
-impl<O: FusedOp<T, N>, T: Element, const N: usize> CustomOp1 for Bridge<O, T, N> {
+impl<O, T, const N: usize, const W: usize> CustomOp1 for Bridge<O, T, N, W>
+where
+    O: WeightedOp<T, N, W>,
+    T: Element,
+{
     fn name(&self) -> &'static str {
         O::NAME
     }
@@ -183,7 +246,11 @@ impl<O: FusedOp<T, N>, T: Element, const N: usize> CustomOp1 for Bridge<O, T, N>
     }
 }
 
-impl<O: FusedOp<T, N>, T: Element, const N: usize> CustomOp2 for Bridge<O, T, N> {
+impl<O, T, const N: usize, const W: usize> CustomOp2 for Bridge<O, T, N, W>
+where
+    O: WeightedOp<T, N, W>,
+    T: Element,
+{
     fn name(&self) -> &'static str {
         O::NAME
     }
@@ -210,7 +277,11 @@ impl<O: FusedOp<T, N>, T: Element, const N: usize> CustomOp2 for Bridge<O, T, N>
     }
 }
 
-impl<O: FusedOp<T, N>, T: Element, const N: usize> CustomOp3 for Bridge<O, T, N> {
+impl<O, T, const N: usize, const W: usize> CustomOp3 for Bridge<O, T, N, W>
+where
+    O: WeightedOp<T, N, W>,
+    T: Element,
+{
     fn name(&self) -> &'static str {
         O::NAME
     }
@@ -240,20 +311,20 @@ impl<O: FusedOp<T, N>, T: Element, const N: usize> CustomOp3 for Bridge<O, T, N>
     }
 }
 
-/// One element that depends on two of the inputs that an operation keeps, and on the token of those before.
-struct Rest {
-    grads: RestGradients,
+/// One element that depends on two of an operation's weights, and on the token of those before.
+struct Weights {
+    grads: WeightGradients,
     /// The first of the two.
     first: usize,
 }
 
-impl Rest {
-    /// A token that depends on all of `inputs`.
-    fn token(inputs: &[Tensor], grads: &RestGradients) -> Result<Tensor> {
+impl Weights {
+    /// A token that depends on all of `weights`.
+    fn token(weights: &[Tensor], grads: &WeightGradients) -> Result<Tensor> {
         let mut token = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-        for (pair, inputs) in inputs.chunks(2).enumerate() {
+        for (pair, weights) in weights.chunks(2).enumerate() {
             let op = Self { grads: grads.clone(), first: 2 * pair };
-            token = match inputs {
+            token = match weights {
                 [a, b] => a.apply_op3(b, &token, op)?,
                 [a] => a.apply_op2(&token, op)?,
                 _ => token,
@@ -272,9 +343,9 @@ impl Rest {
     }
 }
 
-impl CustomOp2 for Rest {
+impl CustomOp2 for Weights {
     fn name(&self) -> &'static str {
-        "rest"
+        "weights"
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -292,9 +363,9 @@ impl CustomOp2 for Rest {
     }
 }
 
-impl CustomOp3 for Rest {
+impl CustomOp3 for Weights {
     fn name(&self) -> &'static str {
-        "rest"
+        "weights"
     }
 
     fn cpu_fwd(

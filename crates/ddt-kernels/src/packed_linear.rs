@@ -165,7 +165,7 @@ impl PackedLinear {
     fn multiply<T: Packable>(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { ref packed, inputs, outputs, .. } = *self.weights;
         let (b, rows) = (packed.get::<T>()?, num_rows(x));
-        let out = with_slices([x], |[x]| matmul(ASource::rows(x, rows, inputs), b, self.bias()))?;
+        let out: Vec<T> = with_slices([x], |[x]| matmul(ASource::rows(x, rows, inputs), b, self.bias()))?;
         Tensor::from_vec(out, (rows, outputs), &Device::Cpu)
     }
 

@@ -64,7 +64,7 @@ impl<T: Element> FusedOp<T, 3> for RmsNormModulate {
     fn backward(&self, [x, weight, shift_scale]: [&[T]; 3], grad: &[T], _: [bool; 3]) -> [Gradient<T>; 3] {
         let mut partials = self.modulation.partials();
         let (grad_x, grad_weight) = self.inputs(x, weight, shift_scale).backward(grad, &mut partials);
-        [Gradient::Of(grad_x), Gradient::Of(grad_weight), Gradient::Of(self.modulation.gradient(partials))]
+        [grad_x, T::collect(grad_weight), self.modulation.gradient(partials)].map(Gradient::Of)
     }
 }
 
@@ -75,34 +75,52 @@ impl RmsNormModulate {
 }
 
 /// The inputs of both passes: `x` (B, L, D), `weight` (D) and the columns that `modulation` names of `shift_scale`.
-pub(crate) struct Inputs<'a, T> {
+pub(crate) struct Inputs<'a, T, W = T> {
     pub(crate) x: &'a [T],
-    pub(crate) weight: &'a [T],
+    pub(crate) weight: &'a [W],
     pub(crate) shift_scale: Values<'a, T>,
     pub(crate) modulation: Modulation,
     pub(crate) eps: f32,
 }
 
-impl<T: Element> Inputs<'_, T> {
+impl<T: Element, W: Element> Inputs<'_, T, W> {
     pub(crate) fn forward(&self) -> Vec<T> {
-        let mut scratch = T::scratch(self.weight.len());
-        let op = Row { weight: T::view(self.weight, &mut scratch), eps: self.eps };
+        let mut scratch = W::scratch(self.weight.len());
+        let op = Row { weight: W::view(self.weight, &mut scratch), eps: self.eps };
         self.rows([self.x]).map(&op)
     }
 
     /// [`forward`](Self::forward) over a buffer.
     pub(crate) fn forward_into(&self, out: &mut [T]) {
-        let mut scratch = T::scratch(self.weight.len());
-        let op = Row { weight: T::view(self.weight, &mut scratch), eps: self.eps };
+        let mut scratch = W::scratch(self.weight.len());
+        let op = Row { weight: W::view(self.weight, &mut scratch), eps: self.eps };
         self.rows([self.x]).map_into(&op, out);
     }
 
-    /// Gradients of `x` and `weight`; adds that of the modulation to `partials`, as [`RowInputs::gradients`] does.
-    pub(crate) fn backward(&self, grad: &[T], partials: &mut [f32]) -> (Vec<T>, Vec<T>) {
+    /// Gradients of `x` and `weight`, from that of the result; adds that of the modulation to `partials`, as
+    /// [`RowInputs::gradients`] does.
+    pub(crate) fn backward(&self, grad: &[T], partials: &mut [f32]) -> (Vec<T>, Vec<f32>) {
+        self.gradients([self.x, grad], partials)
+    }
+
+    /// [`backward`](Self::backward) where `x` has a gradient already, `residual`, which is added.
+    pub(crate) fn backward_onto(
+        &self,
+        residual: &[T],
+        grad: &[T],
+        partials: &mut [f32],
+    ) -> (Vec<T>, Vec<f32>) {
+        self.gradients([self.x, grad, residual], partials)
+    }
+
+    fn gradients<const N: usize>(&self, inputs: [&[T]; N], partials: &mut [f32]) -> (Vec<T>, Vec<f32>)
+    where
+        for<'w> Row<'w>: RowGradient<N>,
+    {
         let width = self.weight.len();
-        let mut scratch = T::scratch(width);
-        let op = Row { weight: T::view(self.weight, &mut scratch), eps: self.eps };
-        let (grad_x, grad_weight) = self.rows([self.x, grad]).gradients(&op, width, partials);
+        let mut scratch = W::scratch(width);
+        let op = Row { weight: W::view(self.weight, &mut scratch), eps: self.eps };
+        let (grad_x, grad_weight) = self.rows(inputs).gradients(&op, width, partials);
         (grad_x, sum_rows(&grad_weight, width))
     }
 
@@ -182,6 +200,28 @@ impl RowGradient<2> for Row<'_> {
                     simd.mul_add_e_f32s(grad, simd.mul_f32s(h, weight), grad_scale),
                 ]
             },
+        );
+    }
+}
+
+impl RowGradient<3> for Row<'_> {
+    #[inline(always)]
+    fn row<S: Simd>(
+        &self,
+        simd: S,
+        [x, grad, residual]: [&[f32]; 3],
+        shift_scale: &[f32],
+        out: &mut [f32],
+        grad_shift_scale: &mut [f32],
+        grad_weight: &mut [f32],
+    ) {
+        RowGradient::<2>::row(self, simd, [x, grad], shift_scale, out, grad_shift_scale, grad_weight);
+        update(
+            simd,
+            [out],
+            [residual],
+            #[inline(always)]
+            |[out], [residual]| [simd.add_f32s(out, residual)],
         );
     }
 }

@@ -79,8 +79,21 @@ pub(crate) fn check_in(
     fused: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
     plain: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<()> {
+    check_weighted(dtypes, inputs.len(), inputs, fused, plain)
+}
+
+/// [`check_in`], where all inputs but the first `rounded` are weights in f32.
+pub(crate) fn check_weighted(
+    dtypes: &[(DType, f64)],
+    rounded: usize,
+    inputs: &[Tensor],
+    fused: impl Fn(&[Tensor]) -> Result<Tensor> + Sync,
+    plain: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
     for &(dtype, tolerance) in dtypes {
-        let rounded = inputs.iter().map(|x| x.to_dtype(dtype)).collect::<Result<Vec<_>>>()?;
+        let dtype_of = |i: usize| if i < rounded { dtype } else { DType::F32 };
+        let rounded = inputs.iter().enumerate().map(|(i, x)| x.to_dtype(dtype_of(i)));
+        let rounded = rounded.collect::<Result<Vec<_>>>()?;
         let exact = rounded.iter().map(|x| x.to_dtype(DType::F64)).collect::<Result<Vec<_>>>()?;
         let (out, grads) = run(&rounded, &fused)?;
         for threads in [1, 5] {
@@ -95,7 +108,7 @@ pub(crate) fn check_in(
         let found = error(&out, &want)?;
         assert!(found < tolerance, "{dtype:?} result: error {found:e}");
         for (i, (grad, want)) in grads.iter().zip(&want_grads).enumerate() {
-            assert_eq!(grad.dtype(), dtype);
+            assert_eq!(grad.dtype(), dtype_of(i));
             let found = error(grad, want)?;
             assert!(found < tolerance, "{dtype:?} gradient of input {i}: error {found:e}");
         }
@@ -173,17 +186,30 @@ pub(crate) fn plain_attention(
     rope: &RopeTable,
     n: usize,
 ) -> Result<Tensor> {
+    attention_in(qkv.dtype(), qkv, [q_weight, k_weight], rope, n)
+}
+
+/// [`plain_attention`] with the operands of both matmuls rounded to `dtype`.
+fn attention_in(
+    dtype: DType,
+    qkv: &Tensor,
+    [q_weight, k_weight]: [&Tensor; 2],
+    rope: &RopeTable,
+    n: usize,
+) -> Result<Tensor> {
     let (b, l, width) = qkv.dims3()?;
     let k = width / (3 * n);
+    let rounded = |x: &Tensor| x.to_dtype(dtype)?.to_dtype(qkv.dtype());
     let parts = qkv.reshape((b, l, 3, n, k))?;
     let part = |i| parts.narrow(2, i, 1)?.squeeze(2);
     let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous(); // (B, N, L, K)
-    let query = heads(&plain_rotate(&plain_rms_norm(&part(0)?, q_weight)?, rope)?)?;
+    let query = heads(&(plain_rotate(&plain_rms_norm(&part(0)?, q_weight)?, rope)? / (k as f64).sqrt())?)?;
     let key = heads(&plain_rotate(&plain_rms_norm(&part(1)?, k_weight)?, rope)?)?;
     let value = heads(&part(2)?)?;
-    let logits = (query.matmul(&key.t()?.contiguous()?)? / (k as f64).sqrt())?;
-    let logits = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    let probabilities = logits.broadcast_div(&logits.sum_keepdim(D::Minus1)?)?;
+    let logits = rounded(&query)?.matmul(&rounded(&key)?.t()?.contiguous()?)?;
+    let weights = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    let sums = weights.sum_keepdim(D::Minus1)?;
+    let probabilities = rounded(&weights)?.broadcast_div(&sums)?;
     probabilities.matmul(&value)?.transpose(1, 2)?.reshape((b, l, n * k))
 }
 
@@ -218,15 +244,31 @@ pub(crate) fn block_inputs(
 }
 
 pub(crate) fn plain_block(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
+    block_in(x[0].dtype(), x, rope, n)
+}
+
+/// [`plain_block`] with the result of each operation and its gradient rounded to `dtype`, as well as the weights that
+/// a GEMM reads and the operands of the attention's forward pass.
+pub(crate) fn block_in(dtype: DType, x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
     let d = x[0].dim(D::Minus1)?;
     let part = |first, count| x[1].narrow(D::Minus1, first * d, count * d);
-    let y = plain_modulate(&plain_rms_norm(&x[0], &x[2])?, &part(0, 2)?)?;
-    let heads = plain_attention(&plain_linear(&y, &x[3])?, &x[4], &x[5], rope, n)?;
-    let y = plain_linear(&heads, &x[6])?.broadcast_add(&x[7])?;
-    let middle = (&x[0] + y.broadcast_mul(&part(2, 1)?)?)?;
-    let y = plain_modulate(&plain_rms_norm(&middle, &x[8])?, &part(3, 2)?)?;
-    let y = plain_linear(&(plain_silu(&plain_linear(&y, &x[9])?)? * plain_linear(&y, &x[11])?)?, &x[10])?;
-    &middle + y.broadcast_mul(&part(5, 1)?)?
+    let rounded = |y: Tensor| y.to_dtype(dtype)?.to_dtype(x[0].dtype());
+    // Another value with the same gradient.
+    let with_value = |x: &Tensor, value: Tensor| x + (value.detach() - x.detach())?;
+    let linear =
+        |y: &Tensor, weight: &Tensor| plain_linear(y, &with_value(weight, rounded(weight.detach())?)?);
+    let attention = |qkv: &Tensor| {
+        let exact = plain_attention(qkv, &x[4], &x[5], rope, n)?;
+        with_value(&exact, attention_in(dtype, qkv, [&x[4], &x[5]], rope, n)?)
+    };
+    let y = rounded(plain_modulate(&plain_rms_norm(&x[0], &x[2])?, &part(0, 2)?)?)?;
+    let heads = rounded(attention(&rounded(linear(&y, &x[3])?)?)?)?;
+    let y = rounded(linear(&heads, &x[6])?.broadcast_add(&x[7])?)?;
+    let middle = rounded((&x[0] + y.broadcast_mul(&part(2, 1)?)?)?)?;
+    let y = rounded(plain_modulate(&plain_rms_norm(&middle, &x[8])?, &part(3, 2)?)?)?;
+    let (a, b) = (rounded(linear(&y, &x[9])?)?, rounded(linear(&y, &x[11])?)?);
+    let y = rounded(linear(&rounded((plain_silu(&a)? * b)?)?, &x[10])?)?;
+    rounded((&middle + y.broadcast_mul(&part(5, 1)?)?)?)
 }
 
 /// Packed weights of a block, from [`block_inputs`].

@@ -27,11 +27,11 @@ impl NetworkConfig {
         self.build_as::<Plain>(vb)
     }
 
-    /// Builds the form for training in f32 on the CPU: DDT's blocks are one operation each. SiT's blocks have no
-    /// such form and stay as they are.
+    /// Builds the form for training on the CPU, with f32 weights, that computes in `vb`'s dtype, f32 or bf16: DDT's
+    /// blocks are one operation each. SiT's blocks have no such form and stay as they are.
     ///
     /// # Errors
-    /// As [`build`](Self::build), and for DDT's blocks in another dtype or on another device.
+    /// As [`build`](Self::build), and for DDT's blocks with other weights or on another device.
     pub fn build_fused(&self, vb: VarBuilder) -> Result<Box<dyn VelocityNetwork>> {
         self.build_as::<Fused>(vb)
     }

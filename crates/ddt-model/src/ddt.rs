@@ -32,7 +32,7 @@ pub struct Ddt<F: Form = Plain> {
     decoder: VelocityDecoder<F::Block, F::Linear>,
 }
 
-/// The form for training: each block is one differentiable operation. In f32 on the CPU.
+/// The form for training: each block is one differentiable operation. On the CPU, with f32 weights.
 pub type TrainingDdt = Ddt<Fused>;
 
 /// The form for sampling: packed weights, not differentiable. In f32 and bf16 on the CPU.

@@ -7,7 +7,7 @@ use ddt_files::{Checkpoint, FileSystem, LoadOptions, load_exact, read_file, sha2
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Precision, TrainConfig},
+    config::TrainConfig,
     error::TrainError,
     objective::Objective,
     optimiser::{Moments, ParameterState},
@@ -126,7 +126,7 @@ pub(crate) fn read<O: Objective>(folder: &Path, trainer: &Trainer<O>) -> Result<
         let values = tensors(part, &Device::Cpu)?.into_iter().map(|it| it.flatten_all()?.to_vec1());
         Ok(values.collect::<candle_core::Result<Vec<_>>>()?.into_iter())
     };
-    // Masters have 32 bits, whatever the network computes in.
+    // Weights have 32 bits, whatever the network computes in.
     let weights = tensors(Part::Weights, trainer.device())?;
     if let Some(it) = weights.iter().find(|it| it.dtype() != DType::F32) {
         let (path, got) = (folder.join(file_name(Part::Weights)), it.dtype().as_str());
@@ -135,15 +135,11 @@ pub(crate) fn read<O: Objective>(folder: &Path, trainer: &Trainer<O>) -> Result<
     let moments = values(Part::FirstMoments)?.zip(values(Part::SecondMoments)?);
     let averages = (0..state.config.ema_decays.len()).map(|i| values(Part::Average(i)));
     let mut averages = averages.collect::<Result<Vec<_>, _>>()?;
-    let masters = state.config.precision != Precision::F32;
-    let states = moments.zip(&weights).map(|((first, second), weight)| {
-        Ok(ParameterState {
-            master: if masters { Some(weight.flatten_all()?.to_vec1()?) } else { None },
-            moments: Moments { first, second },
-            averages: averages.iter_mut().filter_map(Iterator::next).collect(),
-        })
+    let states = moments.map(|(first, second)| ParameterState {
+        moments: Moments { first, second },
+        averages: averages.iter_mut().filter_map(Iterator::next).collect(),
     });
-    let states = states.collect::<candle_core::Result<_>>()?;
+    let states = states.collect();
     let saved = Saved { counters: state.counters, weights, states };
     Ok((state, saved))
 }

@@ -21,7 +21,7 @@ pub struct TrainConfig {
     /// Images that go through the network at once, their gradients added up over the step; `None` for
     /// all of them. Memory follows this number, not the batch.
     pub micro_batch: Option<usize>,
-    /// Type of the weights that the network computes with.
+    /// Type that the network computes in.
     pub precision: Precision,
     /// Images after which the run ends, rounded up to whole steps; at most 2^52.
     pub total_images: u64,
@@ -34,14 +34,15 @@ pub struct TrainConfig {
     pub ema_decays: Vec<f64>,
 }
 
-/// Type of the weights in forward and backward; optimiser and averages are always f32.
+/// Type of activations and of the operands of matmuls in forward and backward. Weights, their gradients, optimiser
+/// and averages are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits; the optimiser moves f32 masters, which are rounded after each step.
+    /// 16 bits; the weights are rounded where a matmul reads them.
     Bf16,
 }
 

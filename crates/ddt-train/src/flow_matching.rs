@@ -37,7 +37,7 @@ impl FlowMatching {
     /// The network's parameters have their own names, the head's the prefix [`HEAD_PREFIX`](Self::HEAD_PREFIX).
     ///
     /// A network with a projection head of its own, REPA's, is aligned by that; without alignment its head is left
-    /// out. In f32 on the CPU the network is built in its fused form.
+    /// out. On the CPU the network is built in its fused form.
     ///
     /// # Errors
     /// [`TrainError`] when settings or sizes make no network, or `vb` lacks a parameter.
@@ -51,8 +51,11 @@ impl FlowMatching {
             let expected = format!("{}, the network's own projection", own.feature_size);
             return Err(TrainError::setting("alignment.feature_dim", expected, it.feature_dim));
         }
-        let fuses = vb.dtype() == DType::F32 && vb.device().is_cpu();
-        let built = if fuses { network.build_fused(vb.clone())? } else { network.build(vb.clone())? };
+        let built = if vb.device().is_cpu() {
+            network.build_fused(vb.clone())?
+        } else {
+            network.build(vb.clone())?
+        };
         let d = network.sizes.hidden_size;
         let head = |it: AlignmentConfig| ProjectionHead::new(d, d, it.feature_dim, vb.pp(Self::HEAD_PREFIX));
         let head = cfg.alignment.filter(|_| projection.is_none()).map(head).transpose()?;

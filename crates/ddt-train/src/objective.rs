@@ -57,7 +57,8 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Collects the variables that `build` asks for, each initialised from `seed` and its name.
+    /// Collects the variables that `build` asks for, each in f32 and initialised from `seed` and its name. `dtype` is
+    /// the one that the network computes in, which its `vb` states.
     ///
     /// # Errors
     /// Those of `build`, and a name requested in two shapes.
@@ -91,7 +92,7 @@ impl SimpleBackend for Collector {
         shape: Shape,
         name: &str,
         init: Init,
-        dtype: DType,
+        _: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
         let mut vars = self.vars.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +102,7 @@ impl SimpleBackend for Collector {
             }
             return Ok(var.as_tensor().clone());
         }
-        let var = Var::from_tensor(&self.init.get(shape, name, init, dtype, device)?)?;
+        let var = Var::from_tensor(&self.init.get(shape, name, init, DType::F32, device)?)?;
         let tensor = var.as_tensor().clone();
         vars.insert(name.to_owned(), var);
         Ok(tensor)
@@ -144,7 +145,6 @@ impl Gradients {
         for (i, (name, var)) in parameters.iter().enumerate() {
             let gradient =
                 store.remove(var).ok_or_else(|| TrainError::NoGradient { name: name.to_owned() })?;
-            let gradient = gradient.to_dtype(DType::F32)?;
             let gradient = if share == 1.0 { gradient } else { (gradient * share)? };
             if first {
                 self.gradients.push(gradient.contiguous()?);

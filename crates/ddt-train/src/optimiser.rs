@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, Tensor, Var, bail};
 
 use crate::{
-    config::{AdamWConfig, Precision, TrainConfig},
+    config::{AdamWConfig, TrainConfig},
     error::TrainError,
 };
 
@@ -76,19 +76,13 @@ fn ramped(decay: f64, step: u64) -> f64 {
 /// Optimiser state of one parameter, in f32; `averages` in the order of the configured decays.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ParameterState {
-    /// The parameter before it was rounded to 16 bits; `None` where it is f32 itself.
-    pub(crate) master: Option<Vec<f32>>,
     pub(crate) moments: Moments,
     pub(crate) averages: Vec<Vec<f32>>,
 }
 
 impl ParameterState {
     pub(crate) fn new(values: Vec<f32>, cfg: &TrainConfig) -> Self {
-        Self {
-            moments: Moments::zeros(values.len()),
-            averages: vec![values.clone(); cfg.ema_decays.len()],
-            master: (cfg.precision != Precision::F32).then_some(values),
-        }
+        Self { moments: Moments::zeros(values.len()), averages: vec![values; cfg.ema_decays.len()] }
     }
 }
 
@@ -117,22 +111,14 @@ pub(crate) fn update_parameter(
     state: &mut ParameterState,
     update: &Update<'_>,
 ) -> Result<(), TrainError> {
-    with_values(gradient, |gradient| match state.master.take() {
-        Some(mut master) => {
-            update.apply(&mut master, gradient, state);
-            let rounded = Tensor::from_slice(&master, var.shape(), var.device())?.to_dtype(var.dtype())?;
-            state.master = Some(master);
-            var.set(&rounded)
-        }
-        None if var.device().is_cpu() && var.dtype() == DType::F32 => {
+    with_values(gradient, |gradient| {
+        if var.device().is_cpu() {
             let job = Mutex::new(Job { gradient, state, update });
-            var.as_tensor().inplace_op1(&InPlace(job))
+            return var.as_tensor().inplace_op1(&InPlace(job));
         }
-        None => {
-            let mut param: Vec<f32> = var.flatten_all()?.to_vec1()?;
-            update.apply(&mut param, gradient, state);
-            var.set(&Tensor::from_vec(param, var.shape(), var.device())?)
-        }
+        let mut param: Vec<f32> = var.flatten_all()?.to_vec1()?;
+        update.apply(&mut param, gradient, state);
+        var.set(&Tensor::from_vec(param, var.shape(), var.device())?)
     })??;
     Ok(())
 }

@@ -127,7 +127,7 @@ impl<O: Objective> Trainer<O> {
         for ((name, var), state) in self.parameters.iter().zip(&mut self.states) {
             let Some(weight) = weights.get(name) else { continue };
             let weight = weight.to_device(&self.device)?.to_dtype(DType::F32)?;
-            var.set(&weight.to_dtype(var.dtype())?)?;
+            var.set(&weight)?;
             *state = ParameterState::new(values(&weight)?, &self.cfg);
         }
         Ok(())
@@ -225,7 +225,7 @@ impl<O: Objective> Trainer<O> {
     /// Replaces everything that changes in training; the shapes are the parameters'.
     pub(crate) fn restore(&mut self, saved: Saved) -> Result<(), TrainError> {
         for ((_, var), weight) in self.parameters.iter().zip(&saved.weights) {
-            var.set(&weight.to_dtype(var.dtype())?)?;
+            var.set(weight)?;
         }
         (self.counters, self.states) = (saved.counters, saved.states);
         Ok(())
@@ -234,12 +234,11 @@ impl<O: Objective> Trainer<O> {
     /// A tensor per parameter, in f32.
     pub(crate) fn tensors(&self, part: Part) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let named = self.parameters.iter().zip(&self.states).map(|((name, var), state)| {
-            let values = match (part, &state.master) {
-                (Part::Weights, None) => return Ok((name.to_owned(), var.as_tensor().clone())),
-                (Part::Weights, Some(master)) => master,
-                (Part::FirstMoments, _) => &state.moments.first,
-                (Part::SecondMoments, _) => &state.moments.second,
-                (Part::Average(i), _) => &state.averages[i],
+            let values = match part {
+                Part::Weights => return Ok((name.to_owned(), var.as_tensor().clone())),
+                Part::FirstMoments => &state.moments.first,
+                Part::SecondMoments => &state.moments.second,
+                Part::Average(i) => &state.averages[i],
             };
             Ok((name.to_owned(), Tensor::from_slice(values, var.shape(), &self.device)?))
         });
@@ -301,7 +300,7 @@ fn is_usable(loss: f64, grad_norm: f64) -> bool {
 }
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>, TrainError> {
-    Ok(tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
+    Ok(tensor.flatten_all()?.to_vec1()?)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::cpu::lanes::{fold, update};
 use crate::cpu::rows::sum_rows;
 
 /// Gradients of `qkv`, `q_weight` and `k_weight`.
-pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> [Vec<T>; 3] {
+pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> (Vec<T>, [Vec<f32>; 2]) {
     let sizes = inputs.sizes;
     let width = 2 * sizes.head_dim;
     let mut grad_qkv = zeros(inputs.qkv.len());
@@ -29,11 +29,11 @@ pub(crate) fn backward<T: Element>(inputs: &Inputs<'_, T>, grad: &[T]) -> [Vec<T
             dispatch(Head { inputs, grad, task, scratch, grad_weights, grad_qkv: &rows });
         },
     );
-    let mut grad_q_weight: Vec<f32> = sum_rows(&grad_weights, width);
+    let mut grad_q_weight = sum_rows(&grad_weights, width);
     let grad_k_weight = grad_q_weight.split_off(sizes.head_dim);
     // The tasks differentiate by the scaled weight.
     grad_q_weight.iter_mut().for_each(|grad| *grad *= sizes.logit_scale());
-    [grad_qkv, T::collect(grad_q_weight), T::collect(grad_k_weight)]
+    (grad_qkv, [grad_q_weight, grad_k_weight])
 }
 
 /// Working memory of one head. Columns of padding hold leftovers that nothing depends on.

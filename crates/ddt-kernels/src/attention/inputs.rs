@@ -108,16 +108,16 @@ impl Sizes {
 }
 
 impl<'a, T: Element> Inputs<'a, T> {
-    pub(crate) fn new(
+    pub(crate) fn new<W: Element>(
         qkv: &'a [T],
-        [q_weight, k_weight]: [&[T]; 2],
+        [q_weight, k_weight]: [&[W]; 2],
         rotations: &'a [c32],
         sizes: Sizes,
         eps: f32,
     ) -> Self {
-        let widened = |weight: &[T], scale: f32| {
+        let widened = |weight: &[W], scale: f32| {
             let mut wide = vec![0.0; weight.len()];
-            T::widen(weight, &mut wide);
+            W::widen(weight, &mut wide);
             wide.iter_mut().for_each(|x| *x *= scale);
             wide
         };

@@ -84,6 +84,7 @@ impl<T: Element> FusedOp<T, 3> for Attention {
 
     fn backward(&self, [qkv, q_weight, k_weight]: [&[T]; 3], grad: &[T], _: [bool; 3]) -> [Gradient<T>; 3] {
         let inputs = Inputs::new(qkv, [q_weight, k_weight], self.rope.rotations(), self.sizes, self.eps);
-        backward(&inputs, grad).map(Gradient::Of)
+        let (grad_qkv, [grad_q, grad_k]) = backward(&inputs, grad);
+        [grad_qkv, T::collect(grad_q), T::collect(grad_k)].map(Gradient::Of)
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::WithDType;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::fma::Operand;
 
@@ -36,6 +37,9 @@ pub(crate) trait Element: WithDType {
 
     /// Rounds `xs` into `out`.
     fn narrow(xs: &[f32], out: &mut [Self]);
+
+    /// `x` rounded to this type.
+    fn round(x: f32) -> Self;
 
     /// `xs` in this type: itself, or rounded into `scratch`.
     fn rounded<'a>(xs: &'a [f32], scratch: &'a mut [Self]) -> &'a [Self];
@@ -80,13 +84,18 @@ impl Element for f32 {
     }
 
     #[inline(always)]
+    fn round(x: f32) -> Self {
+        x
+    }
+
+    #[inline(always)]
     fn rounded<'a>(xs: &'a [f32], _scratch: &'a mut [Self]) -> &'a [Self] {
         xs
     }
 }
 
 macro_rules! half_precision {
-    ($t:ty, $operand:ty, $widen:expr, $narrow:expr) => {
+    ($t:ty, $operand:ty, $widen:expr, $narrow:expr, $round:expr) => {
         impl Element for $t {
             type Operand = $operand;
             const HOLDS_SUMS: bool = false;
@@ -113,10 +122,11 @@ macro_rules! half_precision {
                 Self::narrow(&scratch[..out.len()], out);
             }
 
-            #[inline(always)]
             fn collect(values: Vec<f32>) -> Vec<Self> {
+                const PART: usize = 64 * 1024;
                 let mut out = vec![Self::ZERO; values.len()];
-                Self::narrow(&values, &mut out);
+                let parts = out.par_chunks_mut(PART).zip(values.par_chunks(PART));
+                parts.for_each(|(out, values)| Self::narrow(values, out));
                 out
             }
 
@@ -131,6 +141,11 @@ macro_rules! half_precision {
             }
 
             #[inline(always)]
+            fn round(x: f32) -> Self {
+                $round(x)
+            }
+
+            #[inline(always)]
             fn rounded<'a>(xs: &'a [f32], scratch: &'a mut [Self]) -> &'a [Self] {
                 let scratch = &mut scratch[..xs.len()];
                 Self::narrow(xs, scratch);
@@ -140,8 +155,8 @@ macro_rules! half_precision {
     };
 }
 
-half_precision!(bf16, bf16, widen_bf16, narrow_bf16);
-half_precision!(f16, f32, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16);
+half_precision!(bf16, bf16, widen_bf16, narrow_bf16, round_bf16);
+half_precision!(f16, f32, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16, f16::from_f32);
 
 #[inline(always)]
 fn widen_bf16(xs: &[bf16], out: &mut [f32]) {
@@ -150,17 +165,22 @@ fn widen_bf16(xs: &[bf16], out: &mut [f32]) {
     }
 }
 
-/// Rounds to nearest even without a branch; the conversion of the `half` crate branches on NaN, which
-/// keeps it out of SIMD lanes.
 #[inline(always)]
 fn narrow_bf16(xs: &[f32], out: &mut [bf16]) {
     for (out, x) in out.iter_mut().zip(xs) {
-        let bits = x.to_bits();
-        let nearest_even = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
-        let quiet_nan = (bits >> 16) | 0x40;
-        let is_nan = bits & 0x7FFF_FFFF > 0x7F80_0000;
-        *out = bf16::from_bits(if is_nan { quiet_nan } else { nearest_even } as u16);
+        *out = round_bf16(*x);
     }
+}
+
+/// Rounds to nearest even without a branch; the conversion of the `half` crate branches on NaN, which
+/// keeps it out of SIMD lanes.
+#[inline(always)]
+fn round_bf16(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let nearest_even = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
+    let quiet_nan = (bits >> 16) | 0x40;
+    let is_nan = bits & 0x7FFF_FFFF > 0x7F80_0000;
+    bf16::from_bits(if is_nan { quiet_nan } else { nearest_even } as u16)
 }
 
 #[inline(always)]

@@ -87,12 +87,12 @@ impl Rows {
 }
 
 /// Adds rows of `width`, in order, to one.
-pub(crate) fn sum_rows<T: Element>(partial: &[f32], width: usize) -> Vec<T> {
-    let mut total = vec![0.0; width];
+pub(crate) fn sum_rows<T: Element>(rows: &[T], width: usize) -> Vec<f32> {
+    let (mut total, mut scratch) = (vec![0.0; width], T::scratch(width));
     if width > 0 {
-        partial.chunks_exact(width).for_each(|row| add(&mut total, row));
+        rows.chunks_exact(width).for_each(|row| add(&mut total, T::view(row, &mut scratch)));
     }
-    T::collect(total)
+    total
 }
 
 fn add(total: &mut [f32], row: &[f32]) {

@@ -5,8 +5,8 @@ use std::{fs, ops::ControlFlow, path::Path};
 use candle_core::Tensor;
 use ddt_model::DdtFile;
 use ddt_train::{
-    AlignmentSettings, Event, Exported, FeatureExtractor, FeatureShape, Frozen, LatentEncoder, RunFolder,
-    Settings, StartSettings, TrainError, read_log, run,
+    AlignmentSettings, Event, Exported, FeatureExtractor, FeatureShape, Frozen, LatentEncoder, Precision,
+    RunFolder, Settings, StartSettings, TrainError, read_log, run,
 };
 
 /// Eight photos of 40 x 24 pixels in each class, half of them JPEG.
@@ -86,26 +86,33 @@ fn losses(settings: &Settings, key: &str) -> Vec<f64> {
 
 #[test]
 fn photos_become_weights() {
-    let folder = with_photos();
-    let settings = settings(folder.path());
-    let (outcome, events) = train_with(&settings, &pixels(), |_| true);
-    let exported = outcome.unwrap();
-    assert!(exported.test_loss.unwrap().is_finite() && [0.5, 0.9].contains(&exported.decay));
-    assert_eq!((losses(&settings, "loss").len(), losses(&settings, "test_loss").len()), (6, 2));
-    let count = |start: &str| events.iter().filter(|it| it.starts_with(start)).count();
-    let counts = ["Photos", "TestLoss", "Samples", "Saved", "AverageLoss", "ReportFailed"].map(count);
-    assert_eq!(counts, [2, 2, 1, 1, 2, 0], "{events:?}");
-    let samples = events.iter().find(|it| it.starts_with("Samples")).unwrap();
-    assert!(samples.contains("dims 16, 3, 16, 16") && samples.contains("\"dog\""), "{samples}");
+    let losses = [Precision::F32, Precision::Bf16].map(|precision| {
+        let folder = with_photos();
+        let mut settings = settings(folder.path());
+        settings.train.precision = precision;
+        let (outcome, events) = train_with(&settings, &pixels(), |_| true);
+        let exported = outcome.unwrap();
+        assert!(exported.test_loss.unwrap().is_finite() && [0.5, 0.9].contains(&exported.decay));
+        assert_eq!((losses(&settings, "loss").len(), losses(&settings, "test_loss").len()), (6, 2));
+        let count = |start: &str| events.iter().filter(|it| it.starts_with(start)).count();
+        let counts = ["Photos", "TestLoss", "Samples", "Saved", "AverageLoss", "ReportFailed"].map(count);
+        assert_eq!(counts, [2, 2, 1, 1, 2, 0], "{events:?}");
+        let samples = events.iter().find(|it| it.starts_with("Samples")).unwrap();
+        assert!(samples.contains("dims 16, 3, 16, 16") && samples.contains("\"dog\""), "{samples}");
 
-    let file = DdtFile::open(out(&settings)).unwrap();
-    assert_eq!(file.classes().unwrap(), ["cat", "dog"]);
-    assert_eq!(file.latents().unwrap().autoencoder, "pixels");
-    // A longer run resumes.
-    let mut longer = settings.clone();
-    longer.train.total_images = 32;
-    train(&longer).unwrap();
-    assert_eq!(losses(&longer, "loss").len(), 8);
+        let file = DdtFile::open(out(&settings)).unwrap();
+        assert_eq!(file.classes().unwrap(), ["cat", "dog"]);
+        assert_eq!(file.latents().unwrap().autoencoder, "pixels");
+        // A longer run resumes.
+        let mut longer = settings.clone();
+        longer.train.total_images = 32;
+        train(&longer).unwrap();
+        assert_eq!(losses(&longer, "loss").len(), 8);
+        losses(&longer, "loss")
+    });
+    // Rounding changes losses, but only a little.
+    let close = losses[0].iter().zip(&losses[1]).all(|(f32, bf16)| (f32 - bf16).abs() < 0.01 * f32);
+    assert!(close && losses[0] != losses[1], "{losses:?}");
 }
 
 #[test]

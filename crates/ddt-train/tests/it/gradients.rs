@@ -23,7 +23,7 @@ fn batch() -> Batch {
 }
 
 /// An objective whose parameters have all been moved away from zero.
-fn objective(family: Family, alignment: bool) -> (FlowMatching, Parameters) {
+fn objective(family: Family, alignment: bool, dtype: DType) -> (FlowMatching, Parameters) {
     // REPA's networks have fixed positions, and a head of their own.
     let repa = family == Family::Repa;
     let projection = repa.then_some(Projection { align_layer: 2, hidden_size: 7, feature_size: 5 });
@@ -42,7 +42,7 @@ fn objective(family: Family, alignment: bool) -> (FlowMatching, Parameters) {
     // Labels dropped half of the time, so that "no class" has a gradient too.
     let cfg = FlowConfig { label_dropout: 0.5, alignment, ..FlowConfig::PAPER };
     let (objective, parameters) =
-        Parameters::create(1, DType::F32, &Device::Cpu, |vb| FlowMatching::new(&network, cfg, vb)).unwrap();
+        Parameters::create(1, dtype, &Device::Cpu, |vb| FlowMatching::new(&network, cfg, vb)).unwrap();
     for (i, (_, var)) in parameters.iter().enumerate() {
         let moved = (var.as_tensor() + (normals(10 + i as u64, var.dims()) * 0.05).unwrap()).unwrap();
         var.set(&moved).unwrap();
@@ -63,22 +63,28 @@ fn losses_gradients_and_updates_are_those_of_pytorch() {
 #[test]
 fn every_parameter_has_a_gradient_that_is_not_zero() {
     let families = [Family::Ddt, Family::ImprovedSit, Family::Repa];
-    for (family, alignment) in families.into_iter().flat_map(|it| [(it, false), (it, true)]) {
-        let (objective, parameters) = objective(family, alignment);
+    let settings = families.into_iter().flat_map(|it| [(it, false), (it, true)]);
+    let settings =
+        settings.flat_map(|(family, it)| [DType::F32, DType::BF16].map(|dtype| (family, it, dtype)));
+    for (family, alignment, dtype) in settings {
+        let (objective, parameters) = objective(family, alignment, dtype);
         let gradients = objective.loss(&batch(), AT).unwrap().total.backward().unwrap();
         let head = if family == Family::Repa { "projectors.0" } else { FlowMatching::HEAD_PREFIX };
         assert_eq!(parameters.iter().any(|it| it.0.starts_with(head)), alignment);
         for (name, var) in parameters.iter() {
-            let gradient = gradients.get(var).unwrap_or_else(|| panic!("{family:?}: {name}"));
+            let gradient = gradients.get(var).unwrap_or_else(|| panic!("{family:?} in {dtype:?}: {name}"));
             let size = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(size.is_finite() && size > 0.0, "{family:?}: {name} has a gradient of {size}");
+            assert!(
+                size.is_finite() && size > 0.0,
+                "{family:?} in {dtype:?}: {name} has a gradient of {size}"
+            );
         }
     }
 }
 
 #[test]
 fn gradients_agree_with_finite_differences() {
-    let (objective, parameters) = objective(Family::Ddt, true);
+    let (objective, parameters) = objective(Family::Ddt, true, DType::F32);
     let gradients = objective.loss(&batch(), AT).unwrap().total.backward().unwrap();
     for (i, (name, var)) in parameters.iter().enumerate() {
         // Along the gradient itself the loss changes most, and rounding counts least.
@@ -100,7 +106,7 @@ fn gradients_agree_with_finite_differences() {
 
 #[test]
 fn loss_parts_add_up_and_features_are_needed() {
-    let (objective, _) = objective(Family::Ddt, true);
+    let (objective, _) = objective(Family::Ddt, true, DType::F32);
     let loss = objective.loss(&batch(), AT).unwrap();
     let scalar = |it: &Tensor| f64::from(it.to_scalar::<f32>().unwrap());
     let [(_, flow), (_, aligned)] = loss.parts.as_slice() else { panic!("{:?}", loss.parts) };

@@ -35,18 +35,20 @@ fn stopping_anywhere_changes_nothing() {
 fn the_number_of_threads_changes_nothing() {
     // Large enough that GEMMs, kernels and the optimiser split their work.
     let sizes = DdtConfig { hidden_size: 64, ..sizes() };
-    let cfg = TrainConfig { batch_size: 32, total_images: 32 * 4, ..config(4) };
     let data = images(4, 9);
-    let run = |threads| {
-        let folder = tempfile::tempdir().unwrap();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let trainer = trainer_of(cfg.clone(), &sizes, &data);
-        pool.install(|| train_on(&data, trainer, folder.path(), |_| true));
-        outcome(folder.path())
-    };
-    let one = run(1);
-    assert_eq!(one, run(2));
-    assert_eq!(one, run(3));
+    for precision in [Precision::F32, Precision::Bf16] {
+        let cfg = TrainConfig { precision, batch_size: 32, total_images: 32 * 4, ..config(4) };
+        let run = |threads| {
+            let folder = tempfile::tempdir().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let trainer = trainer_of(cfg.clone(), &sizes, &data);
+            pool.install(|| train_on(&data, trainer, folder.path(), |_| true));
+            outcome(folder.path())
+        };
+        let one = run(1);
+        assert_eq!(one, run(2), "{precision:?}");
+        assert_eq!(one, run(3), "{precision:?}");
+    }
 }
 
 #[test]
@@ -123,38 +125,49 @@ fn sixteen_bits_and_micro_batches_resume_exactly_too() {
 const LONG: u64 = 200;
 const KILLS: u64 = 20;
 const FOLDER: &str = "DDT_TRAIN_TEST_FOLDER";
+const SIXTEEN_BITS: &str = "DDT_TRAIN_TEST_SIXTEEN_BITS";
 const THREADS: &str = "RAYON_NUM_THREADS";
 
 /// The process to kill: this test only, run with a folder in the environment; without one it is empty.
 #[test]
 fn child() {
     if let Some(folder) = std::env::var_os(FOLDER) {
-        train(&PathBuf::from(folder), LONG, |_| true);
+        let sixteen_bits = std::env::var(SIXTEEN_BITS).unwrap() == "true";
+        train_long(&PathBuf::from(folder), if sixteen_bits { Precision::Bf16 } else { Precision::F32 });
     }
 }
 
-/// Twenty kills on one thread and twenty on two; the moments differ, and some fall into the writing of a
-/// checkpoint, which takes most of such a small run's time.
+fn train_long(folder: &Path, precision: Precision) {
+    let cfg = TrainConfig { precision, ..config(LONG) };
+    train_on(&data(), trainer_of(cfg, &sizes(), &data()), folder, |_| true);
+}
+
+/// Twenty kills on one thread and twenty on two, in both precisions; the moments differ, and some fall into the
+/// writing of a checkpoint, which takes most of such a small run's time.
 #[test]
 fn being_killed_changes_nothing() {
-    let whole = tempfile::tempdir().unwrap();
-    train(whole.path(), LONG, |_| true);
-    for threads in [1, 2] {
-        let folder = tempfile::tempdir().unwrap();
-        let killed = (0..KILLS).filter(|it| kill_once(folder.path(), KILLS * threads + it, threads)).count();
-        assert!(killed >= 10, "only {killed} processes were killed before their end");
-        train(folder.path(), LONG, |_| true);
-        assert_eq!(outcome(folder.path()), outcome(whole.path()), "{threads} threads");
+    for precision in [Precision::F32, Precision::Bf16] {
+        let whole = tempfile::tempdir().unwrap();
+        train_long(whole.path(), precision);
+        for threads in [1, 2] {
+            let folder = tempfile::tempdir().unwrap();
+            let start = || start(folder.path(), threads, precision);
+            let killed =
+                (0..KILLS).filter(|it| kill_once(folder.path(), KILLS * threads + it, start)).count();
+            assert!(killed >= 10, "only {killed} processes were killed before their end");
+            train_long(folder.path(), precision);
+            assert_eq!(outcome(folder.path()), outcome(whole.path()), "{precision:?}, {threads} threads");
+        }
     }
 }
 
 /// Starts the process, lets it train a little, and kills it; false when it had come to its end.
-fn kill_once(folder: &Path, number: u64, threads: u64) -> bool {
+fn kill_once(folder: &Path, number: u64, start: impl FnOnce() -> Child) -> bool {
     let log = || fs::metadata(folder.join("log.jsonl")).map_or(0, |it| it.len());
     let draw = |what, bound| CounterNoise::new(4, Purpose::Shuffle, number, what).below(bound).unwrap();
     // The log may first become shorter; a line has some 70 bytes.
     let enough = log() + 70 * (1 + draw(0, 6));
-    let mut child = start(folder, threads);
+    let mut child = start();
     while log() < enough && child.try_wait().unwrap().is_none() {
         sleep(Duration::from_millis(1));
     }
@@ -165,10 +178,11 @@ fn kill_once(folder: &Path, number: u64, threads: u64) -> bool {
     running
 }
 
-fn start(folder: &Path, threads: u64) -> Child {
+fn start(folder: &Path, threads: u64, precision: Precision) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "resume::child", "--test-threads", "1"])
         .env(FOLDER, folder)
+        .env(SIXTEEN_BITS, (precision == Precision::Bf16).to_string())
         .env(THREADS, threads.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -181,7 +181,7 @@ fn micro_batches_make_the_same_step() {
 }
 
 #[test]
-fn sixteen_bits_learn_and_keep_their_masters() {
+fn sixteen_bits_learn_and_keep_weights_of_32() {
     let cfg = TrainConfig { precision: Precision::Bf16, ..config(150) };
     let (data, mut trainer) = (data(), trainer_of(cfg, &sizes(), &data()));
     let loss = |it: &Trainer<FlowMatching>| {
@@ -193,7 +193,7 @@ fn sixteen_bits_learn_and_keep_their_masters() {
     }
     let after = loss(&trainer);
     assert!(after < 0.7 * before, "{before} to {after}");
-    // Steps that are too small for 16 bits are in the masters.
+    // Steps that are too small for 16 bits are in the weights.
     let weight = &trainer.weights().unwrap()["final_layer.linear.weight"];
     assert_eq!(weight.dtype(), DType::F32);
     let rounded = weight.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();

@@ -45,18 +45,18 @@ const TASK_BYTES: usize = 640 << 10;
 const TASKS_PER_THREAD: usize = 4;
 
 /// `A B + bias`, row by row.
-pub(crate) fn matmul<T: Operand + Element>(
+pub(crate) fn matmul<T: Operand, C: Element>(
     a: ASource<'_, T>,
     b: &PackedB<T>,
     bias: Option<&[f32]>,
-) -> Vec<T> {
+) -> Vec<C> {
     collect(a.dims().0 * b.width, |out| {
-        gemm(a, b, &Destination::new(out, b.width), &BiasActivation::<T>::bias(bias, b.width));
+        gemm(a, b, &Destination::new(out, b.width), &BiasActivation::<C>::bias(bias, b.width));
     })
 }
 
 /// Adds `A B` to `out`.
-pub(crate) fn matmul_add(a: ASource<'_, f32>, b: &PackedB<f32>, out: &mut [f32]) {
+pub(crate) fn matmul_add<T: Operand>(a: ASource<'_, T>, b: &PackedB<T>, out: &mut [f32]) {
     gemm(a, b, &Destination::adding(out, b.width), &BiasActivation::<f32>::bias(None, b.width));
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn collect<T>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) 
 /// Writes `A B`, changed by `epilogue`, to `out`, which may have another type.
 ///
 /// Panics unless the depths of A and B agree and `out` has as many elements as the result.
-pub(crate) fn gemm<T: Operand + Element, C: Element, E: Epilogue>(
+pub(crate) fn gemm<T: Operand, C: Element, E: Epilogue>(
     a: ASource<'_, T>,
     b: &PackedB<T>,
     out: &Destination<'_, C>,
@@ -103,7 +103,7 @@ pub(crate) fn gemm<T: Operand + Element, C: Element, E: Epilogue>(
 }
 
 /// Depths that are summed before sums return to memory: all, where partial sums cannot rest in the destination.
-const fn range_of<T: Element, C: Element, E: Epilogue>() -> usize {
+const fn range_of<T: Operand, C: Element, E: Epilogue>() -> usize {
     if E::PAIRED || !C::HOLDS_SUMS { usize::MAX } else { DEPTH_BYTES / size_of::<T>() }
 }
 
@@ -116,7 +116,7 @@ struct Task<'a, T: Operand, C, E> {
     epilogue: &'a E,
 }
 
-impl<T: Operand + Element, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C, E> {
+impl<T: Operand, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C, E> {
     #[inline(always)]
     fn with_fma<F: Fma<Elem = T>>(self, fma: F) {
         let Self { a, b, rows, panels, out, epilogue } = self;
@@ -129,14 +129,15 @@ impl<T: Operand + Element, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C
             let depth = most.min(depths - begin);
             let steps = depth.div_ceil(T::DEPTHS);
             let copy;
-            let strip = match a.in_place() {
-                Some(it) => {
+            let strip = match (a, a.in_place()) {
+                (ASource::Transposed(_), _) => None,
+                (_, Some(it)) => {
                     let at = it.data.as_ptr().wrapping_add(rows.start * it.row + begin * it.col);
-                    Strip { at, row: it.row, step: it.col * T::DEPTHS }
+                    Some(Strip { at, row: it.row, step: it.col * T::DEPTHS })
                 }
-                None => {
+                (_, None) => {
                     copy = a.copied(rows.clone(), begin..begin + depth);
-                    Strip { at: copy.0.as_ptr(), row: copy.1, step: T::DEPTHS }
+                    Some(Strip { at: copy.0.as_ptr(), row: copy.1, step: T::DEPTHS })
                 }
             };
             let range = DepthRange { first: begin == 0, last: begin + depth >= depths };
@@ -147,13 +148,17 @@ impl<T: Operand + Element, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C
                 let cols = (stride / paired).min(out.width() - col);
                 let mut row = rows.start;
                 while row < rows.end {
-                    let height = next_rows::<F::Simd>(rows.end - row);
+                    let (strip, last) = match strip {
+                        Some(it) => (it.at_row(row - rows.start), rows.end),
+                        None => a.packed_strip(row, begin),
+                    };
+                    let height = next_rows::<F::Simd>(rows.end.min(last) - row);
                     let place = Place { rows: row..row + height, col, cols };
                     out.prefetch(&place);
                     epilogue.prefetch(&place);
-                    let strip = Strip { at: strip.at.wrapping_add((row - rows.start) * strip.row), ..strip };
                     // SAFETY: the strip has `height` rows and `steps` steps: they are in A, whose constructors check
-                    // its size, or in the copy. A panel has the steps of B's depth, which is A's.
+                    // its size, in the copy, or in a panel of A, which `height` does not leave. A panel has the steps
+                    // of B's depth, which is A's.
                     unsafe { tile(fma, height, steps, strip, b_panel, &mut sums) };
                     // SAFETY: no two tasks have the same place; a task finishes one range of depths after the other.
                     unsafe { out.write_tile(fma.simd(), &place, &sums, range, epilogue) };
@@ -202,8 +207,8 @@ mod tests {
                         (0..k).map(|p| a(p) * b(p)).sum()
                     };
                     let want: Vec<f32> = (0..m * n).map(|at| element(at / n, at % n)).collect();
-                    assert_eq!(matmul(source, &packed, None), want, "{m} x {k} x {n}");
-                    let biased = matmul(source, &packed, Some(&bias));
+                    assert_eq!(matmul::<f32, f32>(source, &packed, None), want, "{m} x {k} x {n}");
+                    let biased: Vec<f32> = matmul(source, &packed, Some(&bias));
                     assert!(biased.iter().enumerate().all(|(at, x)| *x == want[at] + bias[at % n]));
                     let mut sum = want.clone();
                     matmul_add(source, &packed, &mut sum);
@@ -231,7 +236,8 @@ mod tests {
             let b = PackedB::new(Matrix::new(&b, k, n));
             let reversed: Vec<f32> = a.chunks(k).rev().flatten().copied().collect();
             let source = ASource::Gathered { source: &Backwards(&a, k), rows: m, depth: k };
-            assert_eq!(matmul(source, &b, None), matmul(ASource::rows(&reversed, m, k), &b, None));
+            let want: Vec<f32> = matmul(ASource::rows(&reversed, m, k), &b, None);
+            assert_eq!(matmul::<f32, f32>(source, &b, None), want);
         }
     }
 
@@ -248,7 +254,8 @@ mod tests {
                 width: n,
             };
             let got: Vec<f32> = collect(m * n, |out| gemm(a, &b, &Destination::new(out, n), &epilogue));
-            for (at, (got, sum)) in got.into_iter().zip(matmul(a, &b, Some(&bias))).enumerate() {
+            let sums: Vec<f32> = matmul(a, &b, Some(&bias));
+            for (at, (got, sum)) in got.into_iter().zip(sums).enumerate() {
                 let x = f64::from(sum + residual[at]);
                 let want = x / (1.0 + (-x).exp());
                 assert!((f64::from(got) - want).abs() <= 1e-6 * want.abs().max(1e-20), "{got} {want}");
@@ -259,17 +266,31 @@ mod tests {
     #[test]
     fn pairs_of_bf16_agree_with_f32_by_every_instruction_set() {
         for arch in crate::instruction_set::instruction_sets() {
-            for (m, n, k) in [(1, 1, 1), (15, 33, 513), (29, 100, 64), (17, 20, 2048), (2, 3, 0), (5, 31, 7)]
-            {
+            let sizes = [
+                (1, 1, 1),
+                (15, 33, 513),
+                (29, 100, 64),
+                (17, 20, 2048),
+                (2, 3, 0),
+                (5, 31, 7),
+                (250, 40, 1030),
+            ];
+            for (m, n, k) in sizes {
                 let (a, b, bias) = (integers(m * k, 7), integers(k * n, 5), integers(n, 11));
-                let want =
+                let want: Vec<f32> =
                     matmul(ASource::rows(&a, m, k), &PackedB::new(Matrix::transposed(&b, k, n)), Some(&bias));
                 let half = |xs: &[f32]| xs.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>();
                 let (a, b) = (half(&a), half(&b));
+                let a_t = transposed(&a, m, k);
                 for b in [Matrix::transposed(&b, k, n), Matrix::new(&transposed(&b, n, k), k, n)] {
                     let b = PackedB::with(arch, b, Scratch::own);
-                    let got = matmul(ASource::rows(&a, m, k), &b, Some(&bias));
+                    let got: Vec<bf16> = matmul(ASource::rows(&a, m, k), &b, Some(&bias));
                     assert_eq!(got, half(&want), "{m} x {k} x {n}");
+                    let got: Vec<f32> = matmul(ASource::rows(&a, m, k), &b, Some(&bias));
+                    assert_eq!(got, want, "{m} x {k} x {n}");
+                    let wide = PackedB::wide(Matrix::new(&a_t, k, m));
+                    let got: Vec<f32> = matmul(ASource::Transposed(&wide), &b, Some(&bias));
+                    assert_eq!(got, want, "{m} x {k} x {n}");
                 }
             }
         }
@@ -279,7 +300,8 @@ mod tests {
     fn bf16_operands_give_f32_sums_that_are_not_rounded() {
         for (m, n, k) in [(3, 5, 1), (17, 33, 600), (5, 31, 2051)] {
             let (a, b, residual) = (integers(m * k, 7), integers(k * n, 5), integers(m * n, 13));
-            let want = matmul(ASource::rows(&a, m, k), &PackedB::new(Matrix::transposed(&b, k, n)), None);
+            let want: Vec<f32> =
+                matmul(ASource::rows(&a, m, k), &PackedB::new(Matrix::transposed(&b, k, n)), None);
             let half = |xs: &[f32]| xs.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>();
             let (a, b) = (half(&a), half(&b));
             let (a, b) = (ASource::rows(&a, m, k), PackedB::new(Matrix::transposed(&b, k, n)));

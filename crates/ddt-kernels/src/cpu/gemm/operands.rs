@@ -6,8 +6,9 @@ use std::sync::Arc;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::tile::columns;
+use super::tile::{MAX_ROWS, Strip, columns};
 use crate::cpu::buffers::Scratch;
+use crate::cpu::element::Element;
 use crate::cpu::fma::Operand;
 use crate::instruction_set::arch;
 
@@ -43,11 +44,13 @@ pub(crate) trait Gather<T>: Sync {
 
 /// The left operand, (rows, depth): activations.
 #[derive(Clone, Copy)]
-pub(crate) enum ASource<'a, T> {
+pub(crate) enum ASource<'a, T: Operand> {
     /// Read in place where the layout allows.
     Matrix(Matrix<'a, T>),
     /// Gathered by each task for the rows that it multiplies.
     Gathered { source: &'a dyn Gather<T>, rows: usize, depth: usize },
+    /// The transpose of a packed matrix, [in wide panels](PackedB::wide).
+    Transposed(&'a PackedB<T>),
 }
 
 impl<'a, T: Operand> ASource<'a, T> {
@@ -61,7 +64,17 @@ impl<'a, T: Operand> ASource<'a, T> {
         match *self {
             Self::Matrix(Matrix { rows, cols, .. }) => (rows, cols),
             Self::Gathered { rows, depth, .. } => (rows, depth),
+            Self::Transposed(it) => (it.width, it.depth),
         }
+    }
+
+    /// The rows from `row` on of a packed matrix, from depth `depth` on, and the row after its panel.
+    #[inline(always)]
+    pub(super) fn packed_strip(&self, row: usize, depth: usize) -> (Strip<T>, usize) {
+        let Self::Transposed(it) = self else { unreachable!("only packed matrices are read by panels") };
+        let (panel, column) = (row / it.columns, row % it.columns);
+        let at = it.panel(panel).as_ptr().wrapping_add(depth * it.columns + column * T::DEPTHS);
+        (Strip { at, row: T::DEPTHS, step: it.columns * T::DEPTHS }, (panel + 1) * it.columns)
     }
 
     /// The matrix, where a GEMM may read it in place.
@@ -71,7 +84,7 @@ impl<'a, T: Operand> ASource<'a, T> {
                 let whole_steps = T::DEPTHS == 1 || (it.col == 1 && it.cols.is_multiple_of(T::DEPTHS));
                 whole_steps && !it.conflicts()
             }),
-            Self::Gathered { .. } => None,
+            Self::Gathered { .. } | Self::Transposed(_) => None,
         }
     }
 
@@ -92,6 +105,7 @@ impl<'a, T: Operand> ASource<'a, T> {
                         .for_each(|(out, k)| *out = it.data[i * it.row + k * it.col]);
                 }
                 Self::Gathered { source, .. } => source.gather(i, depths.clone(), out),
+                Self::Transposed(_) => unreachable!("a packed matrix is read in place"),
             }
             padding.fill(T::default());
         }
@@ -136,10 +150,40 @@ impl WithSimd for Columns {
     }
 }
 
+/// Fills a panel with code for the instruction set.
+struct Fill<'a, T, F> {
+    fill: &'a F,
+    panel: usize,
+    out: &'a mut [T],
+}
+
+impl<T, F: Fn(usize, &mut [T])> WithSimd for Fill<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        (self.fill)(self.panel, self.out);
+    }
+}
+
 impl<T: Operand> PackedB<T> {
     /// For one GEMM: the memory is pooled.
     pub(crate) fn temporary(b: Matrix<'_, T>) -> Self {
         Self::with(arch(), b, Scratch::take)
+    }
+
+    /// [`temporary`](Self::temporary), rounded to this type.
+    pub(crate) fn rounded(b: Matrix<'_, f32>) -> Self
+    where
+        T: Element,
+    {
+        Self::filled(arch(), arch().dispatch(Columns), b, Scratch::take, T::round)
+    }
+
+    /// For a GEMM by the [transpose](ASource::Transposed): panels of whole tiles and an odd number of cache lines, so
+    /// that steps of depth do not evict each other from the first-level cache. The memory is pooled.
+    pub(crate) fn wide(b: Matrix<'_, T>) -> Self {
+        Self::filled(arch(), 8 * MAX_ROWS, b, Scratch::take, |x| x)
     }
 
     /// For many GEMMs.
@@ -148,12 +192,29 @@ impl<T: Operand> PackedB<T> {
     }
 
     pub(crate) fn with(arch: Arch, b: Matrix<'_, T>, memory: impl FnOnce(usize) -> Scratch<T>) -> Self {
-        Self::fill(arch, b.rows, b.cols, memory, |columns, panel, out| {
-            if (panel + 1) * columns > b.cols || !b.rows.is_multiple_of(T::DEPTHS) {
-                out.fill(T::default());
-            }
-            fill_panel(b, panel * columns, columns, out, columns);
-        })
+        Self::filled(arch, arch.dispatch(Columns), b, memory, |x| x)
+    }
+
+    fn filled<S: Copy + Sync>(
+        arch: Arch,
+        columns: usize,
+        b: Matrix<'_, S>,
+        memory: impl FnOnce(usize) -> Scratch<T>,
+        convert: impl Fn(S) -> T + Copy + Sync,
+    ) -> Self {
+        Self::fill(
+            arch,
+            columns,
+            (b.rows, b.cols),
+            memory,
+            #[inline(always)]
+            |panel, out| {
+                if (panel + 1) * columns > b.cols || !b.rows.is_multiple_of(T::DEPTHS) {
+                    out.fill(T::default());
+                }
+                fill_panel(b, panel * columns, columns, out, columns, convert);
+            },
+        )
     }
 
     /// Two operands of one size for many GEMMs: the first lane group of a panel holds columns of `first`, the
@@ -161,26 +222,28 @@ impl<T: Operand> PackedB<T> {
     pub(crate) fn pair(first: Matrix<'_, T>, second: Matrix<'_, T>) -> Self {
         assert_eq!((first.rows, first.cols), (second.rows, second.cols));
         let arch = arch();
-        let lanes = arch.dispatch(Columns) / 2;
-        let width = first.cols.div_ceil(lanes) * 2 * lanes;
-        Self::fill(arch, first.rows, width, Scratch::own, |columns, panel, out| {
-            fill_panel(first, panel * lanes, lanes, out, columns);
-            fill_panel(second, panel * lanes, lanes, &mut out[lanes * T::DEPTHS..], columns);
+        let columns = arch.dispatch(Columns);
+        let lanes = columns / 2;
+        let width = first.cols.div_ceil(lanes) * columns;
+        Self::fill(arch, columns, (first.rows, width), Scratch::own, |panel, out| {
+            fill_panel(first, panel * lanes, lanes, out, columns, |x| x);
+            fill_panel(second, panel * lanes, lanes, &mut out[lanes * T::DEPTHS..], columns, |x| x);
         })
     }
 
     fn fill(
         arch: Arch,
-        depth: usize,
-        width: usize,
+        columns: usize,
+        (depth, width): (usize, usize),
         memory: impl FnOnce(usize) -> Scratch<T>,
-        fill: impl Fn(usize, usize, &mut [T]) + Sync,
+        fill: impl Fn(usize, &mut [T]) + Sync,
     ) -> Self {
-        let columns = arch.dispatch(Columns);
         let panel = depth.next_multiple_of(T::DEPTHS) * columns;
         let mut data = memory(width.div_ceil(columns) * panel);
         if panel > 0 {
-            data.par_chunks_exact_mut(panel).enumerate().for_each(|(i, out)| fill(columns, i, out));
+            let fill = &fill;
+            let panels = data.par_chunks_exact_mut(panel).enumerate();
+            panels.for_each(|(panel, out)| arch.dispatch(Fill { fill, panel, out }));
         }
         Self { data: Arc::new(data), arch, columns, depth, width }
     }
@@ -224,12 +287,32 @@ impl<T: Operand> PackedB<T> {
 const BLOCK: usize = 16;
 
 /// Writes columns `first..first + count` of `b`, as far as they exist, to the first columns of a panel of `columns`.
-fn fill_panel<T: Operand>(b: Matrix<'_, T>, first: usize, count: usize, out: &mut [T], columns: usize) {
+#[inline(always)]
+fn fill_panel<S: Copy, T: Operand>(
+    b: Matrix<'_, S>,
+    first: usize,
+    count: usize,
+    out: &mut [T],
+    columns: usize,
+    convert: impl Fn(S) -> T + Copy,
+) {
     let Matrix { data, rows: depth, cols: width, row, col } = b;
     let count = count.min(width - first);
+    let steps = out.chunks_mut(columns * T::DEPTHS).take(depth.div_ceil(T::DEPTHS)).enumerate();
     if col == 1 && T::DEPTHS == 1 {
-        for (k, out) in out.chunks_mut(columns).take(depth).enumerate() {
-            out[..count].copy_from_slice(&data[k * row + first..][..count]);
+        for (k, out) in steps {
+            let from = &data[k * row + first..][..count];
+            out.iter_mut().zip(from).for_each(|(out, x)| *out = convert(*x));
+        }
+        return;
+    }
+    if col == 1 && T::DEPTHS == 2 && depth.is_multiple_of(2) {
+        for (step, out) in steps {
+            let rows = [0, 1].map(|part| &data[(2 * step + part) * row + first..][..count]);
+            let rows = rows[0].iter().zip(rows[1]);
+            for (out, (a, b)) in out.chunks_exact_mut(2).zip(rows) {
+                (out[0], out[1]) = (convert(*a), convert(*b));
+            }
         }
         return;
     }
@@ -239,7 +322,7 @@ fn fill_panel<T: Operand>(b: Matrix<'_, T>, first: usize, count: usize, out: &mu
             let column = &data[(first + j) * col + begin * row..];
             for k in 0..block {
                 let (step, part) = ((begin + k) / T::DEPTHS, (begin + k) % T::DEPTHS);
-                out[(step * columns + j) * T::DEPTHS + part] = column[k * row];
+                out[(step * columns + j) * T::DEPTHS + part] = convert(column[k * row]);
             }
         }
     }

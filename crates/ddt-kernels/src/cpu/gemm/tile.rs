@@ -37,6 +37,14 @@ pub(crate) struct Strip<T> {
     pub(crate) step: usize,
 }
 
+impl<T> Strip<T> {
+    /// The rows from `row` on.
+    #[inline(always)]
+    pub(super) fn at_row(self, row: usize) -> Self {
+        Self { at: self.at.wrapping_add(row * self.row), ..self }
+    }
+}
+
 /// Multiplies `rows` rows of A, a number that [`next_rows`] gives, by a panel of packed B to `out`.
 ///
 /// # Safety
