@@ -126,7 +126,7 @@ fn pack(root: &Path, program: &Path, folder: &Path) -> Result<()> {
     }
     let shared = root.join("../shared");
     copy(&shared.join("fixtures"), &folder.join("fixtures"), |name| {
-        let kinds = ["ddt_forward", "ddt_sample", "vae_kl", "inception"];
+        let kinds = ["ddt_forward", "ddt_sample", "ddt_forecast", "vae_kl", "inception"];
         name.ends_with(".safetensors") && kinds.iter().any(|kind| name.starts_with(kind))
     })?;
     copy(&shared.join("peer"), &folder.join("peer"), |name| name.ends_with(".py"))?;

@@ -136,11 +136,14 @@ fn live(ops: &[Op], buffers: usize) -> Vec<Vec<bool>> {
 
 #[cfg(test)]
 mod tests {
+    use ddt_sharing::ForecastOrder;
+
     use super::*;
     use crate::buffer::{Precision, Span};
 
     fn batch(images: usize, side: usize) -> Batch {
-        Batch { images, height: side, width: side, precision: Precision::Bf16 }
+        let order = ForecastOrder::Reuse;
+        Batch { images, height: side, width: side, precision: Precision::Bf16, order }
     }
 
     fn plan(cfg: &DdtConfig, batch: Batch) -> (Programs, ArenaPlan) {
@@ -200,12 +203,14 @@ mod tests {
         let bare = DdtConfig { num_encoder_blocks: 0, ..b.clone() };
         let mute = DdtConfig { num_decoder_blocks: 0, ..b.clone() };
         for (cfg, images, side) in [(&xl, 64, 32), (&xl, 1, 64), (&b, 3, 16), (&bare, 2, 4), (&mute, 2, 4)] {
-            let (programs, plan) = plan(cfg, batch(images, side));
-            check_live_bytes(&programs, &plan);
-            let bounds = |span: Span| {
-                assert!(span.range().end <= programs.buffers()[span.buffer.index()].len, "{span:?}");
-            };
-            programs.all().flatten().flat_map(|op| [op.reads(), op.writes()].concat()).for_each(bounds);
+            for order in [ForecastOrder::Reuse, ForecastOrder::Quadratic] {
+                let (programs, plan) = plan(cfg, Batch { order, ..batch(images, side) });
+                check_live_bytes(&programs, &plan);
+                let bounds = |span: Span| {
+                    assert!(span.range().end <= programs.buffers()[span.buffer.index()].len, "{span:?}");
+                };
+                programs.all().flatten().flat_map(|op| [op.reads(), op.writes()].concat()).for_each(bounds);
+            }
         }
     }
 
@@ -228,6 +233,17 @@ mod tests {
             let parameters = programs.weights().num_parameters();
             assert!((2 * parameters..2 * parameters + (1 << 20)).contains(&plan.weight_bytes()));
         }
+    }
+
+    #[test]
+    fn an_order_adds_its_sets_of_modulations_and_no_more() {
+        let xl = DdtConfig::preset("ddt-xl2").unwrap();
+        let bytes = |order| plan(&xl, Batch { order, ..batch(64, 32) }).1.bytes();
+        // Six blocks and the final layer, of 128 rows of 256 tokens, in bf16.
+        let set = 128 * 256 * (6 * 6 + 2) * 1152 * 2;
+        let reuse = bytes(ForecastOrder::Reuse);
+        assert_eq!(bytes(ForecastOrder::Linear), reuse + set);
+        assert_eq!(bytes(ForecastOrder::Quadratic), reuse + 2 * set);
     }
 
     #[test]

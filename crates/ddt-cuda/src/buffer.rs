@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use ddt_sharing::ForecastOrder;
+
 /// All buffers and weights begin at a multiple of this many bytes.
 pub const ALIGNMENT: usize = 256;
 
@@ -24,7 +26,7 @@ impl Precision {
     }
 }
 
-/// Size and precision of a batch.
+/// Size and precision of a batch, and how its steps share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Batch {
     /// Images.
@@ -35,6 +37,8 @@ pub struct Batch {
     pub width: usize,
     /// Number type of the network.
     pub precision: Precision,
+    /// Order of the forecasts at steps that share, which says how many sets of modulations are kept.
+    pub order: ForecastOrder,
 }
 
 /// Type of a buffer's elements.

@@ -1,8 +1,8 @@
 //! Sampling with a DDT on an NVIDIA GPU, and decoding what was sampled.
 //!
 //! A step of the network is written down before any GPU is looked for: [`Programs`] are lists of operations
-//! ([`Op`]) on named buffers, one list for each [`StepKind`], and an [`ArenaPlan`] gives every buffer its
-//! place in one allocation.
+//! ([`Op`]) on named buffers, one list for each [`StepKind`] and set of cached modulations, and an [`ArenaPlan`] gives
+//! every buffer its place in one allocation.
 //! `CudaSampler` uploads the weights once, captures the programs as graphs of fused kernels and GEMMs,
 //! and launches one graph per step; inside the loop it allocates nothing and copies nothing to or from
 //! the host.
@@ -12,14 +12,16 @@
 //! ```
 //! use ddt_cuda::{ArenaPlan, Batch, Precision, Programs, StepKind};
 //! use ddt_model::DdtConfig;
+//! use ddt_sharing::ForecastOrder;
 //!
 //! let cfg = DdtConfig::preset("ddt-xl2")?;
-//! let batch = Batch { images: 64, height: 32, width: 32, precision: Precision::Bf16 };
+//! let order = ForecastOrder::Reuse;
+//! let batch = Batch { images: 64, height: 32, width: 32, precision: Precision::Bf16, order };
 //! let programs = Programs::new(&cfg, batch)?;
 //! let plan = ArenaPlan::new(&programs);
 //! assert!(plan.bytes() + plan.weight_bytes() < 12 << 30);
 //! // A step that shares a self-condition is a list of its own, and a shorter one.
-//! assert!(programs.step(StepKind::Shared).len() < programs.step(StepKind::Guided).len() / 3);
+//! assert!(programs.step(StepKind::Shared, 0).len() < programs.step(StepKind::Guided, 0).len() / 3);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -39,7 +41,7 @@ pub use crate::{
     arena::{ArenaPlan, DECODER_BYTES, WORKSPACE_BYTES},
     buffer::{ALIGNMENT, Batch, Buffer, BufferId, Element, Lifetime, Precision, Span},
     error::GpuError,
-    op::{GemmShape, Modulation, Norm, NormKind, Op},
+    op::{Forecast, GemmShape, Modulation, Norm, NormKind, Op},
     program::Programs,
     run::{EulerOptions, OnStep, Run, RunStep},
     step_kind::{StepKind, step_kinds},

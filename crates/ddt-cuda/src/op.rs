@@ -23,11 +23,28 @@ pub struct Modulation {
     pub tokens_per_row: usize,
 }
 
+/// Modulations as weighted sums of a few sets of them, computed where they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forecast {
+    /// How many sets are combined, 2 or 3; a [`Modulation`] is that of the first.
+    pub sets: usize,
+    /// From an element of one set to that of the next.
+    pub stride: usize,
+    /// The step's scalars, which have the weights.
+    pub scalars: Span,
+}
+
 impl Modulation {
     /// From the first element to the last.
     pub fn span(&self) -> Span {
         let len = self.rows.saturating_sub(1).saturating_mul(self.stride).saturating_add(self.width);
         self.buffer.span(self.start, len)
+    }
+
+    /// The spans of all sets.
+    fn spans(self, forecast: Option<Forecast>) -> impl Iterator<Item = Span> {
+        let (first, (sets, stride)) = (self.span(), forecast.map_or((1, 0), |it| (it.sets, it.stride)));
+        (0..sets).map(move |set| Span { start: first.start + set * stride, ..first })
     }
 }
 
@@ -109,6 +126,8 @@ pub enum Op {
         branch: Option<(Span, Modulation)>,
         /// The norm that the next layer reads.
         norm: Option<Norm>,
+        /// How gate, shift and scale are combined; as they are if `None`.
+        forecast: Option<Forecast>,
     },
     /// Attention with normalised and rotated queries and keys.
     Attention {
@@ -168,9 +187,11 @@ impl Op {
             Self::AddSilu { xs, addend, .. } => [xs].into_iter().chain(addend).collect(),
             Self::Patchify { latents, .. } => vec![latents],
             Self::Gemm { input, .. } => vec![input],
-            Self::GateNorm { xs, branch, norm } => {
-                let branch = branch.into_iter().flat_map(|(ys, gate)| [ys, gate.span()]);
-                [xs].into_iter().chain(branch).chain(norm.map(|it| it.shift_scale.span())).collect()
+            Self::GateNorm { xs, branch, norm, forecast } => {
+                let gate = branch.map(|(_, gate)| gate);
+                let modulations = gate.into_iter().chain(norm.map(|it| it.shift_scale));
+                let others = branch.map(|(ys, _)| ys).into_iter().chain(forecast.map(|it| it.scalars));
+                [xs].into_iter().chain(others).chain(modulations.flat_map(|it| it.spans(forecast))).collect()
             }
             Self::Attention { qkv, rope, .. } => vec![qkv, rope],
             Self::Euler { velocity, scalars, latents, .. } => vec![velocity, scalars, latents],
@@ -187,7 +208,7 @@ impl Op {
             | Self::Gemm { out, .. }
             | Self::Attention { out, .. }
             | Self::SwiGlu { out, .. } => vec![out],
-            Self::GateNorm { xs, branch, norm } => {
+            Self::GateNorm { xs, branch, norm, .. } => {
                 branch.map(|_| xs).into_iter().chain(norm.map(|it| it.out)).collect()
             }
             Self::Euler { latents, .. } => vec![latents],

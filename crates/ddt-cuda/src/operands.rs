@@ -25,16 +25,13 @@ pub(crate) struct Operands {
 pub(crate) struct Ids {
     /// (B, C, H, W) f32.
     pub(crate) latents: BufferId,
-    /// `[t, dt, scale, guided channels]` f32.
+    /// `[t, dt, scale, guided channels, weights of the sets of modulations]` f32.
     pub(crate) scalars: BufferId,
     /// (2B) u32: labels, then "no class".
     pub(crate) labels: BufferId,
     /// (L, K / 2, 2) f32: cosine and sine of each pair's angle.
     pub(crate) rope: BufferId,
-    /// (2B L, 6D) a block.
-    pub(crate) decoder_modulations: Vec<BufferId>,
-    /// (2B L, 2D).
-    pub(crate) final_modulation: BufferId,
+    pub(crate) decoder_modulations: ModulationSets,
     /// (1, 256).
     pub(crate) timestep_embedding: BufferId,
     /// (1, D), twice: inside the time's MLP and after it.
@@ -62,6 +59,24 @@ pub(crate) struct Ids {
     pub(crate) gated: BufferId,
     /// (2B L, C P^2).
     pub(crate) velocity: BufferId,
+}
+
+/// The modulations that the last runs of the encoder left for the decoder, a set for each run: a ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModulationSets {
+    /// (sets, elements of a set).
+    pub(crate) buffer: BufferId,
+    /// Elements of a block's part of a set, (2B L, 6D).
+    block_len: usize,
+    /// Elements of a set: the decoder's blocks, then the final layer, (2B L, 2D).
+    pub(crate) set_len: usize,
+}
+
+impl ModulationSets {
+    /// The first element of a decoder block's part of a set, or of the final layer's after the last block's.
+    pub(crate) fn start(&self, set: usize, block: usize) -> usize {
+        set * self.set_len + block * self.block_len
+    }
 }
 
 impl Operands {
@@ -119,11 +134,12 @@ fn buffers(cfg: &DdtConfig, batch: Batch) -> (Vec<Buffer>, Ids) {
     let scalars = push("step scalars", Element::F32, run, &[SCALARS]);
     let labels = push("labels", Element::U32, run, &[rows]);
     let rope = push("rotary angles", Element::F32, run, &[l, cfg.head_dim()]);
-    let mut cached = |name: &str, dims: &[usize]| push(name, element, run, dims);
-    let decoder_modulations = (0..cfg.num_decoder_blocks)
-        .map(|i| cached(&format!("modulation of decoder block {i}"), &[t, 6, d]))
-        .collect();
-    let final_modulation = cached("final modulation", &[t, 2, d]);
+    let row = d.saturating_mul(6).saturating_mul(cfg.num_decoder_blocks).saturating_add(d.saturating_mul(2));
+    let decoder_modulations = ModulationSets {
+        buffer: push("modulations of the decoder", element, run, &[batch.order.points(), t, row]),
+        block_len: t.saturating_mul(6).saturating_mul(d),
+        set_len: t.saturating_mul(row),
+    };
     let mut step = |name: &str, dims: &[usize]| push(name, element, Lifetime::Step, dims);
     let ids = Ids {
         latents,
@@ -131,7 +147,6 @@ fn buffers(cfg: &DdtConfig, batch: Batch) -> (Vec<Buffer>, Ids) {
         labels,
         rope,
         decoder_modulations,
-        final_modulation,
         timestep_embedding: step("timestep embedding", &[TIMESTEP_FREQUENCIES]),
         time_hidden: step("time, hidden", &[d]),
         time: step("time", &[d]),
@@ -150,5 +165,5 @@ fn buffers(cfg: &DdtConfig, batch: Batch) -> (Vec<Buffer>, Ids) {
     (all, ids)
 }
 
-/// The step's scalars: `t`, `dt`, guidance scale, guided channels.
-const SCALARS: usize = 4;
+/// The step's scalars: `t`, `dt`, guidance scale, guided channels, and three weights.
+const SCALARS: usize = 7;

@@ -1,22 +1,31 @@
 //! The work of the GPU as data: the operations of each kind of step.
 
+use std::ops::RangeInclusive;
+
 use ddt_flow::CfgBatch;
 use ddt_model::DdtConfig;
 
 use crate::{
     buffer::{Batch, Buffer, BufferId, Span},
     error::GpuError,
-    op::{GemmShape, Modulation, Norm, NormKind, Op},
+    op::{Forecast, GemmShape, Modulation, Norm, NormKind, Op},
     operands::Operands,
     step_kind::StepKind,
     weights::{Block, Linear, WeightId, WeightTable, padded_mlp_size},
 };
 
-/// The programs of a run, one for each kind of step: plain lists of operations on buffers, made without a device.
+/// The programs of a run, one for each kind of step and set of modulations: plain lists of operations on buffers, made
+/// without a device.
+///
+/// The modulations of the decoder that the last runs of the encoder computed are a ring of as many sets as forecasts of
+/// the batch's order combine. A step that encodes writes one of them and reads it. A step that shares reads the first
+/// sets, as many as there are; their weights are scalars of the step, so the same program serves every such step,
+/// whichever set is the oldest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Programs {
     pub(crate) operands: Operands,
-    steps: [Vec<Op>; 5],
+    /// By set, then by kind.
+    steps: Vec<[Vec<Op>; 5]>,
 }
 
 impl Programs {
@@ -27,7 +36,8 @@ impl Programs {
     /// with latents that do not divide into patches, and for one whose buffers no GPU could hold.
     pub fn new(cfg: &DdtConfig, batch: Batch) -> Result<Self, GpuError> {
         let operands = Operands::new(cfg, batch)?;
-        let steps = StepKind::ALL.map(|kind| step(&operands, kind));
+        let of = |set| StepKind::ALL.map(|kind| step(&operands, kind, set));
+        let steps = (0..batch.order.points()).map(of).collect();
         Ok(Self { operands, steps })
     }
 
@@ -36,7 +46,7 @@ impl Programs {
         &self.operands.cfg
     }
 
-    /// Size and precision of a batch.
+    /// Size and precision of a batch, and how its steps share.
     pub fn batch(&self) -> Batch {
         self.operands.batch
     }
@@ -51,28 +61,31 @@ impl Programs {
         &self.operands.buffers
     }
 
-    /// The operations of a step of this kind.
-    pub fn step(&self, kind: StepKind) -> &[Op] {
-        &self.steps[kind.index()]
+    /// The operations of a step of this kind. If it encodes, `set` is the set of modulations that it writes; otherwise
+    /// the last of those that it combines, from set 0 on. There are none for a set that the order does not have.
+    pub fn step(&self, kind: StepKind, set: usize) -> &[Op] {
+        self.steps.get(set).map_or(&[], |it| &it[kind.index()])
     }
 
-    /// The programs of all kinds of steps, in the order of [`StepKind::ALL`].
+    /// All programs: of the kinds in the order of [`StepKind::ALL`], set by set.
     pub fn all(&self) -> impl Iterator<Item = &[Op]> {
-        self.steps.iter().map(Vec::as_slice)
+        self.steps.iter().flatten().map(Vec::as_slice)
     }
 }
 
-/// The operations of a step of this kind.
-fn step(operands: &Operands, kind: StepKind) -> Vec<Op> {
+/// See [`Programs::step`].
+fn step(operands: &Operands, kind: StepKind, set: usize) -> Vec<Op> {
     let mut it = Builder { of: operands, ops: Vec::new() };
     let rows = operands.rows(kind.encode().unwrap_or(kind.decode())); // the encoder never has fewer
     let latents = it.whole(operands.ids.latents);
     let out = it.matrix(operands.ids.patches, rows * operands.tokens(), operands.cfg.patch_dim());
     it.ops.push(Op::Patchify { latents, out });
     if let Some(rows) = kind.encode() {
-        it.encode(rows);
+        it.encode(rows, set);
+        it.decode(kind.decode(), set..=set);
+    } else {
+        it.decode(kind.decode(), 0..=set);
     }
-    it.decode(kind.decode());
     it.ops
 }
 
@@ -120,8 +133,8 @@ impl Builder<'_> {
         self.linear(patches, linear, self.matrix(ids.xs, tokens, self.hidden()));
     }
 
-    /// Leaves the decoder's modulations of these rows.
-    fn encode(&mut self, rows: CfgBatch) {
+    /// Leaves the decoder's modulations of these rows in a set.
+    fn encode(&mut self, rows: CfgBatch, set: usize) {
         let (ids, weights, d) = (&self.of.ids, &self.of.weights, self.hidden());
         let (r, l) = (self.of.rows(rows), self.of.tokens());
         let time = self.time();
@@ -138,15 +151,17 @@ impl Builder<'_> {
             Modulation { buffer, start, stride, width: 6 * d, rows: r, tokens_per_row: l }
         };
         let modulations: Vec<_> = (0..weights.encoder.len()).map(modulation).collect();
-        self.trunk(r, &weights.encoder, &modulations, None);
+        self.trunk(r, &weights.encoder, &modulations, None, None);
 
         // The self-condition takes the place of what the last layer read.
         let (xs, state) = (self.matrix(ids.xs, r * l, d), self.matrix(ids.normed, r * l, d));
         self.ops.push(Op::AddSilu { xs, addend: Some(time), out: state });
-        for (&linear, &buffer) in weights.decoder_modulations.iter().zip(&ids.decoder_modulations) {
-            self.linear(state, linear, self.matrix(buffer, r * l, 6 * d));
+        let sets = &ids.decoder_modulations;
+        let last = (weights.final_modulation, 2 * d);
+        let layers = weights.decoder_modulations.iter().map(|&linear| (linear, 6 * d)).chain([last]);
+        for (i, (linear, width)) in layers.enumerate() {
+            self.linear(state, linear, sets.buffer.span(sets.start(set, i), r * l * width));
         }
-        self.linear(state, weights.final_modulation, self.matrix(ids.final_modulation, r * l, 2 * d));
     }
 
     /// The step's time as a vector, (1, D), the same for every row.
@@ -162,31 +177,42 @@ impl Builder<'_> {
         time
     }
 
-    /// From cached modulations to the next latents.
-    fn decode(&mut self, rows: CfgBatch) {
+    /// From the cached modulations of these sets to the next latents.
+    fn decode(&mut self, rows: CfgBatch, combined: RangeInclusive<usize>) {
         let (ids, weights, d) = (&self.of.ids, &self.of.weights, self.hidden());
         let (r, l) = (self.of.rows(rows), self.of.tokens());
         self.embed(rows, weights.x_embed);
-        let row = |buffer: BufferId, width: usize| Modulation {
-            buffer,
-            start: 0,
+        let (sets, scalars) = (&ids.decoder_modulations, self.whole(ids.scalars));
+        let row = |block: usize, width: usize| Modulation {
+            buffer: sets.buffer,
+            start: sets.start(*combined.start(), block),
             stride: width,
             width,
             rows: r * l,
             tokens_per_row: 1,
         };
-        let modulations: Vec<_> = ids.decoder_modulations.iter().map(|&it| row(it, 6 * d)).collect();
+        let blocks = weights.decoder.len();
+        let modulations: Vec<_> = (0..blocks).map(|i| row(i, 6 * d)).collect();
         let out = self.matrix(ids.normed, r * l, d);
-        let last = Norm { kind: NormKind::Layer, shift_scale: row(ids.final_modulation, 2 * d), out };
-        self.trunk(r, &weights.decoder, &modulations, Some(last));
+        let last = Norm { kind: NormKind::Layer, shift_scale: row(blocks, 2 * d), out };
+        let forecast = Forecast { sets: combined.clone().count(), stride: sets.set_len, scalars };
+        let forecast = (forecast.sets > 1).then_some(forecast);
+        self.trunk(r, &weights.decoder, &modulations, Some(last), forecast);
         let velocity = self.matrix(ids.velocity, r * l, self.of.cfg.patch_dim());
         self.linear(out, weights.final_linear, velocity);
-        let (scalars, latents) = (self.whole(ids.scalars), self.whole(ids.latents));
+        let latents = self.whole(ids.latents);
         self.ops.push(Op::Euler { velocity, scalars, latents, guided: rows == CfgBatch::CondUncond });
     }
 
     /// Blocks on the tokens in `xs`; every norm but the first is done together with the addition before it.
-    fn trunk(&mut self, r: usize, blocks: &[Block], modulations: &[Modulation], last: Option<Norm>) {
+    fn trunk(
+        &mut self,
+        r: usize,
+        blocks: &[Block],
+        modulations: &[Modulation],
+        last: Option<Norm>,
+        forecast: Option<Forecast>,
+    ) {
         let (ids, d) = (&self.of.ids, self.hidden());
         let (t, f) = (r * self.of.tokens(), padded_mlp_size(d));
         let [xs, normed, attn_out, ys] =
@@ -200,7 +226,7 @@ impl Builder<'_> {
             rms(block.norm1, shift_scale1)
         };
         if let norm @ Some(_) = first_of(0).or(last) {
-            self.ops.push(Op::GateNorm { xs, branch: None, norm });
+            self.ops.push(Op::GateNorm { xs, branch: None, norm, forecast });
         }
         for (i, (block, &[_, gate1, shift_scale2, gate2])) in blocks.iter().zip(&modulations).enumerate() {
             self.gemm(normed, block.qkv, None, qkv);
@@ -208,12 +234,12 @@ impl Builder<'_> {
             self.ops.push(Op::Attention { qkv, q_norm, k_norm, rope, out: attn_out });
             self.linear(attn_out, block.proj, ys);
             let norm = rms(block.norm2, shift_scale2);
-            self.ops.push(Op::GateNorm { xs, branch: Some((ys, gate1)), norm });
+            self.ops.push(Op::GateNorm { xs, branch: Some((ys, gate1)), norm, forecast });
             self.gemm(normed, block.w13, None, gate_up);
             self.ops.push(Op::SwiGlu { xs: gate_up, out: gated });
             self.gemm(gated, block.w2, None, ys);
             let norm = first_of(i + 1).or(last);
-            self.ops.push(Op::GateNorm { xs, branch: Some((ys, gate2)), norm });
+            self.ops.push(Op::GateNorm { xs, branch: Some((ys, gate2)), norm, forecast });
         }
     }
 }

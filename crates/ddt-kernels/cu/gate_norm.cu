@@ -1,6 +1,7 @@
 // Gate, bias and residual; then norm and modulation. One warp a token, whose row stays in registers: each
-// element is read once and written once.
-#include "device.h"
+// element is read once and written once. Gate, shift and scale may be weighted sums of a few sets of them, which are
+// computed where they are read.
+#include "steps.h"
 
 namespace ddt {
 
@@ -18,7 +19,36 @@ constexpr unsigned BRANCH = 1, RMS = 2, LAYER = 4;
     x, tokens, width, y, bias, ROWS_VALUES(gate), weight, ROWS_VALUES(shift), ROWS_VALUES(scale), eps, \
         out, flags
 
-template <class T, int CHUNKS> DEVICE void gate_norm(GATE_NORM_PARAMETERS(T)) {
+// Sets of modulations: an element of the first is `stride` further in the second.
+struct Sets {
+    unsigned count;
+    size_t stride;
+    // Only of more than one set.
+    float weights[MAX_SETS];
+};
+
+DEVICE Sets weighted(unsigned count, size_t stride, Steps steps) {
+    Sets sets{count, stride, {}};
+    const float *weights = step_row(steps) + STEP_WEIGHTS;
+    UNROLL for (unsigned set = 0; set < MAX_SETS; set++) sets.weights[set] = weights[set];
+    return sets;
+}
+
+// Eight neighbours of the weighted sum, in f32; of one set, the elements as they are.
+template <class T> DEVICE void load8_sum(const T *from, const Sets &sets, float *to) {
+    load8(from, to);
+    if (sets.count == 1) return;
+    UNROLL for (int i = 0; i < CHUNK_LANE; i++) to[i] *= sets.weights[0];
+    UNROLL for (unsigned set = 1; set < MAX_SETS; set++) {
+        // What is not there is not read: it may be NaN, which no weight removes.
+        if (set >= sets.count) continue;
+        float other[CHUNK_LANE];
+        load8(from + set * sets.stride, other);
+        UNROLL for (int i = 0; i < CHUNK_LANE; i++) to[i] = fmaf(sets.weights[set], other[i], to[i]);
+    }
+}
+
+template <class T, int CHUNKS> DEVICE void gate_norm(GATE_NORM_PARAMETERS(T), Sets sets) {
     unsigned token = item() / 32, lane = threadIdx.x % 32;
     if (token >= tokens) return;
     T *x_row = x + (size_t)token * width;
@@ -42,7 +72,7 @@ template <class T, int CHUNKS> DEVICE void gate_norm(GATE_NORM_PARAMETERS(T)) {
                 load8(bias + column, factor);
                 UNROLL for (int i = 0; i < CHUNK_LANE; i++) branch[i] += factor[i];
             }
-            load8(gate_row + column, factor);
+            load8_sum(gate_row + column, sets, factor);
             UNROLL for (int i = 0; i < CHUNK_LANE; i++) v[chunk][i] = fmaf(factor[i], branch[i], v[chunk][i]);
             store8(x_row + column, v[chunk]);
         }
@@ -76,18 +106,23 @@ template <class T, int CHUNKS> DEVICE void gate_norm(GATE_NORM_PARAMETERS(T)) {
             load8(weight + column, other);
             UNROLL for (int i = 0; i < CHUNK_LANE; i++) v[chunk][i] *= other[i];
         }
-        load8(scale_row + column, other);
+        load8_sum(scale_row + column, sets, other);
         UNROLL for (int i = 0; i < CHUNK_LANE; i++) v[chunk][i] = fmaf(v[chunk][i], other[i], v[chunk][i]);
-        load8(shift_row + column, other);
+        load8_sum(shift_row + column, sets, other);
         UNROLL for (int i = 0; i < CHUNK_LANE; i++) v[chunk][i] += other[i];
         store8(out_row + column, v[chunk]);
     }
 }
 
-#define ENTRY(T, type, chunks)                                                     \
-    KERNEL(128, 1) ddt_gate_norm_##chunks##_##type(GATE_NORM_PARAMETERS(T)) {      \
-        gate_norm<T, chunks>(GATE_NORM_VALUES);                                    \
-    }                                                                              \
+// Compiled once for one set, as if there were no others, and once for more.
+#define ENTRY(T, type, chunks)                                                                       \
+    KERNEL(128, 1) ddt_gate_norm_##chunks##_##type(GATE_NORM_PARAMETERS(T), unsigned sets,           \
+                                                   size_t set_stride, STEPS) {                       \
+        if (sets == 1)                                                                               \
+            gate_norm<T, chunks>(GATE_NORM_VALUES, Sets{1, 0, {}});                                  \
+        else                                                                                         \
+            gate_norm<T, chunks>(GATE_NORM_VALUES, weighted(sets, set_stride, Steps{STEPS_VALUES})); \
+    }                                                                                                \
     REGISTER(ddt_gate_norm_##chunks##_##type)
 #define ENTRIES(chunks) ENTRY(bf16, bf16, chunks) ENTRY(float, f32, chunks)
 

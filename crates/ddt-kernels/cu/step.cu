@@ -1,26 +1,14 @@
-// A solver's step. Its numbers are rows (t, dt, guidance scale, guided channels) of a table in device memory; `current`
-// says which row, so that a captured graph serves every step.
-#include "device.h"
+// A solver's step, with its numbers from the table of steps.
+#include "steps.h"
 
 namespace ddt {
-
-struct Steps {
-    const float *RESTRICT table;
-    const unsigned *RESTRICT current;
-    unsigned count;
-};
-
-DEVICE const float *row(Steps steps) {
-    unsigned current = *steps.current;
-    return steps.table + 4 * (current < steps.count ? current : steps.count - 1);
-}
 
 // One frequency a thread: its cosine, and `half` further on its sine.
 template <class T> DEVICE void timestep_embedding(Steps steps, float max_period, T *RESTRICT out, unsigned half) {
     unsigned k = item();
     if (k >= half) return;
     // The frequency in f64 and then rounded, as the reference has it.
-    float angle = row(steps)[0] * (float)exp(-log((double)max_period) * k / half);
+    float angle = step_row(steps)[0] * (float)exp(-log((double)max_period) * k / half);
     from_float(cosf(angle), out[k]);
     from_float(sinf(angle), out[half + k]);
 }
@@ -31,7 +19,7 @@ DEVICE void guided_step(const T *RESTRICT tokens, Grid grid, unsigned copies, St
                         float *RESTRICT x) {
     unsigned i = item(), count = grid.images * grid.channels * grid.height * grid.width;
     if (i >= count) return;
-    const float *numbers = row(steps);
+    const float *numbers = step_row(steps);
     unsigned at = token_element(i, grid);
     float v = to_float(tokens[at]);
     // Channels beyond the guided ones use the conditional velocity.
@@ -43,17 +31,16 @@ DEVICE void guided_step(const T *RESTRICT tokens, Grid grid, unsigned copies, St
     if (x) x[i] = fmaf(numbers[1], v, x[i]);
 }
 
-#define STEPS const float *table, const unsigned *current, unsigned count
 #define ENTRY(T, type)                                                                                           \
     KERNEL(128, 1) ddt_timestep_embedding_##type(STEPS, float max_period, T *out, unsigned half) {                   \
-        timestep_embedding<T>(Steps{table, current, count}, max_period, out, half);                                  \
+        timestep_embedding<T>(Steps{STEPS_VALUES}, max_period, out, half);                                           \
     }                                                                                                            \
     REGISTER(ddt_timestep_embedding_##type)                                                                          \
     KERNEL(256, 1) ddt_guided_step_##type(const T *tokens, unsigned images, unsigned channels, unsigned height,  \
                                           unsigned width, unsigned patch, unsigned copies, STEPS,                \
                                           float *velocity, float *x) {                                           \
         Grid grid{images, channels, height, width, patch};                                                       \
-        guided_step<T>(tokens, grid, copies, Steps{table, current, count}, velocity, x);                         \
+        guided_step<T>(tokens, grid, copies, Steps{STEPS_VALUES}, velocity, x);                                  \
     }                                                                                                            \
     REGISTER(ddt_guided_step_##type)
 
@@ -61,7 +48,6 @@ ENTRY(bf16, bf16)
 ENTRY(float, f32)
 
 #undef ENTRY
-#undef STEPS
 
 // From the last step back to the first, so that a graph may run on.
 KERNEL(32, 1) ddt_next_step(unsigned *current, unsigned count) {

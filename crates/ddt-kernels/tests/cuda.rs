@@ -16,7 +16,7 @@ fn all_passed(checks: &[Check]) {
 mod emulated {
     use ddt_kernels::cuda::checks::bench_all;
     use ddt_kernels::cuda::emulation::{Order, open};
-    use ddt_kernels::cuda::{Activation, AddRows, CudaError, GateNorm, Rows};
+    use ddt_kernels::cuda::{Activation, AddRows, Branch, CudaError, Forecast, GateNorm, Rows};
 
     use super::*;
 
@@ -36,11 +36,23 @@ mod emulated {
         let cuda = open(Order::Forwards).unwrap();
         let x = cuda.upload(&[1f32; 64]).unwrap();
         let message = |width| {
-            let odd = GateNorm { x: &x, width, branch: None, modulate: None };
+            let odd = GateNorm { x: &x, width, branch: None, modulate: None, forecast: None };
             cuda.gate_norm(&odd).unwrap_err().to_string()
         };
         assert!(message(12).contains("expected a width that is a multiple of 8 up to 2048, got 12"));
         assert!(message(40).contains("whole rows of the width"));
+        let steps = cuda.steps(1).unwrap();
+        let message = |sets, stride| {
+            let branch = Some(Branch { y: &x, bias: None, gate: Rows::one(&x) });
+            let forecast = Some(Forecast { sets, stride, steps: &steps });
+            let odd = GateNorm { x: &x, width: 8, branch, modulate: None, forecast };
+            cuda.gate_norm(&odd).unwrap_err().to_string()
+        };
+        assert!(message(1, 8).contains("expected 2 to 3 sets, got 1"));
+        assert!(message(4, 8).contains("expected 2 to 3 sets, got 4"));
+        assert!(message(2, 6).contains("first column are multiples of 4"));
+        assert!(message(3, 32).contains("8 columns from 64, got 64 elements"), "{}", message(3, 32));
+        assert!(message(3, usize::MAX - 7).contains("got 64 elements"));
         let askew = x.sub(1..61).unwrap();
         let out = cuda.alloc::<f32>(60).unwrap();
         let sum = AddRows { x: &askew, width: 4, addend: None, activation: Activation::Silu, out: &out };

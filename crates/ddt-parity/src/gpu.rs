@@ -10,6 +10,7 @@ use ddt_cuda::{
     EulerOptions, Precision, Programs, Run, RunStep, StepKind,
 };
 use ddt_flow::{Guidance, Step, TimeGrid};
+use ddt_sharing::ForecastOrder;
 
 use crate::{Comparison, Fixture, Tolerance, adapters, model};
 
@@ -26,7 +27,7 @@ pub fn compare_on_gpu(fixture: &Fixture, cuda: &Cuda, precision: Precision) -> R
     };
     match fixture.text("kind")? {
         "ddt_forward" => forward(fixture, cuda, precision, within(Tolerance::FORWARD, 8e-2)),
-        "ddt_sample" => sample(fixture, cuda, precision, within(Tolerance::SAMPLE, 8e-2)),
+        "ddt_sample" | "ddt_forecast" => sample(fixture, cuda, precision, within(Tolerance::SAMPLE, 8e-2)),
         "vae_kl" => Ok(vec![decode(fixture, cuda, precision, within(Tolerance::AUTOENCODER, 3e-2))?]),
         "inception" if precision == Precision::F32 => {
             let inception = CudaInception::new(cuda, &FoldedInception::synthetic()?)?;
@@ -45,7 +46,7 @@ fn forward(
 ) -> Result<Vec<Comparison>> {
     let (cfg, labels) = (fixture.sizes()?, fixture.labels("in.y")?.to_vec1()?);
     let (_, _, height, width) = fixture.tensor("in.x")?.dims4()?;
-    let batch = Batch { images: 1, height, width, precision };
+    let batch = Batch { images: 1, height, width, precision, order: ForecastOrder::Reuse };
     let programs = Programs::new(&cfg, batch)?;
     let weights = DeviceWeights::upload(cuda, programs.weights(), precision, &fixture.builder("model.")?)?;
     let mut executor = CudaExecutor::new(cuda, programs, &weights)?;
@@ -55,7 +56,8 @@ fn forward(
             let noise = fixture.tensor(x)?.narrow(0, image, 1)?;
             let t: f32 = fixture.tensor(t)?.get(image)?.to_scalar()?;
             let step = Step { index: 0, t: f64::from(t), t_next: f64::from(t) + 1.0 };
-            let steps = vec![RunStep { kind, scalars: [t, 1.0, 1.0, 0.0], step }];
+            let steps =
+                vec![RunStep { kind, set: 0, scalars: [t, 1.0, 1.0, 0.0], weights: [1.0, 0.0, 0.0], step }];
             let labels = vec![label, cfg.num_classes as u32];
             let run = Run { batch, noise: noise.flatten_all()?.to_vec1()?, labels, steps };
             Ok((executor.run(&run, &mut |_| ControlFlow::Continue(()))?.latents - noise)?)

@@ -22,9 +22,13 @@ fn device() -> Option<Cuda> {
 #[test]
 fn kernels_compute_what_the_goldens_say() {
     let Some(cuda) = device() else { return };
-    for (name, outputs) in
-        [("ddt_forward", 2), ("ddt_forward_pixels", 2), ("ddt_sample", 7), ("inception", 4)]
-    {
+    for (name, outputs) in [
+        ("ddt_forward", 2),
+        ("ddt_forward_pixels", 2),
+        ("ddt_sample", 7),
+        ("ddt_forecast", 7),
+        ("inception", 4),
+    ] {
         for precision in [Precision::F32, Precision::Bf16] {
             let compared = compare_on_gpu(&golden(name).unwrap(), &cuda, precision).unwrap();
             let expected = if name == "inception" && precision == Precision::Bf16 { 0 } else { outputs };

@@ -11,12 +11,10 @@ use ddt_adapters::{Decode, KlConfig, KlDecoder, load_network};
 use ddt_cuda::{Cuda, CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision};
 use ddt_files::Checkpoint;
 use ddt_model::{DdtFile, ModelError, NetworkConfig, SampleOptions, Sampled};
-use ddt_sharing::ForecastOrder;
 
 use crate::{
     config::{Dtype, PipelineConfig},
     error::{Context, Result, invalid},
-    share::Sharing,
 };
 
 const BLAME: &str = "the GPU";
@@ -69,14 +67,6 @@ impl CudaEngine {
 pub(crate) fn check(config: &PipelineConfig, number: usize) -> Result<()> {
     precision(config)?;
     check_solver(config.solver.as_str())?;
-    if let Sharing::Uniform { order, .. } | Sharing::Ratio { order, .. } = config.sharing
-        && order != ForecastOrder::Reuse
-    {
-        return invalid(format!(
-            "expected sharing of order 0 (such as ratio:0.8,order:0) with device cuda, got {}",
-            config.sharing
-        ));
-    }
     if config.guiding_network.is_some() {
         return invalid("expected no guiding network with device cuda");
     }

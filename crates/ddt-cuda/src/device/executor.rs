@@ -1,5 +1,7 @@
 //! Runs the programs of one batch on a device.
 
+use std::collections::HashMap;
+
 use candle_core::{Device, Tensor};
 use ddt_flow::FlowError;
 use ddt_kernels::cuda::{Cuda, CudaError, Graph, Slice, Steps};
@@ -15,16 +17,17 @@ use crate::{
     buffer::{Batch, Precision},
     error::GpuError,
     program::Programs,
-    run::{OnStep, Run},
+    run::{OnStep, Run, RunStep},
     step_kind::StepKind,
 };
 
-/// The programs of one batch on a device: an arena, and a graph for each kind of step that ran.
+/// The programs of one batch on a device: an arena, and a graph for each program that ran.
 ///
 /// Graphs hold addresses of the arena and of the weights; they are dropped before both.
 #[derive(Debug)]
 pub struct CudaExecutor {
-    graphs: [Option<Graph>; 5],
+    /// By kind of step and set of modulations, as [`Programs::step`].
+    graphs: HashMap<(StepKind, usize), Graph>,
     steps: Steps,
     arena: Slice<u8>,
     weights: DeviceWeights,
@@ -65,10 +68,9 @@ impl CudaExecutor {
             }
             other => other.into(),
         })?;
-        let (graphs, steps) = (Default::default(), cuda.steps(MAX_STEPS)?);
         Ok(Self {
-            graphs,
-            steps,
+            graphs: HashMap::new(),
+            steps: cuda.steps(MAX_STEPS)?,
             arena,
             weights: weights.clone(),
             programs,
@@ -88,22 +90,27 @@ impl CudaExecutor {
         &self.plan
     }
 
-    /// Captures a kind of step, unless that was done: tunes its GEMMs, and runs it once, because the
-    /// driver must not load anything while capturing. Overwrites every buffer.
-    fn capture(&mut self, kind: StepKind) -> Result<(), GpuError> {
-        if self.graphs[kind.index()].is_some() {
-            return Ok(());
+    /// Captures a program, unless that was done: tunes its GEMMs, and runs it once, because the driver must not load
+    /// anything while capturing. Overwrites every buffer.
+    fn capture(&mut self, kind: StepKind, set: usize) -> Result<(), GpuError> {
+        let sets = self.programs.batch().order.points();
+        if set >= sets {
+            return Err(GpuError::Unsupported(format!(
+                "expected a set of modulations below {sets}, got {set}"
+            )));
         }
-        let graph = match self.programs.batch().precision {
-            Precision::Bf16 => self.captured::<bf16>(kind)?,
-            Precision::F32 => self.captured::<f32>(kind)?,
-        };
-        self.graphs[kind.index()] = Some(graph);
+        if !self.graphs.contains_key(&(kind, set)) {
+            let graph = match self.programs.batch().precision {
+                Precision::Bf16 => self.captured::<bf16>(kind, set)?,
+                Precision::F32 => self.captured::<f32>(kind, set)?,
+            };
+            self.graphs.insert((kind, set), graph);
+        }
         Ok(())
     }
 
-    fn captured<T: Attend>(&self, kind: StepKind) -> Result<Graph, CudaError> {
-        let (launcher, ops) = (self.launcher(), self.programs.step(kind));
+    fn captured<T: Attend>(&self, kind: StepKind, set: usize) -> Result<Graph, CudaError> {
+        let (launcher, ops) = (self.launcher(), self.programs.step(kind, set));
         launcher.tune::<T>(ops)?;
         launcher.run::<T>(ops)?;
         self.cuda.wait()?;
@@ -131,7 +138,7 @@ impl CudaExecutor {
         self.start(run)?;
         let num_steps = run.steps.len();
         for (index, it) in run.steps.iter().enumerate() {
-            self.step(it.kind)?;
+            self.step(it)?;
             if on_step(it.step).is_break() && index + 1 < num_steps {
                 return Err(ModelError::from(FlowError::Cancelled { step: index, num_steps }).into());
             }
@@ -161,22 +168,26 @@ impl CudaExecutor {
             )));
         }
         for step in &run.steps {
-            self.capture(step.kind)?;
+            self.capture(step.kind, step.set)?;
         }
         let (launcher, operands) = (self.launcher(), &self.programs.operands);
         let whole = |id| operands.whole(id);
         self.cuda.write(&launcher.slice(whole(operands.ids.latents))?, &run.noise)?;
         self.cuda.write(&launcher.slice(whole(operands.ids.labels))?, &run.labels)?;
         self.cuda.write(&launcher.slice(whole(operands.ids.rope))?, &run.rope(&operands.cfg)?)?;
-        let scalars: Vec<[f32; 4]> = run.steps.iter().map(|it| it.scalars).collect();
+        let numbers = |it: &RunStep| {
+            let ([t, dt, scale, channels], [a, b, c]) = (it.scalars, it.weights);
+            [t, dt, scale, channels, a, b, c]
+        };
+        let scalars: Vec<_> = run.steps.iter().map(numbers).collect();
         self.cuda.write_steps(&self.steps, &scalars)?;
         self.ahead = 0;
         Ok(())
     }
 
     /// Launches a step. Its scalars are those that the graph of the step before advanced to.
-    fn step(&mut self, kind: StepKind) -> Result<(), GpuError> {
-        if let Some(graph) = &self.graphs[kind.index()] {
+    fn step(&mut self, step: &RunStep) -> Result<(), GpuError> {
+        if let Some(graph) = self.graphs.get(&(step.kind, step.set)) {
             graph.launch()?;
         }
         self.ahead += 1;
@@ -187,14 +198,14 @@ impl CudaExecutor {
         Ok(())
     }
 
-    /// Milliseconds of one step of this kind, the least of `runs`; leaves no run to continue.
+    /// Milliseconds of one step with the program of this kind and set, the least of `runs`; leaves no run to continue.
     ///
     /// # Errors
-    /// A call that fails.
-    pub fn time_step(&mut self, kind: StepKind, runs: usize) -> Result<f64, GpuError> {
-        self.capture(kind)?;
+    /// A set that the batch's order does not have; a call that fails.
+    pub fn time_step(&mut self, kind: StepKind, set: usize, runs: usize) -> Result<f64, GpuError> {
+        self.capture(kind, set)?;
         let mut best = f64::INFINITY;
-        if let Some(graph) = &self.graphs[kind.index()] {
+        if let Some(graph) = self.graphs.get(&(kind, set)) {
             for _ in 0..runs.max(1) {
                 best = best.min(self.cuda.time(|| graph.launch())?);
             }

@@ -1,8 +1,9 @@
 //! From operations to kernels.
 
 use ddt_kernels::cuda::{
-    Activation, AddRows, Attention, Branch, ClassCondition, Cuda, CudaError, Element, Float, GateNorm, Gemm,
-    Grid, GuidedStep, Modulate, Norm as KernelNorm, Rows, Slice, Steps, SwiGlu,
+    Activation, AddRows, Attention, Branch, ClassCondition, Cuda, CudaError, Element, Float,
+    Forecast as KernelForecast, GateNorm, Gemm, Grid, GuidedStep, Modulate, Norm as KernelNorm, Rows, Slice,
+    Steps, SwiGlu,
 };
 use half::bf16;
 
@@ -10,7 +11,7 @@ use super::weights::DeviceWeights;
 use crate::{
     arena::{ArenaPlan, WORKSPACE_BYTES},
     buffer::Span,
-    op::{Modulation, Norm, NormKind, Op},
+    op::{Forecast, Modulation, Norm, NormKind, Op},
     program::Programs,
     weights::{WeightId, padded_mlp_size},
 };
@@ -111,7 +112,7 @@ impl Launcher<'_> {
                 cuda.patchify(&self.slice(latents)?, self.grid(), &self.slice::<T>(out)?)
             }
             Op::Gemm { .. } => self.gemm::<T>(op, |gemm| cuda.gemm(gemm)),
-            Op::GateNorm { xs, branch, norm } => self.gate_norm::<T>(xs, branch, norm),
+            Op::GateNorm { xs, branch, norm, forecast } => self.gate_norm::<T>(xs, branch, norm, forecast),
             Op::Attention { qkv, q_norm, k_norm, rope, out } => T::attend(
                 cuda,
                 &Attention {
@@ -164,6 +165,7 @@ impl Launcher<'_> {
         xs: Span,
         branch: Option<(Span, Modulation)>,
         norm: Option<Norm>,
+        forecast: Option<Forecast>,
     ) -> Result<(), CudaError> {
         let width = self.programs.config().hidden_size;
         let branch = match branch {
@@ -193,13 +195,17 @@ impl Launcher<'_> {
                 eps: EPS,
                 out,
             }),
+            forecast: forecast.map(|Forecast { sets, stride, scalars: _ }| KernelForecast {
+                sets,
+                stride,
+                steps: self.steps,
+            }),
         })
     }
 
-    /// The rows of a modulation, from the first of its elements.
+    /// All that is where a modulation is: its rows may be those of one set of several.
     fn rows<T: Float>(&self, modulation: Modulation) -> Result<Slice<T>, CudaError> {
-        let span = modulation.span();
-        self.slice(Span { start: 0, len: span.range().end, ..span })
+        self.slice(self.programs.operands.whole(modulation.buffer))
     }
 }
 

@@ -20,7 +20,7 @@ pub struct CudaSampler {
     cuda: Cuda,
     cfg: DdtConfig,
     weights: DeviceWeights,
-    /// For the size of the latest batch.
+    /// For the size and order of the latest batch.
     executor: Option<CudaExecutor>,
 }
 
@@ -43,7 +43,7 @@ impl CudaSampler {
     /// Generates one latent for each label with Euler's method, starting from `noise`, `(B, C, H, W)` standard
     /// normal, as [`ddt_model::sample`] does, in the precision of the weights.
     ///
-    /// Memory is allocated for the size of a batch, and reallocated when the size changes.
+    /// Memory is allocated for the size of a batch and the order of its plan, and reallocated when either changes.
     ///
     /// # Errors
     /// [`GpuError::OutOfMemory`], which says how many images would fit; otherwise as [`CudaExecutor::run`].

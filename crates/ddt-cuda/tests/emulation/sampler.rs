@@ -11,7 +11,7 @@ use ddt_cuda::{
 use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_model::{Ddt, DdtConfig, SampleOptions, sample};
 use ddt_parity::relative_rms;
-use ddt_sharing::SharingPlan;
+use ddt_sharing::{ForecastOrder, SharingPlan};
 
 use crate::device;
 
@@ -93,11 +93,52 @@ fn whole_runs_are_those_of_the_sampler() {
 }
 
 #[test]
+fn forecasts_are_those_of_the_sampler() {
+    let Some(cuda) = device() else { return };
+    let guidance = Guidance::new(2.0, (0.3, 0.9)).unwrap();
+    for order in [ForecastOrder::Linear, ForecastOrder::Quadratic] {
+        // More runs of the encoder than sets, as many, and fewer.
+        for recompute in [vec![0, 2, 3, 6, 8], vec![0, 1, 5], vec![0, 5], vec![0]] {
+            let plan = SharingPlan::new(recompute.clone(), 11).unwrap().with_order(order);
+            let grid = TimeGrid::new(11, Some(0.05), 2.0).unwrap();
+            let kinds = step_kinds(&grid, &guidance, Some(&plan)).unwrap();
+            assert!(kinds.contains(&StepKind::ClassLookAhead), "{kinds:?}");
+            let options = EulerOptions { grid, guidance, plan: Some(&plan) };
+            let error = error(&cuda, &config(2, 2), Precision::F32, &options);
+            assert!(error < 1e-5, "order {order} from {recompute:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_forecast_has_the_bits_of_reuse() {
+    let Some(cuda) = device() else { return };
+    let cfg = config(2, 2);
+    let every_step = SharingPlan::every_step(6).unwrap();
+    let one_run = SharingPlan::uniform(6, 6).unwrap();
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut sampler = CudaSampler::new(&cuda, &cfg, precision, &synthetic_weights(1)).unwrap();
+        let mut run = |plan: Option<&SharingPlan>| {
+            let guidance = Guidance::new(2.0, (0.3, 0.9)).unwrap();
+            let options = EulerOptions { guidance, plan, ..plain(6) };
+            sampler.sample(&noise(3), &[4, 0, 2], &options, &mut go_on).unwrap().latents
+        };
+        for (reuse, plan) in [(None, &every_step), (Some(&one_run), &one_run)] {
+            let want = run(reuse);
+            for order in [ForecastOrder::Linear, ForecastOrder::Quadratic] {
+                let got = run(Some(&plan.clone().with_order(order)));
+                assert_eq!(relative_rms(&got, &want).unwrap(), 0.0, "{plan:?}, order {order}");
+            }
+        }
+    }
+}
+
+#[test]
 fn sixteen_bits_stay_near() {
     let Some(cuda) = device() else { return };
-    let plan = SharingPlan::uniform(8, 2).unwrap();
     let guidance = Guidance::new(1.5, (0.2, 1.0)).unwrap();
-    for num_heads in [3, 4] {
+    for (num_heads, order) in [(3, ForecastOrder::Quadratic), (4, ForecastOrder::Reuse)] {
+        let plan = SharingPlan::uniform(8, 2).unwrap().with_order(order);
         // Heads of 16 channels are for tensor cores, heads of 12 are not.
         let cfg = DdtConfig { num_heads, ..config(2, 2) };
         let options = EulerOptions { guidance, plan: Some(&plan), ..plain(8) };
@@ -149,6 +190,9 @@ fn modulations_that_no_step_encoded_show() {
     // The memory is full of NaN.
     let error = executor.run(&run, &mut go_on).unwrap_err().to_string();
     assert!(error.contains("sample 0"), "{error}");
+    run.steps[1].set = 1;
+    let error = executor.run(&run, &mut go_on).unwrap_err().to_string();
+    assert!(error.contains("a set of modulations below 1, got 1"), "{error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::kernels;
 use super::launch::{Arguments, Launch, blocks};
 use super::memory::{Float, Slice};
 use super::rows::{Rows, check_len};
+use super::step::{MAX_SETS, Steps};
 
 const NAME: &str = "gate_norm";
 const WARPS: usize = 4;
@@ -23,6 +24,8 @@ pub struct GateNorm<'a, T> {
     pub branch: Option<Branch<'a, T>>,
     /// The normed and modulated stream, if it is wanted.
     pub modulate: Option<Modulate<'a, T>>,
+    /// How gate, shift and scale are combined from a few sets of them; without it they are used as they are.
+    pub forecast: Option<Forecast<'a>>,
 }
 
 /// A branch on its way into the residual stream.
@@ -60,6 +63,21 @@ pub struct Modulate<'a, T> {
     pub out: &'a Slice<T>,
 }
 
+/// Gate, shift and scale as weighted sums, computed in f32 where they are read.
+///
+/// ```text
+/// gate = sum_i weight_i gate_i
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Forecast<'a> {
+    /// How many sets are combined, 2 or 3; no others are read.
+    pub sets: usize,
+    /// From an element of one set to that of the next; [`Rows`] name the elements of the first.
+    pub stride: usize,
+    /// Where the weights are read.
+    pub steps: &'a Steps,
+}
+
 impl Cuda {
     /// Joins a gated branch to the residual stream, and norms and modulates the stream.
     ///
@@ -71,10 +89,10 @@ impl Cuda {
     /// The stream is normed before it is rounded to its type. Either half may be left out.
     ///
     /// # Errors
-    /// If D is no multiple of 8 or above 2048, if a slice has another length or is not aligned, or if the
-    /// driver refuses.
+    /// If D is no multiple of 8 or above 2048, if a slice has another length or is not aligned, if there are not 2 or 3
+    /// sets in a forecast, or if the driver refuses.
     pub fn gate_norm<T: Float>(&self, arguments: &GateNorm<'_, T>) -> Result<()> {
-        let GateNorm { x, width, branch, modulate } = *arguments;
+        let GateNorm { x, width, branch, modulate, forecast } = *arguments;
         expect(
             width > 0 && width.is_multiple_of(8) && width <= CHUNK * kernels::GATE_NORM.len(),
             NAME,
@@ -84,6 +102,17 @@ impl Cuda {
         let tokens = x.len() / width;
         let device = &self.device;
         check_len(NAME, device, ("x, whole rows of the width", x), tokens * width)?;
+        let (sets, set_stride) = forecast.map_or((1, 0), |it| (it.sets, it.stride));
+        if let Some(Forecast { steps, .. }) = forecast {
+            expect((2..=MAX_SETS).contains(&sets), NAME, format_args!("2 to {MAX_SETS} sets"), sets)?;
+            steps.check(NAME, device)?;
+        }
+        let check_sets = |rows: Rows<'_, T>| {
+            (0..sets).try_for_each(|set| {
+                let first = rows.first.saturating_add(set.saturating_mul(set_stride));
+                Rows { first, ..rows }.check(NAME, device, (tokens, width))
+            })
+        };
         let mut flags = 0;
         let mut values = Arguments::default();
         values.address(x.address()).u32(tokens as u32).u32(width as u32);
@@ -92,7 +121,7 @@ impl Cuda {
             None => (nothing, None, None),
             Some(Branch { y, bias, gate }) => {
                 flags |= 1;
-                gate.check(NAME, device, (tokens, width))?;
+                check_sets(gate)?;
                 check_len(NAME, device, ("y", y), x.len())?;
                 (gate, Some(y), bias)
             }
@@ -100,8 +129,8 @@ impl Cuda {
         let (weight, shift, scale, eps, out) = match modulate {
             None => (None, nothing, nothing, 0.0, None),
             Some(Modulate { norm, shift, scale, eps, out }) => {
-                shift.check(NAME, device, (tokens, width))?;
-                scale.check(NAME, device, (tokens, width))?;
+                check_sets(shift)?;
+                check_sets(scale)?;
                 check_len(NAME, device, ("out", out), x.len())?;
                 match norm {
                     Norm::Rms(weight) => {
@@ -125,6 +154,11 @@ impl Cuda {
         shift.push(&mut values);
         scale.push(&mut values);
         values.f32(eps).address(address(out)).u32(flags);
+        values.u32(sets as u32).address(set_stride as u64);
+        match forecast {
+            Some(Forecast { steps, .. }) => steps.push(&mut values),
+            None => _ = values.address(0).address(0).u32(0),
+        }
         self.launch(&Launch {
             kernel: kernels::GATE_NORM[width.div_ceil(CHUNK) - 1][T::INDEX],
             grid: (blocks(NAME, 32 * tokens, 32 * WARPS)?, 1, 1),

@@ -9,7 +9,7 @@
 //! | method | in one pass |
 //! |---|---|
 //! | [`Cuda::gemm`] | a linear layer with its bias, by cuBLASLt |
-//! | [`Cuda::gate_norm`] | gate, bias and residual; then norm and modulation for the next GEMM |
+//! | [`Cuda::gate_norm`] | gate, bias and residual; then norm and modulation for the next GEMM; also with forecast modulations |
 //! | [`Cuda::attention`] | query-key norm, rotary positions, softmax attention on tensor cores |
 //! | [`Cuda::attention_plain`] | the same, in the plainest correct way, f32 throughout |
 //! | [`Cuda::swiglu`] | the gate of a feed-forward layer, on the fused GEMM |
@@ -28,7 +28,7 @@
 //! | [`Cuda::channels_last`], [`Cuda::channels_first`] | images with their channels together, and apart |
 //!
 //! Elements are bf16 or f32 ([`Float`]); arithmetic is f32.
-//! Times, step lengths and guidance scales are in device memory ([`Steps`]), so that one captured graph
+//! Times, step lengths, guidance scales and weights of forecasts are in device memory ([`Steps`]), so that one captured graph
 //! serves all steps.
 //!
 //! With the feature `cuda` a [`Cuda`] is a GPU, found when `Cuda::open` is called: a program starts
@@ -69,10 +69,10 @@ pub use attention::Attention;
 pub use backend::Window;
 pub use device::{Cuda, Graph};
 pub use error::{CudaError, Result};
-pub use gate_norm::{Branch, GateNorm, Modulate, Norm};
+pub use gate_norm::{Branch, Forecast, GateNorm, Modulate, Norm};
 pub use gemm::{Conv, ConvBy, Gemm};
 pub use group_norm::GroupNorm;
 pub use image::{Columns, Layout, Pool};
 pub use memory::{Element, Float, Slice};
 pub use rows::Rows;
-pub use step::{Grid, GuidedStep, Steps};
+pub use step::{Grid, GuidedStep, MAX_SETS, Steps};

@@ -58,7 +58,8 @@ impl<'a, T: Float> Rows<'a, T> {
             format_args!("stride {stride}, first column {first}"),
         )?;
         let rows = tokens.div_ceil(tokens_per_row);
-        let needed = rows.saturating_sub(1).saturating_mul(stride).saturating_add(first + width);
+        let needed =
+            rows.saturating_sub(1).saturating_mul(stride).saturating_add(first).saturating_add(width);
         expect(
             tokens == 0 || needed <= data.len(),
             kernel,

@@ -1,11 +1,13 @@
 //! A solver's step around the network: patches, time, guidance and Euler's update, with its numbers in device memory.
 
+use std::sync::Arc;
+
 use super::device::Cuda;
 use super::error::{CudaError, Result, expect};
 use super::kernels;
 use super::launch::{Arguments, Launch, blocks};
-use super::memory::{Float, Slice};
-use super::rows::check_len;
+use super::memory::{Device, Float, Slice};
+use super::rows::{check_len, check_slice};
 
 /// Sizes of a batch of latents and of the patches they are cut into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +74,11 @@ impl Grid {
     }
 }
 
-/// Columns of [`Steps`].
-const COLUMNS: usize = 4;
+/// Sets of modulations that a forecast combines, at most; `cu/steps.h` has the same.
+pub const MAX_SETS: usize = 3;
+
+/// Columns of [`Steps`]; `cu/steps.h` has the same.
+const COLUMNS: usize = 4 + MAX_SETS;
 
 /// The numbers of all steps of a run, and which step it is, in device memory.
 ///
@@ -96,7 +101,12 @@ impl Steps {
         self.table.is_empty()
     }
 
-    fn push(&self, values: &mut Arguments) {
+    /// Checks that the steps are of `device`.
+    pub(super) fn check(&self, kernel: &'static str, device: &Arc<Device>) -> Result<()> {
+        check_slice(kernel, device, &self.table)
+    }
+
+    pub(super) fn push(&self, values: &mut Arguments) {
         values.address(self.table.address()).address(self.current.address()).u32(self.len() as u32);
     }
 }
@@ -146,8 +156,9 @@ impl Cuda {
         Ok(Steps { table: self.upload(&vec![0.0; COLUMNS * count])?, current: self.upload(&[0u32])? })
     }
 
-    /// Writes the numbers of the first steps and goes to step 0: `t`, `dt`, guidance scale, and the number of
-    /// channels that are guided (C or more for all). Not while capturing.
+    /// Writes the numbers of the first steps and goes to step 0: `t`, `dt`, guidance scale, the number of channels
+    /// that are guided (C or more for all), and the weight of each set of modulations in a forecast. Not while
+    /// capturing.
     ///
     /// # Errors
     /// If there are more than there is room for, or if the driver refuses.
@@ -199,7 +210,7 @@ impl Cuda {
         const NAME: &str = "timestep_embedding";
         let half = out.len() / 2;
         check_len(NAME, &self.device, ("waves, an even number", out), 2 * half)?;
-        check_len(NAME, &self.device, ("the table", &steps.table), COLUMNS * steps.len())?;
+        steps.check(NAME, &self.device)?;
         let mut values = Arguments::default();
         steps.push(&mut values);
         values.f32(max_period).address(out.address()).u32(half as u32);
@@ -229,7 +240,7 @@ impl Cuda {
         grid.check(NAME)?;
         let copies = grid.copies(NAME, tokens.len(), 2)?;
         check_len(NAME, &self.device, ("tokens", tokens), copies * grid.len())?;
-        check_len(NAME, &self.device, ("the table", &steps.table), COLUMNS * steps.len())?;
+        steps.check(NAME, &self.device)?;
         for (name, latents) in [("velocity", velocity), ("x", x)] {
             latents.map_or(Ok(()), |latents| check_len(NAME, &self.device, (name, latents), grid.len()))?;
         }

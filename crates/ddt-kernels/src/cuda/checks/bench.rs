@@ -6,8 +6,8 @@ use super::support::Random;
 use crate::cuda::attention::Tiling;
 use crate::cuda::launch::{Arguments, Launch};
 use crate::cuda::{
-    Activation, AddRows, Attention, Branch, Conv, ConvBy, Cuda, CudaError, Element, GateNorm, Gemm, Grid,
-    GroupNorm, GuidedStep, Modulate, Norm, Result, Rows, Slice, SwiGlu, Window, kernels,
+    Activation, AddRows, Attention, Branch, Conv, ConvBy, Cuda, CudaError, Element, Forecast, GateNorm, Gemm,
+    Grid, GroupNorm, GuidedStep, MAX_SETS, Modulate, Norm, Result, Rows, Slice, SwiGlu, Window, kernels,
 };
 
 /// A kernel's time and rate.
@@ -194,7 +194,9 @@ impl Bench<'_> {
         let (cuda, count) = (self.cuda, rows * tokens);
         let len = count * width;
         let (x, y, out) = (self.filled(len)?, self.filled(len)?, cuda.alloc(len)?);
-        let (weight, modulation) = (self.filled(width)?, self.filled(6 * len)?);
+        let (weight, modulation) = (self.filled(width)?, self.filled(MAX_SETS * 6 * len)?);
+        let steps = cuda.steps(1)?;
+        cuda.write_steps(&steps, &[[0.5, 1e-6, 2.0, 4.0, 0.25, -1.5, 2.25]])?;
         let shape = |per: &str| format!("{rows} x {tokens} x {width}, a modulation {per}");
         let one = bytes::<bf16>(len);
         for (per, tokens_per_row, read) in [("an image", tokens, 0), ("a token", 1, 1)] {
@@ -212,7 +214,15 @@ impl Bench<'_> {
             ];
             for (name, branch, modulate, times) in cases {
                 self.row((name, shape(per)), ("GB/s", times * one), || {
-                    cuda.gate_norm(&GateNorm { x: &x, width, branch, modulate })
+                    cuda.gate_norm(&GateNorm { x: &x, width, branch, modulate, forecast: None })
+                })?;
+            }
+            for sets in 2..=MAX_SETS {
+                let forecast = Some(Forecast { sets, stride: 6 * len, steps: &steps });
+                let name = format!("gate_norm, gate and rms, {sets} sets");
+                let (branch, modulate) = (Some(branch), Some(modulate));
+                self.row((&name, shape(per)), ("GB/s", (4 + 3 * sets * read) * one), || {
+                    cuda.gate_norm(&GateNorm { x: &x, width, branch, modulate, forecast })
                 })?;
             }
         }
@@ -249,7 +259,7 @@ impl Bench<'_> {
         let x = cuda.upload(&vec![0.5f32; grid.len()])?;
         let tokens = self.filled(2 * grid.len())?;
         let steps = cuda.steps(1)?;
-        cuda.write_steps(&steps, &[[0.5, 1e-6, 2.0, 4.0]])?;
+        cuda.write_steps(&steps, &[[0.5, 1e-6, 2.0, 4.0, 0.0, 0.0, 0.0]])?;
         let traffic = bytes::<f32>(grid.len()) + bytes::<bf16>(tokens.len());
         let shape = format!("{grid:?}");
         self.row(("patchify", shape.clone()), ("GB/s", traffic), || cuda.patchify(&x, grid, &tokens))?;

@@ -2,8 +2,8 @@
 
 use super::support::{self, Check, Random, spoilt};
 use crate::cuda::{
-    Activation, AddRows, Branch, ClassCondition, Cuda, Float, GateNorm, Gemm, Grid, GuidedStep, Modulate,
-    Norm, Result, Rows, SwiGlu,
+    Activation, AddRows, Branch, ClassCondition, Cuda, Float, Forecast, GateNorm, Gemm, Grid, GuidedStep,
+    MAX_SETS, Modulate, Norm, Result, Rows, SwiGlu,
 };
 
 pub(super) fn verify<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
@@ -22,7 +22,9 @@ pub(super) fn verify<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<(
     .into_iter()
     .chain([(1792, 2, 1), (2048, 2, 1)])
     {
-        gate_norm::<T>(cuda, checks, (width, tokens, tokens_per_row))?;
+        for weights in [&[1.0][..], &[-0.75, 1.75], &[0.25, -1.5, 2.25]] {
+            gate_norm::<T>(cuda, checks, (width, tokens, tokens_per_row), weights)?;
+        }
     }
     for (hidden, tokens) in [(64, 5), (3072, 2), (170, 3)] {
         let ab = Random::new(hidden as u64).data::<T>(cuda, 2 * tokens * hidden, (0.0, 4.0))?;
@@ -79,7 +81,14 @@ fn gate_norm<T: Float>(
     cuda: &Cuda,
     checks: &mut Vec<Check>,
     (width, tokens, tokens_per_row): (usize, usize, usize),
+    weights: &[f32],
 ) -> Result<()> {
+    // What belongs to another step, or to a set that is not combined, makes every result NaN.
+    let mut numbers = [[f32::NAN; 4 + MAX_SETS]; 2];
+    numbers[1][4..4 + weights.len()].copy_from_slice(weights);
+    let steps = cuda.steps(2)?;
+    cuda.write_steps(&steps, &numbers)?;
+    cuda.go_to_step(&steps, 1)?;
     let mut random = Random::new(width as u64);
     let x = random.data::<T>(cuda, tokens * width, (0.5, 2.0))?;
     let y = random.data::<T>(cuda, tokens * width, (0.0, 2.0))?;
@@ -87,14 +96,20 @@ fn gate_norm<T: Float>(
     let weight = random.data::<T>(cuda, width, (1.0, 0.5))?;
     // Gate, shift and scale in the middle of wider rows, as those of a block in those of all.
     let stride = 5 * width;
-    let rows = random.data::<T>(cuda, tokens.div_ceil(tokens_per_row) * stride, (0.0, 1.0))?;
+    let set = tokens.div_ceil(tokens_per_row) * stride;
+    let rows = random.data::<T>(cuda, MAX_SETS * set, (0.0, 1.0))?;
+    let forecast =
+        (weights.len() > 1).then_some(Forecast { sets: weights.len(), stride: set, steps: &steps });
     let part = |nth: usize| Rows { data: &rows.device, stride, first: nth * width, tokens_per_row };
     let exact = |nth: usize, token: usize, column: usize| {
-        rows.exact[token / tokens_per_row * stride + nth * width + column]
+        let at = token / tokens_per_row * stride + nth * width + column;
+        let term = |(nth, &weight): (usize, &f32)| f64::from(weight) * rows.exact[nth * set + at];
+        weights.iter().enumerate().map(term).sum::<f64>()
     };
     let joined = support::gate_residual(&x.exact, &y.exact, &bias.exact, |t, c| exact(1, t, c));
     let unbiased = support::gate_residual(&x.exact, &y.exact, &vec![0.0; width], |t, c| exact(1, t, c));
-    let (eps, shape) = (1e-6, format!("T {tokens}, D {width}, {tokens_per_row} tokens a row"));
+    let sets = weights.len();
+    let (eps, shape) = (1e-6, format!("T {tokens}, D {width}, {tokens_per_row} tokens a row, {sets} sets"));
     let modulation = |t: usize, c: usize| (exact(2, t, c), exact(3, t, c));
     let cases = [
         ("gate_norm, gate, bias, rms", Some(true), Some(true)),
@@ -123,6 +138,7 @@ fn gate_norm<T: Float>(
                 eps: eps as f32,
                 out: &out,
             }),
+            forecast,
         })?;
         let joined = match with_bias {
             None => &x.exact,
@@ -225,7 +241,7 @@ fn patches<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>, grid: Grid) -> Result
     }
 
     // Two steps of one recorded graph: the numbers are the device's, and change between them.
-    let numbers = [[0.25, 0.125, 2.5, 1.0], [0.375, 0.25, 1.5, 99.0]];
+    let numbers = [[0.25, 0.125, 2.5, 1.0, 0.0, 0.0, 0.0], [0.375, 0.25, 1.5, 99.0, 0.0, 0.0, 0.0]];
     let steps = cuda.steps(2)?;
     for (name, copies) in [("guided_step, class", 1), ("guided_step, both", 2)] {
         cuda.write_steps(&steps, &numbers)?;
@@ -243,7 +259,7 @@ fn patches<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>, grid: Grid) -> Result
             cuda.next_step(&steps)
         })?;
         let mut want = latents.exact.clone();
-        for (nth, [_, dt, scale, guided]) in numbers.into_iter().enumerate() {
+        for (nth, [_, dt, scale, guided, ..]) in numbers.into_iter().enumerate() {
             graph.launch()?;
             let channel = |i: usize| i / (grid.height * grid.width) % grid.channels;
             let want_velocity: Vec<f64> = (0..len)
@@ -268,7 +284,7 @@ fn patches<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>, grid: Grid) -> Result
 
 fn waves<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<()> {
     let steps = cuda.steps(3)?;
-    cuda.write_steps(&steps, &[[0.0; 4], [0.625, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])?;
+    cuda.write_steps(&steps, &[0.0, 0.625, 1.0].map(|t| [t, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]))?;
     for (step, t, max_period) in [(1, 0.625, 10.0), (2, 1.0, 10_000.0)] {
         cuda.go_to_step(&steps, step)?;
         let out = spoilt::<T>(cuda, 256)?;

@@ -11,6 +11,7 @@ use ddt_cuda::{
 };
 use ddt_flow::{Guidance, TimeGrid, noise_batch};
 use ddt_parity::{Comparison, Fixture, Tolerance, compare_on_gpu, fixtures_in};
+use ddt_sharing::{ForecastOrder, SharingPlan};
 
 use crate::timings::Scale;
 
@@ -58,16 +59,20 @@ pub(crate) fn batches(cuda: &Cuda, scale: &Scale) -> Result<Vec<Row>> {
 
     let noise = batch(images, (scale.cfg.in_channels, latent, latent))?;
     let mut sampler = CudaSampler::new(cuda, &scale.cfg, Precision::Bf16, &synthetic_weights(0))?;
-    let options = EulerOptions {
-        grid: TimeGrid::new(4, Some(0.04), 1.0)?,
-        guidance: Guidance::new(2.0, (0.3, 1.0))?,
-        plan: None,
-    };
-    let error = ends_alone(&noise, &mut |noise| {
-        let labels = vec![7; noise.dim(0)?];
-        Ok(sampler.sample(noise, &labels, &options, &mut |_| ControlFlow::Continue(()))?.latents)
-    })?;
-    rows.push(row(format!("sampler, {images} of {latent}^2, 4 steps"), Precision::Bf16, error, 3e-2));
+    // Forecasts from one, two and three runs of the encoder.
+    let forecasts = SharingPlan::new(vec![0, 2, 4], 7)?.with_order(ForecastOrder::Quadratic);
+    for (steps, plan, name) in [(4, None, "4 steps"), (7, Some(&forecasts), "7 steps, forecasts")] {
+        let options = EulerOptions {
+            grid: TimeGrid::new(steps, Some(0.04), 1.0)?,
+            guidance: Guidance::new(2.0, (0.3, 1.0))?,
+            plan,
+        };
+        let error = ends_alone(&noise, &mut |noise| {
+            let labels = vec![7; noise.dim(0)?];
+            Ok(sampler.sample(noise, &labels, &options, &mut |_| ControlFlow::Continue(()))?.latents)
+        })?;
+        rows.push(row(format!("sampler, {images} of {latent}^2, {name}"), Precision::Bf16, error, 3e-2));
+    }
     Ok(rows)
 }
 

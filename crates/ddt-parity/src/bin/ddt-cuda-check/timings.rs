@@ -11,7 +11,7 @@ use ddt_cuda::{
 };
 use ddt_flow::{Guidance, TimeGrid, noise_batch};
 use ddt_model::DdtConfig;
-use ddt_sharing::SharingPlan;
+use ddt_sharing::{ForecastOrder, SharingPlan};
 
 /// One figure.
 pub(crate) struct Timing {
@@ -65,6 +65,13 @@ impl Scale {
     }
 }
 
+const ORDERS: [ForecastOrder; 3] = [ForecastOrder::Reuse, ForecastOrder::Linear, ForecastOrder::Quadratic];
+
+/// How names of figures go on: those without an order are of reuse.
+fn named(order: ForecastOrder) -> String {
+    if order == ForecastOrder::Reuse { String::new() } else { format!(", order {order}") }
+}
+
 /// Times every kind of step at every size, and whole runs at the first.
 pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>> {
     let (cfg, precision, source) = (&scale.cfg, Precision::Bf16, synthetic_weights(0));
@@ -73,12 +80,16 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>> {
         let table = ddt_cuda::WeightTable::new(cfg);
         let weights = DeviceWeights::upload(cuda, &table, precision, &source)?;
         for &(images, latent) in &scale.batches {
-            let batch = Batch { images, height: latent, width: latent, precision };
-            let mut executor = CudaExecutor::new(cuda, Programs::new(cfg, batch)?, &weights)?;
-            for kind in StepKind::ALL {
-                let milliseconds = executor.time_step(kind, scale.runs)?;
-                let name = format!("step: {}", kind.name());
-                timings.push(timing(name, (images, latent), milliseconds, executor.plan()));
+            for order in ORDERS {
+                let batch = Batch { images, height: latent, width: latent, precision, order };
+                let mut executor = CudaExecutor::new(cuda, Programs::new(cfg, batch)?, &weights)?;
+                let kinds = StepKind::ALL.into_iter();
+                // The order makes a difference to steps that share, and to memory.
+                for kind in kinds.filter(|it| order == ForecastOrder::Reuse || it.encode().is_none()) {
+                    let milliseconds = executor.time_step(kind, order.points() - 1, scale.runs)?;
+                    let name = format!("step: {}{}", kind.name(), named(order));
+                    timings.push(timing(name, (images, latent), milliseconds, executor.plan()));
+                }
             }
         }
     }
@@ -89,14 +100,18 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>> {
     let rows: Vec<u64> = (0..images as u64).collect();
     let labels: Vec<u32> = rows.iter().map(|it| (it * 97 % cfg.num_classes as u64) as u32).collect();
     let noise = noise_batch(0, &rows, (cfg.in_channels, latent, latent), &Device::Cpu)?;
-    let plan =
-        ArenaPlan::new(&Programs::new(cfg, Batch { images, height: latent, width: latent, precision })?);
     let shared = SharingPlan::uniform(scale.steps, 5)?;
-    for (name, share) in [("run: guided", None), ("run: guided, sharing ratio 0.8", Some(&shared))] {
+    let shared = ORDERS.map(|order| Some(shared.clone().with_order(order)));
+    for share in [None].into_iter().chain(shared) {
+        let order = share.as_ref().map_or(ForecastOrder::Reuse, SharingPlan::order);
+        let batch = Batch { images, height: latent, width: latent, precision, order };
+        let arena = ArenaPlan::new(&Programs::new(cfg, batch)?);
+        let sharing =
+            share.as_ref().map_or(String::new(), |_| format!(", sharing ratio 0.8{}", named(order)));
         let options = EulerOptions {
             grid: TimeGrid::new(scale.steps, Some(0.04), 1.0)?,
             guidance: Guidance::new(2.0, (0.3, 1.0))?,
-            plan: share,
+            plan: share.as_ref(),
         };
         let mut once = || -> Result<f64> {
             let start = Instant::now();
@@ -105,7 +120,8 @@ pub(crate) fn run(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>> {
         };
         // The first run captures and tunes.
         once()?;
-        timings.push(timing(format!("{name}, {} steps", scale.steps), (images, latent), once()?, &plan));
+        let name = format!("run: guided{sharing}, {} steps", scale.steps);
+        timings.push(timing(name, (images, latent), once()?, &arena));
     }
     Ok(timings)
 }
