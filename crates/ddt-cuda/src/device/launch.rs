@@ -203,7 +203,7 @@ impl Launcher<'_> {
         })
     }
 
-    /// All that is where a modulation is: its rows may be those of one set of several.
+    /// The whole buffer that a modulation is in, with all sets of it.
     fn rows<T: Float>(&self, modulation: Modulation) -> Result<Slice<T>, CudaError> {
         self.slice(self.programs.operands.whole(modulation.buffer))
     }

@@ -67,7 +67,7 @@ impl Scale {
 
 const ORDERS: [ForecastOrder; 3] = [ForecastOrder::Reuse, ForecastOrder::Linear, ForecastOrder::Quadratic];
 
-/// How names of figures go on: those without an order are of reuse.
+/// End of the name of a figure that is of this order; figures of order 0 are named without it.
 fn named(order: ForecastOrder) -> String {
     if order == ForecastOrder::Reuse { String::new() } else { format!(", order {order}") }
 }
