@@ -96,6 +96,13 @@ impl Guidance {
         self.scale != 1.0 && (low as f32) < (t as f32) && (t as f32) < (high as f32)
     }
 
+    /// How much an error of the network's velocity grows at each step of a grid: the larger factor of the two
+    /// batches in `v_uncond + scale (v_cond - v_uncond)`, and 1 where a step is not guided.
+    pub fn step_factors(&self, grid: &TimeGrid) -> Vec<f64> {
+        let factor = self.scale.abs().max((1.0 - self.scale).abs());
+        self.guided_steps(grid).into_iter().map(|guided| if guided { factor } else { 1.0 }).collect()
+    }
+
     /// [`is_guided`](Self::is_guided) for each step of a grid.
     pub fn guided_steps(&self, grid: &TimeGrid) -> Vec<bool> {
         grid.steps().map(|step| self.is_guided(step.t)).collect()
@@ -284,6 +291,11 @@ mod tests {
         assert_eq!(guided.iter().position(|&it| it), Some(78));
         assert!(guided[78..].iter().all(|&it| it));
         assert!(!Guidance::none().guided_steps(&grid).contains(&true));
+        for (scale, factor) in [(3.0, 3.0), (0.25, 0.75), (-1.0, 2.0), (1.0, 1.0)] {
+            let factors = Guidance::new(scale, (0.3, 1.0)).unwrap().step_factors(&grid);
+            let wanted = guided.iter().map(|&it| if it { factor } else { 1.0 });
+            assert!(factors.into_iter().eq(wanted), "{scale}");
+        }
     }
 
     #[test]

@@ -21,15 +21,17 @@ pub enum OrderPlanner<'a> {
 }
 
 impl<'a> OrderPlanner<'a> {
-    /// For a measurement on a grid of `N` steps and its `N + 1` `times`.
+    /// For a measurement on a grid of `N` steps, its `N + 1` `times`, and the factors by which guidance enlarges errors
+    /// of the velocity at each step, which the paper's programme does not use.
     ///
     /// # Errors
     ///
-    /// [`PlanError::Invalid`] for more steps than a plan can have, for times of another grid, and for forecasts from a
-    /// measurement without inner products.
+    /// [`PlanError::Invalid`] for more steps than a plan can have, for times or factors of another grid, and for
+    /// forecasts from a measurement without inner products.
     pub fn new(
         measured: &'a SimilarityFile,
         times: &'a [f64],
+        factors: &[f64],
         order: ForecastOrder,
     ) -> Result<Self, PlanError> {
         let num_steps = measured.similarity.num_steps();
@@ -43,7 +45,7 @@ impl<'a> OrderPlanner<'a> {
                 "none",
             ));
         };
-        let forecasts = Forecasts::new(products, times, order)?;
+        let forecasts = Forecasts::new(products, times, order)?.with_guidance(factors)?;
         let planner = ForecastPlanner::new(&forecasts, num_steps)?;
         Ok(Self::Forecast(forecasts, planner))
     }

@@ -11,8 +11,8 @@
 //! C_k(N)            = min_b D_k(b, N)                  ties: the smallest b
 //! ```
 //!
-//! `v_i` is the length of step `i` relative to the mean one: how far the velocity of that step moves the latents.
-//! The cost of a segment depends on the recompute before it, so the state of the dynamic programme is the pair
+//! `v_i`, of mean 1, is the length of step `i` times the factor by which guidance enlarges errors there: how far an
+//! error of that step's velocity moves the latents. The cost of a segment depends on the recompute before it, so the state of the dynamic programme is the pair
 //! of a segment's ends. Segments have at most [`MAX_SEGMENT`] steps. Extrapolating features of a network over
 //! sampling steps is known from undivided transformers: TaylorSeer (arXiv:2503.06923), FoCa (arXiv:2508.16211).
 
@@ -61,6 +61,8 @@ pub struct Forecasts<'a> {
     // Invariant: num_steps + 1 finite, increasing times.
     times: &'a [f64],
     order: ForecastOrder,
+    // Invariant: num_steps positive weights of mean 1.
+    weights: Vec<f64>,
 }
 
 impl<'a> Forecasts<'a> {
@@ -83,7 +85,28 @@ impl<'a> Forecasts<'a> {
             let got = format!("{} and {} at the ends of step {step}", times[step], times[step + 1]);
             return Err(PlanError::invalid("times", "finite and strictly increasing", got));
         }
-        Ok(Self { products, times, order })
+        let weights = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        Ok(Self { products, times, order, weights: of_mean_one(weights) })
+    }
+
+    /// Also weighs each step by the factor by which guidance enlarges errors of the velocity there.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::Invalid`] unless there are `N` factors, finite and above 0.
+    pub fn with_guidance(self, factors: &[f64]) -> Result<Self, PlanError> {
+        if factors.len() != self.num_steps() {
+            return Err(PlanError::invalid(
+                "the number of guidance factors",
+                self.num_steps(),
+                factors.len(),
+            ));
+        }
+        if let Some(bad) = factors.iter().find(|it| !(**it > 0.0 && it.is_finite())) {
+            return Err(PlanError::invalid("a guidance factor", "finite and above 0", bad));
+        }
+        let weights = self.weights.iter().zip(factors).map(|(weight, factor)| weight * factor).collect();
+        Ok(Self { weights: of_mean_one(weights), ..self })
     }
 
     /// Number of steps `N`.
@@ -107,7 +130,7 @@ impl<'a> Forecasts<'a> {
         Ok((0..self.num_steps()).map(|step| self.error(plan.sources(step), step)).collect())
     }
 
-    /// Cost of a plan: the sum of its steps' errors, each times the length of the step relative to the mean one.
+    /// Cost of a plan: the sum of its steps' errors, each times the weight of the step.
     ///
     /// # Errors
     ///
@@ -146,9 +169,7 @@ impl<'a> Forecasts<'a> {
     }
 
     fn step_units(&self, step: usize, error: f64) -> i64 {
-        let n = self.num_steps();
-        let mean = (self.times[n] - self.times[0]) / n as f64;
-        self.unit().units(error * (self.times[step + 1] - self.times[step]) / mean)
+        self.unit().units(error * self.weights[step])
     }
 
     /// Costs of the segments that begin at the last of `sources` and have 1, 2, ... steps.
@@ -162,6 +183,12 @@ impl<'a> Forecasts<'a> {
             *cost = sum;
         }
     }
+}
+
+fn of_mean_one(mut weights: Vec<f64>) -> Vec<f64> {
+    let mean = weights.iter().sum::<f64>() / weights.len() as f64;
+    weights.iter_mut().for_each(|it| *it /= mean);
+    weights
 }
 
 /// Cheapest forecast plans of all budgets up to a largest one, from one run of the dynamic programme.

@@ -15,7 +15,7 @@ use ddt::{
     Fidelity, Image, OutputFile, Pipeline,
     flow::NoiseSource,
     model::{DdtConfig, SampleOptions},
-    sharing::{ForecastOrder, OrderPlanner, SharingPlan, SimilarityFile, predicted_speedup_guided},
+    sharing::{ForecastOrder, SharingPlan, SimilarityFile, predicted_speedup_guided},
 };
 use ddt_plot::{LinePlot, Series};
 use serde::{Deserialize, Serialize};
@@ -294,7 +294,7 @@ impl SharingStudy {
     fn ways(&self, measured: &SimilarityFile, pipeline: &Pipeline) -> Result<Vec<Way>> {
         let mut ways = Vec::new();
         for order in each_once(&self.orders) {
-            let planner = OrderPlanner::new(measured, pipeline.config().grid.times(), order)?;
+            let planner = pipeline.planner(measured, order)?;
             for ratio in each_once(&self.ratios) {
                 let budget = planner.budget_for_ratio(ratio);
                 for (planned, plan) in [(false, planner.uniform(budget)?), (true, planner.plan(budget)?)] {

@@ -7,7 +7,7 @@ use ddt_flow::{
     CfgBatch, ClassConditional, Decoupled, Evaluation, FlowError, Guided, NoiseSource, StepReport, solve,
 };
 use ddt_model::{Labelled, ModelError};
-use ddt_sharing::{SimilarityAccumulator, SimilarityFile};
+use ddt_sharing::{ForecastOrder, OrderPlanner, SimilarityAccumulator, SimilarityFile};
 
 use crate::{
     config::Image,
@@ -104,5 +104,20 @@ impl Pipeline {
             similarity: statistic.similarity()?,
             inner_products: Some(statistic.inner_products()?),
         })
+    }
+
+    /// The planner of an order for this pipeline's steps and guidance, from a measurement of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`OrderPlanner::new`].
+    pub fn planner<'a>(
+        &'a self,
+        measured: &'a SimilarityFile,
+        order: ForecastOrder,
+    ) -> Result<OrderPlanner<'a>> {
+        let grid = &self.config().grid;
+        let factors = self.sample_options(None).guidance.step_factors(grid);
+        Ok(OrderPlanner::new(measured, grid.times(), &factors, order)?)
     }
 }

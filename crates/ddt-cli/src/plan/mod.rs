@@ -151,8 +151,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let mut watch = |progress: &ddt::Progress<'_>| meter.images(progress);
     let measured = pipeline.measure_similarity(&calibration, trial.seed, trial.rng, &mut watch)?;
     drop(meter);
-    let grid = pipeline.config().grid.clone();
-    let planner = OrderPlanner::new(&measured, grid.times(), args.order)?;
+    let planner = pipeline.planner(&measured, args.order)?;
     let planned: Vec<Planned> =
         targets.iter().map(|&it| Planned::new(it, &planner)).collect::<Result<_>>()?;
     let speed = speed(&pipeline)?;

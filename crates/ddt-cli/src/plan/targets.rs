@@ -210,7 +210,7 @@ mod tests {
 
     fn planned(order: usize, target: Target) -> Result<Planned> {
         let (measured, grid) = (measured(), grid());
-        Planned::new(target, &OrderPlanner::new(&measured, grid.times(), order.try_into()?)?)
+        Planned::new(target, &OrderPlanner::new(&measured, grid.times(), &[1.0; 6], order.try_into()?)?)
     }
 
     #[test]
@@ -290,8 +290,8 @@ mod tests {
     fn plots_have_both_curves() {
         let (measured, grid) = (measured(), grid());
         for order in [ForecastOrder::Reuse, ForecastOrder::Linear] {
-            let svg =
-                cost_plot(&measured, &OrderPlanner::new(&measured, grid.times(), order).unwrap()).unwrap();
+            let planner = OrderPlanner::new(&measured, grid.times(), &[1.0; 6], order).unwrap();
+            let svg = cost_plot(&measured, &planner).unwrap();
             for text in ["uniform", "optimal", "6 x euler, guidance 2", "runs of the condition encoder"] {
                 assert!(svg.contains(text), "{text}");
             }

@@ -211,3 +211,27 @@ fn arguments_are_checked() {
     let reuse = forecasts(&products, &good, ForecastOrder::Reuse);
     assert!(forecast_plan(&reuse, 2).unwrap_err().to_string().contains("optimal_plan"));
 }
+
+#[test]
+fn guidance_weighs_the_steps_it_acts_on() {
+    let (n, states, times) = (8, smooth(8), times(8));
+    let products = products_of(&states);
+    let plain = || forecasts(&products, &times, ForecastOrder::Linear);
+    let plan = SharingPlan::new(vec![0, 3, 5], n).unwrap();
+    let (errors, mut factors) = (plain().errors(&plan).unwrap(), [1.0; 8]);
+    assert_eq!(plain().with_guidance(&factors).unwrap().cost(&plan).unwrap(), plain().cost(&plan).unwrap());
+    factors[..4].fill(30.0);
+    let guided = plain().with_guidance(&factors).unwrap();
+    assert_eq!(guided.errors(&plan).unwrap(), errors);
+    let weights: Vec<f64> = (0..n).map(|i| factors[i] * (times[i + 1] - times[i])).collect();
+    let mean = weights.iter().sum::<f64>() / n as f64;
+    let wanted: f64 = errors.iter().zip(&weights).map(|(error, weight)| error * weight / mean).sum();
+    assert!((guided.cost(&plan).unwrap() - wanted).abs() < 1e-9 * wanted);
+    let best = |it: &Forecasts<'_>| forecast_plan(it, 3).unwrap().plan.recompute_steps()[1];
+    assert!(best(&guided) < best(&plain()), "{} {}", best(&guided), best(&plain()));
+
+    for bad in [&[1.0; 7][..], &[0.0; 8], &[f64::NAN; 8]] {
+        let refused = plain().with_guidance(bad).unwrap_err().to_string();
+        assert!(refused.contains("guidance factor"), "{refused}");
+    }
+}

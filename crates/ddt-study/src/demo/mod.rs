@@ -15,7 +15,7 @@ use ddt::{
     files::Checkpoint,
     flow::{EULER, Guidance, NoiseSource, TimeGrid, solver_by_name},
     model::SampleOptions,
-    sharing::{ForecastOrder, OrderPlanner, SharingPlan, SimilarityFile},
+    sharing::{ForecastOrder, SharingPlan, SimilarityFile},
 };
 use ddt_plot::{LinePlot, Series};
 use serde_json::json;
@@ -146,7 +146,7 @@ impl Bench<'_> {
                 Some(measure_similarity(self.pipeline, &images, 0, NoiseSource::Counter, on_news)?);
         }
         let measured = self.similarity.as_ref().context("nothing was measured")?;
-        let planner = OrderPlanner::new(measured, self.pipeline.config().grid.times(), order)?;
+        let planner = self.pipeline.planner(measured, order)?;
         Ok(Some(planner.plan(budget)?.plan))
     }
 }
