@@ -192,9 +192,11 @@ pub(crate) fn shared(steps: usize, sharing: Option<Sharing>) -> Setting {
     Setting::Generated(Sampling { steps, guidance: DEMO_GUIDANCE, from: 0.0, sharing })
 }
 
-/// Steps at which the encoder runs for each ratio.
+/// Steps at which the encoder runs for each ratio, each number once.
 pub(crate) fn budgets(steps: usize) -> Vec<usize> {
-    RATIOS.iter().map(|ratio| budget_for_ratio(steps, *ratio)).collect()
+    let mut budgets: Vec<usize> = RATIOS.iter().map(|ratio| budget_for_ratio(steps, *ratio)).collect();
+    budgets.dedup();
+    budgets
 }
 
 /// All settings of some groups, each once.

@@ -132,8 +132,11 @@ fn sharing_is_measured_with_both_kinds_of_plans() {
     let mut study: DemoStudy = parse("--only sharing --steps 3");
     (study.photos, study.out, study.images) = (folder.path().join("photos"), folder.path().join("out"), 20);
     let table = study.run(&mut on).unwrap();
-    assert!(table.contains("| ratio | encoder runs | uniform | optimal |"), "{table}");
-    assert!(fs::read_to_string(study.out.join("sharing.svg")).unwrap().contains("optimal"));
+    assert!(
+        table.contains("| ratio | encoder runs | order 0, uniform | order 0, planned | order 1, uniform |"),
+        "{table}"
+    );
+    assert!(fs::read_to_string(study.out.join("sharing.svg")).unwrap().contains("order 2, planned"));
 }
 
 #[test]
