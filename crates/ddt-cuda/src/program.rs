@@ -17,10 +17,9 @@ use crate::{
 /// The programs of a run, one for each kind of step and set of modulations: plain lists of operations on buffers, made
 /// without a device.
 ///
-/// The modulations of the decoder that the last runs of the encoder computed are a ring of as many sets as forecasts of
-/// the batch's order combine. A step that encodes writes one of them and reads it. A step that shares reads the first
-/// sets, as many as there are; their weights are scalars of the step, so the same program serves every such step,
-/// whichever set is the oldest.
+/// A ring of sets holds the decoder's modulations of the last runs of the encoder, `order + 1` sets in all. A step that
+/// encodes overwrites the oldest set and reads only that. A step that shares reads every set written so far and weighs
+/// it by a scalar of the step. The scalars change from step to step, the program does not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Programs {
     pub(crate) operands: Operands,

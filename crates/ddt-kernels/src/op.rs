@@ -174,14 +174,14 @@ impl<O: WeightedOp<T, N, W>, T: Element, const N: usize, const W: usize> Bridge<
         let inputs = inputs.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
         let weights = weights.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
         let weight_grads = WeightGradients::default();
-        let token = Weights::token(&weights, &weight_grads)?;
+        let token = (W > 0).then(|| Weights::token(&weights, &weight_grads)).transpose()?;
         let bridge = Self { op, shape, weights, weight_grads, element: PhantomData };
-        match (&inputs[..], W) {
-            ([a], 0) => a.apply_op1(bridge),
-            ([a], _) => a.apply_op2(&token, bridge),
-            ([a, b], 0) => a.apply_op2(b, bridge),
-            ([a, b], _) => a.apply_op3(b, &token, bridge),
-            ([a, b, c], 0) => a.apply_op3(b, c, bridge),
+        match (&inputs[..], &token) {
+            ([a], None) => a.apply_op1(bridge),
+            ([a], Some(token)) => a.apply_op2(token, bridge),
+            ([a, b], None) => a.apply_op2(b, bridge),
+            ([a, b], Some(token)) => a.apply_op3(b, token, bridge),
+            ([a, b, c], None) => a.apply_op3(b, c, bridge),
             _ => bail!("{}: expected fewer inputs, got {N} and {W} weights", O::NAME),
         }
     }

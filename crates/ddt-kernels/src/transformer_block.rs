@@ -288,9 +288,9 @@ mod tests {
 
     /// Fails unless `composed` of the operation and of its reference agree.
     ///
-    /// In bf16 the reference rounds where the operation does, so they differ by single roundings that fall otherwise,
-    /// which later ones spread: by 2e-3, and by 7e-3 after two blocks. Arithmetic without rounding is about 2.1e-2 away from
-    /// both, in a gradient of the query-key norm; that error is bf16's own.
+    /// In bf16 the reference rounds where the operation does. Single roundings still fall otherwise, and later ones
+    /// spread them: to 2e-3, and to 7e-3 after two blocks. Without any rounding a gradient of the query-key norm
+    /// differs by about 2.1e-2 from both: bf16's own error.
     fn check(
         f32_tolerance: f64,
         inputs: &[Tensor],

@@ -13,7 +13,7 @@ pub struct PlanWithCost {
 }
 
 impl PlanWithCost {
-    /// Mean error of a step, `cost / N`: over steps for reuse, over flow time for forecasts.
+    /// Mean error of a step, `cost / N`; for forecasts weighted by length and guidance, as the cost is.
     pub fn mean_error(&self) -> f64 {
         self.cost / self.plan.num_steps() as f64
     }
