@@ -22,7 +22,7 @@ mod time;
 struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Instructions to compute with on the CPU: widest, avx512, avx2 or portable
+    /// Instructions to compute with on the CPU: widest, avx512bf16, avx512, avx2 or portable
     #[arg(long, global = true, default_value = "widest")]
     instructions: InstructionSet,
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use half::bf16;
-use pulp::Arch;
 
 use crate::cpu::buffers::{Scratch, take};
 use crate::cpu::element::Element;
@@ -14,7 +13,7 @@ use crate::cpu::gemm::{
     ASource, BiasActivation, Destination, Gather, Matrix, PackedB, RowOrder, collect, gemm,
 };
 use crate::cpu::pointwise::{Activation, Identity, map};
-use crate::instruction_set::arch;
+use crate::instruction_set::{Instructions, instructions};
 use crate::op::{check_frozen, check_shape, with_slices};
 use crate::packed_linear::{Packable, PackedWeights, for_packable};
 use crate::pool2d::Window2d;
@@ -53,7 +52,7 @@ impl PackedConv2d {
     ///
     /// If a shape or a dtype is another, if the kernel is not the window's, or if a tensor is not on the CPU.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, window: Window2d) -> Result<Self> {
-        Self::with(arch(), weight, bias, window)
+        Self::with(instructions(), weight, bias, window)
     }
 
     /// Packs a 3 x 3 convolution, (O, C, 3, 3), with padding 1, of an image whose pixels are first repeated to 2 x 2.
@@ -69,17 +68,22 @@ impl PackedConv2d {
     ///
     /// As [`new`](Self::new).
     pub fn upsampling(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
-        Self::upsampling_with(arch(), weight, bias)
+        Self::upsampling_with(instructions(), weight, bias)
     }
 
-    fn with(arch: Arch, weight: &Tensor, bias: Option<&Tensor>, window: Window2d) -> Result<Self> {
+    fn with(
+        instructions: Instructions,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        window: Window2d,
+    ) -> Result<Self> {
         if window.stride == 0 || window.kernel.0 * window.kernel.1 == 0 {
             bail!("{NAME}: expected a window of at least one pixel and stride, got {window:?}");
         }
-        Self::of_phases(arch, weight, bias, window.kernel, vec![(window, weight.clone())])
+        Self::of_phases(instructions, weight, bias, window.kernel, vec![(window, weight.clone())])
     }
 
-    fn upsampling_with(arch: Arch, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+    fn upsampling_with(instructions: Instructions, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let wide = weight.to_dtype(DType::F32)?;
         let mut phases = Vec::new();
         for (row, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
@@ -88,11 +92,11 @@ impl PackedConv2d {
             let window = Window2d { kernel: (2, 2), stride: 1, pad_before, pad_after };
             phases.push((window, summed.to_dtype(weight.dtype())?));
         }
-        Self::of_phases(arch, weight, bias, (3, 3), phases)
+        Self::of_phases(instructions, weight, bias, (3, 3), phases)
     }
 
     fn of_phases(
-        arch: Arch,
+        instructions: Instructions,
         weight: &Tensor,
         bias: Option<&Tensor>,
         kernel: (usize, usize),
@@ -113,7 +117,7 @@ impl PackedConv2d {
         let bias = bias.map(|bias| bias.to_dtype(DType::F32)?.to_vec1()).transpose()?;
         let dtype = weight.dtype();
         let packed = |(window, weight): (Window2d, Tensor)| {
-            Ok((window, for_packable!(NAME, dtype, pack(arch, &weight))?))
+            Ok((window, for_packable!(NAME, dtype, pack(instructions, &weight))?))
         };
         let phases = phases.into_iter().map(packed).collect::<Result<_>>()?;
         Ok(Self { weights: Arc::new(Weights { phases, bias, inputs, outputs, dtype }), output: DType::F32 })
@@ -262,11 +266,11 @@ impl fmt::Debug for PackedConv2d {
 }
 
 /// A weight (O, C, rows, columns) as B, whose depths are in the order (rows, columns, C).
-fn pack<T: Packable>(arch: Arch, weight: &Tensor) -> Result<PackedWeights> {
+fn pack<T: Packable>(instructions: Instructions, weight: &Tensor) -> Result<PackedWeights> {
     let matrix = weight.permute((0, 2, 3, 1))?.flatten_from(1)?; // (O, rows columns C)
     let (outputs, depth) = matrix.dims2()?;
     with_slices([&matrix], |[matrix]| {
-        T::weights(PackedB::with(arch, Matrix::transposed(matrix, depth, outputs), Scratch::own))
+        T::weights(PackedB::with(instructions, Matrix::transposed(matrix, depth, outputs), Scratch::own))
     })
 }
 
@@ -390,13 +394,13 @@ mod tests {
             (1, 4, 4, 130, 33),
             (0, 4, 4, 2, 3),
         ];
-        for arch in instruction_sets() {
+        for instructions in instruction_sets() {
             for window in windows {
                 for (images, height, width, inputs, outputs) in sizes {
                     let xs = integers((images, height, width, inputs), 7);
                     let weight = integers((outputs, inputs, window.kernel.0, window.kernel.1), 5);
                     let bias = integers(outputs, 11);
-                    let packed = PackedConv2d::with(arch, &weight, Some(&bias), window).unwrap();
+                    let packed = PackedConv2d::with(instructions, &weight, Some(&bias), window).unwrap();
                     let got = packed.forward(&xs, Activation::None);
                     let Some((rows, columns)) = window.output_size((height, width)) else {
                         assert!(got.is_err());
@@ -415,7 +419,7 @@ mod tests {
                     assert_eq!(list(&got), list(&want), "{window:?} {:?}", xs.shape());
 
                     let half = |it: &Tensor| it.to_dtype(DType::BF16).unwrap();
-                    let packed = PackedConv2d::with(arch, &half(&weight), None, window).unwrap();
+                    let packed = PackedConv2d::with(instructions, &half(&weight), None, window).unwrap();
                     let want = plain(&xs, &weight, None, window);
                     for xs in [&xs, &half(&xs)] {
                         let got = packed.forward_add(xs, residual, Activation::None).unwrap();
@@ -430,7 +434,7 @@ mod tests {
 
     #[test]
     fn an_upsampled_image_is_convolved_as_four_small_ones() {
-        for arch in instruction_sets() {
+        for instructions in instruction_sets() {
             for (images, height, width, inputs, outputs) in
                 [(1, 1, 1, 1, 1), (2, 3, 5, 4, 3), (1, 9, 7, 70, 34)]
             {
@@ -443,7 +447,7 @@ mod tests {
                 for dtype in [DType::F32, DType::BF16] {
                     let [xs, weight, bias, want] =
                         [&xs, &weight, &bias, &want].map(|it| it.to_dtype(dtype).unwrap());
-                    let packed = PackedConv2d::upsampling_with(arch, &weight, Some(&bias)).unwrap();
+                    let packed = PackedConv2d::upsampling_with(instructions, &weight, Some(&bias)).unwrap();
                     let got = packed.rounded().forward(&xs, Activation::None).unwrap();
                     assert_eq!((got.dims(), list(&got)), (want.dims(), list(&want)));
                 }

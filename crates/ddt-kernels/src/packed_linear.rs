@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Module, Result, Tensor, bail};
 use half::bf16;
 
 use crate::cpu::element::Element;
-use crate::cpu::fma::Operand;
 use crate::cpu::gemm::{ASource, Matrix, PackedB, matmul};
+use crate::cpu::microkernel::Operand;
 use crate::op::{check_alike, check_shape, with_last, with_slices};
 
 const NAME: &str = "packed_linear";

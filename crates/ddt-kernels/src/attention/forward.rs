@@ -1,6 +1,6 @@
 //! Forward pass: per strip of query rows, logits, their exponentials, and the weighted sum of values.
 //!
-//! Both matmuls are [tiles of a GEMM](crate::cpu::gemm::tile) in the element's own arithmetic: a head's keys and
+//! Both matmuls are [tiles of a GEMM](crate::cpu::microkernel) in the element's own arithmetic: a head's keys and
 //! values are packed as B, and a strip as tall as a tile goes through both while it is in cache.
 #![expect(
     unsafe_code,
@@ -16,11 +16,12 @@ use super::inputs::{Inputs, Part, Sizes};
 use crate::cpu::buffers::{Scratch, take};
 use crate::cpu::element::Element;
 use crate::cpu::exp::exponentials;
-use crate::cpu::fma::{Fma, Operand, WithFma};
-use crate::cpu::gemm::tile::{EMPTY, MAX_COLS, MAX_ROWS, Strip, columns, next_rows, tile};
 use crate::cpu::gemm::{Destination, collect};
 use crate::cpu::lanes::update;
-use crate::instruction_set::arch;
+use crate::cpu::microkernel::{
+    EMPTY, MAX_COLS, MAX_ROWS, Microkernel, Operand, Strip, WithMicrokernel, columns, tallest,
+};
+use crate::instruction_set::instructions;
 
 /// The result, (B, L, N K).
 pub(crate) fn forward<T: Element>(inputs: &Inputs<'_, T>) -> Vec<T> {
@@ -40,14 +41,18 @@ fn run<T: Element>(inputs: &Inputs<'_, T>, out: &Destination<'_, T>) {
     let sizes = inputs.sizes;
     // With fewer heads than threads, each is cut into blocks of queries, which pack the same keys and values again.
     let blocks = rayon::current_num_threads().div_ceil(sizes.tasks().max(1));
-    let rows = sizes.tokens.div_ceil(blocks).max(MIN_QUERIES).next_multiple_of(MAX_ROWS);
+    let rows = sizes
+        .tokens
+        .div_ceil(blocks)
+        .max(MIN_QUERIES)
+        .next_multiple_of(tallest::<T::Operand>(instructions()));
     let blocks = sizes.tokens.div_ceil(rows);
     (0..sizes.tasks() * blocks).into_par_iter().for_each_init(
         || (Scratch::take(wide_len(&sizes)), Scratch::take(operands_len::<T::Operand>(&sizes))),
         |(wide, operands), block| {
             let (task, first) = (block / blocks, block % blocks * rows);
             let queries = first..(first + rows).min(sizes.tokens);
-            T::Operand::dispatch(arch(), Head { inputs, task, queries, wide, operands, out });
+            T::Operand::dispatch(instructions(), Head { inputs, task, queries, wide, operands, out });
         },
     );
 }
@@ -90,11 +95,13 @@ struct Head<'a, T: Element> {
     out: &'a Destination<'a, T>,
 }
 
-impl<T: Element> WithFma<T::Operand> for Head<'_, T> {
+impl<T: Element> WithMicrokernel<T::Operand> for Head<'_, T> {
+    type Output = ();
+
     #[inline(always)]
-    fn with_fma<F: Fma<Elem = T::Operand>>(self, fma: F) {
+    fn with_microkernel<K: Microkernel<Elem = T::Operand>>(self, mut kernel: K) {
         let Self { inputs, task, queries: block, mut wide, mut operands, out } = self;
-        let (simd, stride, depths) = (fma.simd(), columns::<F::Simd>(), T::Operand::DEPTHS);
+        let (simd, stride, depths) = (kernel.simd(), columns::<K::Simd>(), T::Operand::DEPTHS);
         let sizes = &inputs.sizes;
         let Sizes { tokens, heads, head_dim, .. } = *sizes;
         let (row, token_row) = (sizes.row(), token_row(sizes));
@@ -146,7 +153,7 @@ impl<T: Element> WithFma<T::Operand> for Head<'_, T> {
         let mut sums = EMPTY;
         let mut first = block.start;
         while first < block.end {
-            let height = next_rows::<F::Simd>(block.end - first);
+            let height = kernel.next_rows(block.end - first);
             for (i, query) in queries.chunks_exact_mut(row).take(height).enumerate() {
                 inputs.query(simd, task, first + i, raw, normed);
                 T::Operand::narrow(normed, &mut query[..head_dim]);
@@ -156,7 +163,7 @@ impl<T: Element> WithFma<T::Operand> for Head<'_, T> {
                 let a = Strip { at: queries.as_ptr(), row, step: depths };
                 // SAFETY: `queries` has `height` rows of `row` elements, at least `key_steps` steps, and `keys` is a
                 // panel of as many.
-                unsafe { tile(fma, height, key_steps, a, keys.as_ptr(), &mut sums) };
+                unsafe { kernel.tile(height, key_steps, a, keys.as_ptr(), &mut sums) };
                 for (sums, logits) in
                     sums.chunks_exact(stride).zip(logits.chunks_exact_mut(token_row)).take(height)
                 {
@@ -176,7 +183,7 @@ impl<T: Element> WithFma<T::Operand> for Head<'_, T> {
                 let a = Strip { at: probabilities.as_ptr(), row: token_row, step: depths };
                 // SAFETY: `probabilities` has `height` rows of `token_row` elements, at least `value_steps` steps, and
                 // `values` is a panel of as many.
-                unsafe { tile(fma, height, value_steps, a, values.as_ptr(), &mut sums) };
+                unsafe { kernel.tile(height, value_steps, a, values.as_ptr(), &mut sums) };
                 let cols = stride.min(head_dim - panel * stride);
                 for (i, inverse) in inverses.into_iter().enumerate().take(height) {
                     let inverse = simd.splat_f32s(inverse);

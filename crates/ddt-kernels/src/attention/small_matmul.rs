@@ -189,7 +189,7 @@ mod tests {
         crate::cpu::instruction_sets().into_iter().for_each(check);
     }
 
-    fn check(arch: pulp::Arch) {
+    fn check(arch: crate::instruction_set::Instructions) {
         for (m, n, k) in [(1, 16, 1), (4, 64, 7), (5, 80, 300), (7, 48, 16), (9, 16, 513), (3, 112, 2)] {
             for transposed in [false, true] {
                 for accumulate in [false, true] {

@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::fma::Operand;
+use super::microkernel::Operand;
 
 /// A type that the operations take and return.
 pub(crate) trait Element: WithDType {

@@ -143,7 +143,7 @@ mod tests {
 
     /// The exponentials by every instruction set.
     fn exps(xs: &[f32]) -> Vec<Vec<f32>> {
-        let by_set = |arch: pulp::Arch| {
+        let by_set = |arch: crate::instruction_set::Instructions| {
             let mut out = vec![0.0; xs.len()];
             arch.dispatch(Exp(xs, &mut out));
             out

@@ -7,10 +7,11 @@
 pub(crate) mod buffers;
 pub(crate) mod element;
 pub(crate) mod exp;
-pub(crate) mod fma;
 pub(crate) mod gemm;
 pub(crate) mod lanes;
+pub(crate) mod microkernel;
 pub(crate) mod pointwise;
+pub(crate) mod prefetch;
 pub(crate) mod rows;
 
 pub(crate) use crate::instruction_set::dispatch;

@@ -6,11 +6,12 @@ use std::ops::Range;
 
 use pulp::Simd;
 
-use super::tile::{MAX_COLS, Tile, prefetch};
 use crate::cpu::buffers::Scatter;
 use crate::cpu::element::Element;
 use crate::cpu::lanes::update;
+use crate::cpu::microkernel::{MAX_COLS, Tile};
 use crate::cpu::pointwise::{Identity, Pointwise};
+use crate::cpu::prefetch::prefetch;
 
 /// One row of a tile. Columns past the tile's last are zero or leftovers that nothing depends on.
 pub(crate) type TileRow = [f32; MAX_COLS];

@@ -3,8 +3,7 @@
 //! - A ([`ASource`]), activations, is read in place with any strides, or gathered row by row, which makes a
 //!   convolution a GEMM without a buffer for its patches.
 //! - B ([`PackedB`]), weights, is packed once into panels as wide as two lane groups.
-//! - A [tile] of up to 14 rows by one panel stays in registers over a range of depths; each step of depth is one
-//!   [multiply-add](crate::cpu::fma): one f32, or a pair of bf16 summed in f32.
+//! - A [microkernel](super::microkernel) keeps a tile, some rows by one panel, in registers over a range of depths.
 //! - An [`Epilogue`] changes the sums before they are rounded and written to the [`Destination`], C.
 //!
 //! Every element of C is summed in the order of depth, by one task: neither the number of threads nor the cut into
@@ -20,12 +19,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::element::Element;
-use super::fma::{Fma, Operand, WithFma};
+use super::microkernel::{EMPTY, Microkernel, Operand, Strip, WithMicrokernel, columns, tallest};
 
 mod epilogue;
 mod operands;
 mod peak;
-pub(crate) mod tile;
 
 use epilogue::DepthRange;
 pub(crate) use epilogue::{
@@ -33,7 +31,6 @@ pub(crate) use epilogue::{
 };
 pub(crate) use operands::{ASource, Gather, Matrix, PackedB};
 pub use peak::gemm_peak_flops;
-use tile::{EMPTY, MAX_ROWS, Strip, columns, next_rows, tile};
 
 /// Bytes of a row of A that are summed before sums return to memory: this much of a panel and of a task's rows stays
 /// in the second-level cache.
@@ -86,10 +83,11 @@ pub(crate) fn gemm<T: Operand, C: Element, E: Epilogue>(
         return;
     }
     // Tiles of rows, spread evenly over blocks.
-    let tiles = rows.div_ceil(MAX_ROWS);
+    let tallest = tallest::<T>(b.instructions);
+    let tiles = rows.div_ceil(tallest);
     let range = depth.min(range_of::<T, C, E>());
-    let most = (TASK_BYTES / (MAX_ROWS * size_of::<T>() * range.max(1))).max(1);
-    let block_rows = MAX_ROWS * tiles.div_ceil(tiles.div_ceil(most));
+    let most = (TASK_BYTES / (tallest * size_of::<T>() * range.max(1))).max(1);
+    let block_rows = tallest * tiles.div_ceil(tiles.div_ceil(most));
     let blocks = rows.div_ceil(block_rows);
     let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
     let each = panels.div_ceil(tasks.div_ceil(blocks).min(panels));
@@ -98,7 +96,7 @@ pub(crate) fn gemm<T: Operand, C: Element, E: Epilogue>(
         let (block, group) = (task / groups, task % groups);
         let rows = block * block_rows..((block + 1) * block_rows).min(rows);
         let panels = group * each..((group + 1) * each).min(panels);
-        T::dispatch(b.arch, Task { a, b, rows, panels, out, epilogue });
+        T::dispatch(b.instructions, Task { a, b, rows, panels, out, epilogue });
     });
 }
 
@@ -116,11 +114,13 @@ struct Task<'a, T: Operand, C, E> {
     epilogue: &'a E,
 }
 
-impl<T: Operand, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C, E> {
+impl<T: Operand, C: Element, E: Epilogue> WithMicrokernel<T> for Task<'_, T, C, E> {
+    type Output = ();
+
     #[inline(always)]
-    fn with_fma<F: Fma<Elem = T>>(self, fma: F) {
+    fn with_microkernel<K: Microkernel<Elem = T>>(self, mut kernel: K) {
         let Self { a, b, rows, panels, out, epilogue } = self;
-        let stride = columns::<F::Simd>();
+        let stride = columns::<K::Simd>();
         assert_eq!(stride, b.columns);
         let mut sums = EMPTY;
         let depths = b.depth;
@@ -130,7 +130,7 @@ impl<T: Operand, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C, E> {
             let steps = depth.div_ceil(T::DEPTHS);
             let copy;
             let strip = match (a, a.in_place()) {
-                (ASource::Transposed(_), _) => None,
+                (ASource::Transposed(_), _) if !K::CONTIGUOUS => None,
                 (_, Some(it)) => {
                     let at = it.data.as_ptr().wrapping_add(rows.start * it.row + begin * it.col);
                     Some(Strip { at, row: it.row, step: it.col * T::DEPTHS })
@@ -152,16 +152,16 @@ impl<T: Operand, C: Element, E: Epilogue> WithFma<T> for Task<'_, T, C, E> {
                         Some(it) => (it.at_row(row - rows.start), rows.end),
                         None => a.packed_strip(row, begin),
                     };
-                    let height = next_rows::<F::Simd>(rows.end.min(last) - row);
+                    let height = kernel.next_rows(rows.end.min(last) - row);
                     let place = Place { rows: row..row + height, col, cols };
                     out.prefetch(&place);
                     epilogue.prefetch(&place);
                     // SAFETY: the strip has `height` rows and `steps` steps: they are in A, whose constructors check
                     // its size, in the copy, or in a panel of A, which `height` does not leave. A panel has the steps
                     // of B's depth, which is A's.
-                    unsafe { tile(fma, height, steps, strip, b_panel, &mut sums) };
+                    unsafe { kernel.tile(height, steps, strip, b_panel, &mut sums) };
                     // SAFETY: no two tasks have the same place; a task finishes one range of depths after the other.
-                    unsafe { out.write_tile(fma.simd(), &place, &sums, range, epilogue) };
+                    unsafe { out.write_tile(kernel.simd(), &place, &sums, range, epilogue) };
                     row += height;
                 }
             }

@@ -3,14 +3,13 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::tile::{MAX_ROWS, Strip, columns};
 use crate::cpu::buffers::Scratch;
 use crate::cpu::element::Element;
-use crate::cpu::fma::Operand;
-use crate::instruction_set::arch;
+use crate::cpu::microkernel::{Operand, Strip, columns};
+use crate::instruction_set::{Instructions, instructions};
 
 /// A matrix in memory: element (i, j) is `data[i * row + j * col]`.
 #[derive(Clone, Copy)]
@@ -91,7 +90,8 @@ impl<'a, T: Operand> ASource<'a, T> {
     /// The elements `depths` of `rows`, padded with zeros to whole steps, and the distance of rows there.
     pub(super) fn copied(&self, rows: Range<usize>, depths: Range<usize>) -> (Scratch<T>, usize) {
         let steps = depths.len().next_multiple_of(T::DEPTHS);
-        let row = steps.next_multiple_of(PADDING) + PADDING;
+        let line = PADDING / size_of::<T>();
+        let row = steps.next_multiple_of(line) + line;
         let mut copy = Scratch::take(rows.len() * row);
         for (out, i) in copy.chunks_exact_mut(row).zip(rows) {
             let (out, padding) = out[..steps].split_at_mut(depths.len());
@@ -105,7 +105,7 @@ impl<'a, T: Operand> ASource<'a, T> {
                         .for_each(|(out, k)| *out = it.data[i * it.row + k * it.col]);
                 }
                 Self::Gathered { source, .. } => source.gather(i, depths.clone(), out),
-                Self::Transposed(_) => unreachable!("a packed matrix is read in place"),
+                Self::Transposed(it) => it.copy_column(i, depths.start, out),
             }
             padding.fill(T::default());
         }
@@ -113,8 +113,8 @@ impl<'a, T: Operand> ASource<'a, T> {
     }
 }
 
-/// Elements between the rows of a copy: a cache line or half of one.
-const PADDING: usize = 16;
+/// Bytes between the rows of a copy, whose lengths are multiples of it too: a cache line.
+const PADDING: usize = 64;
 
 impl<T> Matrix<'_, T> {
     /// Whether adjacent rows, whole pages apart, share the same few lines of the first-level cache, which
@@ -133,7 +133,7 @@ impl<T> Matrix<'_, T> {
 pub(crate) struct PackedB<T: Operand> {
     data: Arc<Scratch<T>>,
     /// The instruction set that multiplies by it, which decides the width of panels.
-    pub(super) arch: Arch,
+    pub(super) instructions: Instructions,
     pub(super) columns: usize,
     pub(super) depth: usize,
     pub(super) width: usize,
@@ -166,10 +166,14 @@ impl<T, F: Fn(usize, &mut [T])> WithSimd for Fill<'_, T, F> {
     }
 }
 
+/// Columns of a wide panel: whole tiles of 14 rows and an odd number of cache lines, so that steps of depth do not
+/// evict each other from the first-level cache.
+const WIDE: usize = 112;
+
 impl<T: Operand> PackedB<T> {
     /// For one GEMM: the memory is pooled.
     pub(crate) fn temporary(b: Matrix<'_, T>) -> Self {
-        Self::with(arch(), b, Scratch::take)
+        Self::with(instructions(), b, Scratch::take)
     }
 
     /// [`temporary`](Self::temporary), rounded to this type.
@@ -177,33 +181,36 @@ impl<T: Operand> PackedB<T> {
     where
         T: Element,
     {
-        Self::filled(arch(), arch().dispatch(Columns), b, Scratch::take, T::round)
+        Self::filled(instructions(), instructions().dispatch(Columns), b, Scratch::take, T::round)
     }
 
-    /// For a GEMM by the [transpose](ASource::Transposed): panels of whole tiles and an odd number of cache lines, so
-    /// that steps of depth do not evict each other from the first-level cache. The memory is pooled.
+    /// For a GEMM by the [transpose](ASource::Transposed): panels of `WIDE` columns. The memory is pooled.
     pub(crate) fn wide(b: Matrix<'_, T>) -> Self {
-        Self::filled(arch(), 8 * MAX_ROWS, b, Scratch::take, |x| x)
+        Self::filled(instructions(), WIDE, b, Scratch::take, |x| x)
     }
 
     /// For many GEMMs.
     pub(crate) fn new(b: Matrix<'_, T>) -> Self {
-        Self::with(arch(), b, Scratch::own)
+        Self::with(instructions(), b, Scratch::own)
     }
 
-    pub(crate) fn with(arch: Arch, b: Matrix<'_, T>, memory: impl FnOnce(usize) -> Scratch<T>) -> Self {
-        Self::filled(arch, arch.dispatch(Columns), b, memory, |x| x)
+    pub(crate) fn with(
+        instructions: Instructions,
+        b: Matrix<'_, T>,
+        memory: impl FnOnce(usize) -> Scratch<T>,
+    ) -> Self {
+        Self::filled(instructions, instructions.dispatch(Columns), b, memory, |x| x)
     }
 
     fn filled<S: Copy + Sync>(
-        arch: Arch,
+        instructions: Instructions,
         columns: usize,
         b: Matrix<'_, S>,
         memory: impl FnOnce(usize) -> Scratch<T>,
         convert: impl Fn(S) -> T + Copy + Sync,
     ) -> Self {
         Self::fill(
-            arch,
+            instructions,
             columns,
             (b.rows, b.cols),
             memory,
@@ -221,18 +228,18 @@ impl<T: Operand> PackedB<T> {
     /// second the same columns of `second`.
     pub(crate) fn pair(first: Matrix<'_, T>, second: Matrix<'_, T>) -> Self {
         assert_eq!((first.rows, first.cols), (second.rows, second.cols));
-        let arch = arch();
-        let columns = arch.dispatch(Columns);
+        let instructions = instructions();
+        let columns = instructions.dispatch(Columns);
         let lanes = columns / 2;
         let width = first.cols.div_ceil(lanes) * columns;
-        Self::fill(arch, columns, (first.rows, width), Scratch::own, |panel, out| {
+        Self::fill(instructions, columns, (first.rows, width), Scratch::own, |panel, out| {
             fill_panel(first, panel * lanes, lanes, out, columns, |x| x);
             fill_panel(second, panel * lanes, lanes, &mut out[lanes * T::DEPTHS..], columns, |x| x);
         })
     }
 
     fn fill(
-        arch: Arch,
+        instructions: Instructions,
         columns: usize,
         (depth, width): (usize, usize),
         memory: impl FnOnce(usize) -> Scratch<T>,
@@ -243,9 +250,9 @@ impl<T: Operand> PackedB<T> {
         if panel > 0 {
             let fill = &fill;
             let panels = data.par_chunks_exact_mut(panel).enumerate();
-            panels.for_each(|(panel, out)| arch.dispatch(Fill { fill, panel, out }));
+            panels.for_each(|(panel, out)| instructions.dispatch(Fill { fill, panel, out }));
         }
-        Self { data: Arc::new(data), arch, columns, depth, width }
+        Self { data: Arc::new(data), instructions, columns, depth, width }
     }
 
     /// The first `width` columns of each operand of a [`pair`](Self::pair), each stored column by column.
@@ -270,6 +277,15 @@ impl<T: Operand> PackedB<T> {
             panel[(step * self.columns + j % self.columns) * T::DEPTHS + part]
         };
         (0..self.depth).map(at)
+    }
+
+    /// Copies column `j` from depth `first` on, a whole number of steps, to `out`.
+    fn copy_column(&self, j: usize, first: usize, out: &mut [T]) {
+        let steps =
+            self.panel(j / self.columns)[first * self.columns..].chunks_exact(self.columns * T::DEPTHS);
+        for (out, step) in out.chunks_mut(T::DEPTHS).zip(steps) {
+            out.copy_from_slice(&step[j % self.columns * T::DEPTHS..][..out.len()]);
+        }
     }
 
     pub(super) fn panels(&self) -> usize {

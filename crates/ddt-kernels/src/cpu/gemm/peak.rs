@@ -8,9 +8,8 @@ use candle_core::{DType, Result, bail};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::tile::{EMPTY, MAX_COLS, Strip, columns, next_rows, tile};
-use crate::cpu::fma::{Fma, Operand, WithFma};
-use crate::instruction_set::arch;
+use crate::cpu::microkernel::{EMPTY, MAX_COLS, Microkernel, Operand, Strip, WithMicrokernel, columns};
+use crate::instruction_set::instructions;
 
 /// Steps of the tile: both operands stay in the first-level cache.
 const STEPS: usize = 64;
@@ -43,7 +42,7 @@ fn peak<T: Operand>() -> f64 {
         .with_max_len(1)
         .map(|_| {
             let mut done = 0;
-            T::dispatch(arch(), Tiles { done: &mut done });
+            T::dispatch(instructions(), Tiles { done: &mut done });
             done
         })
         .sum();
@@ -55,10 +54,12 @@ struct Tiles<'a> {
     done: &'a mut usize,
 }
 
-impl<T: Operand> WithFma<T> for Tiles<'_> {
+impl<T: Operand> WithMicrokernel<T> for Tiles<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn with_fma<F: Fma<Elem = T>>(self, fma: F) {
-        let rows = next_rows::<F::Simd>(usize::MAX);
+    fn with_microkernel<K: Microkernel<Elem = T>>(self, mut kernel: K) {
+        let rows = K::ROWS;
         let depth = STEPS * T::DEPTHS;
         let a = vec![T::default(); rows * depth];
         let b = vec![T::default(); depth * MAX_COLS];
@@ -67,10 +68,10 @@ impl<T: Operand> WithFma<T> for Tiles<'_> {
             let (a, b) = (black_box(&a), black_box(&b));
             let a = Strip { at: a.as_ptr(), row: depth, step: T::DEPTHS };
             // SAFETY: `a` has `rows` rows of `depth` elements, and `b` has room for the widest panel of as many.
-            unsafe { tile(fma, rows, STEPS, a, b.as_ptr(), &mut sums) };
+            unsafe { kernel.tile(rows, STEPS, a, b.as_ptr(), &mut sums) };
         }
         black_box(&sums);
-        *self.done = ROUNDS * rows * depth * columns::<F::Simd>();
+        *self.done = ROUNDS * rows * depth * columns::<K::Simd>();
     }
 }
 

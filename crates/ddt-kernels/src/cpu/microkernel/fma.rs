@@ -1,17 +1,16 @@
-//! The multiply-add of a GEMM's inner loop: one f32, or a pair of bf16 summed in f32, per step of depth.
+//! Tiles by the multiply-adds of SIMD lanes: one f32, or a pair of bf16 summed in f32, per step of depth.
 #![expect(
     unsafe_code,
     reason = "loads through pointers, without a bounds check for each; one instruction of its own"
 )]
 
 use half::bf16;
+use pulp::Simd;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::V4;
-use pulp::{Arch, Simd, WithSimd};
 
-use crate::cpu::buffers::Pooled;
-#[cfg(target_arch = "x86_64")]
-use crate::instruction_set::has_bf16;
+use super::tile::{Microkernel, Operand, Strip, Tile};
+use crate::cpu::prefetch::prefetch;
 
 /// Multiplies and adds elements of one type with one instruction set.
 pub(crate) trait Fma: Copy {
@@ -45,67 +44,117 @@ pub(crate) trait Fma: Copy {
     ) -> <Self::Simd as Simd>::f32s;
 }
 
-/// An element type of A and B.
-pub(crate) trait Operand: Pooled {
-    /// Neighbouring depths that make one step.
-    const DEPTHS: usize;
+/// Rows of the tallest tile: 28 of 32 registers hold sums, two a row.
+const ROWS: usize = 14;
 
-    /// Runs `op` with the best multiply-add of `arch`.
-    fn dispatch<Op: WithFma<Self>>(arch: Arch, op: Op);
-}
+impl<F: Fma> Microkernel for F {
+    type Simd = F::Simd;
+    type Elem = F::Elem;
 
-/// Code that runs with any multiply-add of `T`. Implementations must be marked `#[inline(always)]`, as must all
-/// that they call in loops: code that is not inlined into the instruction set calls every instruction as a function.
-pub(crate) trait WithFma<T> {
-    fn with_fma<F: Fma<Elem = T>>(self, fma: F);
-}
+    const ROWS: usize = if F::Simd::REGISTER_COUNT >= 32 { ROWS } else { 6 };
+    const CONTIGUOUS: bool = false;
 
-impl Operand for f32 {
-    const DEPTHS: usize = 1;
+    #[inline(always)]
+    fn simd(&self) -> F::Simd {
+        Fma::simd(*self)
+    }
 
-    fn dispatch<Op: WithFma<Self>>(arch: Arch, op: Op) {
-        struct Run<Op>(Op);
-        impl<Op: WithFma<f32>> WithSimd for Run<Op> {
-            type Output = ();
+    /// The tallest tile whose sums fit into the registers.
+    #[inline(always)]
+    fn next_rows(&self, remaining: usize) -> usize {
+        let most = remaining.min(<Self as Microkernel>::ROWS);
+        [14, 8, 6, 4, 2, 1].into_iter().find(|&rows| rows <= most).unwrap_or(0)
+    }
 
-            #[inline(always)]
-            fn with_simd<S: Simd>(self, simd: S) {
-                self.0.with_fma(Single(simd));
+    #[inline(always)]
+    unsafe fn tile(
+        &mut self,
+        rows: usize,
+        steps: usize,
+        a: Strip<F::Elem>,
+        b: *const F::Elem,
+        out: &mut Tile,
+    ) {
+        let fma = *self;
+        // SAFETY: the caller's promise, passed on.
+        unsafe {
+            match rows {
+                14 => fixed::<F, 14>(fma, steps, a, b, out),
+                8 => fixed::<F, 8>(fma, steps, a, b, out),
+                6 => fixed::<F, 6>(fma, steps, a, b, out),
+                4 => fixed::<F, 4>(fma, steps, a, b, out),
+                2 => fixed::<F, 2>(fma, steps, a, b, out),
+                _ => fixed::<F, 1>(fma, steps, a, b, out),
             }
         }
-        arch.dispatch(Run(op));
     }
 }
 
-impl Operand for bf16 {
-    const DEPTHS: usize = 2;
+/// Steps between the prefetch of memory and its use.
+const AHEAD: usize = 16;
 
-    fn dispatch<Op: WithFma<Self>>(arch: Arch, op: Op) {
-        struct Run<Op>(Op);
-        impl<Op: WithFma<bf16>> WithSimd for Run<Op> {
-            type Output = ();
+/// Rows that share a pointer; the instructions' addresses reach the others by multiples of one stride.
+const GROUP: usize = 3;
 
-            #[inline(always)]
-            fn with_simd<S: Simd>(self, simd: S) {
-                self.0.with_fma(WidenedPair(simd));
+/// [A tile](Microkernel::tile) with a fixed number of rows.
+///
+/// # Safety
+///
+/// As there.
+#[inline(always)]
+unsafe fn fixed<F: Fma, const ROWS: usize>(
+    fma: F,
+    steps: usize,
+    a: Strip<F::Elem>,
+    b: *const F::Elem,
+    out: &mut Tile,
+) {
+    let simd = fma.simd();
+    let lanes = <F::Simd as Simd>::F32_LANES;
+    let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
+    let Strip { at: mut a, row: a_row, step: a_step } = a;
+    // Past the last step these leave the operands, so they must not claim to be inside.
+    let mut b = b;
+    let (ahead, further) = (GROUP * a_row, 2 * GROUP * a_row);
+    for _ in 0..steps {
+        let groups = [
+            a,
+            a.wrapping_add(ahead),
+            a.wrapping_add(further),
+            a.wrapping_add(further + ahead),
+            a.wrapping_add(2 * further),
+        ];
+        prefetch(b.wrapping_add(AHEAD * 2 * lanes * F::Elem::DEPTHS));
+        prefetch(b.wrapping_add((2 * AHEAD + 1) * lanes * F::Elem::DEPTHS));
+        prefetch(a.wrapping_add(AHEAD * a_step));
+        // SAFETY: the caller promises `steps` steps of ROWS rows and of a panel.
+        unsafe {
+            let columns = [fma.load(b), fma.load(b.wrapping_add(lanes * F::Elem::DEPTHS))];
+            // A loop over rows is not always unrolled, and then the sums leave their registers.
+            macro_rules! rows {
+                ($($i:literal)*) => {$(
+                    if $i < ROWS {
+                        let a = fma.splat(groups[$i / GROUP].wrapping_add(($i % GROUP) * a_row));
+                        sums[$i] =
+                            [fma.mul_add(a, columns[0], sums[$i][0]), fma.mul_add(a, columns[1], sums[$i][1])];
+                    }
+                )*};
             }
+            rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
         }
-        #[cfg(target_arch = "x86_64")]
-        if let (Arch::V4(simd), true) = (arch, has_bf16()) {
-            // SAFETY: `simd` proves all of the features but the last, which has just been detected.
-            return unsafe { native(NativePair(simd), op) };
-        }
-        arch.dispatch(Run(op));
+        a = a.wrapping_add(a_step);
+        b = b.wrapping_add(2 * lanes * F::Elem::DEPTHS);
     }
-}
-
-/// Runs `op` with the instruction for pairs of bf16.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(
-    enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi1,bmi2,lzcnt,popcnt"
-)]
-fn native<Op: WithFma<bf16>>(fma: NativePair, op: Op) {
-    op.with_fma(fma);
+    let (groups, _) = F::Simd::as_mut_simd_f32s(&mut out[..2 * ROWS * lanes]);
+    macro_rules! rows {
+        ($($i:literal)*) => {$(
+            if $i < ROWS {
+                groups[2 * $i] = sums[$i][0];
+                groups[2 * $i + 1] = sums[$i][1];
+            }
+        )*};
+    }
+    rows!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
 }
 
 /// An unaligned value: reading it is one instruction even where `read_unaligned` checks its arguments.
@@ -115,7 +164,7 @@ struct Unaligned<T>(T);
 
 /// One f32 a step.
 #[derive(Clone, Copy)]
-struct Single<S>(S);
+pub(super) struct Single<S>(pub(super) S);
 
 impl<S: Simd> Fma for Single<S> {
     type Simd = S;
@@ -147,7 +196,7 @@ impl<S: Simd> Fma for Single<S> {
 
 /// A pair of bf16 a step, widened to f32: for any instruction set.
 #[derive(Clone, Copy)]
-struct WidenedPair<S>(S);
+pub(super) struct WidenedPair<S>(pub(super) S);
 
 impl<S: Simd> WidenedPair<S> {
     /// The first and the second of each pair, exactly.
@@ -197,7 +246,7 @@ impl<S: Simd> Fma for WidenedPair<S> {
 /// It rounds each sum of two products once more, to even, and takes numbers below the normal range for zero.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-struct NativePair(V4);
+pub(super) struct NativePair(pub(super) V4);
 
 #[cfg(target_arch = "x86_64")]
 impl Fma for NativePair {
