@@ -29,9 +29,13 @@ const NAME: &str = "gate_residual";
 ///
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn gate_residual<'a>(x: &Tensor, gate: impl Into<ModulationSource<'a>>, y: &Tensor) -> Result<Tensor> {
+    by_source(x, gate.into(), y)
+}
+
+/// Not generic, so that callers do not compile the operation again.
+fn by_source(x: &Tensor, source: ModulationSource<'_>, y: &Tensor) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
     check_shape(NAME, "y", y, x.dims())?;
-    let source = gate.into();
     let modulation = Modulation::new(NAME, "gate", &source, (b, l), d)?;
     match source.single(&modulation)? {
         Some(gate) => {

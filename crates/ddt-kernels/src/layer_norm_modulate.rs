@@ -34,8 +34,12 @@ pub fn layer_norm_modulate<'a>(
     shift_scale: impl Into<ModulationSource<'a>>,
     eps: f64,
 ) -> Result<Tensor> {
+    by_source(x, shift_scale.into(), eps as f32)
+}
+
+/// Not generic, so that callers do not compile the operation again.
+fn by_source(x: &Tensor, source: ModulationSource<'_>, eps: f32) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
-    let (source, eps) = (shift_scale.into(), eps as f32);
     let modulation = Modulation::new(NAME, "shift_scale", &source, (b, l), 2 * d)?;
     match source.single(&modulation)? {
         Some(shift_scale) => {

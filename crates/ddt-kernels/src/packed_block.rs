@@ -69,10 +69,21 @@ pub fn packed_block<'a>(
     num_heads: usize,
     eps: f64,
 ) -> Result<Tensor> {
+    by_source(x, modulation.into(), weights, rope, num_heads, eps)
+}
+
+/// Not generic, so that callers do not compile the operation again.
+fn by_source(
+    x: &Tensor,
+    source: ModulationSource<'_>,
+    weights: &PackedBlockWeights,
+    rope: &RopeTable,
+    num_heads: usize,
+    eps: f64,
+) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
     let PackedBlockWeights { norm1, qkv, q_norm, k_norm, proj, norm2, gate, w2 } = weights;
     let named = [("norm1", norm1), ("q_norm", q_norm), ("k_norm", k_norm), ("norm2", norm2)];
-    let source = modulation.into();
     let terms = source.tensors().map(|it| ("modulation", it));
     check_alike(NAME, &[&[("x", x)][..], &terms, &named].concat())?;
     if x.track_op() || source.tensors().iter().any(|it| it.track_op()) {

@@ -36,9 +36,13 @@ pub fn rms_norm_modulate<'a>(
     shift_scale: impl Into<ModulationSource<'a>>,
     eps: f64,
 ) -> Result<Tensor> {
+    by_source(x, weight, shift_scale.into(), eps as f32)
+}
+
+/// Not generic, so that callers do not compile the operation again.
+fn by_source(x: &Tensor, weight: &Tensor, source: ModulationSource<'_>, eps: f32) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
     check_shape(NAME, "weight", weight, &[d])?;
-    let (source, eps) = (shift_scale.into(), eps as f32);
     let modulation = Modulation::new(NAME, "shift_scale", &source, (b, l), 2 * d)?;
     if let Some(shift_scale) = source.single(&modulation)? {
         let op = RmsNormModulate { modulation: modulation.alone(), eps };

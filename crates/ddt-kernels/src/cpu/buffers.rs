@@ -6,7 +6,7 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -36,34 +36,43 @@ macro_rules! pooled {
 pooled!(f32);
 pooled!(half::bf16);
 
-/// A buffer that holds whatever its last user left in it.
+/// A buffer, aligned to cache lines, that holds whatever its last user left in it.
 ///
 /// Mapping fresh memory can cost as much as the GEMM that uses it.
 pub(crate) struct Scratch<T: Pooled> {
     buffer: Vec<T>,
-    len: usize,
+    /// The elements in use, the first of them at the start of a cache line.
+    range: Range<usize>,
     /// Whether it returns to the pool.
     pooled: bool,
 }
 
 impl<T: Pooled> Scratch<T> {
+    /// Elements of a cache line.
+    const LINE: usize = 64 / size_of::<T>();
+
     /// A buffer of `len` elements from the pool.
     pub(crate) fn take(len: usize) -> Self {
         let mut pool = T::pool().lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |buffer: &&(usize, usize)| buffer.1 >= len;
+        let fits = |buffer: &&(usize, usize)| buffer.1 >= len + Self::LINE;
         let sizes: Vec<(usize, usize)> = pool.iter().map(Vec::len).enumerate().collect();
         let best = sizes.iter().filter(fits).min_by_key(|it| it.1).or(sizes.iter().max_by_key(|it| it.1));
         let mut buffer = best.map(|it| pool.swap_remove(it.0)).unwrap_or_default();
         drop(pool);
-        if buffer.len() < len {
-            buffer = vec![T::default(); len];
+        if buffer.len() < len + Self::LINE {
+            buffer = vec![T::default(); len + Self::LINE];
         }
-        Self { buffer, len, pooled: true }
+        Self::aligned(buffer, len, true)
     }
 
     /// A buffer outside the pool, for values that stay.
     pub(crate) fn own(len: usize) -> Self {
-        Self { buffer: vec![T::default(); len], len, pooled: false }
+        Self::aligned(vec![T::default(); len + Self::LINE], len, false)
+    }
+
+    fn aligned(buffer: Vec<T>, len: usize, pooled: bool) -> Self {
+        let first = buffer.as_ptr().align_offset(64).min(Self::LINE);
+        Self { buffer, range: first..first + len, pooled }
     }
 }
 
@@ -83,13 +92,13 @@ impl<T: Pooled> Deref for Scratch<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.buffer[..self.len]
+        &self.buffer[self.range.clone()]
     }
 }
 
 impl<T: Pooled> DerefMut for Scratch<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.buffer[..self.len]
+        &mut self.buffer[self.range.clone()]
     }
 }
 

@@ -129,7 +129,7 @@ impl<T: Operand, C: Element, E: Epilogue> WithMicrokernel<T> for Task<'_, T, C, 
             let depth = most.min(depths - begin);
             let steps = depth.div_ceil(T::DEPTHS);
             let copy;
-            let strip = match (a, a.in_place()) {
+            let strip = match (a, a.in_place(K::CONTIGUOUS)) {
                 (ASource::Transposed(_), _) if !K::CONTIGUOUS => None,
                 (_, Some(it)) => {
                     let at = it.data.as_ptr().wrapping_add(rows.start * it.row + begin * it.col);

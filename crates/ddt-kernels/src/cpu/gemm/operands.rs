@@ -76,12 +76,12 @@ impl<'a, T: Operand> ASource<'a, T> {
         (Strip { at, row: T::DEPTHS, step: it.columns * T::DEPTHS }, (panel + 1) * it.columns)
     }
 
-    /// The matrix, where a GEMM may read it in place.
-    pub(super) fn in_place(&self) -> Option<Matrix<'a, T>> {
+    /// The matrix, where a GEMM may read it in place; with `aligned`, only if its rows start with cache lines.
+    pub(super) fn in_place(&self, aligned: bool) -> Option<Matrix<'a, T>> {
         match *self {
             Self::Matrix(it) => Some(it).filter(|it| {
                 let whole_steps = T::DEPTHS == 1 || (it.col == 1 && it.cols.is_multiple_of(T::DEPTHS));
-                whole_steps && !it.conflicts()
+                whole_steps && !it.conflicts() && (!aligned || it.is_aligned())
             }),
             Self::Gathered { .. } | Self::Transposed(_) => None,
         }
@@ -117,6 +117,11 @@ impl<'a, T: Operand> ASource<'a, T> {
 const PADDING: usize = 64;
 
 impl<T> Matrix<'_, T> {
+    /// Whether every row starts with a cache line.
+    fn is_aligned(&self) -> bool {
+        self.data.as_ptr().align_offset(64) == 0 && (self.row * size_of::<T>()).is_multiple_of(64)
+    }
+
     /// Whether adjacent rows, whole pages apart, share the same few lines of the first-level cache, which
     /// holds eight of a kind.
     fn conflicts(&self) -> bool {

@@ -8,13 +8,14 @@ use candle_core::{DType, Result, bail};
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::cpu::buffers::Scratch;
 use crate::cpu::microkernel::{EMPTY, MAX_COLS, Microkernel, Operand, Strip, WithMicrokernel, columns};
 use crate::instruction_set::instructions;
 
 /// Steps of the tile: both operands stay in the first-level cache.
-const STEPS: usize = 64;
+const STEPS: usize = 128;
 /// Tiles that each thread computes in one measurement.
-const ROUNDS: usize = 20_000;
+const ROUNDS: usize = 10_000;
 
 /// Peak floating-point operations per second of GEMMs in `dtype`, on all threads of rayon's current pool.
 ///
@@ -61,11 +62,10 @@ impl<T: Operand> WithMicrokernel<T> for Tiles<'_> {
     fn with_microkernel<K: Microkernel<Elem = T>>(self, mut kernel: K) {
         let rows = K::ROWS;
         let depth = STEPS * T::DEPTHS;
-        let a = vec![T::default(); rows * depth];
-        let b = vec![T::default(); depth * MAX_COLS];
+        let (a, b) = (Scratch::own(rows * depth), Scratch::own(depth * MAX_COLS));
         let mut sums = EMPTY;
         for _ in 0..ROUNDS {
-            let (a, b) = (black_box(&a), black_box(&b));
+            let (a, b): (&[T], &[T]) = black_box((&a, &b));
             let a = Strip { at: a.as_ptr(), row: depth, step: T::DEPTHS };
             // SAFETY: `a` has `rows` rows of `depth` elements, and `b` has room for the widest panel of as many.
             unsafe { kernel.tile(rows, STEPS, a, b.as_ptr(), &mut sums) };

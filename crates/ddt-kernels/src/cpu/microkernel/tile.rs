@@ -40,7 +40,7 @@ pub(crate) trait Microkernel {
     /// Rows of the tallest tile.
     const ROWS: usize;
 
-    /// Whether the steps of a row of A must follow one another in memory.
+    /// Whether the steps of a row of A must follow one another in memory, fastest from the start of a cache line.
     const CONTIGUOUS: bool;
 
     fn simd(&self) -> Self::Simd;
