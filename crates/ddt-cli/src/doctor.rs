@@ -129,6 +129,7 @@ fn instructions() -> Vec<&'static str> {
             ("fma", is_x86_feature_detected!("fma")),
             ("avx512f", is_x86_feature_detected!("avx512f")),
             ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+            ("amx", ddt::kernels::InstructionSet::has_amx()),
         ];
         all.into_iter().filter(|it| it.1).map(|it| it.0).collect()
     }

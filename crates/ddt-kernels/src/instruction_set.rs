@@ -29,6 +29,7 @@ pub enum InstructionSet {
 
 /// The instructions that kernels use.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "bf16 is always widened there"))]
 pub(crate) struct Instructions {
     arch: Arch,
     bf16: Bf16Products,
@@ -36,6 +37,7 @@ pub(crate) struct Instructions {
 
 /// What multiplies bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "bf16 is always widened there"))]
 pub(crate) enum Bf16Products {
     /// Multiply-adds of f32.
     Widened,
@@ -47,6 +49,7 @@ pub(crate) enum Bf16Products {
 
 impl Instructions {
     /// The set as pulp knows it.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn arch(self) -> Arch {
         self.arch
     }
@@ -72,6 +75,11 @@ impl InstructionSet {
     /// The limit of this process, which is settled by the first operation.
     pub fn current() -> Self {
         chosen().0
+    }
+
+    /// Whether AMX multiplies bf16 without a limit.
+    pub fn has_amx() -> bool {
+        widest_products(Arch::new()) == Bf16Products::Tiles
     }
 
     /// Makes this the limit of this process.

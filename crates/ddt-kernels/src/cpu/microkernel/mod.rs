@@ -2,7 +2,9 @@
 #![expect(unsafe_code, reason = "runs code for instructions that have been detected")]
 
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+#[cfg(target_arch = "x86_64")]
+use pulp::Arch;
+use pulp::{Simd, WithSimd};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
