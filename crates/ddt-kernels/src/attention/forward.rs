@@ -19,7 +19,7 @@ use crate::cpu::exp::exponentials;
 use crate::cpu::gemm::{Destination, collect};
 use crate::cpu::lanes::update;
 use crate::cpu::microkernel::{
-    EMPTY, MAX_COLS, MAX_ROWS, Microkernel, Operand, Strip, WithMicrokernel, columns, tallest,
+    EMPTY, MAX_COLS, MAX_ROWS, Microkernel, Operand, Strip, WithMicrokernel, columns, form,
 };
 use crate::instruction_set::instructions;
 
@@ -45,7 +45,7 @@ fn run<T: Element>(inputs: &Inputs<'_, T>, out: &Destination<'_, T>) {
         .tokens
         .div_ceil(blocks)
         .max(MIN_QUERIES)
-        .next_multiple_of(tallest::<T::Operand>(instructions()));
+        .next_multiple_of(form::<T::Operand>(instructions()).rows);
     let blocks = sizes.tokens.div_ceil(rows);
     (0..sizes.tasks() * blocks).into_par_iter().for_each_init(
         || (Scratch::take(wide_len(&sizes)), Scratch::take(operands_len::<T::Operand>(&sizes))),

@@ -19,7 +19,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::element::Element;
-use super::microkernel::{EMPTY, Microkernel, Operand, Strip, WithMicrokernel, columns, tallest};
+use super::microkernel::{EMPTY, Microkernel, Operand, Strip, WithMicrokernel, columns, form};
 
 mod epilogue;
 mod operands;
@@ -82,8 +82,17 @@ pub(crate) fn gemm<T: Operand, C: Element, E: Epilogue>(
     if rows == 0 || panels == 0 {
         return;
     }
+    let form = form::<T>(b.instructions);
+    let by_rows;
+    let a = match a {
+        ASource::Transposed(packed) if form.contiguous => {
+            by_rows = packed.columns_as_rows();
+            ASource::Matrix(Matrix { data: &by_rows.0, rows, cols: depth, row: by_rows.1, col: 1 })
+        }
+        a => a,
+    };
     // Tiles of rows, spread evenly over blocks.
-    let tallest = tallest::<T>(b.instructions);
+    let tallest = form.rows;
     let tiles = rows.div_ceil(tallest);
     let range = depth.min(range_of::<T, C, E>());
     let most = (TASK_BYTES / (tallest * size_of::<T>() * range.max(1))).max(1);
@@ -130,7 +139,7 @@ impl<T: Operand, C: Element, E: Epilogue> WithMicrokernel<T> for Task<'_, T, C, 
             let steps = depth.div_ceil(T::DEPTHS);
             let copy;
             let strip = match (a, a.in_place(K::CONTIGUOUS)) {
-                (ASource::Transposed(_), _) if !K::CONTIGUOUS => None,
+                (ASource::Transposed(_), _) => None,
                 (_, Some(it)) => {
                     let at = it.data.as_ptr().wrapping_add(rows.start * it.row + begin * it.col);
                     Some(Strip { at, row: it.row, step: it.col * T::DEPTHS })

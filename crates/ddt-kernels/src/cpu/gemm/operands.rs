@@ -105,7 +105,7 @@ impl<'a, T: Operand> ASource<'a, T> {
                         .for_each(|(out, k)| *out = it.data[i * it.row + k * it.col]);
                 }
                 Self::Gathered { source, .. } => source.gather(i, depths.clone(), out),
-                Self::Transposed(it) => it.copy_column(i, depths.start, out),
+                Self::Transposed(_) => unreachable!("a packed matrix is read in place"),
             }
             padding.fill(T::default());
         }
@@ -171,9 +171,9 @@ impl<T, F: Fn(usize, &mut [T])> WithSimd for Fill<'_, T, F> {
     }
 }
 
-/// Columns of a wide panel: whole tiles of 14 rows and an odd number of cache lines, so that steps of depth do not
-/// evict each other from the first-level cache.
-const WIDE: usize = 112;
+/// Columns of a wide panel: whole tiles of 14 rows, whole blocks, and an odd number of cache lines, so that steps of
+/// depth do not evict each other from the first-level cache.
+const WIDE: usize = 7 * BLOCK;
 
 impl<T: Operand> PackedB<T> {
     /// For one GEMM: the memory is pooled.
@@ -284,13 +284,24 @@ impl<T: Operand> PackedB<T> {
         (0..self.depth).map(at)
     }
 
-    /// Copies column `j` from depth `first` on, a whole number of steps, to `out`.
-    fn copy_column(&self, j: usize, first: usize, out: &mut [T]) {
-        let steps =
-            self.panel(j / self.columns)[first * self.columns..].chunks_exact(self.columns * T::DEPTHS);
-        for (out, step) in out.chunks_mut(T::DEPTHS).zip(steps) {
-            out.copy_from_slice(&step[j % self.columns * T::DEPTHS..][..out.len()]);
-        }
+    /// The columns as rows, each from the start of a cache line, and the distance between them.
+    pub(super) fn columns_as_rows(&self) -> (Scratch<T>, usize) {
+        let line = PADDING / size_of::<T>();
+        let row = self.depth.next_multiple_of(line) + line;
+        let mut out = Scratch::take(self.width * row);
+        // Some columns at a time, whose rows stay in the first-level cache.
+        out.par_chunks_mut(BLOCK * row).enumerate().for_each(|(block, out)| {
+            let first = block * BLOCK;
+            let panel = self.panel(first / self.columns).chunks_exact(self.columns * T::DEPTHS);
+            for (step, from) in panel.enumerate() {
+                let from = from[first % self.columns * T::DEPTHS..].chunks_exact(T::DEPTHS);
+                for (out, from) in out.chunks_exact_mut(row).zip(from) {
+                    let out = &mut out[step * T::DEPTHS..][..T::DEPTHS];
+                    out.iter_mut().zip(from).for_each(|(out, x)| *out = *x);
+                }
+            }
+        });
+        (out, row)
     }
 
     pub(super) fn panels(&self) -> usize {

@@ -78,16 +78,25 @@ fn native<K: Microkernel<Elem = bf16>, Op: WithMicrokernel<bf16>>(kernel: K, op:
     op.with_microkernel(kernel)
 }
 
-/// Rows of the tallest tile of the microkernel for `T`.
-pub(crate) fn tallest<T: Operand>(instructions: Instructions) -> usize {
-    struct Rows;
-    impl<T> WithMicrokernel<T> for Rows {
-        type Output = usize;
+/// What a GEMM must know of a microkernel before it cuts its tasks.
+#[derive(Clone, Copy)]
+pub(crate) struct Form {
+    /// Rows of the tallest tile.
+    pub(crate) rows: usize,
+    /// Whether the steps of a row of A must follow one another.
+    pub(crate) contiguous: bool,
+}
+
+/// The form of the microkernel for `T`.
+pub(crate) fn form<T: Operand>(instructions: Instructions) -> Form {
+    struct FormOf;
+    impl<T> WithMicrokernel<T> for FormOf {
+        type Output = Form;
 
         #[inline(always)]
-        fn with_microkernel<K: Microkernel<Elem = T>>(self, _: K) -> usize {
-            K::ROWS
+        fn with_microkernel<K: Microkernel<Elem = T>>(self, _: K) -> Form {
+            Form { rows: K::ROWS, contiguous: K::CONTIGUOUS }
         }
     }
-    T::dispatch(instructions, Rows)
+    T::dispatch(instructions, FormOf)
 }
