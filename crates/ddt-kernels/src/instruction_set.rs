@@ -35,7 +35,7 @@ pub(crate) struct Instructions {
     bf16: Bf16Products,
 }
 
-/// What multiplies bf16.
+/// The instructions that multiply bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "bf16 is always widened there"))]
 pub(crate) enum Bf16Products {
@@ -54,7 +54,7 @@ impl Instructions {
         self.arch
     }
 
-    /// What multiplies bf16. Anything but [`Bf16Products::Widened`] proves that its instructions can be used.
+    /// The instructions that multiply bf16. The processor has them, and the system permits this process to use them.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn bf16(self) -> Bf16Products {
         self.bf16
@@ -99,7 +99,7 @@ impl InstructionSet {
         Ok(())
     }
 
-    /// What kernels use under this limit, if the machine has it.
+    /// The instructions of kernels under this limit; none if the machine lacks it.
     fn instructions(self) -> Option<Instructions> {
         let arch = match self {
             Self::Widest => Arch::new(),

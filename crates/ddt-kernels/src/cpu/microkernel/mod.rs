@@ -78,7 +78,7 @@ fn native<K: Microkernel<Elem = bf16>, Op: WithMicrokernel<bf16>>(kernel: K, op:
     op.with_microkernel(kernel)
 }
 
-/// What a GEMM must know of a microkernel before it cuts its tasks.
+/// The properties of a microkernel that decide how a GEMM is cut into tasks.
 #[derive(Clone, Copy)]
 pub(crate) struct Form {
     /// Rows of the tallest tile.

@@ -1,4 +1,4 @@
-//! What a microkernel computes: a tile, some rows of A by one panel of packed B, summed in registers.
+//! The interface of microkernels: each multiplies a tile, some rows of A by one panel of packed B, in registers.
 #![expect(unsafe_code, reason = "operands are pointers, bounded once for each GEMM")]
 
 use pulp::Simd;
