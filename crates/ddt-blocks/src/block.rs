@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use candle_core::{Module, Result, Tensor, bail};
+use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_kernels::{gate_residual, swiglu};
 
@@ -17,12 +17,18 @@ use crate::{
 /// `M` is 1 where the condition is one vector per image (condition encoder), `L` where it is one per token
 /// (velocity decoder). A modulation depends on the condition only, and is cached with it.
 ///
-/// It is one tensor, or four: a fused block reads one, while single layers read four and would pad the gradient of
-/// each to the whole if they were views of one. Every block takes either.
+/// It is one tensor, or four: a frozen block reads one, while single layers read four and would pad the gradient of
+/// each to the whole if they were views of one. Both take either. That of a [fused](crate::Fused) block, which only it
+/// reads, is the condition itself, `(B, M, D)`: the block computes the rest in its one operation.
 #[derive(Debug, Clone)]
 pub struct Modulation(Vec<WeightedSum>);
 
 impl Modulation {
+    /// The condition, `(B, M, D)`, for a block that computes the rest.
+    pub(crate) fn of_condition(condition: &Tensor) -> Self {
+        Self(vec![condition.clone().into()])
+    }
+
     /// One tensor, `(B, M, 6D)`.
     pub(crate) fn joint(ada_ln: &impl Module, condition: &Tensor) -> Result<Self> {
         Ok(Self(vec![ada_ln.forward(condition)?.into()]))
@@ -108,6 +114,8 @@ pub struct Block {
     pub(crate) norm2: RmsNorm,
     pub(crate) mlp: SwiGlu,
     pub(crate) ada_ln: Linear,
+    /// The type that a fused block computes in.
+    pub(crate) dtype: DType,
 }
 
 impl Block {
@@ -120,6 +128,7 @@ impl Block {
             norm2: RmsNorm::new(d, vb.pp("norm2"))?,
             mlp: SwiGlu::new(d, swiglu_hidden_size(d), vb.pp("mlp"))?,
             ada_ln: Linear::new(d, 6 * d, vb.pp("adaLN_modulation").pp("0"))?,
+            dtype: vb.dtype(),
         })
     }
 }

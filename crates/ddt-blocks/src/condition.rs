@@ -85,7 +85,7 @@ impl Module for LabelEmbed {
 /// Time and class of each image, embedded: what a network's condition is made of.
 ///
 /// The dtype of its `vb` is the one that the network computes in, whatever its weights have: every layer after this
-/// computes in the dtype of its input.
+/// computes in the dtype of its input, except for [fused](crate::Fused) blocks.
 #[derive(Debug, Clone)]
 pub struct ConditionEmbed {
     t_embedder: TimestepEmbed,
@@ -138,7 +138,7 @@ impl ConditionEmbed {
         Ok(Self {
             t_embedder: TimestepEmbed { first, second, max_period },
             y_embedder: LabelEmbed { table: F::tensor(y_embedder.table)? },
-            dtype,
+            dtype: F::token_dtype(dtype),
         })
     }
 }

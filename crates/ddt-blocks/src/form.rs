@@ -35,6 +35,11 @@ pub trait Form: fmt::Debug + Clone + Send + Sync + 'static {
     /// As [`linear`](Self::linear).
     fn block(block: Block) -> Result<Self::Block>;
 
+    /// The dtype of the tokens in a network that computes in `dtype`.
+    fn token_dtype(dtype: DType) -> DType {
+        dtype
+    }
+
     /// Converts a parameter that a layer keeps as a tensor.
     fn tensor(parameter: Tensor) -> Result<Tensor> {
         Ok(parameter)
@@ -45,8 +50,8 @@ pub trait Form: fmt::Debug + Clone + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub struct Plain;
 
-/// For training: a block is one differentiable operation, [`transformer_block`]. On the CPU, with f32 weights;
-/// activations are f32 or bf16.
+/// For training: a block is one differentiable operation, [`transformer_block`], that computes in f32 or bf16, the dtype
+/// that it was built with. Weights and the tokens between blocks are f32. On the CPU.
 #[derive(Debug, Clone, Copy)]
 pub struct Fused;
 
@@ -87,6 +92,10 @@ impl Form for Fused {
         }
         Ok(FusedBlock(block))
     }
+
+    fn token_dtype(_: DType) -> DType {
+        DType::F32
+    }
 }
 
 impl Form for Frozen {
@@ -98,7 +107,7 @@ impl Form for Frozen {
     }
 
     fn block(block: Block) -> Result<FrozenBlock> {
-        let Block { norm1, attn, norm2, mlp: SwiGlu { w1, w2, w3 }, ada_ln } = block;
+        let Block { norm1, attn, norm2, mlp: SwiGlu { w1, w2, w3 }, ada_ln, .. } = block;
         let Attention { qkv, q_norm, k_norm, proj, num_heads } = attn;
         let norm = |it: RmsNorm| Self::tensor(it.weight().clone());
         Ok(FrozenBlock {
@@ -129,15 +138,17 @@ pub struct FusedBlock(Block);
 
 impl TransformerBlock for FusedBlock {
     fn modulation(&self, condition: &Tensor) -> Result<Modulation> {
-        Modulation::joint(&self.0.ada_ln, condition)
+        Ok(Modulation::of_condition(condition))
     }
 
     fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: &TokenGrid) -> Result<Tensor> {
-        let Block { norm1, attn, norm2, mlp, .. } = &self.0;
-        let Some(proj_bias) = attn.proj.bias() else {
-            bail!("expected a bias of the attention's projection")
+        let Block { norm1, attn, norm2, mlp, ada_ln, dtype } = &self.0;
+        let (Some(ada_ln_bias), Some(proj_bias)) = (ada_ln.bias(), attn.proj.bias()) else {
+            bail!("expected biases of the modulation and of the attention's projection")
         };
         let weights = BlockWeights {
+            ada_ln_weight: ada_ln.weight(),
+            ada_ln_bias,
             norm1: norm1.weight(),
             qkv: attn.qkv.weight(),
             q_norm: attn.q_norm.weight(),
@@ -149,14 +160,8 @@ impl TransformerBlock for FusedBlock {
             w2: mlp.w2.weight(),
             w3: mlp.w3.weight(),
         };
-        transformer_block(
-            xs,
-            &modulation.to_joint()?.source()?.to_tensor()?,
-            &weights,
-            &grid.rope,
-            attn.num_heads,
-            RmsNorm::EPS,
-        )
+        let condition = modulation.to_joint()?.source()?.to_tensor()?;
+        transformer_block(xs, &condition, &weights, &grid.rope, attn.num_heads, RmsNorm::EPS, *dtype)
     }
 }
 

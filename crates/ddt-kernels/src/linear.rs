@@ -43,8 +43,9 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         check_shape(NAME, "bias", bias, &[outputs])?;
     }
     match x.dtype() {
+        DType::F32 => op.apply_to::<f32>(shape, x, weight, bias),
         DType::BF16 => op.apply_to::<bf16>(shape, x, weight, bias),
-        _ => op.apply_to::<f32>(shape, x, weight, bias),
+        other => bail!("{NAME}: expected x in f32 or bf16 on the CPU, got {other:?}"),
     }
 }
 

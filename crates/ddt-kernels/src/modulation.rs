@@ -273,7 +273,12 @@ impl Modulation {
 
     /// The same columns of a tensor that has no others, as [`ModulationSource::single`] makes it.
     pub(crate) fn alone(self) -> Self {
-        Self { row: self.width, first: 0, ..self }
+        self.widened(self.width)
+    }
+
+    /// Rows of `width` columns that go with the same rows.
+    pub(crate) fn widened(self, width: usize) -> Self {
+        Self { row: width, first: 0, width, ..self }
     }
 
     /// The columns from `first` on, `width` of them.

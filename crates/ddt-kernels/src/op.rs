@@ -90,7 +90,7 @@ where
     }
 }
 
-/// Applies an operation with weights, of tensors in f32 or bf16 on the CPU.
+/// Applies an operation with weights, of tensors on the CPU.
 pub(crate) fn apply_weighted<T, O, const N: usize, const W: usize>(
     op: O,
     shape: impl Into<Shape>,
@@ -104,7 +104,8 @@ where
     let (dtype, device) = (inputs[0].dtype(), inputs[0].device());
     if dtype != T::DTYPE || !device.is_cpu() {
         let (name, input) = (O::NAME, O::INPUTS[0]);
-        bail!("{name}: expected {input} in f32 or bf16 on the CPU, got {dtype:?} on {:?}", device.location());
+        let want = T::DTYPE.as_str();
+        bail!("{name}: expected {input} in {want} on the CPU, got {dtype:?} on {:?}", device.location());
     }
     Bridge::<O, T, N, W>::apply(op, shape.into(), inputs, weights)
 }

@@ -271,6 +271,29 @@ pub(crate) fn block_in(dtype: DType, x: &[Tensor], rope: &RopeTable, n: usize) -
     rounded((&middle + y.broadcast_mul(&part(5, 1)?)?)?)
 }
 
+/// Input, condition (one row for `rows` tokens each), and weights in the order of [`BlockWeights`](crate::BlockWeights).
+pub(crate) fn block_inputs_of_condition(
+    [b, l]: [usize; 2],
+    [n, k]: [usize; 2],
+    f: usize,
+    rows: usize,
+) -> Result<Vec<Tensor>> {
+    let d = n * k;
+    let mut inputs = block_inputs([b, l], [n, k], f, rows)?;
+    let ada_ln_weight = (random(12, &[6 * d, d])? * (d as f64).sqrt().recip())?;
+    inputs.splice(1..2, [random(1, &[b, rows, d])?, ada_ln_weight, random(13, &[6 * d])?]);
+    Ok(inputs)
+}
+
+/// [`block_in`] under a condition.
+pub(crate) fn block_of_condition_in(dtype: DType, x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
+    let rounded = |y: &Tensor| y.to_dtype(dtype)?.to_dtype(x[0].dtype());
+    let weight = (&x[2] + (rounded(&x[2])? - &x[2])?.detach())?;
+    let modulation = rounded(&plain_linear(&rounded(&x[1])?, &weight)?.broadcast_add(&x[3])?)?;
+    let inputs: Vec<Tensor> = [rounded(&x[0])?, modulation].into_iter().chain(x[4..].iter().cloned()).collect();
+    block_in(dtype, &inputs, rope, n)
+}
+
 /// Packed weights of a block, from [`block_inputs`].
 pub(crate) fn packed_weights(x: &[Tensor]) -> Result<PackedBlockWeights> {
     Ok(PackedBlockWeights {

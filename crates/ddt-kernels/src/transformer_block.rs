@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use half::bf16;
 
 use crate::activation::{swiglu_backward, swiglu_forward};
@@ -21,10 +21,14 @@ const NAME: &str = "transformer_block";
 ///
 /// # Shapes
 ///
-/// `norm1`, `norm2`, `proj_bias`: (D); `qkv`: (3 D, D); `q_norm`, `k_norm`: (K); `proj_weight`: (D, D);
-/// `w1`, `w3`: (F, D); `w2`: (D, F).
+/// `ada_ln_weight`: (6 D, D); `ada_ln_bias`: (6 D); `norm1`, `norm2`, `proj_bias`: (D); `qkv`: (3 D, D);
+/// `q_norm`, `k_norm`: (K); `proj_weight`: (D, D); `w1`, `w3`: (F, D); `w2`: (D, F).
 #[derive(Debug, Clone, Copy)]
 pub struct BlockWeights<'a> {
+    /// From the condition to the modulation.
+    pub ada_ln_weight: &'a Tensor,
+    /// From the condition to the modulation.
+    pub ada_ln_bias: &'a Tensor,
     /// The norm before the attention.
     pub norm1: &'a Tensor,
     /// To queries, keys and values.
@@ -47,10 +51,10 @@ pub struct BlockWeights<'a> {
     pub w3: &'a Tensor,
 }
 
-/// The block of arXiv:2504.05741, attention and MLP, as one operation.
+/// The block of arXiv:2504.05741, modulation, attention and MLP, as one operation.
 ///
 /// ```text
-/// shift1, scale1, gate1, shift2, scale2, gate2 = split(modulation)
+/// shift1, scale1, gate1, shift2, scale2, gate2 = split(ada_ln(condition))
 /// x += gate1 * attn(rms(x) (1 + scale1) + shift1)
 /// x += gate2 * mlp (rms(x) (1 + scale2) + shift2)
 /// ```
@@ -58,58 +62,64 @@ pub struct BlockWeights<'a> {
 /// The attention is that of [`attention`](fn@crate::attention) between two linear layers; `mlp(y)` is
 /// `w2 (silu(w1 y) * w3 y)`.
 /// The same as the single operations in a row, but without candle's sum of gradients between each two of them, which
-/// starts from zeros and runs on one thread.
-/// Differentiable in `x`, `modulation` and all weights; on the CPU only.
+/// starts from zeros.
+/// Differentiable in `x`, `condition` and all weights; on the CPU only.
 ///
-/// `x` and `modulation` are both f32 or both bf16. In bf16 so are all activations and their gradients, each rounded
-/// once, and all GEMMs multiply bf16. Everything else is f32: sums, norms, softmax, and the weights and their
-/// gradients.
+/// All tensors are f32, and so are their gradients. The block computes in `dtype`, f32 or bf16: in bf16 all activations
+/// and their gradients are rounded once, and all GEMMs multiply bf16. Sums, norms and softmax are f32.
 ///
 /// # Shapes
 ///
-/// `x`: (B, L, D), `modulation`: (B, 1, 6 D) or (B, L, 6 D), `rope`: L tokens of head size K,
-/// `num_heads`: N = D / K; result: (B, L, D).
+/// `x`: (B, L, D), `condition`: (B, 1, D) or (B, L, D), `rope`: L tokens of head size K = D / `num_heads`;
+/// result: (B, L, D).
 ///
 /// # Errors
 ///
 /// If a shape or a dtype is another, or if a tensor is not on the CPU.
 pub fn transformer_block(
     x: &Tensor,
-    modulation: &Tensor,
+    condition: &Tensor,
     weights: &BlockWeights<'_>,
     rope: &RopeTable,
     num_heads: usize,
     eps: f64,
+    dtype: DType,
 ) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
-    let columns = Modulation::new(NAME, "modulation", &modulation.into(), (b, l), 6 * d)?;
+    let columns = Modulation::new(NAME, "condition", &condition.into(), (b, l), d)?.widened(6 * d);
     let sizes = Sizes::of_block(NAME, x, rope, num_heads)?;
     let (k, f) = (sizes.head_dim, weights.w1.dim(0).unwrap_or(0));
-    let BlockWeights { norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3 } = *weights;
-    let weights = [norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3];
-    let shapes: [&[usize]; 10] =
-        [&[d], &[3 * d, d], &[k], &[k], &[d, d], &[d], &[d], &[f, d], &[d, f], &[f, d]];
+    let BlockWeights { ada_ln_weight, ada_ln_bias, .. } = *weights;
+    let BlockWeights { norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3, .. } = *weights;
+    let weights = [
+        ada_ln_weight, ada_ln_bias, norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3,
+    ];
+    let shapes: [&[usize]; 12] = [
+        &[6 * d, d], &[6 * d], &[d], &[3 * d, d], &[k], &[k], &[d, d], &[d], &[d], &[f, d], &[d, f], &[f, d],
+    ];
     for ((name, weight), shape) in WEIGHTS.iter().zip(weights).zip(shapes) {
         check_shape(NAME, name, weight, shape)?;
     }
-    let (shape, inputs) = (x.shape(), [x, modulation]);
-    match x.dtype() {
-        DType::BF16 => {
-            apply_weighted(Block::<bf16>::new(columns, rope, sizes, f, eps), shape, inputs, weights)
-        }
-        _ => apply_weighted(Block::<f32>::new(columns, rope, sizes, f, eps), shape, inputs, weights),
+    let (shape, inputs) = (x.shape(), [x, condition]);
+    let condition_rows = b * condition.dim(1)?;
+    let sizes = (sizes, condition_rows, f);
+    match dtype {
+        DType::F32 => apply_weighted(Block::<f32>::new(columns, rope, sizes, eps), shape, inputs, weights),
+        DType::BF16 => apply_weighted(Block::<bf16>::new(columns, rope, sizes, eps), shape, inputs, weights),
+        other => bail!("{NAME}: expected to compute in f32 or bf16, got {other:?}"),
     }
 }
 
 /// All weights, in the order of the operation.
-const WEIGHTS: [&str; 10] =
-    ["norm1", "qkv", "q_norm", "k_norm", "proj_weight", "proj_bias", "norm2", "w1", "w2", "w3"];
+const WEIGHTS: [&str; 12] =
+    ["ada_ln_weight", "ada_ln_bias", "norm1", "qkv", "q_norm", "k_norm", "proj_weight", "proj_bias", "norm2", "w1", "w2", "w3"];
 
 struct Block<T> {
     /// Of the modulation: shift, scale and gate of the attention, then of the MLP.
     columns: Modulation,
     rope: RopeTable,
     sizes: Sizes,
+    condition_rows: usize,
     /// D and F.
     d: usize,
     f: usize,
@@ -120,6 +130,7 @@ struct Block<T> {
 
 /// The results of the forward pass that the backward pass needs.
 struct Activations<T> {
+    modulation: Vec<T>,
     /// Input of the attention.
     attn_in: Vec<T>,
     qkv: Vec<T>,
@@ -137,71 +148,82 @@ struct Activations<T> {
     mlp_out: Vec<T>,
 }
 
-impl<T: Packable> WeightedOp<T, 2, 10> for Block<T> {
+impl<T: Packable> WeightedOp<f32, 2, 12> for Block<T> {
     const NAME: &'static str = NAME;
-    const INPUTS: [&'static str; 2] = ["x", "modulation"];
-    const WEIGHTS: [&'static str; 10] = WEIGHTS;
+    const INPUTS: [&'static str; 2] = ["x", "condition"];
+    const WEIGHTS: [&'static str; 12] = WEIGHTS;
 
-    fn forward(&self, inputs: [&[T]; 2], weights: [&[f32]; 10]) -> Vec<T> {
-        let (out, activations) = self.run(inputs, weights);
+    fn forward(&self, inputs: [&[f32]; 2], weights: [&[f32]; 12]) -> Vec<f32> {
+        let (out, activations) = self.run(inputs.map(T::rounded_copy).each_ref().map(AsRef::as_ref), weights);
         *self.activations.lock().unwrap_or_else(PoisonError::into_inner) = Some(activations);
-        out
+        T::into_f32(out)
     }
 
     fn backward(
         &self,
-        inputs: [&[T]; 2],
-        weights: [&[f32]; 10],
-        grad: &[T],
+        inputs: [&[f32]; 2],
+        weights: [&[f32]; 12],
+        grad: &[f32],
         _: [bool; 2],
-    ) -> ([Gradient<T>; 2], [Vec<f32>; 10]) {
+    ) -> ([Gradient<f32>; 2], [Vec<f32>; 12]) {
+        let inputs = inputs.map(T::rounded_copy);
+        let inputs = inputs.each_ref().map(AsRef::as_ref);
         let activations = self.activations.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A second backward pass finds none.
         let activations = activations.unwrap_or_else(|| self.run(inputs, weights).1);
-        let (grads, weight_grads) = self.gradients(inputs, weights, activations, grad);
+        let (grads, weight_grads) = self.gradients(inputs, weights, activations, &T::rounded_copy(grad));
         (grads.map(Gradient::Of), weight_grads)
     }
 }
 
 impl<T: Packable> Block<T> {
-    fn new(columns: Modulation, rope: &RopeTable, sizes: Sizes, f: usize, eps: f64) -> Self {
-        let d = sizes.heads * sizes.head_dim;
-        Self { columns, rope: rope.clone(), sizes, d, f, eps: eps as f32, activations: Mutex::default() }
+    fn new(
+        columns: Modulation,
+        rope: &RopeTable,
+        (sizes, condition_rows, f): (Sizes, usize, usize),
+        eps: f64,
+    ) -> Self {
+        let (d, eps) = (sizes.heads * sizes.head_dim, eps as f32);
+        Self { columns, rope: rope.clone(), sizes, condition_rows, d, f, eps, activations: Mutex::default() }
     }
 
-    fn run(&self, [x, modulation]: [&[T]; 2], weights: [&[f32]; 10]) -> (Vec<T>, Activations<T>) {
-        let [norm1, qkv_weight, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3] = weights;
+    fn run(&self, [x, condition]: [&[T]; 2], weights: [&[f32]; 12]) -> (Vec<T>, Activations<T>) {
+        let [ada_ln_weight, ada_ln_bias, norm1, qkv_weight, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3] = weights;
         let (d, f) = (self.d, self.f);
 
-        let attn_in = self.norm(x, norm1, modulation, 0).forward();
+        let modulation = self.ada_ln().apply(condition, ada_ln_weight, Some(ada_ln_bias));
+        let attn_in = self.norm(x, norm1, &modulation, 0).forward();
         let qkv = self.linear(d, 3 * d).apply(&attn_in, qkv_weight, None);
         let heads = attention::forward(&self.attention(&qkv, q_norm, k_norm));
         let attn_out = self.linear(d, d).apply(&heads, proj_weight, Some(proj_bias));
-        let middle = gate::forward(self.part(2, 1), d, [x, &attn_out], modulation);
+        let middle = gate::forward(self.part(2, 1), d, [x, &attn_out], &modulation);
 
-        let mlp_in = self.norm(&middle, norm2, modulation, 3).forward();
+        let mlp_in = self.norm(&middle, norm2, &modulation, 3).forward();
         let a = self.linear(d, f).apply(&mlp_in, w1, None);
         let b = self.linear(d, f).apply(&mlp_in, w3, None);
         let gated = swiglu_forward([&a, &b]);
         let mlp_out = self.linear(f, d).apply(&gated, w2, None);
-        let out = gate::forward(self.part(5, 1), d, [&middle, &mlp_out], modulation);
-        (out, Activations { attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out })
+        let out = gate::forward(self.part(5, 1), d, [&middle, &mlp_out], &modulation);
+        let activations =
+            Activations { modulation, attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out };
+        (out, activations)
     }
 
     /// The gradients of all inputs. Activations are dropped as soon as they are used.
     fn gradients(
         &self,
-        [x, modulation]: [&[T]; 2],
-        weights: [&[f32]; 10],
+        [x, condition]: [&[T]; 2],
+        weights: [&[f32]; 12],
         activations: Activations<T>,
         grad: &[T],
-    ) -> ([Vec<T>; 2], [Vec<f32>; 10]) {
-        let [norm1, qkv_weight, q_norm, k_norm, proj_weight, _, norm2, w1, w2, w3] = weights;
-        let Activations { attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out } = activations;
+    ) -> ([Vec<f32>; 2], [Vec<f32>; 12]) {
+        let [ada_ln_weight, _, norm1, qkv_weight, q_norm, k_norm, proj_weight, _, norm2, w1, w2, w3] = weights;
+        let Activations { modulation, attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out } =
+            activations;
         let (d, f) = (self.d, self.f);
         let mut partials = self.columns.partials();
 
-        let grad_out = gate::backward(self.part(5, 1), d, [&mlp_out, grad], modulation, &mut partials);
+        let grad_out = gate::backward(self.part(5, 1), d, [&mlp_out, grad], &modulation, &mut partials);
         drop(mlp_out);
         let grad_w2 = self.grad_weight(f, d, &gated, &grad_out);
         drop(gated);
@@ -214,11 +236,11 @@ impl<T: Packable> Block<T> {
         let mut grad_in = self.linear(d, f).grad_x(w1, &grad_a);
         self.linear(d, f).add_grad_x(w3, &grad_b, &mut grad_in);
         drop((mlp_in, packed, grad_a, grad_b));
-        let norm = self.norm(&middle, norm2, modulation, 3);
+        let norm = self.norm(&middle, norm2, &modulation, 3);
         let (grad_middle, grad_norm2) = norm.backward_onto(grad, &T::collect(grad_in), &mut partials);
 
         let grad_out =
-            gate::backward(self.part(2, 1), d, [&attn_out, &grad_middle], modulation, &mut partials);
+            gate::backward(self.part(2, 1), d, [&attn_out, &grad_middle], &modulation, &mut partials);
         drop(attn_out);
         let grad_proj_bias = self.linear(d, d).grad_bias(&grad_out);
         let grad_proj_weight = self.grad_weight(d, d, &heads, &grad_out);
@@ -230,10 +252,15 @@ impl<T: Packable> Block<T> {
         let grad_qkv_weight = self.grad_weight(d, 3 * d, &attn_in, &grad_qkv);
         drop(attn_in);
         let grad_in: Vec<T> = self.linear(d, 3 * d).grad_x(qkv_weight, &grad_qkv);
-        let norm = self.norm(x, norm1, modulation, 0);
+        let norm = self.norm(x, norm1, &modulation, 0);
         let (grad_x, grad_norm1) = norm.backward_onto(&grad_middle, &grad_in, &mut partials);
 
+        drop(modulation);
+        let grad_modulation: Vec<T> = self.columns.gradient(partials);
+        let ada_ln = self.ada_ln();
         let weight_grads = [
+            ada_ln.grad_weight(&ada_ln.pack(condition), &grad_modulation),
+            ada_ln.grad_bias(&grad_modulation),
             grad_norm1,
             grad_qkv_weight,
             grad_q_norm,
@@ -245,7 +272,8 @@ impl<T: Packable> Block<T> {
             grad_w2,
             grad_w3,
         ];
-        ([grad_x, self.columns.gradient(partials)], weight_grads)
+        let grad_condition = ada_ln.grad_x(ada_ln_weight, &grad_modulation);
+        ([T::into_f32(grad_x), grad_condition], weight_grads)
     }
 
     /// Parts `part..part + count` of the modulation's six.
@@ -274,6 +302,10 @@ impl<T: Packable> Block<T> {
         linear.grad_weight(&linear.pack(x), grad)
     }
 
+    fn ada_ln(&self) -> Linear {
+        Linear { rows: self.condition_rows, inputs: self.d, outputs: 6 * self.d }
+    }
+
     fn linear(&self, inputs: usize, outputs: usize) -> Linear {
         Linear { rows: self.sizes.batch * self.sizes.tokens, inputs, outputs }
     }
@@ -284,7 +316,10 @@ mod tests {
     use candle_core::Var;
 
     use super::*;
-    use crate::testing::{EPS, bits, block_in, block_inputs, check_weighted, random, refused, rope};
+    use crate::testing::{
+        EPS, bits, block_inputs_of_condition as block_inputs, block_of_condition_in, check_weighted, random,
+        refused, rope,
+    };
 
     /// Fails unless `composed` of the operation and of its reference agree.
     ///
@@ -301,30 +336,32 @@ mod tests {
         for (dtype, tolerance) in [(DType::F32, f32_tolerance), (DType::BF16, 1e-2)] {
             let reference = if dtype == DType::BF16 { DType::BF16 } else { DType::F64 };
             check_weighted(
-                &[(dtype, tolerance)],
-                2,
+                &[(DType::F32, tolerance)],
+                0,
                 inputs,
-                |x| composed(x, &|x| fused(x, rope, n)),
-                |x| composed(x, &|x| block_in(reference, x, rope, n)),
+                |x| composed(x, &|x| fused(x, rope, n, dtype)),
+                |x| composed(x, &|x| block_of_condition_in(reference, x, rope, n)),
             )?;
         }
         Ok(())
     }
 
-    fn fused(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
+    fn fused(x: &[Tensor], rope: &RopeTable, n: usize, dtype: DType) -> Result<Tensor> {
         let weights = BlockWeights {
-            norm1: &x[2],
-            qkv: &x[3],
-            q_norm: &x[4],
-            k_norm: &x[5],
-            proj_weight: &x[6],
-            proj_bias: &x[7],
-            norm2: &x[8],
-            w1: &x[9],
-            w2: &x[10],
-            w3: &x[11],
+            ada_ln_weight: &x[2],
+            ada_ln_bias: &x[3],
+            norm1: &x[4],
+            qkv: &x[5],
+            q_norm: &x[6],
+            k_norm: &x[7],
+            proj_weight: &x[8],
+            proj_bias: &x[9],
+            norm2: &x[10],
+            w1: &x[11],
+            w2: &x[12],
+            w3: &x[13],
         };
-        transformer_block(&x[0], &x[1], &weights, rope, n, EPS)
+        transformer_block(&x[0], &x[1], &weights, rope, n, EPS, dtype)
     }
 
     #[test]
@@ -357,7 +394,7 @@ mod tests {
         let vars =
             block_inputs([1, 4], [1, 8], 24, 4)?.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
         let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-        let loss = fused(&tensors, &rope, 1)?.sqr()?.sum_all()?;
+        let loss = fused(&tensors, &rope, 1, DType::F32)?.sqr()?.sum_all()?;
         let (first, second) = (loss.backward()?, loss.backward()?);
         for var in &vars {
             let gradient = |grads: &candle_core::backprop::GradStore| match grads.get(var) {
@@ -376,20 +413,22 @@ mod tests {
         let refused_with = |at: usize, with: Tensor, part: &str| {
             let mut bad = good.clone();
             bad[at] = with;
-            refused(fused(&bad, &rope, 1), part);
+            refused(fused(&bad, &rope, 1, DType::F32), part);
         };
         refused_with(0, random(1, &[4, 8])?, "expected x of shape (B, L, D)");
         refused_with(0, random(1, &[1, 5, 8])?, "got a rope table of head size 8 and 4 tokens");
-        refused_with(1, random(1, &[1, 2, 48])?, "expected modulation of shape (1, 1, 48) or (1, 4, 48)");
-        refused_with(3, random(1, &[8, 24])?, "expected qkv of shape [24, 8], got [8, 24]");
-        refused_with(10, random(1, &[8, 23])?, "expected w2 of shape [8, 24]");
-        refused_with(0, good[0].to_dtype(DType::F16)?, "expected x in f32 or bf16 on the CPU, got F16");
+        refused_with(1, random(1, &[1, 2, 8])?, "expected condition of shape (1, 1, 8) or (1, 4, 8)");
+        refused_with(2, random(1, &[8, 48])?, "expected ada_ln_weight of shape [48, 8], got [8, 48]");
+        refused_with(5, random(1, &[8, 24])?, "expected qkv of shape [24, 8], got [8, 24]");
+        refused_with(12, random(1, &[8, 23])?, "expected w2 of shape [8, 24]");
+        refused_with(0, good[0].to_dtype(DType::BF16)?, "expected x in f32 on the CPU, got BF16");
         refused_with(
             1,
             good[1].to_dtype(DType::BF16)?,
-            "expected modulation in the dtype of x, F32, got BF16",
+            "expected condition in the dtype of x, F32, got BF16",
         );
-        refused_with(9, good[9].to_dtype(DType::BF16)?, "expected w1 in f32 on the CPU, got BF16");
+        refused_with(11, good[11].to_dtype(DType::BF16)?, "expected w1 in f32 on the CPU, got BF16");
+        refused(fused(&good, &rope, 1, DType::F16), "expected to compute in f32 or bf16, got F16");
         Ok(())
     }
 }

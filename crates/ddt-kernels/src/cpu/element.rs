@@ -1,5 +1,6 @@
 //! Element types: rows are computed in f32, and half-precision rows pass through an f32 scratch row.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use candle_core::WithDType;
@@ -31,6 +32,12 @@ pub(crate) trait Element: WithDType {
 
     /// `values` rounded to this type.
     fn collect(values: Vec<f32>) -> Vec<Self>;
+
+    /// `xs` rounded to this type.
+    fn rounded_copy(xs: &[f32]) -> Cow<'_, [Self]>;
+
+    /// `values` in f32.
+    fn into_f32(values: Vec<Self>) -> Vec<f32>;
 
     /// Copies `xs` into `out`.
     fn widen(xs: &[Self], out: &mut [f32]);
@@ -70,6 +77,14 @@ impl Element for f32 {
 
     #[inline(always)]
     fn collect(values: Vec<f32>) -> Vec<Self> {
+        values
+    }
+
+    fn rounded_copy(xs: &[f32]) -> Cow<'_, [Self]> {
+        Cow::Borrowed(xs)
+    }
+
+    fn into_f32(values: Vec<Self>) -> Vec<f32> {
         values
     }
 
@@ -123,11 +138,15 @@ macro_rules! half_precision {
             }
 
             fn collect(values: Vec<f32>) -> Vec<Self> {
-                const PART: usize = 64 * 1024;
-                let mut out = vec![Self::ZERO; values.len()];
-                let parts = out.par_chunks_mut(PART).zip(values.par_chunks(PART));
-                parts.for_each(|(out, values)| Self::narrow(values, out));
-                out
+                Self::rounded_copy(&values).into_owned()
+            }
+
+            fn rounded_copy(xs: &[f32]) -> Cow<'_, [Self]> {
+                Cow::Owned(converted(xs, Self::ZERO, Self::narrow))
+            }
+
+            fn into_f32(values: Vec<Self>) -> Vec<f32> {
+                converted(&values, 0.0, Self::widen)
             }
 
             #[inline(always)]
@@ -157,6 +176,18 @@ macro_rules! half_precision {
 
 half_precision!(bf16, bf16, widen_bf16, narrow_bf16, round_bf16);
 half_precision!(f16, f32, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16, f16::from_f32);
+
+/// `xs` through `convert`, in parts on all threads.
+fn converted<A: Sync, B: Copy + Send + Sync>(
+    xs: &[A],
+    zero: B,
+    convert: impl Fn(&[A], &mut [B]) + Sync,
+) -> Vec<B> {
+    const PART: usize = 64 * 1024;
+    let mut out = vec![zero; xs.len()];
+    out.par_chunks_mut(PART).zip(xs.par_chunks(PART)).for_each(|(out, xs)| convert(xs, out));
+    out
+}
 
 #[inline(always)]
 fn widen_bf16(xs: &[bf16], out: &mut [f32]) {
