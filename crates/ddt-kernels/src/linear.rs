@@ -142,10 +142,7 @@ impl Linear {
     /// The gradient of `weight`, `grad^T x`.
     pub(crate) fn grad_weight<T: Packable>(self, x: &PackedB<T>, grad: &[T]) -> Vec<f32> {
         let Self { rows, outputs, .. } = self;
-        if T::DEPTHS == 1 {
-            return matmul(ASource::Matrix(Matrix::transposed(grad, outputs, rows)), x, None);
-        }
-        matmul(ASource::Transposed(&PackedB::wide(Matrix::new(grad, rows, outputs))), x, None)
+        matmul(ASource::Matrix(Matrix::transposed(grad, outputs, rows)), x, None)
     }
 
     /// The gradient of `bias`: the sums of the columns of `grad`.

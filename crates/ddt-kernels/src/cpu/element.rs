@@ -8,6 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::buffers::{Fill, Fresh};
 use super::microkernel::Operand;
 
 /// A type that the operations take and return.
@@ -142,11 +143,11 @@ macro_rules! half_precision {
             }
 
             fn rounded_copy(xs: &[f32]) -> Cow<'_, [Self]> {
-                Cow::Owned(converted(xs, Self::ZERO, Self::narrow))
+                Cow::Owned(converted(xs, Self::narrow))
             }
 
             fn into_f32(values: Vec<Self>) -> Vec<f32> {
-                converted(&values, 0.0, Self::widen)
+                converted(&values, Self::widen)
             }
 
             #[inline(always)]
@@ -178,15 +179,12 @@ half_precision!(bf16, bf16, widen_bf16, narrow_bf16, round_bf16);
 half_precision!(f16, f32, HalfFloatSliceExt::convert_to_f32_slice, narrow_f16, f16::from_f32);
 
 /// `xs` through `convert`, in parts on all threads.
-fn converted<A: Sync, B: Copy + Send + Sync>(
-    xs: &[A],
-    zero: B,
-    convert: impl Fn(&[A], &mut [B]) + Sync,
-) -> Vec<B> {
-    const PART: usize = 64 * 1024;
-    let mut out = vec![zero; xs.len()];
-    out.par_chunks_mut(PART).zip(xs.par_chunks(PART)).for_each(|(out, xs)| convert(xs, out));
-    out
+fn converted<A: Sync, B: WithDType>(xs: &[A], convert: impl Fn(&[A], &mut [B]) + Sync) -> Vec<B> {
+    const PART: usize = 16 * 1024;
+    let mut out = Fresh::new(xs.len());
+    let parts: Vec<_> = out.parts(xs.chunks(PART).map(<[A]>::len)).zip(xs.chunks(PART)).collect();
+    parts.into_par_iter().for_each(|(out, xs)| convert(xs, out.open()));
+    out.finish()
 }
 
 #[inline(always)]

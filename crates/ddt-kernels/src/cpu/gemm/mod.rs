@@ -83,11 +83,17 @@ pub(crate) fn gemm<T: Operand, C: Element, E: Epilogue>(
         return;
     }
     let form = form::<T>(b.instructions);
-    let by_rows;
+    let (by_rows, packed);
     let a = match a {
-        ASource::Transposed(packed) if form.contiguous => {
-            by_rows = packed.columns_as_rows();
-            ASource::Matrix(Matrix { data: &by_rows.0, rows, cols: depth, row: by_rows.1, col: 1 })
+        // Steps of several depths must be together in memory.
+        ASource::Matrix(it) if T::DEPTHS > 1 && it.col != 1 => {
+            if form.contiguous {
+                by_rows = it.by_rows();
+                ASource::Matrix(Matrix { data: &by_rows.0, row: by_rows.1, col: 1, ..it })
+            } else {
+                packed = PackedB::wide(it.t());
+                ASource::Transposed(&packed)
+            }
         }
         a => a,
     };
@@ -297,8 +303,8 @@ mod tests {
                     assert_eq!(got, half(&want), "{m} x {k} x {n}");
                     let got: Vec<f32> = matmul(ASource::rows(&a, m, k), &b, Some(&bias));
                     assert_eq!(got, want, "{m} x {k} x {n}");
-                    let wide = PackedB::wide(Matrix::new(&a_t, k, m));
-                    let got: Vec<f32> = matmul(ASource::Transposed(&wide), &b, Some(&bias));
+                    let by_columns = ASource::Matrix(Matrix::transposed(&a_t, m, k));
+                    let got: Vec<f32> = matmul(by_columns, &b, Some(&bias));
                     assert_eq!(got, want, "{m} x {k} x {n}");
                 }
             }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use crate::cpu::buffers::Scratch;
 use crate::cpu::element::Element;
 use crate::cpu::microkernel::{Operand, Strip, columns};
+use crate::cpu::prefetch::prefetch;
 use crate::instruction_set::{Instructions, instructions};
 
 /// A matrix in memory: element (i, j) is `data[i * row + j * col]`.
@@ -48,7 +49,7 @@ pub(crate) enum ASource<'a, T: Operand> {
     Matrix(Matrix<'a, T>),
     /// Gathered by each task for the rows that it multiplies.
     Gathered { source: &'a dyn Gather<T>, rows: usize, depth: usize },
-    /// The transpose of a packed matrix, [in wide panels](PackedB::wide).
+    /// The transpose of a packed matrix, [in wide panels](PackedB::wide); only inside a GEMM.
     Transposed(&'a PackedB<T>),
 }
 
@@ -110,6 +111,53 @@ impl<'a, T: Operand> ASource<'a, T> {
             padding.fill(T::default());
         }
         (copy, row)
+    }
+}
+
+/// Side of the squares in which a matrix is transposed: a cache line of bf16.
+const SQUARE: usize = 32;
+/// Rows of a transposed matrix that one task writes: several cache lines of each row that it reads.
+const TRANSPOSED_ROWS: usize = 4 * SQUARE;
+
+impl<T: Operand> Matrix<'_, T> {
+    /// The transpose.
+    pub(super) fn t(self) -> Self {
+        let Self { data, rows, cols, row, col } = self;
+        Self { data, rows: cols, cols: rows, row: col, col: row }
+    }
+
+    /// A copy, stored row by row, of a matrix that is stored column by column; each row starts with a cache line. And
+    /// the distance of rows there.
+    pub(super) fn by_rows(&self) -> (Scratch<T>, usize) {
+        let Self { data, rows, cols: depth, col, .. } = *self;
+        let row = depth.next_multiple_of(SQUARE) + SQUARE;
+        let mut out = Scratch::take(rows * row);
+        out.par_chunks_mut(TRANSPOSED_ROWS * row).enumerate().for_each(|(task, out)| {
+            let first = task * TRANSPOSED_ROWS;
+            let mut square = [[T::default(); SQUARE]; SQUARE];
+            for begin in (0..depth).step_by(SQUARE) {
+                for k in begin + SQUARE..depth.min(begin + 2 * SQUARE) {
+                    let columns = (0..TRANSPOSED_ROWS).step_by(SQUARE);
+                    columns.for_each(|i| prefetch(data.as_ptr().wrapping_add(k * col + first + i)));
+                }
+                for (i, out) in out.chunks_mut(SQUARE * row).enumerate() {
+                    for (k, line) in (begin..depth).zip(&mut square) {
+                        let from = &data[k * col + first + i * SQUARE..];
+                        match from.first_chunk() {
+                            Some(whole) => *line = *whole,
+                            None => line[..from.len()].copy_from_slice(from),
+                        }
+                    }
+                    for (i, out) in out.chunks_exact_mut(row).enumerate() {
+                        let column = std::array::from_fn(|k| square[k][i % SQUARE]);
+                        if let Some(out) = out[begin..].first_chunk_mut::<SQUARE>() {
+                            *out = column;
+                        }
+                    }
+                }
+            }
+        });
+        (out, row)
     }
 }
 
@@ -282,26 +330,6 @@ impl<T: Operand> PackedB<T> {
             panel[(step * self.columns + j % self.columns) * T::DEPTHS + part]
         };
         (0..self.depth).map(at)
-    }
-
-    /// The columns as rows, each from the start of a cache line, and the distance between them.
-    pub(super) fn columns_as_rows(&self) -> (Scratch<T>, usize) {
-        let line = PADDING / size_of::<T>();
-        let row = self.depth.next_multiple_of(line) + line;
-        let mut out = Scratch::take(self.width * row);
-        // Some columns at a time, whose rows stay in the first-level cache.
-        out.par_chunks_mut(BLOCK * row).enumerate().for_each(|(block, out)| {
-            let first = block * BLOCK;
-            let panel = self.panel(first / self.columns).chunks_exact(self.columns * T::DEPTHS);
-            for (step, from) in panel.enumerate() {
-                let from = from[first % self.columns * T::DEPTHS..].chunks_exact(T::DEPTHS);
-                for (out, from) in out.chunks_exact_mut(row).zip(from) {
-                    let out = &mut out[step * T::DEPTHS..][..T::DEPTHS];
-                    out.iter_mut().zip(from).for_each(|(out, x)| *out = *x);
-                }
-            }
-        });
-        (out, row)
     }
 
     pub(super) fn panels(&self) -> usize {
