@@ -13,7 +13,7 @@ use ddt_study::{
 use crate::{
     fetch,
     sample::parse_size,
-    terminal::{Counting, Terminal},
+    terminal::Terminal,
     train::TrainingReport,
 };
 
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
         Study::Classifier(it) => it.threads,
     };
     threads.start()?;
-    let (mut training, mut counting) = (TrainingReport::new(terminal), None::<Shown>);
+    let (mut training, mut counting) = (TrainingReport::new(terminal), None);
     let mut on_news = |news: News<'_>| {
         if !matches!(news, News::Progress { .. }) {
             counting = None;
@@ -87,13 +87,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
         match news {
             News::Message(line) => terminal.say(line),
             News::Progress { work, done, total } => {
-                if counting.as_ref().is_none_or(|it| (it.work, it.total) != (work, total) || it.done > done) {
-                    counting = Some(Shown { work, total, done, counting: terminal.counting(work, total) });
-                }
-                if let Some(shown) = &mut counting {
-                    shown.done = done;
-                    shown.counting.reached(done);
-                }
+                terminal.count(&mut counting, work, done, total);
             }
             News::Training(settings, event) => training.show(settings, event),
             _ => {}
@@ -129,12 +123,4 @@ impl<T: clap::Args> OfNetwork<T> {
         let batch = pipeline.batch.unwrap_or(BATCH) as usize;
         Ok(Subject { opened, seed: pipeline.seed, rng: pipeline.rng, batch })
     }
-}
-
-/// The meter of the work that is under way.
-struct Shown {
-    work: &'static str,
-    total: u64,
-    done: u64,
-    counting: Counting,
 }

@@ -55,9 +55,20 @@ impl Terminal {
         Meter { terminal: self.clone(), bar, last_line: Instant::now() }
     }
 
-    /// Shows how many of `total` things are done, until the result is dropped.
-    pub(crate) fn counting(&self, work: &'static str, total: u64) -> Counting {
-        Counting { meter: self.meter(), work, total, first: None }
+    /// Shows that `done` of `total` things are done, until `shown` is dropped. Other work than before starts anew.
+    pub(crate) fn count(&self, shown: &mut Option<Counting>, work: &'static str, done: u64, total: u64) {
+        let goes_on = |it: &&mut Counting| (it.work, it.total) == (work, total) && it.done <= done;
+        match shown.as_mut().filter(goes_on) {
+            Some(it) => it.done = done,
+            None => {
+                let (meter, since) = (self.meter(), Instant::now());
+                *shown = Some(Counting { meter, work, total, done, first: done, since });
+            }
+        }
+        if let Some(it) = shown {
+            let line = it.line(it.since.elapsed());
+            it.meter.show(done as f64 / total.max(1) as f64, line);
+        }
     }
 
     /// Whether to stop.
@@ -107,18 +118,24 @@ pub(crate) struct Counting {
     meter: Meter,
     work: &'static str,
     total: u64,
-    /// Number and time of the first report: earlier runs say nothing about the rate.
-    first: Option<(u64, Instant)>,
+    done: u64,
+    /// What was done before, which says nothing about the rate.
+    first: u64,
+    since: Instant,
 }
 
 impl Counting {
-    /// Shows that `done` things are done by now.
-    pub(crate) fn reached(&mut self, done: u64) {
-        let (first, since) = *self.first.get_or_insert_with(|| (done, Instant::now()));
-        let rate = done.saturating_sub(first) as f64 / since.elapsed().as_secs_f64().max(1e-9);
-        let left = ddt::duration_in_words(self.total.saturating_sub(done) as f64 / rate);
-        let line = format!("{} {done} of {}, {rate:.0} per second, {left} left", self.work, self.total);
-        self.meter.show(done as f64 / self.total.max(1) as f64, line);
+    fn line(&self, elapsed: Duration) -> String {
+        let Self { work, total, done, first, .. } = self;
+        let per_second = (done - first) as f64 / elapsed.as_secs_f64().max(1e-9);
+        let rate = match per_second {
+            0.0 => return format!("{work} {done} of {total}"),
+            ..1.0 => format!("{:.1} per minute", 60.0 * per_second),
+            ..10.0 => format!("{per_second:.1} per second"),
+            _ => format!("{per_second:.0} per second"),
+        };
+        let left = ddt::duration_in_words(total.saturating_sub(*done) as f64 / per_second);
+        format!("{work} {done} of {total}, {rate}, {left} left")
     }
 }
 
@@ -191,6 +208,24 @@ impl Drop for Stepping {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_count_has_a_rate_of_its_own_work() {
+        let terminal = Terminal::new(true, Cancel::default());
+        let mut shown = None;
+        let mut line = |work, done, total, seconds| {
+            terminal.count(&mut shown, work, done, total);
+            shown.as_ref().map(|it| it.line(Duration::from_secs(seconds))).unwrap_or_default()
+        };
+        assert_eq!(line("reading", 500, 1000, 9), "reading 500 of 1000");
+        assert_eq!(line("reading", 600, 1000, 10), "reading 600 of 1000, 10 per second, 40 s left");
+        // Fewer than before, or of another number: another folder.
+        assert_eq!(line("reading", 0, 1000, 10), "reading 0 of 1000");
+        assert_eq!(line("reading", 20, 200, 10), "reading 20 of 200");
+        assert_eq!(line("reading", 22, 200, 60), "reading 22 of 200, 2.0 per minute, 1 h 29 min left");
+        assert_eq!(line("drawing", 25, 200, 60), "drawing 25 of 200");
+        assert_eq!(line("drawing", 85, 200, 20), "drawing 85 of 200, 3.0 per second, 38 s left");
+    }
 
     #[test]
     fn the_first_ctrl_c_waits_for_steps_only() {

@@ -144,8 +144,7 @@ impl<'a> TrainingReport<'a> {
                 say(format!("{}: {report}", path.display()));
             }
             Event::Encoding(done, total) => {
-                let start = || self.terminal.counting("encoding photos", *total);
-                self.encoding.get_or_insert_with(start).reached(*done);
+                self.terminal.count(&mut self.encoding, "encoding photos", *done, *total);
             }
             Event::Skipped(skipped) => {
                 say(format!("skipped {} files that are not images:", skipped.count));

@@ -5,6 +5,18 @@
 
 use pulp::Simd;
 
+/// An array of the values of `$value`, whose length the context gives. A loop, not `std::array::from_fn`, whose closures
+/// are not always inlined, and which takes long to compile for hundreds of them.
+macro_rules! each {
+    ($zero:expr, |$i:ident| $value:expr) => {{
+        let mut all = [$zero; _];
+        for ($i, place) in all.iter_mut().enumerate() {
+            *place = $value;
+        }
+        all
+    }};
+}
+
 /// Replaces `outs[..][j]` by `f(outs[..][j], ins[..][j])`; all slices have one length.
 ///
 /// An `f` that ignores its first argument simply writes; the unused load disappears.
@@ -19,30 +31,16 @@ pub(crate) fn update<S: Simd, const M: usize, const N: usize>(
     let outs = outs.map(|out| S::as_mut_simd_f32s(out));
     let ins = ins.map(|xs| S::as_simd_f32s(xs));
     let groups = outs.iter().map(|out| out.0.len()).chain(ins.iter().map(|xs| xs.0.len())).min().unwrap_or(0);
+    let zero = simd.splat_f32s(0.0);
     for i in 0..groups {
-        let old = std::array::from_fn(
-            #[inline(always)]
-            |m| outs[m].0[i],
-        );
-        let args = std::array::from_fn(
-            #[inline(always)]
-            |n| ins[n].0[i],
-        );
-        let new = f(old, args);
+        let new = f(each!(zero, |m| outs[m].0[i]), each!(zero, |n| ins[n].0[i]));
         for m in 0..M {
             outs[m].0[i] = new[m];
         }
     }
     if outs.iter().any(|out| !out.1.is_empty()) {
-        let old = std::array::from_fn(
-            #[inline(always)]
-            |m| simd.partial_load_f32s(&*outs[m].1),
-        );
-        let args = std::array::from_fn(
-            #[inline(always)]
-            |n| simd.partial_load_f32s(ins[n].1),
-        );
-        let new = f(old, args);
+        let old = each!(zero, |m| simd.partial_load_f32s(&*outs[m].1));
+        let new = f(old, each!(zero, |n| simd.partial_load_f32s(ins[n].1)));
         for m in 0..M {
             simd.partial_store_f32s(outs[m].1, new[m]);
         }
@@ -61,44 +59,29 @@ pub(crate) fn fold<S: Simd, const M: usize, const N: usize>(
     debug_assert!(same_lengths(ins.iter().map(|xs| xs.len())));
     // Four sets of accumulators hide the latency of the additions.
     const WAYS: usize = 4;
-    let zero = [simd.splat_f32s(0.0); M];
-    let mut acc = [zero; WAYS];
+    let zero = simd.splat_f32s(0.0);
+    let mut acc = [[zero; M]; WAYS];
     let ins = ins.map(|xs| S::as_simd_f32s(xs));
     let groups = ins.iter().map(|xs| xs.0.len()).min().unwrap_or(0);
     let mut i = 0;
     while i + WAYS <= groups {
         for (way, acc) in acc.iter_mut().enumerate() {
-            let args = std::array::from_fn(
-                #[inline(always)]
-                |n| ins[n].0[i + way],
-            );
-            *acc = f(*acc, args);
+            *acc = f(*acc, each!(zero, |n| ins[n].0[i + way]));
         }
         i += WAYS;
     }
     while i < groups {
-        let args = std::array::from_fn(
-            #[inline(always)]
-            |n| ins[n].0[i],
-        );
-        acc[0] = f(acc[0], args);
+        acc[0] = f(acc[0], each!(zero, |n| ins[n].0[i]));
         i += 1;
     }
     if ins.iter().any(|xs| !xs.1.is_empty()) {
-        let args = std::array::from_fn(
-            #[inline(always)]
-            |n| simd.partial_load_f32s(ins[n].1),
-        );
-        acc[1] = f(acc[1], args);
+        acc[1] = f(acc[1], each!(zero, |n| simd.partial_load_f32s(ins[n].1)));
     }
-    std::array::from_fn(
-        #[inline(always)]
-        |m| {
-            let even = simd.add_f32s(acc[0][m], acc[2][m]);
-            let odd = simd.add_f32s(acc[1][m], acc[3][m]);
-            simd.reduce_sum_f32s(simd.add_f32s(even, odd))
-        },
-    )
+    each!(0.0, |m| {
+        let even = simd.add_f32s(acc[0][m], acc[2][m]);
+        let odd = simd.add_f32s(acc[1][m], acc[3][m]);
+        simd.reduce_sum_f32s(simd.add_f32s(even, odd))
+    })
 }
 
 fn same_lengths(mut lens: impl Iterator<Item = usize>) -> bool {
