@@ -10,12 +10,7 @@ use ddt_study::{
     Analyses, ClassifierTraining, Comparison, DemoStudy, FidelityStudy, News, SharingStudy, Subject, Table,
 };
 
-use crate::{
-    fetch,
-    sample::parse_size,
-    terminal::Terminal,
-    train::TrainingReport,
-};
+use crate::{fetch, sample::parse_size, terminal::Terminal, train::TrainingReport};
 
 /// Latents that are generated at once unless `--batch` says otherwise.
 const BATCH: u32 = 20;

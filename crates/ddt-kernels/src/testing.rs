@@ -286,11 +286,17 @@ pub(crate) fn block_inputs_of_condition(
 }
 
 /// [`block_in`] under a condition.
-pub(crate) fn block_of_condition_in(dtype: DType, x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
+pub(crate) fn block_of_condition_in(
+    dtype: DType,
+    x: &[Tensor],
+    rope: &RopeTable,
+    n: usize,
+) -> Result<Tensor> {
     let rounded = |y: &Tensor| y.to_dtype(dtype)?.to_dtype(x[0].dtype());
     let weight = (&x[2] + (rounded(&x[2])? - &x[2])?.detach())?;
     let modulation = rounded(&plain_linear(&rounded(&x[1])?, &weight)?.broadcast_add(&x[3])?)?;
-    let inputs: Vec<Tensor> = [rounded(&x[0])?, modulation].into_iter().chain(x[4..].iter().cloned()).collect();
+    let inputs: Vec<Tensor> =
+        [rounded(&x[0])?, modulation].into_iter().chain(x[4..].iter().cloned()).collect();
     block_in(dtype, &inputs, rope, n)
 }
 

@@ -91,11 +91,21 @@ pub fn transformer_block(
     let (k, f) = (sizes.head_dim, weights.w1.dim(0).unwrap_or(0));
     let BlockWeights { ada_ln_weight, ada_ln_bias, .. } = *weights;
     let BlockWeights { norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3, .. } = *weights;
-    let weights = [
-        ada_ln_weight, ada_ln_bias, norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3,
-    ];
+    let weights =
+        [ada_ln_weight, ada_ln_bias, norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3];
     let shapes: [&[usize]; 12] = [
-        &[6 * d, d], &[6 * d], &[d], &[3 * d, d], &[k], &[k], &[d, d], &[d], &[d], &[f, d], &[d, f], &[f, d],
+        &[6 * d, d],
+        &[6 * d],
+        &[d],
+        &[3 * d, d],
+        &[k],
+        &[k],
+        &[d, d],
+        &[d],
+        &[d],
+        &[f, d],
+        &[d, f],
+        &[f, d],
     ];
     for ((name, weight), shape) in WEIGHTS.iter().zip(weights).zip(shapes) {
         check_shape(NAME, name, weight, shape)?;
@@ -111,8 +121,20 @@ pub fn transformer_block(
 }
 
 /// All weights, in the order of the operation.
-const WEIGHTS: [&str; 12] =
-    ["ada_ln_weight", "ada_ln_bias", "norm1", "qkv", "q_norm", "k_norm", "proj_weight", "proj_bias", "norm2", "w1", "w2", "w3"];
+const WEIGHTS: [&str; 12] = [
+    "ada_ln_weight",
+    "ada_ln_bias",
+    "norm1",
+    "qkv",
+    "q_norm",
+    "k_norm",
+    "proj_weight",
+    "proj_bias",
+    "norm2",
+    "w1",
+    "w2",
+    "w3",
+];
 
 struct Block<T> {
     /// Of the modulation: shift, scale and gate of the attention, then of the MLP.
@@ -188,7 +210,20 @@ impl<T: Packable> Block<T> {
     }
 
     fn run(&self, [x, condition]: [&[T]; 2], weights: [&[f32]; 12]) -> (Vec<T>, Activations<T>) {
-        let [ada_ln_weight, ada_ln_bias, norm1, qkv_weight, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3] = weights;
+        let [
+            ada_ln_weight,
+            ada_ln_bias,
+            norm1,
+            qkv_weight,
+            q_norm,
+            k_norm,
+            proj_weight,
+            proj_bias,
+            norm2,
+            w1,
+            w2,
+            w3,
+        ] = weights;
         let (d, f) = (self.d, self.f);
 
         let modulation = self.ada_ln().apply(condition, ada_ln_weight, Some(ada_ln_bias));
@@ -217,7 +252,8 @@ impl<T: Packable> Block<T> {
         activations: Activations<T>,
         grad: &[T],
     ) -> ([Vec<f32>; 2], [Vec<f32>; 12]) {
-        let [ada_ln_weight, _, norm1, qkv_weight, q_norm, k_norm, proj_weight, _, norm2, w1, w2, w3] = weights;
+        let [ada_ln_weight, _, norm1, qkv_weight, q_norm, k_norm, proj_weight, _, norm2, w1, w2, w3] =
+            weights;
         let Activations { modulation, attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out } =
             activations;
         let (d, f) = (self.d, self.f);

@@ -85,10 +85,7 @@ fn plain_and_frozen_blocks_take_the_modulation_of_each_other() {
     let (xs, condition) = (numbers(&[2, 6, D], 0.5), numbers(&[2, 6, D], 0.7));
     let (parts, joint) = (block.modulation(&condition).unwrap(), frozen.modulation(&condition).unwrap());
     let want = block.forward(&xs, &parts, &grid()).unwrap();
-    let got = [
-        block.forward(&xs, &joint, &grid()).unwrap(),
-        frozen.forward(&xs, &parts, &grid()).unwrap(),
-    ];
+    let got = [block.forward(&xs, &joint, &grid()).unwrap(), frozen.forward(&xs, &parts, &grid()).unwrap()];
     for got in got {
         assert!(relative_rms(&got, &want) < 1e-6, "{}", relative_rms(&got, &want));
     }
