@@ -34,8 +34,8 @@ pub struct TrainConfig {
     pub ema_decays: Vec<f64>,
 }
 
-/// Type of activations and of the operands of matmuls in forward and backward. Weights, their gradients, optimiser
-/// and averages are always f32.
+/// Type of the activations in blocks and of the operands of their matmuls, forward and backward. Weights, their
+/// gradients, optimiser, averages and, on the CPU, the tokens between DDT's blocks are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
