@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(line("reading", 20, 200, 10), "reading 20 of 200");
         assert_eq!(line("reading", 22, 200, 60), "reading 22 of 200, 2.0 per minute, 1 h 29 min left");
         assert_eq!(line("drawing", 25, 200, 60), "drawing 25 of 200");
-        assert_eq!(line("drawing", 85, 200, 20), "drawing 85 of 200, 3.0 per second, 38 s left");
+        assert_eq!(line("drawing", 85, 200, 20), "drawing 85 of 200, 3.0 per second, 39 s left");
     }
 
     #[test]

@@ -111,11 +111,16 @@ pub fn transformer_block(
         check_shape(NAME, name, weight, shape)?;
     }
     let (shape, inputs) = (x.shape(), [x, condition]);
-    let condition_rows = b * condition.dim(1)?;
-    let sizes = (sizes, condition_rows, f);
+    let rows = b * condition.dim(1)?;
     match dtype {
-        DType::F32 => apply_weighted(Block::<f32>::new(columns, rope, sizes, eps), shape, inputs, weights),
-        DType::BF16 => apply_weighted(Block::<bf16>::new(columns, rope, sizes, eps), shape, inputs, weights),
+        DType::F32 => {
+            let block = Block::<f32>::new(columns, rows, rope, sizes, f, eps);
+            apply_weighted(block, shape, inputs, weights)
+        }
+        DType::BF16 => {
+            let block = Block::<bf16>::new(columns, rows, rope, sizes, f, eps);
+            apply_weighted(block, shape, inputs, weights)
+        }
         other => bail!("{NAME}: expected to compute in f32 or bf16, got {other:?}"),
     }
 }
@@ -139,9 +144,10 @@ const WEIGHTS: [&str; 12] = [
 struct Block<T> {
     /// Of the modulation: shift, scale and gate of the attention, then of the MLP.
     columns: Modulation,
+    /// Rows of the condition in all images.
+    condition_rows: usize,
     rope: RopeTable,
     sizes: Sizes,
-    condition_rows: usize,
     /// D and F.
     d: usize,
     f: usize,
@@ -201,12 +207,14 @@ impl<T: Packable> WeightedOp<f32, 2, 12> for Block<T> {
 impl<T: Packable> Block<T> {
     fn new(
         columns: Modulation,
+        condition_rows: usize,
         rope: &RopeTable,
-        (sizes, condition_rows, f): (Sizes, usize, usize),
+        sizes: Sizes,
+        f: usize,
         eps: f64,
     ) -> Self {
-        let (d, eps) = (sizes.heads * sizes.head_dim, eps as f32);
-        Self { columns, rope: rope.clone(), sizes, condition_rows, d, f, eps, activations: Mutex::default() }
+        let (d, rope, eps) = (sizes.heads * sizes.head_dim, rope.clone(), eps as f32);
+        Self { columns, condition_rows, rope, sizes, d, f, eps, activations: Mutex::default() }
     }
 
     fn run(&self, [x, condition]: [&[T]; 2], weights: [&[f32]; 12]) -> (Vec<T>, Activations<T>) {
