@@ -119,7 +119,7 @@ pub(crate) struct Counting {
     work: &'static str,
     total: u64,
     done: u64,
-    /// What was done before, which says nothing about the rate.
+    /// `done` at the first report, from which the rate counts.
     first: u64,
     since: Instant,
 }

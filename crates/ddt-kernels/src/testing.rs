@@ -243,6 +243,11 @@ pub(crate) fn block_inputs(
     shapes.iter().enumerate().map(scaled).collect()
 }
 
+/// `value`, with the gradient of `x`.
+fn with_value(x: &Tensor, value: Tensor) -> Result<Tensor> {
+    x + (value.detach() - x.detach())?
+}
+
 pub(crate) fn plain_block(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
     block_in(x[0].dtype(), x, rope, n)
 }
@@ -253,8 +258,6 @@ pub(crate) fn block_in(dtype: DType, x: &[Tensor], rope: &RopeTable, n: usize) -
     let d = x[0].dim(D::Minus1)?;
     let part = |first, count| x[1].narrow(D::Minus1, first * d, count * d);
     let rounded = |y: Tensor| y.to_dtype(dtype)?.to_dtype(x[0].dtype());
-    // Another value with the same gradient.
-    let with_value = |x: &Tensor, value: Tensor| x + (value.detach() - x.detach())?;
     let linear =
         |y: &Tensor, weight: &Tensor| plain_linear(y, &with_value(weight, rounded(weight.detach())?)?);
     let attention = |qkv: &Tensor| {
@@ -293,7 +296,7 @@ pub(crate) fn block_of_condition_in(
     n: usize,
 ) -> Result<Tensor> {
     let rounded = |y: &Tensor| y.to_dtype(dtype)?.to_dtype(x[0].dtype());
-    let weight = (&x[2] + (rounded(&x[2])? - &x[2])?.detach())?;
+    let weight = with_value(&x[2], rounded(&x[2].detach())?)?;
     let modulation = rounded(&plain_linear(&rounded(&x[1])?, &weight)?.broadcast_add(&x[3])?)?;
     let inputs: Vec<Tensor> =
         [rounded(&x[0])?, modulation].into_iter().chain(x[4..].iter().cloned()).collect();

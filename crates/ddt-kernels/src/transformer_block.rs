@@ -361,7 +361,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        EPS, bits, block_inputs_of_condition as block_inputs, block_of_condition_in, check_weighted, random,
+        EPS, bits, block_inputs_of_condition as block_inputs, block_of_condition_in, check_in, random,
         refused, rope,
     };
 
@@ -379,9 +379,8 @@ mod tests {
     ) -> Result<()> {
         for (dtype, tolerance) in [(DType::F32, f32_tolerance), (DType::BF16, 1e-2)] {
             let reference = if dtype == DType::BF16 { DType::BF16 } else { DType::F64 };
-            check_weighted(
+            check_in(
                 &[(DType::F32, tolerance)],
-                0,
                 inputs,
                 |x| composed(x, &|x| fused(x, rope, n, dtype)),
                 |x| composed(x, &|x| block_of_condition_in(reference, x, rope, n)),
