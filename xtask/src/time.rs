@@ -4,11 +4,12 @@ use std::{ops::ControlFlow, process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_kernels::InstructionSet;
 use ddt_model::{
-    Ddt, DdtConfig, DecoderModulations, DecoupledNetwork, SampleOptions, VelocityNetwork, sample,
+    DecoderModulations, DecoupledNetwork, NetworkConfig, SampleOptions, SeededInit, VelocityNetwork, sample,
 };
 use ddt_sharing::{ForecastOrder, SharingPlan};
 use serde_json::json;
@@ -16,15 +17,15 @@ use serde_json::json;
 /// Time one call with the encoder, one without, and optionally a whole guided run.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Network, such as ddt-b2 or ddt-xl2-22en6de
+    /// Network of two halves, such as ddt-b2, ddt-xl2-22en6de or ditdh-xl-256
     #[arg(long, default_value = "ddt-b2")]
     preset: String,
     /// Rows that the network sees; sampling draws half as many images
     #[arg(long, default_value_t = 4)]
     batch: usize,
-    /// Height and width of the latents
-    #[arg(long, default_value_t = 32)]
-    latent: usize,
+    /// Height and width of the latents [default: those that the network is for; 32 of a DDT]
+    #[arg(long)]
+    latent: Option<usize>,
     /// Type of the weights
     #[arg(long, default_value = "f32", value_parser = one_of(["f32", "bf16", "f16"]))]
     dtype: DType,
@@ -67,16 +68,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     ddt_kernels::retain_freed_memory();
     rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
     let device = Device::Cpu;
-    let cfg = DdtConfig::preset(&args.preset)?;
-    let network = Ddt::random(&cfg, 0, args.dtype, &device)?;
-    let network: Box<dyn VelocityNetwork> = match args.dtype {
-        // Weights are packed in the other types only.
-        DType::F16 => Box::new(network),
-        _ => Box::new(network.freeze()?),
-    };
-    let halves = network.decoupled().context("a DDT has two halves")?;
+    let cfg = NetworkConfig::preset(&args.preset)?;
+    let vb = VarBuilder::from_backend(Box::new(SeededInit::new(0)), args.dtype, device.clone());
+    // Weights are packed in the other types only.
+    let network = if args.dtype == DType::F16 { cfg.build(vb)? } else { cfg.build_frozen(vb)? };
+    let halves = network.decoupled().context("the network has no two halves")?;
+    let latent = args.latent.or(cfg.grid_side.map(|it| it * cfg.sizes.patch_size)).unwrap_or(32);
+    let cfg = &cfg.sizes;
     let rows: Vec<u64> = (0..args.batch as u64).collect();
-    let shape = (cfg.in_channels, args.latent, args.latent);
+    let shape = (cfg.in_channels, latent, latent);
     let x = noise_batch(0, &rows, shape, &device)?;
     let t = Tensor::full(0.3f32, args.batch, &device)?;
     let labels: Vec<u32> = rows.iter().map(|it| (it * 97 % cfg.num_classes as u64) as u32).collect();
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let z_t = halves.encode(&x, &t, &y)?;
     let cached = halves.modulations(&z_t)?;
     let mut row = json!({
-        "peer": "ddt", "preset": args.preset, "batch": args.batch, "latent": args.latent, "dtype": args.dtype.as_str(),
+        "peer": "ddt", "preset": args.preset, "batch": args.batch, "latent": latent, "dtype": args.dtype.as_str(),
         "compile": "no", "rotary": "real",
         "device": args.device, "threads": rayon::current_num_threads(),
         "instructions": InstructionSet::current().to_string(),

@@ -4,7 +4,10 @@ use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_kernels::{ModulationSource, RopeTable};
 
-use crate::linear::{Linear, ONES};
+use crate::{
+    form::Form,
+    linear::{Linear, ONES},
+};
 
 /// `rms(x) = x / sqrt(mean(x^2) + eps) * weight`, over the last axis.
 ///
@@ -31,6 +34,11 @@ impl RmsNorm {
         &self.weight
     }
 
+    /// The same norm for a network of another form.
+    pub(crate) fn into_form<F: Form>(self) -> Result<Self> {
+        Ok(Self { weight: F::tensor(self.weight)? })
+    }
+
     /// `rms(x) (1 + scale) + shift` in one pass.
     ///
     /// # Shapes
@@ -55,28 +63,40 @@ impl Module for RmsNorm {
 /// Axial rotary position embedding: the angles of a token at column `x` and row `y` of a grid.
 ///
 /// ```text
-/// angle[2m] = x * theta^(-4m/K),  angle[2m+1] = y * theta^(-4m/K),  m = 0 .. K/4
+/// DDT:      angle[2m] = x * theta^(-4m/K),  angle[2m+1]     = y * theta^(-4m/K),  m = 0 .. K/4
+/// DiT^DH:   angle[m]  = y * theta^(-4m/K),  angle[K/4 + m]  = x * theta^(-4m/K)
 /// ```
 ///
 /// Pair `j` of a head, its elements `2j` and `2j + 1`, is one complex number rotated by `angle[j]`.
-/// Positions run over `linspace(0, 16)` along each side **at any resolution**, so a network trained at one size
-/// sees the same range of angles at another.
+/// DDT's positions run over `linspace(0, 16)` along each side **at any resolution**, so a network trained at one size
+/// sees the same range of angles at another. DiT^DH's are the integers from 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AxialRope2d {
     head_dim: usize,
+    rows_first: bool,
 }
 
 impl AxialRope2d {
     const THETA: f64 = 10_000.0;
     const EXTENT: f64 = 16.0;
 
+    /// DDT's.
+    ///
     /// # Errors
     /// When `head_dim` is not a positive multiple of 4.
     pub fn new(head_dim: usize) -> Result<Self> {
         if head_dim == 0 || !head_dim.is_multiple_of(4) {
             bail!("expected a head size that is a positive multiple of 4, got {head_dim}");
         }
-        Ok(Self { head_dim })
+        Ok(Self { head_dim, rows_first: false })
+    }
+
+    /// DiT^DH's.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn rows_first(head_dim: usize) -> Result<Self> {
+        Ok(Self { rows_first: true, ..Self::new(head_dim)? })
     }
 
     /// The table of a `height x width` token grid in row-major order: `L = height * width` rows.
@@ -85,11 +105,16 @@ impl AxialRope2d {
             .step_by(4)
             .map(|j| Self::THETA.powf(-(j as f64) / self.head_dim as f64) as f32)
             .collect();
+        let positions = if self.rows_first { integers } else { positions };
         let (xs, ys) = (positions(width), positions(height));
         let mut angles = Vec::with_capacity(height * width * self.head_dim / 2);
         for y in &ys {
             for x in &xs {
-                angles.extend(freqs.iter().flat_map(|f| [x * f, y * f]));
+                if self.rows_first {
+                    angles.extend([y, x].into_iter().flat_map(|at| freqs.iter().map(move |f| at * f)));
+                } else {
+                    angles.extend(freqs.iter().flat_map(|f| [x * f, y * f]));
+                }
             }
         }
         let angles = Tensor::from_vec(angles, (height * width, self.head_dim / 2), &Device::Cpu)?; // (L, K/2)
@@ -111,7 +136,20 @@ impl TokenGrid {
     /// # Errors
     /// When `head_dim` is not a positive multiple of 4.
     pub fn new(rows: usize, columns: usize, head_dim: usize, device: &Device) -> Result<Self> {
-        Ok(Self { rows, columns, rope: AxialRope2d::new(head_dim)?.table(rows, columns, device)? })
+        Self::with_rope(rows, columns, AxialRope2d::new(head_dim)?, device)
+    }
+
+    /// Rows of tokens.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// [`new`](Self::new) with other angles.
+    ///
+    /// # Errors
+    /// When the table cannot be made.
+    pub fn with_rope(rows: usize, columns: usize, rope: AxialRope2d, device: &Device) -> Result<Self> {
+        Ok(Self { rows, columns, rope: rope.table(rows, columns, device)? })
     }
 }
 
@@ -121,28 +159,50 @@ fn positions(n: usize) -> Vec<f32> {
     (0..n).map(|i| (AxialRope2d::EXTENT * i as f64 / last) as f32).collect()
 }
 
+/// `0, 1, .., n - 1`.
+fn integers(n: usize) -> Vec<f32> {
+    (0..n).map(|i| i as f32).collect()
+}
+
 /// Multi-head attention over all tokens:
 ///
 /// ```text
 /// q, k, v = split(qkv(x));  q, k = rope(rms(q)), rope(rms(k));  y = proj(softmax(q k^T / sqrt(K)) v)
 /// ```
+///
+/// DiT^DH's has no norms, `q, k = rope(q), rope(k)`, unless it is built with them.
 #[derive(Debug, Clone)]
 pub struct Attention {
     pub(crate) qkv: Linear,
-    pub(crate) q_norm: RmsNorm,
-    pub(crate) k_norm: RmsNorm,
+    /// Of queries and of keys.
+    pub(crate) qk_norm: Option<[RmsNorm; 2]>,
     pub(crate) proj: Linear,
     pub(crate) num_heads: usize,
 }
 
 impl Attention {
-    /// Parameters `qkv` (no bias, laid out `(3, N, K)`), `q_norm`, `k_norm`, `proj`.
+    /// DDT's: parameters `qkv` (no bias, laid out `(3, N, K)`), `q_norm`, `k_norm`, `proj`.
     pub fn new(hidden_size: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
+        Self::build(Linear::no_bias, true, hidden_size, num_heads, vb)
+    }
+
+    /// DiT^DH's: the same parameters, `qkv` with a bias, and the norms only with `qk_norm`.
+    pub fn dit_dh(hidden_size: usize, num_heads: usize, qk_norm: bool, vb: VarBuilder) -> Result<Self> {
+        Self::build(Linear::new, qk_norm, hidden_size, num_heads, vb)
+    }
+
+    fn build(
+        qkv: fn(usize, usize, VarBuilder) -> Result<Linear>,
+        qk_norm: bool,
+        hidden_size: usize,
+        num_heads: usize,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         let head_dim = head_dim(hidden_size, num_heads)?;
+        let norm = |name| RmsNorm::new(head_dim, vb.pp(name));
         Ok(Self {
-            qkv: Linear::no_bias(hidden_size, 3 * hidden_size, vb.pp("qkv"))?,
-            q_norm: RmsNorm::new(head_dim, vb.pp("q_norm"))?,
-            k_norm: RmsNorm::new(head_dim, vb.pp("k_norm"))?,
+            qkv: qkv(hidden_size, 3 * hidden_size, vb.pp("qkv"))?,
+            qk_norm: if qk_norm { Some([norm("q_norm")?, norm("k_norm")?]) } else { None },
             proj: Linear::new(hidden_size, hidden_size, vb.pp("proj"))?,
             num_heads,
         })
@@ -152,8 +212,14 @@ impl Attention {
     /// `xs: (B, L, D) -> (B, L, D)`; `rope` has `L` rows.
     pub fn forward(&self, xs: &Tensor, rope: &RopeTable) -> Result<Tensor> {
         let qkv = self.qkv.forward(xs)?; // (B, L, 3D)
-        let [q_weight, k_weight] = [&self.q_norm, &self.k_norm].map(|it| it.weight().to_dtype(xs.dtype()));
-        let ys = ddt_kernels::attention(&qkv, &q_weight?, &k_weight?, rope, self.num_heads, RmsNorm::EPS)?;
+        let ys = match &self.qk_norm {
+            Some(norms) => {
+                let [q_weight, k_weight] = norms.each_ref().map(|it| it.weight().to_dtype(xs.dtype()));
+                let (q_weight, k_weight) = (q_weight?, k_weight?);
+                ddt_kernels::attention(&qkv, &q_weight, &k_weight, rope, self.num_heads, RmsNorm::EPS)?
+            }
+            None => ddt_kernels::rotary_attention(&qkv, rope, self.num_heads)?,
+        };
         self.proj.forward(&ys)
     }
 }
@@ -181,6 +247,18 @@ mod tests {
     fn head_sizes_not_divisible_by_four_are_refused() {
         assert!(AxialRope2d::new(6).is_err());
         assert!(AxialRope2d::new(0).is_err());
+    }
+
+    #[test]
+    fn rows_come_first_in_dit_dh() -> Result<()> {
+        let table = AxialRope2d::rows_first(8)?.table(2, 3, &Device::Cpu)?;
+        let cos: Vec<Vec<f32>> = table.cos().to_vec2()?;
+        // Token (row 1, column 2); frequencies 1 and 0.01.
+        let expected = [1f32, 0.01, 2.0, 0.02].map(f32::cos);
+        for (got, want) in cos[5].iter().zip(expected) {
+            assert!((got - want).abs() < 1e-6, "{got} {want}");
+        }
+        Ok(())
     }
 
     #[test]

@@ -107,6 +107,9 @@ pub trait TransformerBlock: fmt::Debug + Clone + Send + Sync + 'static {
 /// ```
 ///
 /// Differs from DiT: no SiLU before `ada_ln` (it is in the condition), which does not start at zero.
+///
+/// DiT^DH's block has biases in all linear layers, no norm of queries and keys, and a modulation that starts at zero
+/// after a SiLU of its own, which the caller applies to the condition.
 #[derive(Debug, Clone)]
 pub struct Block {
     pub(crate) norm1: RmsNorm,
@@ -119,7 +122,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// Parameters `norm1`, `attn`, `norm2`, `mlp`, `adaLN_modulation.0`.
+    /// DDT's: parameters `norm1`, `attn`, `norm2`, `mlp`, `adaLN_modulation.0`.
     pub fn new(hidden_size: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
         let d = hidden_size;
         Ok(Self {
@@ -128,6 +131,25 @@ impl Block {
             norm2: RmsNorm::new(d, vb.pp("norm2"))?,
             mlp: SwiGlu::new(d, swiglu_hidden_size(d), vb.pp("mlp"))?,
             ada_ln: Linear::new(d, 6 * d, vb.pp("adaLN_modulation").pp("0"))?,
+            dtype: vb.dtype(),
+        })
+    }
+
+    /// DiT^DH's: the same parameters but `adaLN_modulation.1`; `mlp_size` is the inner size of the MLP.
+    pub fn dit_dh(
+        hidden_size: usize,
+        num_heads: usize,
+        mlp_size: usize,
+        qk_norm: bool,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let d = hidden_size;
+        Ok(Self {
+            norm1: RmsNorm::new(d, vb.pp("norm1"))?,
+            attn: Attention::dit_dh(d, num_heads, qk_norm, vb.pp("attn"))?,
+            norm2: RmsNorm::new(d, vb.pp("norm2"))?,
+            mlp: SwiGlu::dit_dh(d, mlp_size, vb.pp("mlp"))?,
+            ada_ln: Linear::zeros(d, 6 * d, vb.pp("adaLN_modulation").pp("1"))?,
             dtype: vb.dtype(),
         })
     }
@@ -147,7 +169,7 @@ impl TransformerBlock for Block {
     }
 }
 
-/// Gated MLP: `y = w2(silu(w1 x) * w3 x)`, without biases.
+/// Gated MLP: `y = w2(silu(w1 x) * w3 x)`. DDT's has no biases, DiT^DH's has them in all layers.
 ///
 /// # Shapes
 /// `xs: (B, L, D) -> (B, L, D)`.
@@ -159,12 +181,22 @@ pub struct SwiGlu {
 }
 
 impl SwiGlu {
-    /// Parameters `w1`, `w2`, `w3`; `hidden` is the inner size `F`, see [`swiglu_hidden_size`].
+    /// DDT's: parameters `w1`, `w2`, `w3`; `hidden` is the inner size `F`, see [`swiglu_hidden_size`].
     pub fn new(size: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
             w1: Linear::no_bias(size, hidden, vb.pp("w1"))?,
             w2: Linear::no_bias(hidden, size, vb.pp("w2"))?,
             w3: Linear::no_bias(size, hidden, vb.pp("w3"))?,
+        })
+    }
+
+    /// DiT^DH's: parameters `w12`, whose outputs are those of `w1` and then of `w3`, and `w3`, which is `w2`.
+    pub fn dit_dh(size: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
+        let both = Linear::new(size, 2 * hidden, vb.pp("w12"))?;
+        Ok(Self {
+            w1: both.outputs(0, hidden)?,
+            w2: Linear::new(hidden, size, vb.pp("w3"))?,
+            w3: both.outputs(hidden, hidden)?,
         })
     }
 }

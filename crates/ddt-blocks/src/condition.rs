@@ -12,9 +12,10 @@ use crate::{
 ///
 /// ```text
 /// angle[k] = t * exp(-ln(period) k / 128), k = 0 .. 128;  y = mlp.2(silu(mlp.0([cos, sin])))
+/// angle[k] = 2 pi t W[k], k = 0 .. 256;                   y = mlp.2(silu(mlp.0([sin, cos])))     (DiT^DH)
 /// ```
 ///
-/// `t` in [0, 1] is not scaled. The longest period is 10 in DDT, 10,000 in SiT.
+/// `t` in [0, 1] is not scaled. The longest period is 10 in DDT, 10,000 in SiT; DiT^DH has a parameter `W` instead.
 ///
 /// # Shapes
 /// `t: (B)` in f32 `-> (B, D)` in the weights' dtype.
@@ -22,7 +23,15 @@ use crate::{
 pub struct TimestepEmbed {
     first: Linear,
     second: Linear,
-    max_period: f64,
+    frequencies: Frequencies,
+}
+
+#[derive(Debug, Clone)]
+enum Frequencies {
+    /// From 1 down to one over this longest period; cosines come before sines.
+    UpTo(f64),
+    /// A parameter, `(256)` f32; sines come before cosines.
+    Gaussian(Tensor),
 }
 
 impl TimestepEmbed {
@@ -30,39 +39,68 @@ impl TimestepEmbed {
 
     /// DDT's: parameters `mlp.0` and `mlp.2`, biases as PyTorch's.
     pub fn new(hidden_size: usize, vb: VarBuilder) -> Result<Self> {
-        Self::build(hidden_size, 10.0, pytorch_uniform, vb)
+        Self::build(hidden_size, Frequencies::UpTo(10.0), pytorch_uniform, vb)
     }
 
     /// SiT's: the same parameters, with zero biases.
     pub fn sit(hidden_size: usize, vb: VarBuilder) -> Result<Self> {
-        Self::build(hidden_size, 10_000.0, |_| ZEROS, vb)
+        Self::build(hidden_size, Frequencies::UpTo(10_000.0), |_| ZEROS, vb)
     }
 
-    fn build(hidden_size: usize, max_period: f64, bias: fn(usize) -> Init, vb: VarBuilder) -> Result<Self> {
+    /// DiT^DH's: DDT's parameters and `W`, standard normal, which is f32 in any network.
+    pub fn gaussian(hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        let normal = Init::Randn { mean: 0.0, stdev: 1.0 };
+        let frequencies = vb.get_with_hints_dtype(2 * Self::HALF, "W", normal, DType::F32)?;
+        Self::build(hidden_size, Frequencies::Gaussian(frequencies), pytorch_uniform, vb)
+    }
+
+    fn build(
+        hidden_size: usize,
+        frequencies: Frequencies,
+        bias: fn(usize) -> Init,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         let linear = |fan_in, vb| Linear::with_init(fan_in, hidden_size, NORMAL_0_02, Some(bias(fan_in)), vb);
         let vb = vb.pp("mlp");
-        let (first, second) = (linear(2 * Self::HALF, vb.pp("0"))?, linear(hidden_size, vb.pp("2"))?);
-        Ok(Self { first, second, max_period })
+        let half = match &frequencies {
+            Frequencies::UpTo(_) => Self::HALF,
+            Frequencies::Gaussian(it) => it.dim(0)?,
+        };
+        let (first, second) = (linear(2 * half, vb.pp("0"))?, linear(hidden_size, vb.pp("2"))?);
+        Ok(Self { first, second, frequencies })
+    }
+
+    /// Cosines and sines, in the order that the MLP takes.
+    fn waves(&self, t: &Tensor) -> Result<Tensor> {
+        let t = t.to_dtype(DType::F32)?.unsqueeze(1)?;
+        let at = |frequencies: &Tensor| t.broadcast_mul(&frequencies.unsqueeze(0)?); // (B, HALF)
+        match &self.frequencies {
+            Frequencies::UpTo(max_period) => {
+                let frequency = |k| (-max_period.ln() * k as f64 / Self::HALF as f64).exp() as f32;
+                let frequencies: Vec<f32> = (0..Self::HALF).map(frequency).collect();
+                let angles = at(&Tensor::from_vec(frequencies, Self::HALF, t.device())?)?;
+                Tensor::cat(&[angles.cos()?, angles.sin()?], 1)
+            }
+            Frequencies::Gaussian(frequencies) => {
+                let angles = at(&(frequencies * std::f64::consts::TAU)?)?;
+                Tensor::cat(&[angles.sin()?, angles.cos()?], 1)
+            }
+        }
     }
 }
 
 impl Module for TimestepEmbed {
     fn forward(&self, t: &Tensor) -> Result<Tensor> {
-        let freqs: Vec<f32> = (0..Self::HALF)
-            .map(|k| (-self.max_period.ln() * k as f64 / Self::HALF as f64).exp() as f32)
-            .collect();
-        let freqs = Tensor::from_vec(freqs, (1, Self::HALF), t.device())?;
-        let angles = t.to_dtype(DType::F32)?.unsqueeze(1)?.broadcast_mul(&freqs)?; // (B, HALF)
-        let embedding = Tensor::cat(&[angles.cos()?, angles.sin()?], 1)?;
+        let embedding = self.waves(t)?;
         let hidden = self.first.forward(&embedding.to_dtype(self.first.weight().dtype())?)?;
         self.second.forward(&ddt_kernels::silu(&hidden)?)
     }
 }
 
-/// Label embedder: a table of `num_classes + 1` rows, of which the last is "no class".
+/// Label embedder: a table of a row for each label; the last is usually "no class".
 ///
 /// # Shapes
-/// `labels: (B)`, u32 in `0..=num_classes`, `-> (B, D)`. On the CPU a label outside the table is an error.
+/// `labels: (B)`, u32 in `0..num_labels`, `-> (B, D)`. On the CPU a label outside the table is an error.
 #[derive(Debug, Clone)]
 pub struct LabelEmbed {
     table: Tensor,
@@ -70,8 +108,8 @@ pub struct LabelEmbed {
 
 impl LabelEmbed {
     /// Parameter `embedding_table.weight`.
-    pub fn new(num_classes: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
-        let shape = (num_classes + 1, hidden_size);
+    pub fn new(num_labels: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        let shape = (num_labels, hidden_size);
         Ok(Self { table: vb.pp("embedding_table").get_with_hints(shape, "weight", NORMAL_0_02)? })
     }
 }
@@ -94,20 +132,30 @@ pub struct ConditionEmbed {
 }
 
 impl ConditionEmbed {
-    /// DDT's: parameters `t_embedder` and `y_embedder`.
+    /// DDT's: parameters `t_embedder` and `y_embedder`, whose last row is "no class".
     pub fn new(num_classes: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            t_embedder: TimestepEmbed::new(hidden_size, vb.pp("t_embedder"))?,
-            y_embedder: LabelEmbed::new(num_classes, hidden_size, vb.pp("y_embedder"))?,
-            dtype: vb.dtype(),
-        })
+        Self::build(TimestepEmbed::new, num_classes + 1, hidden_size, vb)
     }
 
     /// SiT's: the same parameters, with SiT's timestep embedder.
     pub fn sit(num_classes: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        Self::build(TimestepEmbed::sit, num_classes + 1, hidden_size, vb)
+    }
+
+    /// DiT^DH's: the same parameters, with DiT^DH's timestep embedder and any number of labels.
+    pub fn dit_dh(num_labels: usize, hidden_size: usize, vb: VarBuilder) -> Result<Self> {
+        Self::build(TimestepEmbed::gaussian, num_labels, hidden_size, vb)
+    }
+
+    fn build(
+        t_embedder: fn(usize, VarBuilder) -> Result<TimestepEmbed>,
+        num_labels: usize,
+        hidden_size: usize,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         Ok(Self {
-            t_embedder: TimestepEmbed::sit(hidden_size, vb.pp("t_embedder"))?,
-            y_embedder: LabelEmbed::new(num_classes, hidden_size, vb.pp("y_embedder"))?,
+            t_embedder: t_embedder(hidden_size, vb.pp("t_embedder"))?,
+            y_embedder: LabelEmbed::new(num_labels, hidden_size, vb.pp("y_embedder"))?,
             dtype: vb.dtype(),
         })
     }
@@ -129,14 +177,18 @@ impl ConditionEmbed {
 
     /// The same layers for a network of another form.
     pub fn into_form<F: Form>(self) -> Result<Self> {
-        let Self { t_embedder: TimestepEmbed { first, second, max_period }, y_embedder, dtype } = self;
+        let Self { t_embedder: TimestepEmbed { first, second, frequencies }, y_embedder, dtype } = self;
         let linear = |it: Linear| {
             let bias = it.bias().cloned().map(F::tensor).transpose()?;
             Ok::<_, candle_core::Error>(Linear::from_tensors(F::tensor(it.weight().clone())?, bias))
         };
         let (first, second) = (linear(first)?, linear(second)?);
+        let frequencies = match frequencies {
+            Frequencies::UpTo(max_period) => Frequencies::UpTo(max_period),
+            Frequencies::Gaussian(it) => Frequencies::Gaussian(F::tensor(it)?),
+        };
         Ok(Self {
-            t_embedder: TimestepEmbed { first, second, max_period },
+            t_embedder: TimestepEmbed { first, second, frequencies },
             y_embedder: LabelEmbed { table: F::tensor(y_embedder.table)? },
             dtype: F::token_dtype(dtype),
         })

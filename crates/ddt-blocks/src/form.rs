@@ -90,6 +90,9 @@ impl Form for Fused {
                  train the plain network"
             );
         }
+        if block.attn.qk_norm.is_none() || block.attn.qkv.bias().is_some() {
+            bail!("expected DDT's blocks to fuse, got DiT^DH's; train the plain network");
+        }
         Ok(FusedBlock(block))
     }
 
@@ -108,18 +111,26 @@ impl Form for Frozen {
 
     fn block(block: Block) -> Result<FrozenBlock> {
         let Block { norm1, attn, norm2, mlp: SwiGlu { w1, w2, w3 }, ada_ln, .. } = block;
-        let Attention { qkv, q_norm, k_norm, proj, num_heads } = attn;
-        let norm = |it: RmsNorm| Self::tensor(it.weight().clone());
+        let Attention { qkv, qk_norm, proj, num_heads } = attn;
+        let norm = |it: RmsNorm| -> Result<Tensor> { Ok(it.into_form::<Self>()?.weight().clone()) };
+        let qk_norm = match qk_norm {
+            Some([q, k]) => Some([norm(q)?, norm(k)?]),
+            None => None,
+        };
+        let gate = PackedSwiGlu::new(w1.weight(), w3.weight())?;
+        let gate = match (w1.bias(), w3.bias()) {
+            (Some(b1), Some(b3)) => gate.with_biases(b1, b3)?,
+            _ => gate,
+        };
         Ok(FrozenBlock {
             ada_ln: Self::linear(ada_ln)?,
             weights: PackedBlockWeights {
                 norm1: norm(norm1)?,
                 qkv: Self::linear(qkv)?,
-                q_norm: norm(q_norm)?,
-                k_norm: norm(k_norm)?,
+                qk_norm,
                 proj: Self::linear(proj)?,
                 norm2: norm(norm2)?,
-                gate: PackedSwiGlu::new(w1.weight(), w3.weight())?,
+                gate,
                 w2: Self::linear(w2)?,
             },
             num_heads,
@@ -143,16 +154,18 @@ impl TransformerBlock for FusedBlock {
 
     fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: &TokenGrid) -> Result<Tensor> {
         let Block { norm1, attn, norm2, mlp, ada_ln, dtype } = &self.0;
-        let (Some(ada_ln_bias), Some(proj_bias)) = (ada_ln.bias(), attn.proj.bias()) else {
-            bail!("expected biases of the modulation and of the attention's projection")
+        let (Some(ada_ln_bias), Some(proj_bias), Some([q_norm, k_norm])) =
+            (ada_ln.bias(), attn.proj.bias(), &attn.qk_norm)
+        else {
+            bail!("expected biases of the modulation and of the attention's projection, and norms of queries and keys")
         };
         let weights = BlockWeights {
             ada_ln_weight: ada_ln.weight(),
             ada_ln_bias,
             norm1: norm1.weight(),
             qkv: attn.qkv.weight(),
-            q_norm: attn.q_norm.weight(),
-            k_norm: attn.k_norm.weight(),
+            q_norm: q_norm.weight(),
+            k_norm: k_norm.weight(),
             proj_weight: attn.proj.weight(),
             proj_bias,
             norm2: norm2.weight(),

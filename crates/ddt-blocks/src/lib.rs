@@ -8,6 +8,8 @@
 //! These layers are the definition. A [`Form`] is another way to compute them: [`Fused`] for training, [`Frozen`]
 //! for sampling.
 //!
+//! Where DiT^DH's layers differ in a few parts, they are constructors of their own, such as [`Block::dit_dh`].
+//!
 //! [`SitBlock`], [`SitPatchEmbed`] and [`SitAttention`] are the layers of SiT, and [`MixerBlock`] is a decoder block
 //! without attention: the paper's baselines.
 //!

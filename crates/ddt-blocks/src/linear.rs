@@ -98,7 +98,7 @@ impl Module for Linear {
 }
 
 /// One flat matmul for any number of leading axes: a broadcast matmul is much slower.
-pub(crate) fn affine(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+fn affine(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (out_size, in_size) = weight.dims2()?;
     let leading = match xs.dims().split_last() {
         Some((last, leading)) if *last == in_size => leading,

@@ -4,7 +4,11 @@ use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_kernels::ModulationSource;
 
-use crate::{form::Form, linear::Linear};
+use crate::{
+    attention::RmsNorm,
+    form::Form,
+    linear::{Linear, ZEROS, xavier_uniform},
+};
 
 /// Cuts a latent into patches: `(B, C, H, W) -> (B, L, C P^2)`.
 ///
@@ -79,6 +83,21 @@ impl PatchEmbed {
         Ok(Self { proj: Linear::xavier(patch_dim, hidden_size, vb.pp("proj"))?, patch_size })
     }
 
+    /// The same layer whose weight is that of a convolution, `(D, C, P, P)`: SiT's and DiT^DH's.
+    pub fn convolution(
+        in_channels: usize,
+        patch_size: usize,
+        hidden_size: usize,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let (c, p, vb) = (in_channels, patch_size, vb.pp("proj"));
+        let xavier = xavier_uniform(c * p * p, hidden_size);
+        let weight = vb.get_with_hints((hidden_size, c, p, p), "weight", xavier)?;
+        let weight = weight.reshape((hidden_size, c * p * p))?;
+        let bias = vb.get_with_hints(hidden_size, "bias", ZEROS)?;
+        Ok(Self { proj: Linear::from_tensors(weight, Some(bias)), patch_size })
+    }
+
     /// The same layer for a network of another form.
     pub fn into_form<F: Form>(self) -> Result<PatchEmbed<F::Linear>> {
         Ok(PatchEmbed { proj: F::linear(self.proj)?, patch_size: self.patch_size })
@@ -91,11 +110,14 @@ impl<L: Module> Module for PatchEmbed<L> {
     }
 }
 
-/// Final layer: `y = linear(layer_norm(x) (1 + scale) + shift)`, the norm without affine parameters.
+/// Final layer: `y = linear(norm(x) (1 + scale) + shift)`. The norm is a LayerNorm without affine parameters, DiT^DH's
+/// an RMSNorm.
 ///
 /// Both linear layers start at zero, so an untrained network predicts a zero velocity.
 #[derive(Debug, Clone)]
 pub struct FinalLayer<L = Linear> {
+    /// Without one, it is the LayerNorm.
+    norm: Option<RmsNorm>,
     linear: L,
     ada_ln: L,
 }
@@ -103,18 +125,31 @@ pub struct FinalLayer<L = Linear> {
 impl FinalLayer {
     /// DDT's: parameters `linear` and `adaLN_modulation.0`; `patch_dim` is `C P^2`.
     pub fn new(hidden_size: usize, patch_dim: usize, vb: VarBuilder) -> Result<Self> {
-        Self::build(hidden_size, patch_dim, "0", vb)
+        Self::build(None, hidden_size, patch_dim, "0", vb)
     }
 
     /// SiT's: the same layers, with `adaLN_modulation.1` for the second, because `adaLN_modulation.0` is a SiLU
     /// that the caller applies to the condition.
     pub fn sit(hidden_size: usize, patch_dim: usize, vb: VarBuilder) -> Result<Self> {
-        Self::build(hidden_size, patch_dim, "1", vb)
+        Self::build(None, hidden_size, patch_dim, "1", vb)
     }
 
-    fn build(hidden_size: usize, patch_dim: usize, modulation: &str, vb: VarBuilder) -> Result<Self> {
+    /// DiT^DH's: SiT's layers, and the norm's weight `norm_final`.
+    pub fn dit_dh(hidden_size: usize, patch_dim: usize, vb: VarBuilder) -> Result<Self> {
+        let norm = RmsNorm::new(hidden_size, vb.pp("norm_final"))?;
+        Self::build(Some(norm), hidden_size, patch_dim, "1", vb)
+    }
+
+    fn build(
+        norm: Option<RmsNorm>,
+        hidden_size: usize,
+        patch_dim: usize,
+        modulation: &str,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         let modulation = vb.pp("adaLN_modulation").pp(modulation);
         Ok(Self {
+            norm,
             linear: Linear::zeros(hidden_size, patch_dim, vb.pp("linear"))?,
             ada_ln: Linear::zeros(hidden_size, 2 * hidden_size, modulation)?,
         })
@@ -122,7 +157,8 @@ impl FinalLayer {
 
     /// The same layer for a network of another form.
     pub fn into_form<F: Form>(self) -> Result<FinalLayer<F::Linear>> {
-        Ok(FinalLayer { linear: F::linear(self.linear)?, ada_ln: F::linear(self.ada_ln)? })
+        let norm = self.norm.map(RmsNorm::into_form::<F>).transpose()?;
+        Ok(FinalLayer { norm, linear: F::linear(self.linear)?, ada_ln: F::linear(self.ada_ln)? })
     }
 }
 
@@ -137,7 +173,10 @@ impl<L: Module> FinalLayer<L> {
     /// # Shapes
     /// `xs: (B, L, D) -> (B, L, C P^2)`.
     pub fn forward<'a>(&self, xs: &Tensor, shift_scale: impl Into<ModulationSource<'a>>) -> Result<Tensor> {
-        self.linear.forward(&ddt_kernels::layer_norm_modulate(xs, shift_scale, Self::EPS)?)
+        self.linear.forward(&match &self.norm {
+            None => ddt_kernels::layer_norm_modulate(xs, shift_scale, Self::EPS)?,
+            Some(norm) => norm.forward_modulated(xs, shift_scale)?,
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use ddt_kernels::{gate_residual, layer_norm_modulate, silu};
 use crate::{
     attention::head_dim,
     block::Modulation,
-    linear::{Linear, ZEROS, affine, xavier_uniform},
-    patch::patchify,
+    linear::Linear,
+    patch::PatchEmbed,
 };
 
 /// Attention, then MLP, as DiT and SiT have them:
@@ -110,16 +110,14 @@ impl Module for SitAttention {
 /// positions are those of one grid.
 #[derive(Debug, Clone)]
 pub struct SitPatchEmbed {
-    weight: Tensor,
-    bias: Tensor,
+    embed: PatchEmbed,
     positions: Tensor,
-    patch_size: usize,
-    grid_side: usize,
+    side: usize,
 }
 
 impl SitPatchEmbed {
-    /// Parameters `proj.weight`, `(D, C, P, P)`, and `proj.bias`: Xavier-uniform and zero. The positions, those of
-    /// [`sincos_positions`] for `grid_side` patches along each side, are no parameter.
+    /// Parameters as [`PatchEmbed::convolution`]'s. The positions, those of [`sincos_positions`] for `grid_side` patches
+    /// along each side, are no parameter.
     pub fn new(
         in_channels: usize,
         patch_size: usize,
@@ -127,29 +125,22 @@ impl SitPatchEmbed {
         grid_side: usize,
         vb: VarBuilder,
     ) -> Result<Self> {
-        let (c, p) = (in_channels, patch_size);
-        let xavier = xavier_uniform(c * p * p, hidden_size);
-        let proj = vb.pp("proj");
         let positions = sincos_positions(hidden_size, grid_side)?.to_device(vb.device())?;
         Ok(Self {
-            weight: proj.get_with_hints((hidden_size, c, p, p), "weight", xavier)?,
-            bias: proj.get_with_hints(hidden_size, "bias", ZEROS)?,
             positions: positions.to_dtype(vb.dtype())?,
-            patch_size: p,
-            grid_side,
+            embed: PatchEmbed::convolution(in_channels, patch_size, hidden_size, vb)?,
+            side: grid_side * patch_size,
         })
     }
 }
 
 impl Module for SitPatchEmbed {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (_, c, h, w) = xs.dims4()?;
-        let (p, side) = (self.patch_size, self.grid_side * self.patch_size);
+        let ((_, _, h, w), side) = (xs.dims4()?, self.side);
         if (h, w) != (side, side) {
             bail!("expected latents of {side} x {side}, whose positions this network knows, got {h} x {w}");
         }
-        let weight = self.weight.reshape((self.weight.dim(0)?, c * p * p))?; // (D, C P^2)
-        affine(&patchify(xs, p)?, &weight, Some(&self.bias))?.broadcast_add(&self.positions)
+        self.embed.forward(xs)?.broadcast_add(&self.positions)
     }
 }
 

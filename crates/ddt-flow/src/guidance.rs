@@ -28,6 +28,8 @@ pub struct Guidance {
     interval: (f64, f64),
     // None: all of them.
     channels: Option<NonZeroUsize>,
+    // Whether the bounds belong to the interval.
+    closed: bool,
 }
 
 /// Serialised form of a guidance.
@@ -38,6 +40,8 @@ struct Parameters {
     interval: (f64, f64),
     #[serde(default, skip_serializing_if = "Option::is_none")]
     channels: Option<NonZeroUsize>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    closed: bool,
 }
 
 impl Guidance {
@@ -53,12 +57,17 @@ impl Guidance {
         if !(low.is_finite() && high.is_finite() && low < high) {
             return Err(FlowError::invalid("guidance interval", "finite with low < high", interval));
         }
-        Ok(Self { scale, interval, channels: None })
+        Ok(Self { scale, interval, channels: None, closed: false })
     }
 
     /// No guidance at any time.
     pub const fn none() -> Self {
-        Self { scale: 1.0, interval: (0.0, 1.0), channels: None }
+        Self { scale: 1.0, interval: (0.0, 1.0), channels: None, closed: false }
+    }
+
+    /// The same with the bounds guided too, as DiT^DH's published sampler has it: from 0 on, the first step is guided.
+    pub const fn closed(self) -> Self {
+        Self { closed: true, ..self }
     }
 
     /// Restricts guidance to the first `channels` channels; latents with fewer are guided whole.
@@ -71,7 +80,12 @@ impl Guidance {
         self.scale
     }
 
-    /// Bounds between which guidance acts, both excluded.
+    /// Whether steps that start at a bound are guided too.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Bounds between which guidance acts, both excluded unless it is [closed](Self::closed).
     pub fn interval(&self) -> (f64, f64) {
         self.interval
     }
@@ -86,14 +100,14 @@ impl Guidance {
     /// The start decides for the whole step: a solver that evaluates inside a step, or at its end, gets the
     /// same kind of velocity throughout. So the grid should resolve the interval.
     ///
-    /// Both bounds are strict, and a scale of 1 guides nothing.
+    /// Both bounds are strict, unless the guidance is [closed](Self::closed), and a scale of 1 guides nothing.
     /// Time and bounds are rounded to f32 before they are compared: a grid time that equals a bound
     /// except in the last bits of f64 (`3 * 0.1` and `0.3`) counts as on it, hence as not guided.
     /// The published code compares in f32 too, but builds its grid in f32, so there such a tie can
     /// fall on either side; the published settings have none.
     pub fn is_guided(&self, t: f64) -> bool {
-        let (low, high) = self.interval;
-        self.scale != 1.0 && (low as f32) < (t as f32) && (t as f32) < (high as f32)
+        let (low, high, t) = (self.interval.0 as f32, self.interval.1 as f32, t as f32);
+        self.scale != 1.0 && (low < t && t < high || self.closed && (t == low || t == high))
     }
 
     /// How much an error of the network's velocity grows at each step of a grid: the larger factor of the two
@@ -113,13 +127,13 @@ impl TryFrom<Parameters> for Guidance {
     type Error = FlowError;
 
     fn try_from(it: Parameters) -> Result<Self> {
-        Ok(Self { channels: it.channels, ..Self::new(it.scale, it.interval)? })
+        Ok(Self { channels: it.channels, closed: it.closed, ..Self::new(it.scale, it.interval)? })
     }
 }
 
 impl From<Guidance> for Parameters {
     fn from(it: Guidance) -> Self {
-        Self { scale: it.scale, interval: it.interval, channels: it.channels }
+        Self { scale: it.scale, interval: it.interval, channels: it.channels, closed: it.closed }
     }
 }
 
@@ -279,6 +293,10 @@ mod tests {
         for t in [0.3001, 0.5, 0.6999] {
             assert!(guidance.is_guided(t), "{t}");
         }
+        for t in [0.3, 0.1 + 0.2, 0.5, 0.7] {
+            assert!(guidance.closed().is_guided(t), "{t}");
+        }
+        assert!(!guidance.closed().is_guided(0.2999) && !Guidance::none().closed().is_guided(0.5));
         let guided = guidance.guided_steps(&TimeGrid::new(10, None, 1.0).unwrap());
         let guided: Vec<usize> = (0..10).filter(|&index| guided[index]).collect();
         assert_eq!(guided, [4, 5, 6]);

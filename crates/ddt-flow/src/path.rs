@@ -3,9 +3,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::error::FlowError;
 use crate::noise::CounterNoise;
-use crate::time_grid::{check_timeshift, shift_time};
 
 /// The straight path from noise at `t = 0` to data at `t = 1`.
 ///
@@ -120,19 +118,11 @@ pub enum TimeSampling {
 
 impl TimeSampling {
     /// Time in [0, 1) of one training sample, a pure function of the address of `noise`.
-    ///
-    /// `timeshift` respaces it as [`shift_time`] does; the published training does not shift.
-    ///
-    /// # Errors
-    /// [`FlowError::Invalid`] unless `timeshift` is finite and above 0.
-    pub fn draw(self, noise: &CounterNoise, timeshift: Option<f64>) -> std::result::Result<f64, FlowError> {
-        let timeshift = timeshift.unwrap_or(1.0);
-        check_timeshift(timeshift)?;
-        let t = match self {
+    pub fn draw(self, noise: &CounterNoise) -> f64 {
+        match self {
             TimeSampling::Uniform => noise.first_uniform(),
             TimeSampling::LogitNormal => logit_normal_time(noise.first_normal()),
-        };
-        Ok(shift_time(t, timeshift))
+        }
     }
 }
 
@@ -239,15 +229,11 @@ mod tests {
         assert!(LinearPath.interpolate(&scalar, &scalar, &t).is_err());
     }
 
-    fn draws(sampling: TimeSampling, timeshift: Option<f64>) -> Vec<f64> {
-        let draw = |sample| sampling.draw(&CounterNoise::new(3, Purpose::TrainTime, 0, sample), timeshift);
-        (0..20_000).map(|sample| draw(sample).unwrap()).collect()
-    }
-
     /// Checks the fractions of the times below 1/4, 1/2 and 3/4.
     #[track_caller]
-    fn check(sampling: TimeSampling, timeshift: Option<f64>, expected: [f64; 3]) {
-        let times = draws(sampling, timeshift);
+    fn check(sampling: TimeSampling, expected: [f64; 3]) {
+        let draw = |sample| sampling.draw(&CounterNoise::new(3, Purpose::TrainTime, 0, sample));
+        let times: Vec<f64> = (0..20_000).map(draw).collect();
         assert!(times.iter().all(|t| (0.0..1.0).contains(t)));
         for (bound, want) in [0.25, 0.5, 0.75].into_iter().zip(expected) {
             let got = times.iter().filter(|&&t| t < bound).count() as f64 / times.len() as f64;
@@ -257,11 +243,10 @@ mod tests {
 
     #[test]
     fn times_follow_their_distributions() {
-        check(TimeSampling::Uniform, None, [0.25, 0.5, 0.75]);
+        check(TimeSampling::Uniform, [0.25, 0.5, 0.75]);
         // Normal distribution function at -ln 3, 0 and ln 3.
-        check(TimeSampling::LogitNormal, None, [0.136, 0.5, 0.864]);
-        // u / (u + 2 (1 - u)) < b where u < 2b / (1 + b).
-        check(TimeSampling::Uniform, Some(2.0), [0.4, 2.0 / 3.0, 6.0 / 7.0]);
+        check(TimeSampling::LogitNormal, [0.136, 0.5, 0.864]);
+        assert_eq!(serde_json::to_string(&TimeSampling::LogitNormal).unwrap(), "\"lognorm\"");
     }
 
     #[test]
@@ -269,14 +254,6 @@ mod tests {
         assert_eq!(logit_normal_time(0.0), 0.5);
         assert!((logit_normal_time(3f64.ln()) - 0.75).abs() < 1e-15);
         assert_eq!((logit_normal_time(-1e9), logit_normal_time(1e9)), (0.0, 1.0));
-    }
-
-    #[test]
-    fn bad_shift_is_an_error_and_names_are_the_published_ones() {
-        let noise = CounterNoise::new(0, Purpose::TrainTime, 0, 0);
-        let err = TimeSampling::Uniform.draw(&noise, Some(0.0));
-        assert!(matches!(err, Err(FlowError::Invalid { what: "timeshift", .. })));
-        assert_eq!(serde_json::to_string(&TimeSampling::LogitNormal).unwrap(), "\"lognorm\"");
     }
 
     #[test]

@@ -14,15 +14,19 @@ use crate::model::Evaluation;
 ///
 /// The published results use 250 steps, a last step of 0.04 and a timeshift of 1.
 /// A timeshift above 1 spends more steps near noise (Fig. 4 of arXiv:2504.05741), one below 1 near data.
+/// A grid that is made by [`until`](Self::until) ends before 1, so that latents keep a little noise, as those of DiT^DH
+/// do in its published results.
 ///
-/// Serialised as its three parameters, which are validated when read back.
+/// Serialised as its parameters, which are validated when read back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Parameters", into = "Parameters")]
 pub struct TimeGrid {
-    // Invariant: num_steps + 1 strictly increasing times, the first 0, the last 1.
+    // Invariant: num_steps + 1 strictly increasing times, the first 0, the last at most 1.
     times: Vec<f64>,
     last_step: f64,
     timeshift: f64,
+    // Where it ends before shifting.
+    end: f64,
 }
 
 /// One step of a grid: from `t` to `t_next`.
@@ -41,8 +45,11 @@ pub struct Step {
 #[serde(deny_unknown_fields)]
 struct Parameters {
     num_steps: usize,
-    last_step: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_step: Option<f64>,
     timeshift: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    end: Option<f64>,
 }
 
 impl TimeGrid {
@@ -59,10 +66,7 @@ impl TimeGrid {
     /// (0, 1] and `timeshift` is finite and above 0; also if two times are equal in f64, as with a last step of
     /// 1 and several steps.
     pub fn new(num_steps: usize, last_step: Option<f64>, timeshift: f64) -> Result<Self> {
-        if !(1..=Self::MAX_STEPS).contains(&num_steps) {
-            let expected = format!("in 1..={}", Self::MAX_STEPS);
-            return Err(FlowError::invalid("number of steps", expected, num_steps));
-        }
+        check_steps(num_steps)?;
         if let Some(got) = last_step
             && !(got > 0.0 && got <= 1.0)
         {
@@ -78,17 +82,43 @@ impl TimeGrid {
             .map(|index| shift_time((1.0 - last_step) * index as f64 / intervals, timeshift))
             .collect();
         times.push(1.0);
-
-        if let Some(step) = times.windows(2).position(|pair| pair[0] >= pair[1]) {
-            let expected =
-                "strictly increasing (use a last step inside (0, 1) and a timeshift nearer 1)".to_owned();
-            let got = format!("step {step} of {num_steps} that starts and ends at t = {}", times[step]);
-            return Err(FlowError::Invalid { what: "times", expected, got });
-        }
-        Ok(Self { times, last_step, timeshift })
+        Self { times, last_step, timeshift, end: 1.0 }.increasing()
     }
 
-    /// The `num_steps + 1` times, from 0 to 1.
+    /// Grid of `num_steps` steps, equal before shifting, that ends before data.
+    ///
+    /// ```text
+    /// u = linspace(0, end, num_steps + 1)
+    /// t = u / (u + (1 - u) timeshift)
+    /// ```
+    ///
+    /// The published results of DiT^DH (arXiv:2510.11690) use 49 steps until 0.999 and a timeshift of 6.93, or 13.86 at
+    /// 512 px.
+    ///
+    /// # Errors
+    /// [`FlowError::Invalid`] unless `num_steps` and `timeshift` are as in [`new`](Self::new), and `end` is in (0, 1).
+    pub fn until(num_steps: usize, end: f64, timeshift: f64) -> Result<Self> {
+        check_steps(num_steps)?;
+        if !(end > 0.0 && end < 1.0) {
+            return Err(FlowError::invalid("end", "in (0, 1) (leave it out to end at data)", end));
+        }
+        check_timeshift(timeshift)?;
+        let last_step = end / num_steps as f64;
+        let times =
+            (0..=num_steps).map(|index| shift_time(end * index as f64 / num_steps as f64, timeshift)).collect();
+        Self { times, last_step, timeshift, end }.increasing()
+    }
+
+    /// Refuses times that are equal in f64.
+    fn increasing(self) -> Result<Self> {
+        let Some(step) = self.times.windows(2).position(|pair| pair[0] >= pair[1]) else { return Ok(self) };
+        let expected = "strictly increasing (use a last step inside (0, 1) and a timeshift nearer 1)".to_owned();
+        let (steps, t) = (self.num_steps(), self.times[step]);
+        let got = format!("step {step} of {steps} that starts and ends at t = {t}");
+        Err(FlowError::Invalid { what: "times", expected, got })
+    }
+
+    /// The `num_steps + 1` times, from 0 to 1, or to the [end](Self::end).
     pub fn times(&self) -> &[f64] {
         &self.times
     }
@@ -101,6 +131,11 @@ impl TimeGrid {
     /// Length of the final step before shifting.
     pub fn last_step(&self) -> f64 {
         self.last_step
+    }
+
+    /// Where the grid ends before shifting: 1, or less for one that is made by [`until`](Self::until).
+    pub fn end(&self) -> f64 {
+        self.end
     }
 
     /// Time shift; 1 is none.
@@ -153,6 +188,15 @@ pub fn shift_time(t: f64, timeshift: f64) -> f64 {
     t / (t + (1.0 - t) * timeshift)
 }
 
+/// Refuses a number of steps that no grid has.
+fn check_steps(got: usize) -> Result<()> {
+    if !(1..=TimeGrid::MAX_STEPS).contains(&got) {
+        let expected = format!("in 1..={}", TimeGrid::MAX_STEPS);
+        return Err(FlowError::invalid("number of steps", expected, got));
+    }
+    Ok(())
+}
+
 /// Refuses a time shift that is not finite and above 0.
 pub(crate) fn check_timeshift(got: f64) -> Result<()> {
     if !(got.is_finite() && got > 0.0) {
@@ -165,13 +209,22 @@ impl TryFrom<Parameters> for TimeGrid {
     type Error = FlowError;
 
     fn try_from(it: Parameters) -> Result<Self> {
-        Self::new(it.num_steps, Some(it.last_step), it.timeshift)
+        match (it.last_step, it.end) {
+            (last_step, None) => Self::new(it.num_steps, last_step, it.timeshift),
+            (None, Some(end)) => Self::until(it.num_steps, end, it.timeshift),
+            (Some(last_step), Some(end)) => {
+                let got = format!("last_step {last_step} and end {end}");
+                Err(FlowError::invalid("grid", "a last step, or an end before data, of which the steps are equal", got))
+            }
+        }
     }
 }
 
 impl From<TimeGrid> for Parameters {
     fn from(grid: TimeGrid) -> Self {
-        Self { num_steps: grid.num_steps(), last_step: grid.last_step, timeshift: grid.timeshift }
+        let cut = (grid.end < 1.0).then_some(grid.end);
+        let last_step = if cut.is_none() { Some(grid.last_step) } else { None };
+        Self { num_steps: grid.num_steps(), last_step, timeshift: grid.timeshift, end: cut }
     }
 }
 
@@ -198,6 +251,29 @@ mod tests {
         check(4, Some(0.04), 1.0, &[0.0, 0.32, 0.64, 0.96, 1.0]);
         check(4, None, 2.0, &[0.0, 1.0 / 7.0, 1.0 / 3.0, 0.6, 1.0]);
         check(4, None, 0.5, &[0.0, 0.4, 2.0 / 3.0, 6.0 / 7.0, 1.0]);
+    }
+
+    #[test]
+    fn a_grid_may_end_before_data() {
+        // RAE's 50 points in its own time, where 1 is noise: shift r / (1 + (shift - 1) r), r from 1 down to 0.001.
+        let shift = 48f64.sqrt();
+        let grid = TimeGrid::until(49, 0.999, shift).unwrap();
+        assert_eq!((grid.num_steps(), grid.times()[0]), (49, 0.0));
+        for (i, t) in grid.times().iter().enumerate() {
+            let r = 1.0 - 0.999 * i as f64 / 49.0;
+            assert!((1.0 - t - shift * r / (1.0 + (shift - 1.0) * r)).abs() < 1e-14, "{i}");
+        }
+        assert!((1.0 - grid.times()[49] - 0.00689).abs() < 5e-6);
+        assert!(!grid.step(48).unwrap().is_last());
+        let json = serde_json::to_string(&grid).unwrap();
+        assert!(json.starts_with(r#"{"num_steps":49,"timeshift":6.9"#) && json.ends_with(r#","end":0.999}"#), "{json}");
+        assert_eq!(serde_json::from_str::<TimeGrid>(&json).unwrap(), grid);
+        for end in [0.0, 1.0, -1.0, f64::NAN] {
+            assert!(TimeGrid::until(4, end, 1.0).unwrap_err().to_string().contains("end"), "{end}");
+        }
+        assert!(TimeGrid::until(0, 0.5, 1.0).is_err());
+        let both = r#"{"num_steps":2,"last_step":0.5,"timeshift":1.0,"end":0.9}"#;
+        assert!(serde_json::from_str::<TimeGrid>(both).unwrap_err().to_string().contains("grid"));
     }
 
     #[test]

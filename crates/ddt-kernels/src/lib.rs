@@ -4,7 +4,8 @@
 //! gradient; those with packed weights do not.
 //!
 //! - [`rms_norm_modulate`], [`layer_norm_modulate`]: normalise, then shift and scale;
-//! - [`attention`]: query-key norm, rotary positions ([`RopeTable`]) and softmax attention;
+//! - [`attention`]: query-key norm, rotary positions ([`RopeTable`]) and softmax attention; [`rotary_attention`]: the same
+//!   without the norm;
 //! - [`gate_residual`]: adds a gated branch to the residual stream;
 //! - [`swiglu`], [`silu`], [`add_silu`]: activations;
 //! - [`neighbours`]: the 3 x 3 surroundings of each place, which turn a convolution into a linear layer;
@@ -75,7 +76,7 @@ mod testing;
 mod transformer_block;
 
 pub use activation::{add_silu, silu, swiglu};
-pub use attention::{attention, softmax_attention};
+pub use attention::{attention, rotary_attention, softmax_attention};
 pub use conv2d::PackedConv2d;
 pub use cpu::gemm::gemm_peak_flops;
 pub use cpu::pointwise::Activation;

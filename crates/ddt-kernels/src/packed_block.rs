@@ -13,7 +13,7 @@ use crate::cpu::lanes::update;
 use crate::modulation::{Modulation, ModulationSource, Values};
 use crate::op::{check_alike, check_shape, dims_bld, with_slices};
 use crate::packed_linear::{Packable, PackedLinear, for_packable};
-use crate::packed_swiglu::{PackedSwiGlu, SwiGluGate};
+use crate::packed_swiglu::PackedSwiGlu;
 use crate::rms_norm_modulate as norm;
 use crate::rope::RopeTable;
 
@@ -23,18 +23,16 @@ const NAME: &str = "packed_block";
 ///
 /// # Shapes
 ///
-/// `norm1`, `norm2`: (D); `q_norm`, `k_norm`: (K); `qkv`: D to 3 D, without bias; `proj`: D to D; `gate`: D to F;
-/// `w2`: F to D.
+/// `norm1`, `norm2`: (D); `qk_norm`: (K) twice; `qkv`: D to 3 D; `proj`: D to D; `gate`: D to F; `w2`: F to D.
+/// DDT's blocks have a `qk_norm` and no bias but that of `proj`; DiT^DH's have no `qk_norm` and all biases.
 #[derive(Debug, Clone)]
 pub struct PackedBlockWeights {
     /// The norm before the attention.
     pub norm1: Tensor,
     /// To queries, keys and values.
     pub qkv: PackedLinear,
-    /// The queries' norm.
-    pub q_norm: Tensor,
-    /// The keys' norm.
-    pub k_norm: Tensor,
+    /// The norms of queries and keys, if any.
+    pub qk_norm: Option<[Tensor; 2]>,
     /// From the merged heads.
     pub proj: PackedLinear,
     /// The norm before the MLP.
@@ -82,8 +80,9 @@ fn by_source(
     eps: f64,
 ) -> Result<Tensor> {
     let (b, l, d) = dims_bld(NAME, x)?;
-    let PackedBlockWeights { norm1, qkv, q_norm, k_norm, proj, norm2, gate, w2 } = weights;
-    let named = [("norm1", norm1), ("q_norm", q_norm), ("k_norm", k_norm), ("norm2", norm2)];
+    let PackedBlockWeights { norm1, qkv, qk_norm, proj, norm2, gate, w2 } = weights;
+    let qk_norm = qk_norm.iter().flat_map(|[q, k]| [("q_norm", q), ("k_norm", k)]);
+    let named: Vec<_> = [("norm1", norm1), ("norm2", norm2)].into_iter().chain(qk_norm).collect();
     let terms = source.tensors().map(|it| ("modulation", it));
     check_alike(NAME, &[&[("x", x)][..], &terms, &named].concat())?;
     if x.track_op() || source.tensors().iter().any(|it| it.track_op()) {
@@ -91,7 +90,7 @@ fn by_source(
     }
     let sizes = Sizes::of_block(NAME, x, rope, num_heads)?;
     let columns = Modulation::new(NAME, "modulation", &source, (b, l), 6 * d)?;
-    for ((name, weight), len) in named.iter().zip([d, sizes.head_dim, sizes.head_dim, d]) {
+    for ((name, weight), len) in named.iter().zip([d, d, sizes.head_dim, sizes.head_dim]) {
         check_shape(NAME, name, weight, &[len])?;
     }
     let f = gate.sizes().1;
@@ -106,9 +105,6 @@ fn by_source(
             let expected = x.dtype();
             bail!("{NAME}: expected {name} from and to {want:?} in {expected:?}, got {got:?} in {dtype:?}");
         }
-    }
-    if qkv.bias().is_some() {
-        bail!("{NAME}: expected qkv without a bias");
     }
     let block = Block { weights, columns, rope, sizes, eps: eps as f32 };
     for_packable!(NAME, x.dtype(), Block::run(&block, x, &source))
@@ -125,8 +121,10 @@ struct Block<'a> {
 
 impl Block<'_> {
     fn run<T: Packable>(&self, x: &Tensor, source: &ModulationSource<'_>) -> Result<Tensor> {
-        let PackedBlockWeights { norm1, q_norm, k_norm, norm2, .. } = self.weights;
+        let PackedBlockWeights { norm1, qk_norm, norm2, .. } = self.weights;
         let [m0, m1, m2] = source.tensors();
+        // Without norms of queries and keys, any other tensors take their places.
+        let [q_norm, k_norm] = qk_norm.as_ref().map_or([norm1; 2], |it| it.each_ref());
         let out = with_slices([x, norm1, q_norm, k_norm, norm2, m0, m1, m2], |inputs| {
             let [x, norm1, q_norm, k_norm, norm2, m0, m1, m2] = inputs;
             self.forward::<T>(x, [norm1, norm2], [q_norm, k_norm], source.values([m0, m1, m2]))
@@ -141,24 +139,28 @@ impl Block<'_> {
         qk_norms: [&[T]; 2],
         modulation: Values<'_, T>,
     ) -> Result<Vec<T>> {
-        let PackedBlockWeights { qkv, proj, gate, w2, .. } = self.weights;
+        let PackedBlockWeights { qkv, qk_norm, proj, gate, w2, .. } = self.weights;
         let (d, f) = gate.sizes();
         let rows = self.columns.count();
         let (mut narrow, mut middle) = (Scratch::take(rows * d), Scratch::take(rows * d));
         let mut wide = Scratch::take(rows * f.max(3 * d));
 
         self.norm(x, norm1, modulation, 0, &mut narrow);
-        let (b, bias) = (qkv.packed().get()?, BiasActivation::<T>::bias(None, 3 * d));
+        let (b, bias) = (qkv.packed().get()?, BiasActivation::<T>::bias(qkv.bias(), 3 * d));
         let heads = &mut wide[..rows * 3 * d];
         gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(heads, 3 * d), &bias);
-        let attention = attention::Inputs::new(heads, qk_norms, self.rope.rotations(), self.sizes, self.eps);
+        let rotations = self.rope.rotations();
+        let attention = match qk_norm {
+            Some(_) => attention::Inputs::new(heads, qk_norms, rotations, self.sizes, self.eps),
+            None => attention::Inputs::rotated(heads, rotations, self.sizes),
+        };
         attention::forward_into(&attention, &mut narrow);
         let (b, gated) = (proj.packed().get()?, self.gated(x, modulation, 2, proj.bias()));
         gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(&mut middle, d), &gated);
 
         self.norm(&middle, norm2, modulation, 3, &mut narrow);
         let (b, hidden) = (gate.packed().get()?, &mut wide[..rows * f]);
-        gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(hidden, f), &SwiGluGate);
+        gemm(ASource::rows(&narrow, rows, d), b, &Destination::over(hidden, f), &gate.epilogue());
         let (b, gated) = (w2.packed().get()?, self.gated(&middle, modulation, 5, w2.bias()));
         let a = ASource::rows(hidden, rows, f);
         Ok(collect(rows * d, |out| gemm(a, b, &Destination::new(out, d), &gated)))
@@ -230,7 +232,8 @@ mod tests {
 
     use super::*;
     use crate::testing::{
-        EPS, bits, block_inputs, error, on_threads, packed_weights, plain_block, random, refused, rope,
+        EPS, attention_in, bits, block_inputs, error, on_threads, packed_weights, plain_block, plain_linear,
+        plain_modulate, plain_rms_norm, plain_silu, random, refused, rope,
     };
 
     /// Rounding of f32 sums; of bf16 between the GEMMs of a block.
@@ -259,6 +262,45 @@ mod tests {
                     assert_eq!(error(&again, &got)?, 0.0);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A block without norms of queries and keys, with biases of `qkv`, of both halves of the MLP and of its end.
+    fn plain_biased_block(x: &[Tensor], biases: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
+        let d = x[2].dim(0)?;
+        let part = |first: usize, count: usize| x[1].narrow(2, first * d, count * d);
+        let linear = |y: &Tensor, weight: usize, bias: &Tensor| {
+            plain_linear(y, &x[weight])?.broadcast_add(bias)
+        };
+        let y = plain_modulate(&plain_rms_norm(&x[0], &x[2])?, &part(0, 2)?)?;
+        let heads = attention_in(DType::F64, &linear(&y, 3, &biases[0])?, None, rope, n)?;
+        let middle = (&x[0] + linear(&heads, 6, &x[7])?.broadcast_mul(&part(2, 1)?)?)?;
+        let y = plain_modulate(&plain_rms_norm(&middle, &x[8])?, &part(3, 2)?)?;
+        let gated = (plain_silu(&linear(&y, 9, &biases[1])?)? * linear(&y, 11, &biases[2])?)?;
+        &middle + linear(&gated, 10, &biases[3])?.broadcast_mul(&part(5, 1)?)?
+    }
+
+    /// DiT^DH's kind of block, which has no norm of queries and keys and has all biases.
+    #[test]
+    fn blocks_match_without_qk_norm_and_with_all_biases() -> Result<()> {
+        let ((b, l), (n, k), f) = ((2, 16), (2, 16), 85);
+        let (rope, d) = (rope(l, k)?, n * k);
+        for (dtype, tolerance) in DTYPES {
+            let x = rounded(&block_inputs([b, l], [n, k], f, l)?, dtype)?;
+            let bias = |seed, len: usize| random(seed, &[len])?.to_dtype(dtype);
+            let biases = [bias(60, 3 * d)?, bias(61, f)?, bias(62, f)?, bias(63, d)?];
+            let exact = rounded(&biases, DType::F64)?;
+            let want = plain_biased_block(&rounded(&x, DType::F64)?, &exact, &rope, n)?;
+            let weights = PackedBlockWeights {
+                qkv: PackedLinear::new(&x[3], Some(&biases[0]))?,
+                qk_norm: None,
+                gate: PackedSwiGlu::new(&x[9], &x[11])?.with_biases(&biases[1], &biases[2])?,
+                w2: PackedLinear::new(&x[10], Some(&biases[3]))?,
+                ..packed_weights(&x)?
+            };
+            let found = error(&packed_block(&x[0], &x[1], &weights, &rope, n, EPS)?, &want)?;
+            assert!(found < tolerance, "{dtype:?}: error {found:e}");
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ const NAME: &str = "packed_swiglu";
 /// Two linear layers and the gate between them, which are not trained.
 ///
 /// ```text
-/// y = silu(x w1^T) * (x w3^T)
+/// y = silu(x w1^T + b1) * (x w3^T + b3)
 /// ```
 ///
 /// One GEMM computes both and applies the gate to its tiles, so neither result is written to memory.
@@ -27,6 +27,8 @@ const NAME: &str = "packed_swiglu";
 #[derive(Clone)]
 pub struct PackedSwiGlu {
     weights: Arc<Weights>,
+    /// Of `w1` and of `w3`, (F) each.
+    biases: Option<Arc<[Vec<f32>; 2]>>,
 }
 
 struct Weights {
@@ -51,7 +53,25 @@ impl PackedSwiGlu {
             bail!("{NAME}: expected weights on the CPU, got {:?}", w1.device().location());
         }
         let packed = for_packable!(NAME, w1.dtype(), pack(w1, w3))?;
-        Ok(Self { weights: Arc::new(Weights { packed, inputs, outputs }) })
+        Ok(Self { weights: Arc::new(Weights { packed, inputs, outputs }), biases: None })
+    }
+
+    /// The same layers with biases, each (F); without this call there are none.
+    ///
+    /// # Errors
+    ///
+    /// If a shape or a dtype is another, or if a tensor is not on the CPU.
+    pub fn with_biases(self, b1: &Tensor, b3: &Tensor) -> Result<Self> {
+        let bias = |name, bias: &Tensor| {
+            check_shape(NAME, name, bias, &[self.weights.outputs])?;
+            if bias.dtype() != self.dtype() || !bias.device().is_cpu() {
+                let (dtype, device) = (bias.dtype(), bias.device().location());
+                bail!("{NAME}: expected {name} in {:?} on the CPU, got {dtype:?} on {device:?}", self.dtype());
+            }
+            bias.to_dtype(DType::F32)?.to_vec1()
+        };
+        let biases = Some(Arc::new([bias("b1", b1)?, bias("b3", b3)?]));
+        Ok(Self { biases, ..self })
     }
 
     /// The result for `x`, in its dtype, which is that of the weights.
@@ -73,8 +93,18 @@ impl PackedSwiGlu {
             return for_packable!(NAME, self.dtype(), Self::multiply(self, x))?.reshape(shape);
         }
         let rows = x.reshape(((), inputs))?;
-        let [a, b] = self.weights()?.map(|weight| rows.matmul(&weight.t()?));
-        swiglu(&a?, &b?)?.reshape(shape)
+        let half = |i: usize, weight: &Tensor| {
+            let half = rows.matmul(&weight.t()?)?;
+            let Some(biases) = &self.biases else { return Ok(half) };
+            half.broadcast_add(&Tensor::new(biases[i].as_slice(), x.device())?.to_dtype(x.dtype())?)
+        };
+        let [w1, w3] = self.weights()?;
+        swiglu(&half(0, &w1)?, &half(1, &w3)?)?.reshape(shape)
+    }
+
+    /// The end of the GEMM.
+    pub(crate) fn epilogue(&self) -> SwiGluGate<'_> {
+        SwiGluGate { biases: self.biases.as_deref() }
     }
 
     fn multiply<T: Packable>(&self, x: &Tensor) -> Result<Tensor> {
@@ -82,7 +112,7 @@ impl PackedSwiGlu {
         let (b, rows) = (packed.get::<T>()?, num_rows(x));
         let out: Vec<T> = with_slices([x], |[x]| {
             collect(rows * outputs, |out| {
-                gemm(ASource::rows(x, rows, inputs), b, &Destination::new(out, outputs), &SwiGluGate);
+                gemm(ASource::rows(x, rows, inputs), b, &Destination::new(out, outputs), &self.epilogue());
             })
         })?;
         Tensor::from_vec(out, (rows, outputs), &Device::Cpu)
@@ -130,14 +160,21 @@ fn pack<T: Packable>(w1: &Tensor, w3: &Tensor) -> Result<PackedWeights> {
 }
 
 /// `silu(a) * b`, where B is the pair of the weights of `a` and `b`.
-pub(crate) struct SwiGluGate;
+pub(crate) struct SwiGluGate<'a> {
+    biases: Option<&'a [Vec<f32>; 2]>,
+}
 
-impl Epilogue for SwiGluGate {
+impl Epilogue for SwiGluGate<'_> {
     const PAIRED: bool = true;
 
     #[inline(always)]
-    fn finish<S: Simd>(&self, simd: S, _row: usize, _col: usize, _cols: usize, sums: &mut TileRow) {
+    fn finish<S: Simd>(&self, simd: S, _row: usize, col: usize, cols: usize, sums: &mut TileRow) {
         let (a, b) = sums.split_at_mut(S::F32_LANES);
+        if let Some(biases) = self.biases {
+            for (sums, bias) in [&mut *a, &mut *b].into_iter().zip(biases) {
+                sums.iter_mut().zip(&bias[col..][..cols]).for_each(|(sum, bias)| *sum += bias);
+            }
+        }
         update(
             simd,
             [a],
@@ -152,7 +189,8 @@ impl fmt::Debug for PackedSwiGlu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Weights { inputs, outputs, .. } = *self.weights;
         let mut debug = f.debug_struct("PackedSwiGlu");
-        debug.field("inputs", &inputs).field("outputs", &outputs).field("dtype", &self.dtype()).finish()
+        debug.field("inputs", &inputs).field("outputs", &outputs).field("biases", &self.biases.is_some());
+        debug.field("dtype", &self.dtype()).finish()
     }
 }
 
@@ -183,22 +221,27 @@ mod tests {
             }
         }
         let (w1, w3) = (random(2, &[5, 4])?, random(3, &[5, 4])?);
-        let gate = PackedSwiGlu::new(&w1, &w3)?;
-        check_in(
-            &[(DType::F32, 1e-5)],
-            &[random(1, &[2, 3, 4])?],
-            |x| gate.forward(&x[0]),
-            |x| {
-                let product = |w: &Tensor| plain_linear(&x[0], &w.to_dtype(x[0].dtype())?);
-                plain_silu(&product(&w1)?)? * product(&w3)?
-            },
-        )
+        let (b1, b3) = (random(4, &[5])?, random(5, &[5])?);
+        let gate = PackedSwiGlu::new(&w1, &w3)?.with_biases(&b1, &b3)?;
+        let exact = |x: &[Tensor]| {
+            let half = |w: &Tensor, b: &Tensor| {
+                let dtype = x[0].dtype();
+                plain_linear(&x[0], &w.to_dtype(dtype)?)?.broadcast_add(&b.to_dtype(dtype)?)
+            };
+            plain_silu(&half(&w1, &b1)?)? * half(&w3, &b3)?
+        };
+        let x = random(1, &[2, 3, 4])?;
+        assert!(error(&gate.forward(&x)?, &exact(&[x.to_dtype(DType::F64)?])?)? < 1e-5);
+        check_in(&[(DType::F32, 1e-5)], &[x], |x| gate.forward(&x[0]), exact)
     }
 
     #[test]
     fn weights_of_different_shapes_are_refused() -> Result<()> {
         let error = PackedSwiGlu::new(&random(1, &[24, 8])?, &random(2, &[8, 24])?).unwrap_err().to_string();
         assert!(error.contains("expected w3 of shape [24, 8]"), "{error}");
+        let gate = PackedSwiGlu::new(&random(1, &[5, 4])?, &random(2, &[5, 4])?)?;
+        let error = gate.with_biases(&random(3, &[5])?, &random(4, &[4])?).unwrap_err().to_string();
+        assert!(error.contains("expected b3 of shape [5]"), "{error}");
         Ok(())
     }
 }

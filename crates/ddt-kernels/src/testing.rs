@@ -186,14 +186,14 @@ pub(crate) fn plain_attention(
     rope: &RopeTable,
     n: usize,
 ) -> Result<Tensor> {
-    attention_in(qkv.dtype(), qkv, [q_weight, k_weight], rope, n)
+    attention_in(qkv.dtype(), qkv, Some([q_weight, k_weight]), rope, n)
 }
 
-/// [`plain_attention`] with the operands of both matmuls rounded to `dtype`.
-fn attention_in(
+/// [`plain_attention`] with the operands of both matmuls rounded to `dtype`, and without norms if there are no weights.
+pub(crate) fn attention_in(
     dtype: DType,
     qkv: &Tensor,
-    [q_weight, k_weight]: [&Tensor; 2],
+    weights: Option<[&Tensor; 2]>,
     rope: &RopeTable,
     n: usize,
 ) -> Result<Tensor> {
@@ -203,8 +203,9 @@ fn attention_in(
     let parts = qkv.reshape((b, l, 3, n, k))?;
     let part = |i| parts.narrow(2, i, 1)?.squeeze(2);
     let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous(); // (B, N, L, K)
-    let query = heads(&(plain_rotate(&plain_rms_norm(&part(0)?, q_weight)?, rope)? / (k as f64).sqrt())?)?;
-    let key = heads(&plain_rotate(&plain_rms_norm(&part(1)?, k_weight)?, rope)?)?;
+    let normed = |i: usize| weights.map_or_else(|| part(i), |it| plain_rms_norm(&part(i)?, it[i]));
+    let query = heads(&(plain_rotate(&normed(0)?, rope)? / (k as f64).sqrt())?)?;
+    let key = heads(&plain_rotate(&normed(1)?, rope)?)?;
     let value = heads(&part(2)?)?;
     let logits = rounded(&query)?.matmul(&rounded(&key)?.t()?.contiguous()?)?;
     let weights = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
@@ -261,8 +262,9 @@ pub(crate) fn block_in(dtype: DType, x: &[Tensor], rope: &RopeTable, n: usize) -
     let linear =
         |y: &Tensor, weight: &Tensor| plain_linear(y, &with_value(weight, rounded(weight.detach())?)?);
     let attention = |qkv: &Tensor| {
-        let exact = plain_attention(qkv, &x[4], &x[5], rope, n)?;
-        with_value(&exact, attention_in(dtype, qkv, [&x[4], &x[5]], rope, n)?)
+        let weights = Some([&x[4], &x[5]]);
+        let exact = attention_in(qkv.dtype(), qkv, weights, rope, n)?;
+        with_value(&exact, attention_in(dtype, qkv, weights, rope, n)?)
     };
     let y = rounded(plain_modulate(&plain_rms_norm(&x[0], &x[2])?, &part(0, 2)?)?)?;
     let heads = rounded(attention(&rounded(linear(&y, &x[3])?)?)?)?;
@@ -308,8 +310,7 @@ pub(crate) fn packed_weights(x: &[Tensor]) -> Result<PackedBlockWeights> {
     Ok(PackedBlockWeights {
         norm1: x[2].clone(),
         qkv: PackedLinear::new(&x[3], None)?,
-        q_norm: x[4].clone(),
-        k_norm: x[5].clone(),
+        qk_norm: Some([x[4].clone(), x[5].clone()]),
         proj: PackedLinear::new(&x[6], Some(&x[7]))?,
         norm2: x[8].clone(),
         gate: PackedSwiGlu::new(&x[9], &x[11])?,

@@ -9,13 +9,14 @@ use ddt_blocks::{Form, Frozen, Fused, Plain, sincos_positions};
 use crate::{
     baselines::{DdtDagger, ImprovedSit, MixerDdt, Repa, Sit},
     ddt::Ddt,
+    dit_dh::{DitDh, rope_buffers},
     init::parameter_shapes,
     network::VelocityNetwork,
     network_config::{Family, NetworkConfig, TokenMixer},
 };
 
-/// The name under which files of SiT's kind carry the positions.
-const POSITIONS: &str = "pos_embed";
+/// The name of the positions in files of SiT's kind, where they are fixed, and of DiT^DH, where they are a parameter.
+pub(crate) const POSITIONS: &str = "pos_embed";
 
 impl NetworkConfig {
     /// Builds the definition of the network: layer by layer, differentiable, in any dtype. `vb` gives parameters
@@ -28,15 +29,15 @@ impl NetworkConfig {
     }
 
     /// Builds the form for training on the CPU, with f32 weights, that computes in `vb`'s dtype, f32 or bf16: DDT's
-    /// blocks are one operation each. SiT's blocks have no such form and stay as they are.
+    /// blocks are one operation each. SiT's and DiT^DH's blocks have no such form and stay as they are.
     ///
     /// # Errors
     /// As [`build`](Self::build), and for DDT's blocks with other weights or on another device.
     pub fn build_fused(&self, vb: VarBuilder) -> Result<Box<dyn VelocityNetwork>> {
-        self.build_as::<Fused>(vb)
+        if self.family == Family::DitDh { self.build(vb) } else { self.build_as::<Fused>(vb) }
     }
 
-    /// Builds the form for sampling in f32 or bf16 on the CPU: the weights of DDT's layers are packed and the
+    /// Builds the form for sampling in f32 or bf16 on the CPU: the weights of DDT's and DiT^DH's layers are packed and the
     /// originals dropped. SiT's blocks have no such form and stay as they are.
     ///
     /// # Errors
@@ -56,6 +57,7 @@ impl NetworkConfig {
             (Family::DdtDagger, _) => Box::new(DdtDagger::new(self, vb)?),
             (Family::Sit, _) => Box::new(Sit::new(self, vb)?),
             (Family::Repa, _) => Box::new(Repa::new(self, vb)?),
+            (Family::DitDh, _) => Box::new(DitDh::new(self, vb)?.into_form::<F>()?),
         })
     }
 
@@ -67,14 +69,16 @@ impl NetworkConfig {
         parameter_shapes(|vb| self.build(vb))
     }
 
-    /// The tensors in a file that are no parameters: SiT's positions, which the network computes.
+    /// The tensors in a file that are no parameters: SiT's positions and DiT^DH's rotary tables, which the network
+    /// computes.
     ///
     /// # Errors
     /// When the configuration makes no network.
     pub fn fixed_tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         let grid_side = self.grid_side.filter(|_| self.family.has_sit_blocks());
         let table = |side| Ok((POSITIONS.to_owned(), sincos_positions(self.sizes.hidden_size, side)?));
-        grid_side.into_iter().map(table).collect()
+        let positions = grid_side.into_iter().map(table).collect::<Result<Vec<_>>>()?;
+        Ok(positions.into_iter().chain(rope_buffers(self)?).collect())
     }
 }
 

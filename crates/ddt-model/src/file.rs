@@ -164,7 +164,12 @@ impl DdtFile {
         dtype: DType,
         device: &Device,
     ) -> Result<VarBuilder<'static>, ModelError> {
-        let tensors = self.read(cfg, &LoadOptions::new(device).cast(dtype))?;
+        let mut tensors = self.read(cfg, &LoadOptions::new(device).cast(dtype))?;
+        // The angles of DiT^DH's times would be wrong in 16 bits.
+        if let Some(frequencies) = tensors.get_mut("t_embedder.W") {
+            let checkpoint = self.checkpoint.with_prefix(&self.prefix);
+            *frequencies = checkpoint.tensor("t_embedder.W", device)?.to_dtype(DType::F32)?;
+        }
         Ok(VarBuilder::from_tensors(tensors.into_iter().collect(), dtype, device))
     }
 

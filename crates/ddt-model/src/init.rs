@@ -7,10 +7,13 @@ use std::{
 
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use ddt_blocks::sincos_positions;
 use ddt_flow::{CounterNoise, Purpose};
 
+use crate::build::POSITIONS;
+
 /// Makes parameters by their initialisers, each from the seed and its own name only: neither order nor
-/// device changes them.
+/// device changes them. DiT^DH's positions, for which there is no initialiser, start as sines and cosines.
 #[derive(Debug, Clone, Copy)]
 pub struct SeededInit {
     seed: u64,
@@ -25,6 +28,9 @@ impl SeededInit {
 
 impl SimpleBackend for SeededInit {
     fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+        if let (POSITIONS, &[1, tokens, width]) = (name, shape.dims()) {
+            return sincos_positions(width, tokens.isqrt())?.to_dtype(dtype)?.to_device(device);
+        }
         let count = shape.elem_count();
         let noise = CounterNoise::new(self.seed, Purpose::Init, 0, fnv1a(name));
         let values: Vec<f32> = match init {

@@ -9,7 +9,7 @@
 //! [`SharingPlan`](ddt_sharing::SharingPlan) says.
 //!
 //! The paper's other systems are small networks of their own: [`ImprovedSit`], [`MixerDdt`], [`DdtDagger`], [`Sit`]
-//! and [`Repa`]. All networks are a [`VelocityNetwork`], which a [`NetworkConfig`] describes, names and builds; those
+//! and [`Repa`]. [`DitDh`] is a later network of the same split. All networks are a [`VelocityNetwork`], which a [`NetworkConfig`] describes, names and builds; those
 //! of two halves are a [`DecoupledNetwork`] too.
 //!
 //! Time runs from 0, pure noise, to 1, data.
@@ -48,6 +48,8 @@ mod baselines;
 mod build;
 mod config;
 mod ddt;
+mod dit_dh;
+mod dit_dh_config;
 mod error;
 mod file;
 mod init;
@@ -59,6 +61,8 @@ mod shared;
 pub use baselines::{DdtDagger, ImprovedSit, MixerDdt, Repa, Sit};
 pub use config::{ConfigError, DdtConfig};
 pub use ddt::{ConditionEncoder, Ddt, FrozenDdt, TrainingDdt, VelocityDecoder};
+pub use dit_dh::DitDh;
+pub use dit_dh_config::DitDhConfig;
 pub use error::ModelError;
 pub use file::{DdtFile, Description, LatentInfo};
 pub use init::SeededInit;

@@ -1,8 +1,12 @@
 //! Which system a network is, beside its sizes, and the paper's systems by name.
 
+use ddt_sharing::OperationCounts;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigError, DdtConfig};
+use crate::{
+    config::{ConfigError, DdtConfig},
+    dit_dh_config::DitDhConfig,
+};
 
 /// Which of the paper's systems a network is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,12 +28,19 @@ pub enum Family {
     /// DDT's split on SiT's blocks, the paper's DDT†.
     #[serde(alias = "ddt-unimproved")] // its name before version 0.2
     DdtDagger,
+    /// DiT^DH (arXiv:2510.11690) as published: DDT's split with a decoder of its own width, in the opposite time.
+    DitDh,
 }
 
 impl Family {
     /// Whether its networks are a condition encoder and a velocity decoder.
     pub fn is_decoupled(self) -> bool {
-        matches!(self, Self::Ddt | Self::DdtDagger)
+        matches!(self, Self::Ddt | Self::DdtDagger | Self::DitDh)
+    }
+
+    /// Whether its networks are for latents of one size.
+    pub(crate) fn has_one_size(self) -> bool {
+        self.has_sit_blocks() || self == Self::DitDh
     }
 
     /// Whether it is made of SiT's blocks, with fixed positions.
@@ -69,7 +80,7 @@ pub struct Projection {
 /// [`From<DdtConfig>`](From) makes one of plain sizes.
 // serde documents `flatten` and `deny_unknown_fields` as an unsupported pair, because a flattened map would take all
 // keys; a flattened struct takes its own. A test refuses unknown keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkConfig {
     /// Which system it is.
@@ -81,9 +92,13 @@ pub struct NetworkConfig {
     /// The decoder's token mixer; attention in all families but [`Family::Ddt`].
     #[serde(default, skip_serializing_if = "is_default")]
     pub decoder_mixer: TokenMixer,
-    /// Tokens along either side of the latent, for the families with fixed positions: SiT's, REPA's and DDT†'s.
+    /// Tokens along either side of the latent, for the families with fixed positions: SiT's, REPA's, DDT†'s and
+    /// DiT^DH's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grid_side: Option<usize>,
+    /// What DiT^DH has beside its sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dit_dh: Option<DitDhConfig>,
     /// REPA's projection head; a REPA network without one is trained with a head of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projection: Option<Projection>,
@@ -101,6 +116,7 @@ impl From<DdtConfig> for NetworkConfig {
             sizes,
             decoder_mixer: TokenMixer::Attention,
             grid_side: None,
+            dit_dh: None,
             projection: None,
         }
     }
@@ -121,12 +137,18 @@ impl NetworkConfig {
             return wrong("decoder_mixer", "attention: other mixers are for family ddt");
         }
         match self.grid_side {
-            None if family.has_sit_blocks() => return wrong("grid_side", "the tokens along a side"),
-            Some(_) if !family.has_sit_blocks() => return wrong("grid_side", "none: positions are rotary"),
+            None if family.has_one_size() => return wrong("grid_side", "the tokens along a side"),
+            Some(_) if !family.has_one_size() => return wrong("grid_side", "none: positions are rotary"),
             Some(got) if !(1..=1 << 10).contains(&got) => {
                 return Err(ConfigError::size("grid_side", "1 to 1024", got));
             }
             _ => {}
+        }
+        match &self.dit_dh {
+            None if *family == Family::DitDh => return wrong("dit_dh", "the decoder's width and heads"),
+            Some(_) if *family != Family::DitDh => return wrong("dit_dh", "none"),
+            Some(it) => it.validate(sizes)?,
+            None => {}
         }
         let Some(it) = self.projection else { return Ok(()) };
         if *family != Family::Repa {
@@ -171,6 +193,7 @@ impl NetworkConfig {
     /// | `improved-sit-{b2,l2,xl2}`, `improved-repa-{b2,l2,xl2}` | DDT's blocks without the split | 130,249,744; 457,630,736; 674,626,768 |
     /// | `sit-{b2,l2,xl2}` | SiT, learnt sigma included | 130,512,416; 458,102,816; 675,129,632 |
     /// | `repa-{b2,l2,xl2}` | REPA, projection head included (2048 channels, to 768, after block 8) | |
+    /// | `ditdh-{s,b,l,xl}-{256,512}` | DiT^DH for latents of 768 channels and 16 or 32 tokens along a side | S 196,455,764; XL 838,675,796 |
     ///
     /// # Errors
     /// [`ConfigError`] for any other name.
@@ -193,11 +216,26 @@ impl NetworkConfig {
                 names.extend(["b2", "l2", "xl2"].map(|size| format!("{prefix}{size}")));
             }
         }
+        names.extend(DitDhConfig::preset_names());
         names
+    }
+
+    /// Floating-point operations of one row of a batch at one step; see [`DdtConfig::operation_counts`].
+    ///
+    /// Those of families without two halves, and of other token mixers, are counted as those of a DDT of these sizes.
+    pub fn operation_counts(&self, height: usize, width: usize) -> OperationCounts {
+        match &self.dit_dh {
+            Some(it) => it.operation_counts(&self.sizes, self.sizes.num_tokens(height, width)),
+            None => self.sizes.operation_counts(height, width),
+        }
     }
 }
 
 fn parse(name: &str) -> Option<NetworkConfig> {
+    if let Some((sizes, grid_side)) = DitDhConfig::preset(name) {
+        let (family, dit_dh) = (Family::DitDh, Some(DitDhConfig::PUBLISHED));
+        return Some(NetworkConfig { family, dit_dh, grid_side: Some(grid_side), ..sizes.into() });
+    }
     let (rest, family) =
         FAMILIES.iter().find_map(|(prefix, family)| Some((name.strip_prefix(prefix)?, *family)))?;
     let mixer = MIXERS.iter().find_map(|(suffix, mixer)| Some((rest.strip_suffix(suffix)?, *mixer)));
@@ -214,6 +252,7 @@ fn parse(name: &str) -> Option<NetworkConfig> {
         family,
         sizes,
         decoder_mixer,
+        dit_dh: None,
         grid_side: family.has_sit_blocks().then_some(16),
         projection: (family == Family::Repa).then_some(Projection {
             align_layer: 8,
@@ -271,6 +310,9 @@ mod tests {
         check(NetworkConfig { grid_side: None, ..preset("sit-b2") }, "grid_side");
         check(NetworkConfig { grid_side: Some(0), ..preset("sit-b2") }, "grid_side");
         check(NetworkConfig { grid_side: Some(16), ..preset("improved-sit-b2") }, "grid_side");
+        check(NetworkConfig { dit_dh: None, ..preset("ditdh-s-256") }, "dit_dh");
+        check(NetworkConfig { grid_side: None, ..preset("ditdh-s-256") }, "grid_side");
+        check(NetworkConfig { dit_dh: Some(DitDhConfig::PUBLISHED), ..preset("ddt-b2") }, "dit_dh");
         let projection = preset("repa-b2").projection;
         check(NetworkConfig { projection, ..preset("sit-b2") }, "projection");
         let projection = projection.map(|it| Projection { align_layer: 13, ..it });
@@ -288,6 +330,8 @@ mod tests {
             "ddt-dagger-b2-8en4de-mlp",
             "ddt-b2-mlp",
             "ddt-b2-8en4de-conv5x5",
+            "ditdh-xl",
+            "ditdh-xl-384",
         ] {
             let message = NetworkConfig::preset(name).unwrap_err().to_string();
             assert!(message.contains("repa-xl2"), "{message}");

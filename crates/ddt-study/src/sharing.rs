@@ -338,7 +338,7 @@ fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Batches]) -> Result<Vec<Row>> 
     let config = pipeline.config();
     let network = config.network.as_ref().context("the network has no description")?;
     let (_, height, width) = pipeline.latent_shape();
-    let operations = network.sizes.operation_counts(height, width);
+    let operations = network.operation_counts(height, width);
     let guided = config.guidance.map(|it| it.guided_steps(&config.grid)).unwrap_or_default();
     let (unshared, shared) = all.split_first().context("nothing was measured")?;
     let mut rows = Vec::with_capacity(ways.len());

@@ -131,17 +131,16 @@ impl NoisyBatch {
     /// Draws a training step: a function of seed, step and position in the batch.
     ///
     /// # Errors
-    /// [`TrainError::Flow`] when the time shift is not above 0; [`TrainError::Candle`] when the latents
-    /// are not `(B, C, H, W)` with a label each.
+    /// [`TrainError::Candle`] when the latents are not `(B, C, H, W)` with a label each.
     pub fn draw(cfg: &FlowConfig, num_classes: usize, batch: &Batch, at: StepAt) -> Result<Self, TrainError> {
         let address = |purpose, image| CounterNoise::new(at.seed, purpose, at.step, at.first + image);
         let images = 0..batch.labels.len() as u64;
-        let time = |image| cfg.times.draw(&address(Purpose::TrainTime, image), Some(cfg.timeshift));
+        let time = |image| cfg.respaced(cfg.times.draw(&address(Purpose::TrainTime, image)));
         let label = |(image, label): (u64, &u32)| {
             let dropped = address(Purpose::LabelDropout, image).first_uniform() < cfg.label_dropout;
             if dropped { num_classes as u32 } else { *label }
         };
-        let times = images.clone().map(time).collect::<Result<_, _>>()?;
+        let times = images.clone().map(time).collect();
         let labels = images.zip(&batch.labels).map(label).collect();
         let latents = batch.sampled(|image| address(Purpose::Posterior, image))?;
         Self::mix(&latents, times, labels, |image| address(Purpose::TrainNoise, image))

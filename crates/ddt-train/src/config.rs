@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use candle_core::DType;
-use ddt_flow::TimeSampling;
+use ddt_flow::{TimeSampling, shift_time};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -29,6 +29,9 @@ pub struct TrainConfig {
     pub lr: LrSchedule,
     /// Optimiser.
     pub adamw: AdamWConfig,
+    /// Largest norm of a step's gradient; a longer one is scaled down to it. The paper has none, DiT^DH 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
     /// Decays of the averages that are kept, each updated every step; the first is the one to sample with.
     /// Early steps use less: `min(decay, (1 + step) / (10 + step))`, so that short runs forget their start.
     pub ema_decays: Vec<f64>,
@@ -77,8 +80,9 @@ impl TrainConfig {
             micro_batch: None,
             precision: Precision::F32,
             total_images: 80 * 1_281_167,
-            lr: LrSchedule { peak: 1e-4, warmup_images: 0, decay_images: 0 },
+            lr: LrSchedule { peak: 1e-4, warmup_images: 0, decay_images: 0, end: 0.0 },
             adamw: AdamWConfig::PAPER,
+            clip_norm: None,
             ema_decays: vec![0.9999],
         }
     }
@@ -98,6 +102,11 @@ impl TrainConfig {
         let images_fit = (1..=Self::MAX_IMAGES).contains(&self.total_images);
         check("total_images", images_fit, "1 to 2^52", self.total_images)?;
         check("lr.peak", is_positive(self.lr.peak), "a finite number above 0", self.lr.peak)?;
+        let end_fits = (0.0..=self.lr.peak).contains(&self.lr.end);
+        check("lr.end", end_fits, "a number from 0 to lr.peak", self.lr.end)?;
+        if let Some(norm) = self.clip_norm {
+            check("clip_norm", is_positive(norm), "a finite number above 0; leave it out for none", norm)?;
+        }
         check("adamw.beta1", unit(beta1), "a number in [0, 1)", beta1)?;
         check("adamw.beta2", unit(beta2), "a number in [0, 1)", beta2)?;
         // As it is used, in f32: at 0, a parameter that never had a gradient would become 0 / 0.
@@ -147,7 +156,7 @@ impl AdamWConfig {
 /// Learning rate: warm-up, plateau, decay, in images, so that it does not change with the batch.
 ///
 /// ```text
-/// lr(begin..end) = peak * min(1, end / warmup) * min(1, (total - begin) / decay)
+/// lr(begin..seen) = min(1, seen / warmup) * (end + (peak - end) * min(1, (total - begin) / decay))
 /// ```
 ///
 /// The rise is evaluated at the end of a step and the fall at its beginning, so that neither the first nor
@@ -159,8 +168,11 @@ pub struct LrSchedule {
     pub peak: f64,
     /// Images over which it rises from zero; 0 for none.
     pub warmup_images: u64,
-    /// Images over which it falls towards zero at the end; 0 for none.
+    /// Images over which it falls at the end; 0 for none.
     pub decay_images: u64,
+    /// What it falls towards.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub end: f64,
 }
 
 impl LrSchedule {
@@ -169,7 +181,10 @@ impl LrSchedule {
     pub fn lr(&self, images: Range<u64>, total_images: u64) -> f64 {
         let ramp = |part: u64, of: u64| if of == 0 { 1.0 } else { (part as f64 / of as f64).min(1.0) };
         let left = total_images.saturating_sub(images.start);
-        self.peak * ramp(images.end, self.warmup_images) * ramp(left, self.decay_images)
+        // Without an end, in the order of operations that older runs were made with.
+        let rising = ramp(images.end, self.warmup_images);
+        self.peak * rising * ramp(left, self.decay_images)
+            + self.end * rising * (1.0 - ramp(left, self.decay_images))
     }
 }
 
@@ -183,6 +198,9 @@ pub struct FlowConfig {
     pub times: TimeSampling,
     /// Respacing of training times, above 1 for more of them near noise.
     pub timeshift: f64,
+    /// Earliest time, before respacing; DiT^DH's is 0.001.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub min_time: f64,
     /// Alignment, if any; a file of settings has it in a table of its own.
     #[serde(skip_deserializing)]
     pub alignment: Option<AlignmentConfig>,
@@ -191,8 +209,18 @@ pub struct FlowConfig {
 impl FlowConfig {
     /// The paper's (Sec. 4): lognorm times, labels dropped one time in ten, no time shift; alignment as
     /// [`AlignmentConfig::PAPER`] where there are features.
-    pub const PAPER: Self =
-        Self { label_dropout: 0.1, times: TimeSampling::LogitNormal, timeshift: 1.0, alignment: None };
+    pub const PAPER: Self = Self {
+        label_dropout: 0.1,
+        times: TimeSampling::LogitNormal,
+        timeshift: 1.0,
+        min_time: 0.0,
+        alignment: None,
+    };
+
+    /// A drawn time, not below [`min_time`](Self::min_time), respaced.
+    pub fn respaced(&self, t: f64) -> f64 {
+        shift_time(t.max(self.min_time), self.timeshift)
+    }
 
     /// Checks the settings.
     ///
@@ -202,6 +230,7 @@ impl FlowConfig {
         let dropout = self.label_dropout;
         check("label_dropout", (0.0..=1.0).contains(&dropout), "a number in [0, 1]", dropout)?;
         check("timeshift", is_positive(self.timeshift), "a finite number above 0", self.timeshift)?;
+        check("min_time", (0.0..1.0).contains(&self.min_time), "a number in [0, 1)", self.min_time)?;
         let Some(AlignmentConfig { layer, feature_dim, weight }) = self.alignment else { return Ok(()) };
         check("alignment.layer", layer > 0, "1 or more", layer)?;
         check("alignment.feature_dim", (1..=1 << 16).contains(&feature_dim), "1 to 2^16", feature_dim)?;
@@ -233,6 +262,10 @@ impl AlignmentConfig {
     pub const PAPER: Self = Self { layer: 8, feature_dim: 768, weight: 0.5 };
 }
 
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
+}
+
 fn is_positive(x: f64) -> bool {
     x.is_finite() && x > 0.0
 }
@@ -247,15 +280,17 @@ mod tests {
 
     #[test]
     fn rises_stays_and_falls() {
-        let schedule = LrSchedule { peak: 2.0, warmup_images: 10, decay_images: 20 };
+        let schedule = LrSchedule { peak: 2.0, warmup_images: 10, decay_images: 20, end: 0.0 };
         let lr = |end| schedule.lr(end - 5..end, 100);
         assert_eq!([lr(5), lr(10), lr(85), lr(90), lr(95)], [1.0, 2.0, 2.0, 1.5, 1.0]);
         assert_eq!((lr(100), lr(105)), (0.5, 0.0));
+        let above = LrSchedule { end: 0.5, ..schedule };
+        assert_eq!((above.lr(80..85, 100), above.lr(90..95, 100), above.lr(100..105, 100)), (2.0, 1.25, 0.5));
     }
 
     #[test]
     fn every_step_of_a_run_moves() {
-        let schedule = LrSchedule { peak: 1.0, warmup_images: 100, decay_images: 100 };
+        let schedule = LrSchedule { peak: 1.0, warmup_images: 100, decay_images: 100, end: 0.0 };
         // The last batch may reach beyond the end.
         assert!((0..15).all(|step| schedule.lr(7 * step..7 * step + 7, 100) > 0.0));
     }

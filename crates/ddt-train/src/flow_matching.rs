@@ -192,8 +192,7 @@ pub fn evaluate_loss(
         let picks: Vec<Pick> = chunk.iter().map(|&image| Pick { image, flipped: false }).collect();
         let batch = data.batch(&picks, device)?;
         let latents = batch.sampled(|image| at(posterior, first + image))?;
-        let draw = |image| times.draw(&at(time, first + image), None);
-        let drawn = (0..chunk.len() as u64).map(draw).collect::<Result<_, _>>()?;
+        let drawn = (0..chunk.len() as u64).map(|image| times.draw(&at(time, first + image))).collect();
         let noisy = NoisyBatch::mix(&latents, drawn, batch.labels, |image| at(noise, first + image))?;
         let loss = FlowMatching::flow_loss(network, &noisy)?;
         sum += f64::from(loss.to_scalar::<f32>()?) * chunk.len() as f64;

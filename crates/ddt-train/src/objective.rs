@@ -155,6 +155,14 @@ impl Gradients {
         Ok(())
     }
 
+    /// Multiplies every gradient.
+    pub(crate) fn scale(&mut self, by: f64) -> Result<(), TrainError> {
+        for gradient in &mut self.gradients {
+            *gradient = (&*gradient * by)?;
+        }
+        Ok(())
+    }
+
     /// Euclidean norm, summed in f64, parameter by parameter in order.
     pub(crate) fn norm(&self) -> Result<f64, TrainError> {
         let square =

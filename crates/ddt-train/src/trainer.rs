@@ -246,7 +246,7 @@ impl<O: Objective> Trainer<O> {
     }
 
     /// Updates the parameters, or skips the step.
-    fn apply(&mut self, sums: Gradients) -> Result<StepReport, TrainError> {
+    fn apply(&mut self, mut sums: Gradients) -> Result<StepReport, TrainError> {
         let begin = self.images_seen();
         self.counters.step += 1;
         let images_seen = self.images_seen();
@@ -254,6 +254,11 @@ impl<O: Objective> Trainer<O> {
         let grad_norm = sums.norm()?;
         if is_usable(sums.loss, grad_norm) {
             self.counters.skipped_in_a_row = 0;
+            if let Some(limit) = self.cfg.clip_norm
+                && grad_norm > limit
+            {
+                sums.scale(limit / grad_norm)?;
+            }
             let step = self.counters.step - self.counters.skipped;
             let update = Update { adamw: &self.cfg.adamw, decays: &self.cfg.ema_decays, lr, step };
             let vars: Vec<_> = self.parameters.iter().map(|it| it.1).collect();

@@ -181,7 +181,7 @@ fn speed(pipeline: &Pipeline) -> Result<Speed> {
     let network = config.network.as_ref().context("the network has no description")?;
     let (_, height, width) = pipeline.latent_shape();
     let guided = config.guidance.map(|it| it.guided_steps(&config.grid)).unwrap_or_default();
-    Ok(Speed { operations: network.sizes.operation_counts(height, width), guided })
+    Ok(Speed { operations: network.operation_counts(height, width), guided })
 }
 
 /// Checks that the pictures of the trial, with each plan and without, fit on one page.

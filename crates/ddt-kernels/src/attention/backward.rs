@@ -4,8 +4,8 @@
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::inputs::{BLOCK_ROWS, Inputs, Part, Sizes, transpose};
-use super::qk_norm::norm_rotate_backward;
+use super::inputs::{BLOCK_ROWS, Before, Inputs, Part, Sizes, transpose};
+use super::qk_norm::{norm_rotate_backward, scale_rotate_backward};
 use super::small_matmul::{PAD, Rows, matmul};
 use crate::cpu::buffers::{Scatter, take, zeros};
 use crate::cpu::dispatch;
@@ -149,8 +149,7 @@ impl<T: Element> WithSimd for Head<'_, T> {
                 let token = first + i;
                 let x = T::view(inputs.row(task, token, Part::Query), raw);
                 let grad = &mut grad[..k];
-                let rotations = inputs.rotations(token);
-                norm_rotate_backward(simd, x, &inputs.q_weight, rotations, inputs.eps, grad, grad_q_weight);
+                inputs.backward(simd, x, &inputs.q_weight, token, grad, grad_q_weight);
                 // SAFETY: each (task, token, part) has its own K elements, and each task runs once.
                 T::narrow(grad, unsafe { grad_qkv.range_mut(sizes.qkv_at(task, token, Part::Query), k) });
             }
@@ -158,20 +157,37 @@ impl<T: Element> WithSimd for Head<'_, T> {
         for token in 0..l {
             let x = T::view(inputs.row(task, token, Part::Key), raw);
             let grad = &mut grad_keys[token * row..][..k];
-            norm_rotate_backward(
-                simd,
-                x,
-                &inputs.k_weight,
-                inputs.rotations(token),
-                inputs.eps,
-                grad,
-                grad_k_weight,
-            );
+            inputs.backward(simd, x, &inputs.k_weight, token, grad, grad_k_weight);
             // SAFETY: as above.
             T::narrow(grad, unsafe { grad_qkv.range_mut(sizes.qkv_at(task, token, Part::Key), k) });
             let grad = &grad_values[token * row..][..k];
             // SAFETY: as above.
             T::narrow(grad, unsafe { grad_qkv.range_mut(sizes.qkv_at(task, token, Part::Value), k) });
+        }
+    }
+}
+
+impl<T: Element> Inputs<'_, T> {
+    /// From the gradient of a query or a key to that of its row `x` of `qkv`, which replaces it; adds that of `weight`.
+    #[inline(always)]
+    fn backward<S: Simd>(
+        &self,
+        simd: S,
+        x: &[f32],
+        weight: &[f32],
+        token: usize,
+        grad: &mut [f32],
+        grad_weight: &mut [f32],
+    ) {
+        let rotations = self.rotations(token);
+        match self.before {
+            Before::NormRotate => {
+                norm_rotate_backward(simd, x, weight, rotations, self.eps, grad, grad_weight);
+            }
+            // The weight is the logits' scale.
+            Before::Rotate => scale_rotate_backward(simd, weight, rotations, grad),
+            // Of the forward pass only.
+            Before::Nothing => {}
         }
     }
 }

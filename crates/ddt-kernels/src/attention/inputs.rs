@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 use pulp::{Simd, c32};
 
-use super::qk_norm::norm_rotate;
+use super::qk_norm::{norm_rotate, scale_rotate};
 use super::small_matmul::{PAD, padded};
 use crate::cpu::element::Element;
 use crate::cpu::lanes::update;
@@ -19,11 +19,21 @@ pub(crate) struct Inputs<'a, T> {
     /// Divided by `sqrt(K)`, which scales the logits.
     pub(super) q_weight: Vec<f32>,
     pub(super) k_weight: Vec<f32>,
-    /// Whether queries and keys are only multiplied by these weights, neither normed nor rotated.
-    plain: bool,
+    pub(super) before: Before,
     rotations: &'a [c32],
     pub(super) sizes: Sizes,
     pub(super) eps: f32,
+}
+
+/// What happens to queries and keys, beside the multiplication by their weights, before the logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// RMSNorm, then rotation.
+    NormRotate,
+    /// Rotation.
+    Rotate,
+    /// Nothing.
+    Nothing,
 }
 
 /// B, L, N and K.
@@ -57,6 +67,25 @@ impl Sizes {
             bail!("{op}: expected a head size that is a multiple of 4, got {head_dim}");
         }
         Ok(Self { batch, tokens, heads, head_dim })
+    }
+
+    /// Refuses a table of positions for other tokens or another head size.
+    pub(super) fn check_rope(&self, op: &str, rope: &RopeTable) -> Result<()> {
+        let Self { tokens, head_dim, .. } = *self;
+        let got = (rope.num_tokens(), rope.head_dim());
+        if got != (tokens, head_dim) {
+            bail!(
+                "{op}: expected a rope table of {tokens} tokens and head size {head_dim}, got {} tokens and {}",
+                got.0,
+                got.1
+            );
+        }
+        Ok(())
+    }
+
+    /// (B, L, N K).
+    pub(super) fn out_shape(&self) -> (usize, usize, usize) {
+        (self.batch, self.tokens, self.heads * self.head_dim)
     }
 
     /// The attention of a block of `x`, (B, L, D), with N = D / K heads.
@@ -123,14 +152,19 @@ impl<'a, T: Element> Inputs<'a, T> {
         };
         let q_weight = widened(q_weight, sizes.logit_scale());
         let k_weight = widened(k_weight, 1.0);
-        Self { qkv, q_weight, k_weight, plain: false, rotations, sizes, eps }
+        Self { qkv, q_weight, k_weight, before: Before::NormRotate, rotations, sizes, eps }
+    }
+
+    /// Without norms.
+    pub(crate) fn rotated(qkv: &'a [T], rotations: &'a [c32], sizes: Sizes) -> Self {
+        Self { before: Before::Rotate, rotations, ..Self::plain(qkv, sizes) }
     }
 
     /// Without norms and positions, for the forward pass only.
     pub(crate) fn plain(qkv: &'a [T], sizes: Sizes) -> Self {
         let weight = |x| vec![x; sizes.head_dim];
         let (q_weight, k_weight) = (weight(sizes.logit_scale()), weight(1.0));
-        Self { qkv, q_weight, k_weight, plain: true, rotations: &[], sizes, eps: 0.0 }
+        Self { qkv, q_weight, k_weight, before: Before::Nothing, rotations: &[], sizes, eps: 0.0 }
     }
 
     pub(super) fn row(&self, task: usize, token: usize, part: Part) -> &[T] {
@@ -165,16 +199,17 @@ impl<'a, T: Element> Inputs<'a, T> {
 
     #[inline(always)]
     fn finish<S: Simd>(&self, simd: S, x: &[f32], weight: &[f32], token: usize, out: &mut [f32]) {
-        if self.plain {
-            return update(
+        match self.before {
+            Before::NormRotate => norm_rotate(simd, x, weight, self.rotations(token), self.eps, out),
+            Before::Rotate => scale_rotate(simd, x, weight, self.rotations(token), out),
+            Before::Nothing => update(
                 simd,
                 [out],
                 [x, weight],
                 #[inline(always)]
                 |_, [x, weight]| [simd.mul_f32s(x, weight)],
-            );
+            ),
         }
-        norm_rotate(simd, x, weight, self.rotations(token), self.eps, out);
     }
 }
 

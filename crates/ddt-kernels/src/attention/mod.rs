@@ -1,6 +1,6 @@
-//! Self-attention with query-key norm and rotary positions, and without either.
+//! Self-attention with query-key norm and rotary positions, without the norm, and without either.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
 use crate::cpu::element::Element;
 use crate::op::{FusedOp, Gradient, apply, check_shape};
@@ -10,6 +10,7 @@ mod backward;
 mod forward;
 mod inputs;
 mod qk_norm;
+mod rotary;
 mod small_matmul;
 mod softmax;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 pub(crate) use backward::backward;
 pub(crate) use forward::{forward, forward_into};
 pub(crate) use inputs::{Inputs, Sizes};
+pub use rotary::rotary_attention;
 pub use softmax::softmax_attention;
 
 const NAME: &str = "attention";
@@ -53,19 +55,12 @@ pub fn attention(
     eps: f64,
 ) -> Result<Tensor> {
     let sizes = Sizes::of_qkv(NAME, qkv, num_heads)?;
-    let Sizes { batch, tokens, heads, head_dim } = sizes;
     for (name, weight) in [("q_weight", q_weight), ("k_weight", k_weight)] {
-        check_shape(NAME, name, weight, &[head_dim])?;
+        check_shape(NAME, name, weight, &[sizes.head_dim])?;
     }
-    if (rope.num_tokens(), rope.head_dim()) != (tokens, head_dim) {
-        bail!(
-            "{NAME}: expected a rope table of {tokens} tokens and head size {head_dim}, got {} tokens and {}",
-            rope.num_tokens(),
-            rope.head_dim()
-        );
-    }
+    sizes.check_rope(NAME, rope)?;
     let op = Attention { rope: rope.clone(), sizes, eps: eps as f32 };
-    apply(op, (batch, tokens, heads * head_dim), [qkv, q_weight, k_weight])
+    apply(op, sizes.out_shape(), [qkv, q_weight, k_weight])
 }
 
 struct Attention {

@@ -1,4 +1,4 @@
-//! Query-key norm: RMSNorm with a weight of one head's row, then the rotary positions, and back.
+//! Query-key norm: RMSNorm with a weight of one head's row, then the rotary positions, and back; and without the norm.
 
 use pulp::{Simd, bytemuck, c32};
 
@@ -75,6 +75,50 @@ pub(super) fn norm_rotate_backward<S: Simd>(
             let grad_h = simd.mul_add_e_f32s(x, pull, simd.mul_f32s(grad, weight));
             [simd.mul_f32s(rstd, grad_h), simd.mul_add_e_f32s(grad, simd.mul_f32s(x, rstd), grad_weight)]
         },
+    );
+}
+
+/// `out = rotate(x * weight)`.
+#[inline(always)]
+pub(super) fn scale_rotate<S: Simd>(
+    simd: S,
+    x: &[f32],
+    weight: &[f32],
+    rotations: &[c32],
+    out: &mut [f32],
+) {
+    update(
+        simd,
+        [&mut *out],
+        [x, weight],
+        #[inline(always)]
+        |_, [x, weight]| [simd.mul_f32s(x, weight)],
+    );
+    rotate(
+        simd,
+        out,
+        rotations,
+        #[inline(always)]
+        |rotation, pair| simd.mul_c32s(rotation, pair),
+    );
+}
+
+/// From the gradient of [`scale_rotate`]'s result to that of `x`, which replaces it.
+#[inline(always)]
+pub(super) fn scale_rotate_backward<S: Simd>(simd: S, weight: &[f32], rotations: &[c32], grad: &mut [f32]) {
+    rotate(
+        simd,
+        grad,
+        rotations,
+        #[inline(always)]
+        |rotation, pair| simd.conj_mul_c32s(rotation, pair),
+    );
+    update(
+        simd,
+        [grad],
+        [weight],
+        #[inline(always)]
+        |[grad], [weight]| [simd.mul_f32s(grad, weight)],
     );
 }
 

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::attention;
+use super::{attention, rotary_attention};
 use crate::RopeTable;
-use crate::testing::{EPS, check_in, error, plain_attention, random, refused, rope, run, zeros};
+use crate::testing::{EPS, attention_in, check_in, error, plain_attention, random, refused, rope, run, zeros};
 
 /// In bf16 the operands of both matmuls are rounded, queries, keys and probabilities among them.
 const DTYPES: [(DType, f64); 3] = [(DType::F32, 1e-5), (DType::BF16, 1e-2), (DType::F16, 5e-4)];
@@ -34,6 +34,22 @@ fn matches_for_all_kinds_of_sizes() -> Result<()> {
             |x| plain_attention(&x[0], &x[1], &x[2], &rope, n),
         )?;
     }
+    Ok(())
+}
+
+#[test]
+fn matches_without_norms() -> Result<()> {
+    for (b, l, n, k) in [(2, 16, 3, 32), (1, 65, 1, 72), (2, 9, 2, 24), (1, 300, 1, 4)] {
+        let rope = rope(l, k)?;
+        check_in(
+            &DTYPES,
+            &[random(1, &[b, l, 3 * n * k])?],
+            |x| rotary_attention(&x[0], &rope, n),
+            |x| attention_in(x[0].dtype(), &x[0], None, &rope, n),
+        )?;
+    }
+    let qkv = zeros(&[1, 4, 24])?;
+    refused(rotary_attention(&qkv, &rope(5, 8)?, 1), "expected a rope table of 4 tokens and head size 8");
     Ok(())
 }
 

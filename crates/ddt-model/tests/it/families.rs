@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use candle_core::{DType, Device, Tensor};
 use ddt_flow::{EULER, Guidance, TimeGrid};
 use ddt_model::{
-    DdtFile, Description, Family, ModelError, NetworkConfig, NoisyInput, Projection, SampleOptions,
+    DdtConfig, DdtFile, Description, DitDhConfig, Family, ModelError, NetworkConfig, NoisyInput, Projection, SampleOptions,
     TokenMixer, VelocityNetwork, sample, sample_autoguided,
 };
 use ddt_sharing::SharingPlan;
@@ -17,6 +17,14 @@ pub(crate) fn families() -> Vec<(&'static str, NetworkConfig)> {
     let ddt = NetworkConfig::from(sizes());
     let family = |family| NetworkConfig { family, ..ddt.clone() };
     let fixed = |it| NetworkConfig { grid_side: Some(2), ..family(it) };
+    let own = DitDhConfig { decoder_hidden_size: 24, decoder_num_heads: 3, ..DitDhConfig::PUBLISHED };
+    let dit_dh = NetworkConfig {
+        family: Family::DitDh,
+        sizes: DdtConfig { patch_size: 1, ..sizes() },
+        grid_side: Some(4),
+        dit_dh: Some(own),
+        ..ddt.clone()
+    };
     let projection = Some(Projection { align_layer: 2, hidden_size: 12, feature_size: 6 });
     vec![
         ("ddt", ddt.clone()),
@@ -26,6 +34,7 @@ pub(crate) fn families() -> Vec<(&'static str, NetworkConfig)> {
         ("improved-sit", family(Family::ImprovedSit)),
         ("sit", fixed(Family::Sit)),
         ("repa", NetworkConfig { projection, ..fixed(Family::Repa) }),
+        ("dit-dh", dit_dh),
     ]
 }
 
@@ -124,7 +133,8 @@ fn every_family_is_sampled_from_and_images_do_not_see_each_other() {
         let blocks = if cfg.family.is_decoupled() { 2 } else { 4 };
         let input = NoisyInput { x_t: &x, t: &t, labels: &label };
         let (velocity, features) = network.forward_with_features(input, blocks).unwrap();
-        assert_eq!((velocity.dims(), features.dims()), (x.dims(), &[1, 4, 16][..]), "{name}");
+        let tokens = cfg.sizes.num_tokens(4, 4);
+        assert_eq!((velocity.dims(), features.dims()), (x.dims(), &[1, tokens, 16][..]), "{name}");
         assert!(network.forward_with_features(input, blocks + 1).is_err(), "{name}");
     }
 }
@@ -159,7 +169,7 @@ fn autoguidance_leads_away_from_the_guiding_network() {
             assert_eq!(relative_rms(&run(Some(&every)), &got), 0.0);
         }
     }
-    let other = NetworkConfig::from(ddt_model::DdtConfig { num_classes: 7, ..sizes() });
+    let other = NetworkConfig::from(DdtConfig { num_classes: 7, ..sizes() });
     let (other, _) = perturbed_network(&other, Build::Plain);
     let options = options(guidance, None);
     let refused = sample_autoguided(&*guiding, &*other, &noise, &labels, &options, &mut go_on);

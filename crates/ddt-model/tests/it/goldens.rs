@@ -44,6 +44,15 @@ fn sit_and_repa() {
 }
 
 #[test]
+fn dit_dh_called_and_sampled_from() {
+    for kind in ["ditdh_forward", "ditdh_sample"] {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            check_in(kind, dtype).unwrap();
+        }
+    }
+}
+
+#[test]
 fn sampling_runs() {
     check("ddt_sample").unwrap();
     check_in("ddt_sample", DType::BF16).unwrap();

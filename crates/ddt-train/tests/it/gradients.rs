@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use ddt_flow::{CounterNoise, Purpose};
-use ddt_model::{DdtConfig, Family, NetworkConfig, Projection};
+use ddt_model::{DdtConfig, DitDhConfig, Family, NetworkConfig, Projection};
 use ddt_train::{AlignmentConfig, Batch, Features, FlowConfig, FlowMatching, Objective, Parameters, StepAt};
 
 const AT: StepAt = StepAt { seed: 0, step: 0, first: 0 };
@@ -24,20 +24,22 @@ fn batch() -> Batch {
 
 /// An objective whose parameters have all been moved away from zero.
 fn objective(family: Family, alignment: bool, dtype: DType) -> (FlowMatching, Parameters) {
-    // REPA's networks have fixed positions, and a head of their own.
-    let repa = family == Family::Repa;
+    // REPA's networks have fixed positions, and a head of their own; DiT^DH's tokens are single pixels of one size.
+    let (repa, dit_dh) = (family == Family::Repa, family == Family::DitDh);
     let projection = repa.then_some(Projection { align_layer: 2, hidden_size: 7, feature_size: 5 });
     let sizes = DdtConfig {
         in_channels: 2,
-        patch_size: 2,
+        patch_size: if dit_dh { 1 } else { 2 },
         hidden_size: 16,
         num_heads: 2,
         num_encoder_blocks: 2,
         num_decoder_blocks: 1,
         num_classes: 3,
     };
-    let grid_side = repa.then_some(2);
-    let network = NetworkConfig { family, projection, grid_side, ..NetworkConfig::from(sizes) };
+    let grid_side = if dit_dh { Some(4) } else { repa.then_some(2) };
+    let own = DitDhConfig { decoder_hidden_size: 24, decoder_num_heads: 3, ..DitDhConfig::PUBLISHED };
+    let dit_dh = dit_dh.then_some(own);
+    let network = NetworkConfig { family, projection, grid_side, dit_dh, ..NetworkConfig::from(sizes) };
     let alignment = alignment.then_some(AlignmentConfig { layer: 2, feature_dim: 5, weight: 0.5 });
     // Labels dropped half of the time, so that "no class" has a gradient too.
     let cfg = FlowConfig { label_dropout: 0.5, alignment, ..FlowConfig::PAPER };
@@ -58,11 +60,12 @@ fn loss(objective: &FlowMatching) -> f64 {
 fn losses_gradients_and_updates_are_those_of_pytorch() {
     ddt_parity::check("adamw_ema").unwrap();
     ddt_parity::check("repa_step").unwrap();
+    ddt_parity::check("ditdh_train").unwrap();
 }
 
 #[test]
 fn every_parameter_has_a_gradient_that_is_not_zero() {
-    let families = [Family::Ddt, Family::ImprovedSit, Family::Repa];
+    let families = [Family::Ddt, Family::ImprovedSit, Family::Repa, Family::DitDh];
     let settings = families.into_iter().flat_map(|it| [(it, false), (it, true)]);
     let settings =
         settings.flat_map(|(family, it)| [DType::F32, DType::BF16].map(|dtype| (family, it, dtype)));
@@ -84,7 +87,13 @@ fn every_parameter_has_a_gradient_that_is_not_zero() {
 
 #[test]
 fn gradients_agree_with_finite_differences() {
-    let (objective, parameters) = objective(Family::Ddt, true, DType::F32);
+    for family in [Family::Ddt, Family::DitDh] {
+        check_gradients(family);
+    }
+}
+
+fn check_gradients(family: Family) {
+    let (objective, parameters) = objective(family, true, DType::F32);
     let gradients = objective.loss(&batch(), AT).unwrap().total.backward().unwrap();
     for (i, (name, var)) in parameters.iter().enumerate() {
         // Along the gradient itself the loss changes most, and rounding counts least.
@@ -100,7 +109,7 @@ fn gradients_agree_with_finite_differences() {
         var.set(&start).unwrap();
         // The loss is near 3 and has 24 bits: 3e-7 / (4e-3 |g|) of the slope is rounding.
         let tolerance = 0.02 + 2e-4 / square.sqrt();
-        assert!((slope / square - 1.0).abs() < tolerance, "{i} {name}: {slope} against {square}");
+        assert!((slope / square - 1.0).abs() < tolerance, "{family:?} {i} {name}: {slope} against {square}");
     }
 }
 

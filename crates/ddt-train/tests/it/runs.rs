@@ -46,7 +46,7 @@ pub(crate) fn config(steps: u64) -> TrainConfig {
     TrainConfig {
         batch_size: 4,
         total_images: 4 * steps,
-        lr: LrSchedule { peak: 3e-3, warmup_images: 8, decay_images: 16 },
+        lr: LrSchedule { peak: 3e-3, warmup_images: 8, decay_images: 16, end: 0.0 },
         ema_decays: vec![0.9, 0.5],
         ..TrainConfig::paper()
     }
