@@ -8,9 +8,7 @@ use candle_nn::VarBuilder;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use ddt_flow::{EULER, Guidance, TimeGrid, noise_batch};
 use ddt_kernels::InstructionSet;
-use ddt_model::{
-    DecoderModulations, DecoupledNetwork, NetworkConfig, SampleOptions, SeededInit, VelocityNetwork, sample,
-};
+use ddt_model::{DecoderModulations, DecoupledNetwork, NetworkConfig, SampleOptions, SeededInit, sample};
 use ddt_sharing::{ForecastOrder, SharingPlan};
 use serde_json::json;
 

@@ -4,10 +4,7 @@ use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_kernels::{ModulationSource, RopeTable};
 
-use crate::{
-    form::Form,
-    linear::{Linear, ONES},
-};
+use crate::linear::{Linear, ONES};
 
 /// `rms(x) = x / sqrt(mean(x^2) + eps) * weight`, over the last axis.
 ///
@@ -34,9 +31,9 @@ impl RmsNorm {
         &self.weight
     }
 
-    /// The same norm for a network of another form.
-    pub(crate) fn into_form<F: Form>(self) -> Result<Self> {
-        Ok(Self { weight: F::tensor(self.weight)? })
+    /// The norm with this weight, `(D)`.
+    pub(crate) fn of(weight: Tensor) -> Self {
+        Self { weight }
     }
 
     /// `rms(x) (1 + scale) + shift` in one pass.

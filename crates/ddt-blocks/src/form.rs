@@ -112,7 +112,7 @@ impl Form for Frozen {
     fn block(block: Block) -> Result<FrozenBlock> {
         let Block { norm1, attn, norm2, mlp: SwiGlu { w1, w2, w3 }, ada_ln, .. } = block;
         let Attention { qkv, qk_norm, proj, num_heads } = attn;
-        let norm = |it: RmsNorm| -> Result<Tensor> { Ok(it.into_form::<Self>()?.weight().clone()) };
+        let norm = |it: RmsNorm| Self::tensor(it.weight().clone());
         let qk_norm = match qk_norm {
             Some([q, k]) => Some([norm(q)?, norm(k)?]),
             None => None,
@@ -157,7 +157,9 @@ impl TransformerBlock for FusedBlock {
         let (Some(ada_ln_bias), Some(proj_bias), Some([q_norm, k_norm])) =
             (ada_ln.bias(), attn.proj.bias(), &attn.qk_norm)
         else {
-            bail!("expected biases of the modulation and of the attention's projection, and norms of queries and keys")
+            bail!(
+                "expected biases of the modulation and of the attention's projection, and norms of queries and keys"
+            )
         };
         let weights = BlockWeights {
             ada_ln_weight: ada_ln.weight(),

@@ -157,7 +157,7 @@ impl FinalLayer {
 
     /// The same layer for a network of another form.
     pub fn into_form<F: Form>(self) -> Result<FinalLayer<F::Linear>> {
-        let norm = self.norm.map(RmsNorm::into_form::<F>).transpose()?;
+        let norm = self.norm.map(|it| F::tensor(it.weight().clone()).map(RmsNorm::of)).transpose()?;
         Ok(FinalLayer { norm, linear: F::linear(self.linear)?, ada_ln: F::linear(self.ada_ln)? })
     }
 }

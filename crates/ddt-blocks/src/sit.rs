@@ -4,12 +4,7 @@ use candle_core::{D, DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_kernels::{gate_residual, layer_norm_modulate, silu};
 
-use crate::{
-    attention::head_dim,
-    block::Modulation,
-    linear::Linear,
-    patch::PatchEmbed,
-};
+use crate::{attention::head_dim, block::Modulation, linear::Linear, patch::PatchEmbed};
 
 /// Attention, then MLP, as DiT and SiT have them:
 ///

@@ -104,15 +104,17 @@ impl TimeGrid {
         }
         check_timeshift(timeshift)?;
         let last_step = end / num_steps as f64;
-        let times =
-            (0..=num_steps).map(|index| shift_time(end * index as f64 / num_steps as f64, timeshift)).collect();
+        let times = (0..=num_steps)
+            .map(|index| shift_time(end * index as f64 / num_steps as f64, timeshift))
+            .collect();
         Self { times, last_step, timeshift, end }.increasing()
     }
 
     /// Refuses times that are equal in f64.
     fn increasing(self) -> Result<Self> {
         let Some(step) = self.times.windows(2).position(|pair| pair[0] >= pair[1]) else { return Ok(self) };
-        let expected = "strictly increasing (use a last step inside (0, 1) and a timeshift nearer 1)".to_owned();
+        let expected =
+            "strictly increasing (use a last step inside (0, 1) and a timeshift nearer 1)".to_owned();
         let (steps, t) = (self.num_steps(), self.times[step]);
         let got = format!("step {step} of {steps} that starts and ends at t = {t}");
         Err(FlowError::Invalid { what: "times", expected, got })
@@ -214,7 +216,11 @@ impl TryFrom<Parameters> for TimeGrid {
             (None, Some(end)) => Self::until(it.num_steps, end, it.timeshift),
             (Some(last_step), Some(end)) => {
                 let got = format!("last_step {last_step} and end {end}");
-                Err(FlowError::invalid("grid", "a last step, or an end before data, of which the steps are equal", got))
+                Err(FlowError::invalid(
+                    "grid",
+                    "a last step, or an end before data, of which the steps are equal",
+                    got,
+                ))
             }
         }
     }
@@ -266,7 +272,10 @@ mod tests {
         assert!((1.0 - grid.times()[49] - 0.00689).abs() < 5e-6);
         assert!(!grid.step(48).unwrap().is_last());
         let json = serde_json::to_string(&grid).unwrap();
-        assert!(json.starts_with(r#"{"num_steps":49,"timeshift":6.9"#) && json.ends_with(r#","end":0.999}"#), "{json}");
+        assert!(
+            json.starts_with(r#"{"num_steps":49,"timeshift":6.9"#) && json.ends_with(r#","end":0.999}"#),
+            "{json}"
+        );
         assert_eq!(serde_json::from_str::<TimeGrid>(&json).unwrap(), grid);
         for end in [0.0, 1.0, -1.0, f64::NAN] {
             assert!(TimeGrid::until(4, end, 1.0).unwrap_err().to_string().contains("end"), "{end}");

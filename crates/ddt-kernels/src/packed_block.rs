@@ -270,9 +270,8 @@ mod tests {
     fn plain_biased_block(x: &[Tensor], biases: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
         let d = x[2].dim(0)?;
         let part = |first: usize, count: usize| x[1].narrow(2, first * d, count * d);
-        let linear = |y: &Tensor, weight: usize, bias: &Tensor| {
-            plain_linear(y, &x[weight])?.broadcast_add(bias)
-        };
+        let linear =
+            |y: &Tensor, weight: usize, bias: &Tensor| plain_linear(y, &x[weight])?.broadcast_add(bias);
         let y = plain_modulate(&plain_rms_norm(&x[0], &x[2])?, &part(0, 2)?)?;
         let heads = attention_in(DType::F64, &linear(&y, 3, &biases[0])?, None, rope, n)?;
         let middle = (&x[0] + linear(&heads, 6, &x[7])?.broadcast_mul(&part(2, 1)?)?)?;

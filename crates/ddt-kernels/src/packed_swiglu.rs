@@ -66,7 +66,10 @@ impl PackedSwiGlu {
             check_shape(NAME, name, bias, &[self.weights.outputs])?;
             if bias.dtype() != self.dtype() || !bias.device().is_cpu() {
                 let (dtype, device) = (bias.dtype(), bias.device().location());
-                bail!("{NAME}: expected {name} in {:?} on the CPU, got {dtype:?} on {device:?}", self.dtype());
+                bail!(
+                    "{NAME}: expected {name} in {:?} on the CPU, got {dtype:?} on {device:?}",
+                    self.dtype()
+                );
             }
             bias.to_dtype(DType::F32)?.to_vec1()
         };

@@ -10,13 +10,10 @@ use crate::{
     baselines::{DdtDagger, ImprovedSit, MixerDdt, Repa, Sit},
     ddt::Ddt,
     dit_dh::{DitDh, rope_buffers},
-    init::parameter_shapes,
+    init::{POSITIONS, parameter_shapes},
     network::VelocityNetwork,
     network_config::{Family, NetworkConfig, TokenMixer},
 };
-
-/// The name of the positions in files of SiT's kind, where they are fixed, and of DiT^DH, where they are a parameter.
-pub(crate) const POSITIONS: &str = "pos_embed";
 
 impl NetworkConfig {
     /// Builds the definition of the network: layer by layer, differentiable, in any dtype. `vb` gives parameters

@@ -15,8 +15,7 @@ use ddt_blocks::{
 use ddt_kernels::{add_silu, silu};
 
 use crate::{
-    build::POSITIONS,
-    dit_dh_config::DitDhConfig,
+    init::POSITIONS,
     network::{DecoderModulations, DecoupledNetwork, NoisyInput, VelocityNetwork, run_blocks},
     network_config::NetworkConfig,
 };
@@ -192,6 +191,7 @@ fn rope(head_dim: usize) -> Result<AxialRope2d> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DitDhConfig;
 
     #[test]
     fn published_sizes_have_the_published_number_of_parameters() {

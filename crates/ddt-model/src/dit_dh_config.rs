@@ -122,8 +122,7 @@ impl DitDhConfig {
         let (encoder_blocks, decoder_blocks) =
             (sizes.num_encoder_blocks as f64, sizes.num_decoder_blocks as f64);
         let timestep = 512.0 * e + e * e;
-        let encoder =
-            timestep + l * channels * e + encoder_blocks * (block(sizes.hidden_size) + 6.0 * e * e);
+        let encoder = timestep + l * channels * e + encoder_blocks * (block(sizes.hidden_size) + 6.0 * e * e);
         let cached = 2.0 * l * channels * c + decoder_blocks * block(self.decoder_hidden_size);
         let projector = if sizes.hidden_size == self.decoder_hidden_size { 0.0 } else { e * c };
         let modulations = l * (projector + c * c * (6.0 * decoder_blocks + 2.0));

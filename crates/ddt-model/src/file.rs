@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use ddt_files::{Checkpoint, LoadOptions, load_exact, write_safetensors};
+use ddt_files::{Checkpoint, LoadOptions, TensorSource, load_exact, write_safetensors};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{

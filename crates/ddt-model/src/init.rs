@@ -10,7 +10,8 @@ use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use ddt_blocks::sincos_positions;
 use ddt_flow::{CounterNoise, Purpose};
 
-use crate::build::POSITIONS;
+/// The name of the positions in files of SiT's kind, where they are fixed, and of DiT^DH, where they are a parameter.
+pub(crate) const POSITIONS: &str = "pos_embed";
 
 /// Makes parameters by their initialisers, each from the seed and its own name only: neither order nor
 /// device changes them. DiT^DH's positions, for which there is no initialiser, start as sines and cosines.

@@ -161,7 +161,7 @@ pub(crate) fn ditdh_sample(fixture: &Fixture) -> Result<Vec<Comparison>> {
         all.push(fixture.compare(&format!("mid.t.{i}"), &times, Tolerance::FORWARD)?);
         let (guidance, plan) = (run.guidance()?, run.plan(grid.num_steps())?);
         let options = SampleOptions { grid, solver: &EULER, guidance, plan: plan.as_ref() };
-        let on_step = &mut |_: &_| ControlFlow::Continue(());
+        let on_step = &mut |_: &ddt_flow::StepReport<'_>| ControlFlow::Continue(());
         let sampled = match run.method.as_str() {
             "cfg" => sample(&*network, &noise, &labels, &options, on_step),
             "autoguidance" => {

@@ -62,7 +62,12 @@ impl ClassifierTraining {
             micro_batch: None,
             precision: Precision::F32,
             total_images,
-            lr: LrSchedule { peak: 2e-3, warmup_images: 10_000, decay_images: total_images * 3 / 4, end: 0.0 },
+            lr: LrSchedule {
+                peak: 2e-3,
+                warmup_images: 10_000,
+                decay_images: total_images * 3 / 4,
+                end: 0.0,
+            },
             adamw: AdamWConfig { weight_decay: 0.05, ..AdamWConfig::PAPER },
             ema_decays: vec![0.995],
         };

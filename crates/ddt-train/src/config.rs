@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn constant_without_ramps() {
-        let schedule = LrSchedule { peak: 1e-4, warmup_images: 0, decay_images: 0 };
+        let schedule = LrSchedule { peak: 1e-4, warmup_images: 0, decay_images: 0, end: 0.0 };
         assert_eq!(schedule.lr(0..256, 1000), 1e-4);
         assert_eq!(schedule.lr(768..1024, 1000), 1e-4);
     }

@@ -189,7 +189,7 @@ fn embedders_and_final_layer() {
     let (time, vars) = part(|vb| TimestepEmbed::new(D, vb));
     let t = Tensor::new(&[0.1f32, 0.8], &Device::Cpu).unwrap();
     check(&vars, || time.forward(&t));
-    let (label, vars) = part(|vb| LabelEmbed::new(1, D, vb));
+    let (label, vars) = part(|vb| LabelEmbed::new(2, D, vb));
     let labels = Tensor::new(&[0u32, 1], &Device::Cpu).unwrap();
     check(&vars, || label.forward(&labels));
     assert!(label.forward(&Tensor::new(&[2u32], &Device::Cpu).unwrap()).is_err());
@@ -258,6 +258,23 @@ fn sit_embedders_and_final_layer() {
     let t = Tensor::new(&[0.1f32, 0.8], &Device::Cpu).unwrap();
     check(&vars, || time.forward(&t));
     let (last, vars) = part(|vb| FinalLayer::sit(D, 12, vb));
+    let (xs, condition) = (numbers(&[2, 3, D], 0.1), numbers(&[2, 3, D], 0.9));
+    check(&vars, || last.forward(&xs, &last.shift_scale(&condition)?));
+}
+
+#[test]
+fn layers_of_dit_dh() {
+    let grid = TokenGrid::with_rope(2, 3, AxialRope2d::rows_first(D / HEADS).unwrap(), &Device::Cpu).unwrap();
+    for qk_norm in [false, true] {
+        let (block, vars) = part(|vb| Block::dit_dh(D, HEADS, 10, qk_norm, vb));
+        assert_eq!(vars.iter().any(|it| it.0.starts_with("attn.q_norm")), qk_norm);
+        check_block(vars, |c| block.modulation(c), |xs, m| block.forward(xs, m, &grid));
+    }
+    let (patch, vars) = part(|vb| PatchEmbed::convolution(3, 1, D, vb));
+    check(&vars, || patch.forward(&numbers(&[2, 3, 2, 3], 0.1)));
+    let (time, vars) = part(|vb| TimestepEmbed::gaussian(D, vb));
+    check(&vars, || time.forward(&Tensor::new(&[0.1f32, 0.8], &Device::Cpu)?));
+    let (last, vars) = part(|vb| FinalLayer::dit_dh(D, 12, vb));
     let (xs, condition) = (numbers(&[2, 3, D], 0.1), numbers(&[2, 3, D], 0.9));
     check(&vars, || last.forward(&xs, &last.shift_scale(&condition)?));
 }

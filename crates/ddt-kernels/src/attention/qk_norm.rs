@@ -80,13 +80,7 @@ pub(super) fn norm_rotate_backward<S: Simd>(
 
 /// `out = rotate(x * weight)`.
 #[inline(always)]
-pub(super) fn scale_rotate<S: Simd>(
-    simd: S,
-    x: &[f32],
-    weight: &[f32],
-    rotations: &[c32],
-    out: &mut [f32],
-) {
+pub(super) fn scale_rotate<S: Simd>(simd: S, x: &[f32], weight: &[f32], rotations: &[c32], out: &mut [f32]) {
     update(
         simd,
         [&mut *out],

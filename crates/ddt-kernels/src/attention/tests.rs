@@ -4,7 +4,9 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::{attention, rotary_attention};
 use crate::RopeTable;
-use crate::testing::{EPS, attention_in, check_in, error, plain_attention, random, refused, rope, run, zeros};
+use crate::testing::{
+    EPS, attention_in, check_in, error, plain_attention, random, refused, rope, run, zeros,
+};
 
 /// In bf16 the operands of both matmuls are rounded, queries, keys and probabilities among them.
 const DTYPES: [(DType, f64); 3] = [(DType::F32, 1e-5), (DType::BF16, 1e-2), (DType::F16, 5e-4)];

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 use candle_core::{DType, Device, Tensor};
 use ddt_flow::{EULER, Guidance, TimeGrid};
 use ddt_model::{
-    DdtConfig, DdtFile, Description, DitDhConfig, Family, ModelError, NetworkConfig, NoisyInput, Projection, SampleOptions,
-    TokenMixer, VelocityNetwork, sample, sample_autoguided,
+    DdtConfig, DdtFile, Description, DitDhConfig, Family, ModelError, NetworkConfig, NoisyInput, Projection,
+    SampleOptions, TokenMixer, VelocityNetwork, sample, sample_autoguided,
 };
 use ddt_sharing::SharingPlan;
 

@@ -203,7 +203,12 @@ impl Comparison {
             seed: seed.into(),
             batch_size: BATCH,
             total_images: self.images,
-            lr: LrSchedule { peak: 1e-3, warmup_images: self.images / 10, decay_images: self.images / 2, end: 0.0 },
+            lr: LrSchedule {
+                peak: 1e-3,
+                warmup_images: self.images / 10,
+                decay_images: self.images / 2,
+                end: 0.0,
+            },
             ema_decays: vec![0.95],
             ..TrainConfig::paper()
         };

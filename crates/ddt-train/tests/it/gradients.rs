@@ -46,7 +46,8 @@ fn objective(family: Family, alignment: bool, dtype: DType) -> (FlowMatching, Pa
     let (objective, parameters) =
         Parameters::create(1, dtype, &Device::Cpu, |vb| FlowMatching::new(&network, cfg, vb)).unwrap();
     for (i, (_, var)) in parameters.iter().enumerate() {
-        let moved = (var.as_tensor() + (normals(10 + i as u64, var.dims()) * 0.05).unwrap()).unwrap();
+        let noise = normals(10 + i as u64, var.dims()).affine(if dit_dh.is_some() { 0.2 } else { 0.05 }, 0.0);
+        let moved = (var.as_tensor() + noise.unwrap()).unwrap();
         var.set(&moved).unwrap();
     }
     (objective, parameters)
