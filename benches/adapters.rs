@@ -15,7 +15,10 @@ use std::time::Instant;
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use ddt_adapters::{Decode, DinoV2, DinoV2Config, Encode, Inception, KlConfig, KlDecoder, KlEncoder};
+use ddt_adapters::{
+    Decode, DinoV2, DinoV2Config, Encode, Inception, KlConfig, KlDecoder, KlEncoder, RaeDecoder,
+    RaeDecoderConfig,
+};
 use ddt_flow::{CounterNoise, Purpose};
 
 type Run = Box<dyn Fn() -> Result<()>>;
@@ -74,11 +77,19 @@ fn network(row: &str) -> Result<Run> {
             let pixels = pixels(8)?;
             Box::new(move || network.forward(&pixels).map(drop))
         }
+        "rae-xl" => {
+            let cfg = RaeDecoderConfig::vit_xl().with_grid(side / 16);
+            let latents = uniform(1.0, &(images, cfg.latent_channels, cfg.grid, cfg.grid).into(), &device)?;
+            let decoder = RaeDecoder::new(&cfg, None, vb)?;
+            Box::new(move || decoder.decode(&latents).map(drop))
+        }
         "inception" => {
             let (network, pixels) = (Inception::new(vb)?, pixels(16)?);
             Box::new(move || network.forward(&pixels).map(drop))
         }
-        _ => bail!("expected kl-decode, kl-encode, dinov2-b or inception, a side and f32 or bf16, got {row}"),
+        _ => bail!(
+            "expected kl-decode, kl-encode, dinov2-b, rae-xl or inception, a side and f32 or bf16, got {row}"
+        ),
     })
 }
 

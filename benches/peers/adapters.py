@@ -4,7 +4,7 @@
     cargo bench --bench adapters --no-run        # prints the program's path
     adapters.py PROGRAM [--rounds 7] [--compile] [ROW ..]
 
-A row is NETWORK-SIDE-TYPE, such as kl-decode-256-bf16. PyTorch's time is that of its best layout: contiguous or
+A row is NETWORK-SIDE-TYPE, such as kl-decode-256-bf16; rae-xl is the ViT-XL decoder of RAE. PyTorch's time is that of its best layout: contiguous or
 channels last, and compiled with --compile. Brackets hold the smallest and the largest ratio of a round. The second
 ratio is of core seconds, which other programs on the machine disturb less.
 """
@@ -20,7 +20,7 @@ import torch
 ROWS = [
     f"{name}-{dtype}"
     for dtype in ("f32", "bf16")
-    for name in ("kl-decode-256", "kl-decode-512", "kl-encode-256", "dinov2-b-224")
+    for name in ("kl-decode-256", "kl-decode-512", "kl-encode-256", "dinov2-b-224", "rae-xl-256")
 ]
 
 
@@ -43,6 +43,13 @@ def network(name: str, side: int, dtype: torch.dtype):
         net = timm.create_model("vit_base_patch14_reg4_dinov2.lvd142m", pretrained=False, img_size=side)
         net = net.eval().to(dtype)
         return net, net.forward_features, torch.randn(8, 3, side, side).to(dtype)
+    if name == "rae-xl":
+        from timm.models.vision_transformer import Block
+
+        blocks = [Block(1152, 16, mlp_ratio=4096 / 1152, qkv_bias=True) for _ in range(28)]
+        first, norm, last = torch.nn.Linear(768, 1152), torch.nn.LayerNorm(1152), torch.nn.Linear(1152, 768)
+        net = torch.nn.Sequential(first, *blocks, norm, last).eval().to(dtype)
+        return net, net, torch.randn(images, 1 + (side // 16) ** 2, 768).to(dtype)
     from torchvision.models import inception_v3
 
     net = inception_v3(weights=None, init_weights=False).eval().to(dtype)
@@ -52,12 +59,13 @@ def network(name: str, side: int, dtype: torch.dtype):
 def variants(row: str, compiled: bool):
     name, side, dtype = row.rsplit("-", 2)
     net, call, x = network(name, int(side), {"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
-    for layout in (torch.contiguous_format, torch.channels_last):
+    layouts = (torch.contiguous_format, torch.channels_last)[: 2 if x.ndim == 4 else 1]
+    for layout in layouts:
         label = str(layout).removeprefix("torch.")
         net.to(memory_format=layout)
         xs = x.contiguous(memory_format=layout)
         yield label, net, layout, lambda call=call, xs=xs: call(xs)
-        if compiled and layout == torch.channels_last:
+        if compiled and layout == layouts[-1]:
             fast = torch.compile(call)
             yield label + ", compiled", net, layout, lambda fast=fast, xs=xs: fast(xs)
 

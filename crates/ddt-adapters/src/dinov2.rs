@@ -7,22 +7,77 @@
 use candle_core::{DType, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
-use ddt_kernels::{Activation, Window2d};
+use ddt_kernels::Window2d;
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{Conv2d, LayerNorm, Linear, attention, stream_dtype, unrounded};
+use crate::layers::{Conv2d, LayerNorm, stream_dtype, unrounded};
 use crate::load::{LoadError, load_network};
 use crate::resize::{Interpolation, resize};
+use crate::vit::{Block, BlockNames, BlockSizes, MlpNames};
 
 /// Mean and standard deviation of ImageNet's pixels in `[0, 1]`, as red, green, blue.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const STD: [f32; 3] = [0.229, 0.224, 0.225];
+pub(crate) const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+pub(crate) const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// Of every norm: ten times below PyTorch's default.
 const NORM_EPS: f64 = 1e-6;
 
 /// Tokens that pass through the network at once, if they are not one image.
 const MAX_TOKENS_AT_ONCE: usize = 4096;
+
+/// Names of the tensors in a file.
+struct Names {
+    class_token: &'static str,
+    registers: &'static str,
+    mask_token: &'static str,
+    positions: &'static str,
+    patch_embed: &'static str,
+    blocks: &'static str,
+    /// With the names of the GELU layers.
+    block: BlockNames,
+    swiglu: [&'static str; 2],
+    norm: &'static str,
+}
+
+/// Names of DINOv2's own files.
+const PUBLISHED: Names = Names {
+    class_token: "cls_token",
+    registers: "register_tokens",
+    mask_token: "mask_token",
+    positions: "pos_embed",
+    patch_embed: "patch_embed.proj",
+    blocks: "blocks",
+    block: BlockNames {
+        norm1: "norm1",
+        qkv: &["attn.qkv"],
+        proj: "attn.proj",
+        norm2: "norm2",
+        mlp: MlpNames::Gelu(["mlp.fc1", "mlp.fc2"]),
+        scales: Some(["ls1.gamma", "ls2.gamma"]),
+    },
+    swiglu: ["mlp.w12", "mlp.w3"],
+    norm: "norm",
+};
+
+/// Names of transformers' files.
+const HUGGING_FACE: Names = Names {
+    class_token: "embeddings.cls_token",
+    registers: "embeddings.register_tokens",
+    mask_token: "embeddings.mask_token",
+    positions: "embeddings.position_embeddings",
+    patch_embed: "embeddings.patch_embeddings.projection",
+    blocks: "encoder.layer",
+    block: BlockNames {
+        norm1: "norm1",
+        qkv: &["attention.attention.query", "attention.attention.key", "attention.attention.value"],
+        proj: "attention.output.dense",
+        norm2: "norm2",
+        mlp: MlpNames::Gelu(["mlp.fc1", "mlp.fc2"]),
+        scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"]),
+    },
+    swiglu: ["mlp.weights_in", "mlp.weights_out"],
+    norm: "layernorm",
+};
 
 /// Features of some images, after the last norm.
 #[derive(Debug, Clone)]
@@ -69,31 +124,43 @@ impl DinoV2 {
     ///
     /// A configuration that [`DinoV2Config::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &DinoV2Config, vb: VarBuilder) -> Result<Self> {
+        Self::with_names(cfg, &PUBLISHED, vb)
+    }
+
+    fn with_names(cfg: &DinoV2Config, names: &Names, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
         let (width, patch, grid) = (cfg.hidden_size, cfg.patch_size, cfg.position_grid);
         let window = Window2d::new((patch, patch), patch, (0, 0));
         let ends = unrounded(&vb);
-        let positions = ends.get((1, 1 + grid * grid, width), "pos_embed")?;
+        let positions = ends.get((1, 1 + grid * grid, width), names.positions)?;
         let class_position = positions.narrow(1, 0, 1)?;
         let patch_positions = positions.get(0)?.narrow(0, 1, grid * grid)?.t()?.to_dtype(DType::F32)?;
         let registers = match cfg.num_registers {
             0 => None,
-            n => Some(ends.get((1, n, width), "register_tokens")?),
+            n => Some(ends.get((1, n, width), names.registers)?),
         };
-        let blocks = vb.pp("blocks");
+        let (num_heads, norm_eps) = (cfg.num_heads, NORM_EPS);
+        let (mlp, mlp_width) = match cfg.mlp {
+            DinoV2Mlp::Gelu => (names.block.mlp, cfg.mlp_ratio * width),
+            DinoV2Mlp::SwiGlu => (MlpNames::SwiGlu(names.swiglu), cfg.swiglu_width()),
+        };
+        let sizes = BlockSizes { width, num_heads, mlp_width, norm_eps };
+        let (block, blocks) = (BlockNames { mlp, ..names.block }, vb.pp(names.blocks));
+        let blocks = (0..cfg.num_blocks).map(|i| Block::new(&sizes, &block, blocks.pp(i)));
         Ok(Self {
-            patch_embed: Conv2d::new(3, width, window, ends.pp("patch_embed.proj"))?,
-            class_token: (ends.get((1, 1, width), "cls_token")? + &class_position)?,
+            patch_embed: Conv2d::new(3, width, window, ends.pp(names.patch_embed))?,
+            class_token: (ends.get((1, 1, width), names.class_token)? + &class_position)?,
             registers,
             positions: (class_position.to_dtype(DType::F32)?, patch_positions.reshape((width, grid, grid))?),
-            blocks: (0..cfg.num_blocks).map(|i| Block::new(cfg, blocks.pp(i))).collect::<Result<_>>()?,
-            norm: LayerNorm::new(width, NORM_EPS, ends.pp("norm"))?,
+            blocks: blocks.collect::<Result<_>>()?,
+            norm: LayerNorm::new(width, NORM_EPS, ends.pp(names.norm))?,
             cfg: cfg.clone(),
             dtype: stream_dtype(&vb),
         })
     }
 
-    /// Builds the network in `dtype` from a source that holds its tensors and no others but a `mask_token`.
+    /// Builds the network in `dtype` from a source that holds its tensors and no others but a `mask_token`, under
+    /// the names of DINOv2's own files or of Hugging Face's.
     ///
     /// # Errors
     ///
@@ -105,7 +172,15 @@ impl DinoV2 {
         dtype: DType,
         device: &Device,
     ) -> std::result::Result<Self, LoadError> {
-        load_network(source, dtype, device, |name| name != "mask_token", |vb| Self::new(cfg, vb))
+        let is_hugging_face = source.info(HUGGING_FACE.positions).is_some();
+        let names = if is_hugging_face { &HUGGING_FACE } else { &PUBLISHED };
+        let wanted = |name: &str| name != names.mask_token;
+        load_network(source, dtype, device, wanted, |vb| Self::with_names(cfg, names, vb))
+    }
+
+    /// The same network without weight and bias in its last norm.
+    pub(crate) fn with_plain_norm(self) -> Result<Self> {
+        Ok(Self { norm: self.norm.plain()?, ..self })
     }
 
     /// The configuration that it was built with.
@@ -143,17 +218,14 @@ impl DinoV2 {
     ///
     /// Any other shape, and sides whose resized length is not a multiple of the patch.
     pub fn preprocess(&self, pixels: &Tensor) -> Result<Tensor> {
-        let &[b, 3, h, w] = pixels.dims() else {
+        let &[_, 3, h, w] = pixels.dims() else {
             bail!("expected pixels (B, 3, H, W), got {:?}", pixels.shape());
         };
         let [rows, columns] = [h, w].map(|side| side.saturating_mul(224) / 256);
         if let Err(error) = self.grid((rows, columns)) {
             bail!("pixels of {h} x {w} become {rows} x {columns}: {error}");
         }
-        let planes = pixels.to_dtype(DType::F32)?.reshape((b * 3, h, w))?;
-        let ys = resize(&planes, (rows, columns), Interpolation::Cubic)?.reshape((b, 3, rows, columns))?;
-        let colours = |values: [f32; 3]| Tensor::new(&values, pixels.device())?.reshape((1, 3, 1, 1));
-        ys.broadcast_sub(&colours(MEAN)?)?.broadcast_div(&colours(STD)?)
+        normalised(pixels, (rows, columns))
     }
 
     /// Features of normalised images of any size in whole patches.
@@ -229,92 +301,16 @@ impl DinoV2 {
     }
 }
 
-/// Transformer block: `(B, L, D) -> (B, L, D)`.
-///
-/// ```text
-/// x += gamma_1 attn(norm1(x)),   x += gamma_2 mlp(norm2(x))
-/// ```
-///
-/// Both `gamma` (`ls1`, `ls2`) are multiplied into the weights before them.
-#[derive(Debug, Clone)]
-struct Block {
-    norm1: LayerNorm,
-    qkv: Linear,
-    proj: Linear,
-    norm2: LayerNorm,
-    mlp: Mlp,
-    num_heads: usize,
-}
-
-impl Block {
-    fn new(cfg: &DinoV2Config, vb: VarBuilder) -> Result<Self> {
-        let width = cfg.hidden_size;
-        let proj = scaled(width, width, &unrounded(&vb).get(width, "ls1.gamma")?, vb.pp("attn.proj"))?;
-        Ok(Self {
-            norm1: LayerNorm::new(width, NORM_EPS, vb.pp("norm1"))?,
-            qkv: Linear::new(width, 3 * width, vb.pp("attn.qkv"))?.rounded(),
-            proj,
-            norm2: LayerNorm::new(width, NORM_EPS, vb.pp("norm2"))?,
-            mlp: Mlp::new(cfg, vb)?,
-            num_heads: cfg.num_heads,
-        })
-    }
-}
-
-impl Module for Block {
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let qkv = self.qkv.forward(&self.norm1.forward(xs)?)?;
-        let xs = self.proj.forward_add(&attention(&qkv, self.num_heads)?, xs)?;
-        let normed = self.norm2.forward(&xs)?;
-        match &self.mlp {
-            Mlp::Gelu { fc1, fc2 } => fc2.forward_add(&fc1.forward(&normed)?, &xs),
-            Mlp::SwiGlu { gate, up, down } => {
-                down.forward_add(&(gate.forward(&normed)? * up.forward(&normed)?)?, &xs)
-            }
-        }
-    }
-}
-
-/// The feed-forward layer; activations belong to `fc1` and `gate`.
-#[derive(Debug, Clone)]
-enum Mlp {
-    Gelu { fc1: Linear, fc2: Linear },
-    SwiGlu { gate: Linear, up: Linear, down: Linear },
-}
-
-impl Mlp {
-    /// `vb` is the block's.
-    fn new(cfg: &DinoV2Config, vb: VarBuilder) -> Result<Self> {
-        let (width, mlp) = (cfg.hidden_size, vb.pp("mlp"));
-        let gamma = unrounded(&vb).get(width, "ls2.gamma")?;
-        match cfg.mlp {
-            DinoV2Mlp::Gelu => Ok(Self::Gelu {
-                fc1: Linear::new(width, 4 * width, mlp.pp("fc1"))?.then(Activation::Gelu).rounded(),
-                fc2: scaled(4 * width, width, &gamma, mlp.pp("fc2"))?,
-            }),
-            DinoV2Mlp::SwiGlu => {
-                let inner = swiglu_width(width);
-                let (weight, bias) =
-                    (mlp.get((2 * inner, width), "w12.weight")?, unrounded(&mlp).get(2 * inner, "w12.bias")?);
-                let half = |first| {
-                    Linear::of(&weight.narrow(0, first, inner)?, Some(&bias.narrow(0, first, inner)?))
-                };
-                Ok(Self::SwiGlu {
-                    gate: half(0)?.then(Activation::Silu).rounded(),
-                    up: half(inner)?.rounded(),
-                    down: scaled(inner, width, &gamma, mlp.pp("w3"))?,
-                })
-            }
-        }
-    }
-}
-
-/// A linear layer whose outputs are multiplied by the `out` elements of `gamma`.
-fn scaled(inp: usize, out: usize, gamma: &Tensor, vb: VarBuilder) -> Result<Linear> {
-    let exact = unrounded(&vb);
-    let (weight, bias) = (exact.get((out, inp), "weight")?, exact.get(out, "bias")?);
-    let weight = weight.broadcast_mul(&gamma.unsqueeze(1)?)?.to_dtype(vb.dtype())?;
-    Linear::of(&weight, Some(&(bias * gamma)?))
+/// Pixels `(B, 3, H, W)` in `[0, 1]`, resized bicubically without antialiasing, less ImageNet's mean and divided by its
+/// standard deviation: `(B, 3, to.0, to.1)`, `f32`.
+pub(crate) fn normalised(pixels: &Tensor, to: (usize, usize)) -> Result<Tensor> {
+    let &[b, 3, h, w] = pixels.dims() else {
+        bail!("expected pixels (B, 3, H, W), got {:?}", pixels.shape());
+    };
+    let planes = pixels.to_dtype(DType::F32)?.reshape((b * 3, h, w))?;
+    let ys = resize(&planes, to, Interpolation::Cubic)?.reshape((b, 3, to.0, to.1))?;
+    let colours = |values: [f32; 3]| Tensor::new(&values, pixels.device())?.reshape((1, 3, 1, 1));
+    ys.broadcast_sub(&colours(MEAN)?)?.broadcast_div(&colours(STD)?)
 }
 
 /// Sizes of a DINOv2 vision transformer.
@@ -338,21 +334,23 @@ pub struct DinoV2Config {
     pub num_registers: usize,
     /// The feed-forward layer of a block.
     pub mlp: DinoV2Mlp,
+    /// Its width relative to `hidden_size`, before a SwiGLU's factor of 2/3: 4 in the published files.
+    #[serde(default = "published_ratio")]
+    pub mlp_ratio: usize,
+}
+
+fn published_ratio() -> usize {
+    4
 }
 
 /// The feed-forward layer of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DinoV2Mlp {
-    /// Exact GELU, four times as wide (`mlp.fc1`, `mlp.fc2`).
+    /// Exact GELU (`mlp.fc1`, `mlp.fc2`).
     Gelu,
-    /// SwiGLU, 8/3 times as wide, rounded up to a multiple of 8 (`mlp.w12`, `mlp.w3`).
+    /// SwiGLU, two thirds as wide, rounded up to a multiple of 8 (`mlp.w12`, `mlp.w3`).
     SwiGlu,
-}
-
-/// Hidden width of the SwiGLU feed-forward layer: two thirds of four times the width, rounded up to a multiple of 8.
-fn swiglu_width(hidden_size: usize) -> usize {
-    (hidden_size * 4 * 2 / 3).next_multiple_of(8)
 }
 
 impl DinoV2Config {
@@ -366,6 +364,7 @@ impl DinoV2Config {
             position_grid: 37,
             num_registers: 0,
             mlp: DinoV2Mlp::Gelu,
+            mlp_ratio: published_ratio(),
         }
     }
 
@@ -389,6 +388,11 @@ impl DinoV2Config {
         Self { num_registers: 4, ..self }
     }
 
+    /// Hidden width of a SwiGLU feed-forward layer.
+    fn swiglu_width(&self) -> usize {
+        (self.hidden_size * self.mlp_ratio * 2 / 3).next_multiple_of(8)
+    }
+
     /// Refuses sizes that no transformer has.
     ///
     /// # Errors
@@ -402,6 +406,7 @@ impl DinoV2Config {
             ("patch_size", self.patch_size),
             ("position_grid", self.position_grid),
             ("num_registers", self.num_registers + 1),
+            ("mlp_ratio", self.mlp_ratio),
         ];
         for (name, size) in sizes {
             if !(1..=65536).contains(&size) {
@@ -429,7 +434,7 @@ mod tests {
         ] {
             cfg.validate().unwrap();
         }
-        assert_eq!(swiglu_width(DinoV2Config::vit_g().hidden_size), 4096);
+        assert_eq!(DinoV2Config::vit_g().swiglu_width(), 4096);
         let wrong = [
             DinoV2Config { num_heads: 5, ..DinoV2Config::vit_s() },
             DinoV2Config { num_heads: 0, ..DinoV2Config::vit_s() },

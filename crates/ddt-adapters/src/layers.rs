@@ -253,6 +253,11 @@ impl LayerNorm {
         let (ends, dtype) = (unrounded(&vb), vb.dtype());
         Ok(Self { weight: ends.get(width, "weight")?, bias: ends.get(width, "bias")?, eps, dtype })
     }
+
+    /// The same without weight and bias.
+    pub(crate) fn plain(self) -> Result<Self> {
+        Ok(Self { weight: self.weight.ones_like()?, bias: self.bias.zeros_like()?, ..self })
+    }
 }
 
 impl Module for LayerNorm {

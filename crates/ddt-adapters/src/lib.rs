@@ -6,6 +6,7 @@
 //! - [`KlAutoencoder`] is Stable Diffusion's, which the published weights were trained with; [`KlEncoder`] and
 //!   [`KlDecoder`] are its halves;
 //! - [`TinyAutoencoder`] is a small approximation; [`TinyEncoder`] and [`TinyDecoder`] are its halves;
+//! - [`Rae`] has the features of DINOv2 as latents; [`RaeEncoder`] and [`RaeDecoder`] are its halves;
 //! - [`PixelSpace`] is the identity, for networks that generate pixels directly.
 //!
 //! Two feature extractors read pixels:
@@ -42,6 +43,7 @@ pub use dinov2::{DinoV2, DinoV2Config, DinoV2Features, DinoV2Mlp};
 pub use inception::{Inception, InceptionFeatures};
 pub use kl::{KlAutoencoder, KlConfig, KlDecoder, KlEncoder, Posterior};
 pub use load::{LoadError, load_network};
+pub use rae::{Rae, RaeDecoder, RaeDecoderConfig, RaeEncoder, RaeEncoderConfig, RaeStatistics};
 pub use rgb8::{Rgb8Error, from_rgb8, to_rgb8};
 pub use tiny::{TinyAutoencoder, TinyConfig, TinyDecoder, TinyEncoder};
 
@@ -52,8 +54,10 @@ mod dinov2;
 mod kl;
 mod layers;
 mod load;
+mod rae;
 mod resize;
 mod rgb8;
 #[cfg(test)]
 mod testing;
 mod tiny;
+mod vit;

@@ -29,6 +29,20 @@ pub enum LoadError {
     Tensor(#[from] candle_core::Error),
 }
 
+impl LoadError {
+    /// [`Unrecognised`](Self::Unrecognised), with the first names of `source`.
+    pub(crate) fn unrecognised(
+        network: &'static str,
+        expected: &'static str,
+        source: &(impl TensorSource + ?Sized),
+    ) -> Self {
+        let names = source.names();
+        let first = names.get(..3).unwrap_or(&names).join(", ");
+        let got = format!("{} tensors in {} ({first}, ..)", names.len(), source.path().display());
+        Self::Unrecognised { network, expected, got }
+    }
+}
+
 /// Builds a network in `dtype` from exactly the tensors whose names `wanted` accepts: all or error.
 ///
 /// The network names its tensors itself, by asking `vb` for them.

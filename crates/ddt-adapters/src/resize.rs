@@ -10,6 +10,8 @@ pub(crate) enum Interpolation {
     /// Bicubic with a = -0.5, pixel centres at halves, the kernel widened when shrinking; what the kernel
     /// loses beyond the edge is made up for inside.
     CubicAntialias,
+    /// Bilinear, pixel centres at halves, no antialiasing.
+    Bilinear,
     /// Bilinear with pixels at whole numbers, as TensorFlow 1 had it.
     BilinearTf1,
 }
@@ -55,8 +57,8 @@ fn matrix(from: usize, to: usize, how: Interpolation, device: &Device) -> Result
                 let sum: f64 = (first..end).map(weight).sum();
                 (first..end).for_each(|at| add(at as f64, weight(at) / sum));
             }
-            Interpolation::BilinearTf1 => {
-                let position = i as f64 * scale;
+            Interpolation::Bilinear | Interpolation::BilinearTf1 => {
+                let position = if how == Interpolation::Bilinear { centre - 0.5 } else { i as f64 * scale };
                 let share = position - position.floor();
                 add(position.floor(), 1.0 - share);
                 add(position.floor() + 1.0, share);
@@ -83,8 +85,12 @@ mod tests {
     use super::*;
     use crate::testing::{random, rel_rms};
 
-    const ALL: [Interpolation; 3] =
-        [Interpolation::Cubic, Interpolation::CubicAntialias, Interpolation::BilinearTf1];
+    const ALL: [Interpolation; 4] = [
+        Interpolation::Cubic,
+        Interpolation::CubicAntialias,
+        Interpolation::Bilinear,
+        Interpolation::BilinearTf1,
+    ];
 
     fn line(values: &[f32], to: usize, how: Interpolation) -> Vec<f32> {
         let planes = Tensor::from_slice(values, (1, 1, values.len()), &Device::Cpu).unwrap();
@@ -95,6 +101,8 @@ mod tests {
     fn values_worked_out_by_hand() {
         // Positions 0, 1.5.
         assert_eq!(line(&[0.0, 4.0, 8.0], 2, Interpolation::BilinearTf1), [0.0, 6.0]);
+        // Positions -1/4, which is 0, 1/4, 3/4 and 5/4, which is 1.
+        assert_eq!(line(&[0.0, 4.0], 4, Interpolation::Bilinear), [0.0, 1.0, 3.0, 4.0]);
         // Position 1.5 of four, weights -3/32, 19/32, 19/32, -3/32.
         let cubic = line(&[0.0, 32.0, 64.0, 320.0], 1, Interpolation::Cubic);
         assert_eq!(cubic, [19.0 + 38.0 - 30.0]);

@@ -107,7 +107,7 @@ impl TinyConfig {
     ) -> std::result::Result<Self, LoadError> {
         let Some([width, latent_channels]) = channels(source, &format!("{prefix}1.weight")) else {
             let expected = "decoder.1.weight (or 1.weight) of 4 dimensions";
-            return Err(unrecognised("tiny decoder", expected, source));
+            return Err(LoadError::unrecognised("tiny decoder", expected, source));
         };
         let mid_pool = source.info(&format!("{prefix}3.pool.0.weight")).is_some();
         Ok(Self { latent_channels, width, mid_pool })
@@ -120,7 +120,7 @@ impl TinyConfig {
     ) -> std::result::Result<Self, LoadError> {
         let Some([latent_channels, width]) = channels(source, &format!("{prefix}14.weight")) else {
             let expected = "encoder.14.weight (or 14.weight) of 4 dimensions";
-            return Err(unrecognised("tiny encoder", expected, source));
+            return Err(LoadError::unrecognised("tiny encoder", expected, source));
         };
         let mid_pool = source.info(&format!("{prefix}11.pool.0.weight")).is_some();
         Ok(Self { latent_channels, width, mid_pool })
@@ -147,17 +147,6 @@ fn channels(source: &(impl TensorSource + ?Sized), name: &str) -> Option<[usize;
         [out, inp, _, _] => Some([out, inp]),
         _ => None,
     }
-}
-
-fn unrecognised(
-    network: &'static str,
-    expected: &'static str,
-    source: &(impl TensorSource + ?Sized),
-) -> LoadError {
-    let names = source.names();
-    let first = names.get(..3).unwrap_or(&names).join(", ");
-    let got = format!("{} tensors in {} ({first}, ..)", names.len(), source.path().display());
-    LoadError::Unrecognised { network, expected, got }
 }
 
 /// The encoder of a tiny autoencoder; usable without the decoder.

@@ -63,6 +63,7 @@ pub(crate) fn dinov2(fixture: &Fixture) -> Result<Vec<Comparison>> {
         position_grid: sizes.pos_grid,
         num_registers: registers.and_then(|it| it.shape.get(1).copied()).unwrap_or(0),
         mlp: if swiglu { DinoV2Mlp::SwiGlu } else { DinoV2Mlp::Gelu },
+        mlp_ratio: 4,
     };
     let dino = DinoV2::load(&cfg, &fixture.checkpoint().with_prefix("model."), DType::F32, &Device::Cpu)?;
     let resized = dino.preprocess(&fixture.tensor("in.image")?)?;

@@ -35,6 +35,7 @@ fn small(mlp: DinoV2Mlp, num_registers: usize) -> DinoV2Config {
         position_grid: 5,
         num_registers,
         mlp,
+        mlp_ratio: 4,
     }
 }
 

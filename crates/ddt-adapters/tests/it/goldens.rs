@@ -12,7 +12,7 @@ use crate::testing::InMemory;
 
 #[test]
 fn networks_give_what_pytorch_gives() {
-    for kind in ["vae_kl", "tae", "dinov2", "inception"] {
+    for kind in ["vae_kl", "tae", "dinov2", "inception", "rae_encode", "rae_decode"] {
         check(kind).unwrap();
     }
 }

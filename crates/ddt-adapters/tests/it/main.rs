@@ -9,4 +9,5 @@ mod extractors;
 mod goldens;
 mod kl_oracle;
 mod loading;
+mod rae;
 mod zeros;
