@@ -49,6 +49,7 @@ mod frozen_networks;
 mod metric;
 mod sharing;
 mod spectrum;
+mod state_forecast;
 mod study;
 mod sweep;
 

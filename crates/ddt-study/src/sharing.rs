@@ -14,14 +14,17 @@ use clap::value_parser;
 use ddt::{
     Fidelity, Image, OutputFile, Pipeline,
     flow::NoiseSource,
-    model::{DdtConfig, SampleOptions},
+    model::{DdtConfig, SampleOptions, VelocityNetwork},
     sharing::{ForecastOrder, SharingPlan, SimilarityFile, predicted_speedup_guided},
 };
 use ddt_plot::{LinePlot, Series};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::study::{News, OnNews, ResultsFile, Subject, measure_similarity};
+use crate::{
+    state_forecast::sample_by_states,
+    study::{News, OnNews, ResultsFile, Subject, measure_similarity},
+};
 
 /// Files that are written, beside `results.jsonl`.
 const FILES: [&str; 4] = ["similarity.json", "table.md", "errors.svg", "report.json"];
@@ -46,6 +49,10 @@ pub struct SharingStudy {
     /// Other images, which plans are compared on
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = value_parser!(u32).range(2..=100_000))]
     pub images: u32,
+    /// Measure, beside forecasts of the decoder's modulations, forecasts of the self-condition itself: the two differ
+    /// where modulations are not linear in it, as in DiT^DH
+    #[arg(long)]
+    pub states: bool,
     /// Folder of the results; the same folder resumes them
     #[arg(long, value_name = "DIR", default_value = "out/sharing-study")]
     pub out: PathBuf,
@@ -209,6 +216,9 @@ struct Row {
     predicted_speedup: f64,
     measured_speedup: f64,
     error: Mean,
+    /// With forecasts of the self-condition itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_by_states: Option<Mean>,
     /// Of a planned one: by how much the uniform plan's error is larger, paired.
     #[serde(skip_serializing_if = "Option::is_none")]
     gain: Option<Mean>,
@@ -232,7 +242,7 @@ impl SharingStudy {
         let header = json!({
             "made_for": pipeline.made_for(), "seed": seed, "rng": rng, "batch": batch, "images": self.images,
             "calibration_images": self.calibration_images, "ratios": each_once(&self.ratios),
-            "orders": each_once(&self.orders),
+            "orders": each_once(&self.orders), "states": self.states,
         });
         let mut results = ResultsFile::open(&self.out.join("results.jsonl"), &header)?;
         let ways = self.ways(&self.measure(&pipeline, seed, rng, on_news)?, &pipeline)?;
@@ -243,6 +253,7 @@ impl SharingStudy {
         let images = Image::spread(self.images, classes, first);
         let total = images.len() as u64;
         let mut all = vec![Batches::default(); ways.len() + 1];
+        let mut by_states = vec![Vec::new(); ways.len()];
         for (index, images) in images.chunks(batch).enumerate() {
             let key = format!("batch {index}");
             if results.get(&key).is_none() {
@@ -251,13 +262,27 @@ impl SharingStudy {
                     on_news(News::Progress { work: "generating images in every way", done, total })
                 };
                 let noise = pipeline.noise(images, seed, rng)?;
-                let measured = compare(&pipeline, images, &noise, &options, watch, |_, _| Ok(()))?;
-                results.add(key.clone(), measured)?;
+                let mut reference = None;
+                let measured = compare(&pipeline, images, &noise, &options, watch, |way, latents| {
+                    if way == 0 {
+                        reference = Some(latents.clone());
+                    }
+                    Ok(())
+                })?;
+                let errors = match (self.states, &reference, pipeline.network()) {
+                    (true, Some(reference), Some(network)) => {
+                        errors_by_states(network, images, &noise, &options[1..], reference)?
+                    }
+                    _ => Vec::new(),
+                };
+                results.add(key.clone(), (measured, errors))?;
             }
-            let measured: &Vec<Batch> = results.get(&key).context("a result is missing")?;
+            let (measured, errors): &(Vec<Batch>, Vec<Vec<f64>>) =
+                results.get(&key).context("a result is missing")?;
             all.iter_mut().zip(measured).for_each(|(sum, it)| sum.add(it));
+            by_states.iter_mut().zip(errors).for_each(|(sum, it)| sum.extend(it));
         }
-        let rows = rows(&pipeline, &ways, &all)?;
+        let rows = rows(&pipeline, &ways, &all, &by_states)?;
         let table = self.table(&rows)?;
         self.write("table.md", &table)?;
         self.write("errors.svg", &plot(&pipeline, &rows))?;
@@ -322,7 +347,11 @@ impl SharingStudy {
             for it in of_ratio() {
                 let better = it.gain.is_some_and(|it| it.mean > it.ci95);
                 let bold = if better { "**" } else { "" };
-                write!(text, " {bold}{}{bold} |", it.error)?;
+                write!(text, " {bold}{}{bold}", it.error)?;
+                if let Some(error) = it.error_by_states {
+                    write!(text, " (by states {error})")?;
+                }
+                write!(text, " |")?;
             }
             writeln!(text)?;
         }
@@ -334,7 +363,21 @@ impl SharingStudy {
     }
 }
 
-fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Batches]) -> Result<Vec<Row>> {
+/// Errors of each image in every way, with forecasts of the self-condition.
+fn errors_by_states(
+    network: &dyn VelocityNetwork,
+    images: &[Image],
+    noise: &Tensor,
+    ways: &[SampleOptions<'_>],
+    reference: &Tensor,
+) -> Result<Vec<Vec<f64>>> {
+    let labels: Vec<u32> = images.iter().map(|it| it.label).collect();
+    let measure =
+        |options| Ok(relative_errors(&sample_by_states(network, noise, &labels, options)?, reference)?);
+    ways.iter().map(measure).collect()
+}
+
+fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Batches], by_states: &[Vec<f64>]) -> Result<Vec<Row>> {
     let config = pipeline.config();
     let network = config.network.as_ref().context("the network has no description")?;
     let (_, height, width) = pipeline.latent_shape();
@@ -342,7 +385,7 @@ fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Batches]) -> Result<Vec<Row>> 
     let guided = config.guidance.map(|it| it.guided_steps(&config.grid)).unwrap_or_default();
     let (unshared, shared) = all.split_first().context("nothing was measured")?;
     let mut rows = Vec::with_capacity(ways.len());
-    for (index, (way, measured)) in ways.iter().zip(shared).enumerate() {
+    for (index, ((way, measured), by_states)) in ways.iter().zip(shared).zip(by_states).enumerate() {
         rows.push(Row {
             order: way.order,
             ratio: way.ratio,
@@ -351,6 +394,7 @@ fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Batches]) -> Result<Vec<Row>> 
             predicted_speedup: predicted_speedup_guided(&way.plan, &operations, &guided)?,
             measured_speedup: measured.faster_than(unshared),
             error: measured.error(),
+            error_by_states: (!by_states.is_empty()).then(|| Mean::of(by_states.iter().copied())),
             // The uniform plan is the one before.
             gain: way.planned.then(|| shared[index - 1].gain(measured)),
         });

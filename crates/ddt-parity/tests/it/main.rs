@@ -22,8 +22,7 @@ fn every_fixture_beside_the_checkout_passes() {
 }
 
 fn check(path: &Path) {
-    let compared =
-        compare(path, DType::F32).unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
+    let compared = compare(path, DType::F32).unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
     let wrong: Vec<_> = compared.iter().filter(|it| !it.passed()).map(ToString::to_string).collect();
     assert_eq!(wrong, Vec::<String>::new(), "{}", path.display());
 }
