@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use ddt::{
     adapters::{
         Decode, DinoV2, DinoV2Config, Encode, KlConfig, KlDecoder, KlEncoder, LatentSpace, PixelSpace,
-        TinyDecoder, TinyEncoder,
+        RaeDecoder, RaeDecoderConfig, RaeEncoder, RaeEncoderConfig, RaeStatistics, TinyDecoder, TinyEncoder,
     },
     decode_latents,
     files::{Checkpoint, sha256},
@@ -41,7 +41,7 @@ const DINOV2_SIDE: usize = 224;
 pub fn frozen_networks(settings: &Settings) -> Result<Frozen<'static>> {
     let features = |it| features(it, settings.images.size as usize);
     let features = settings.alignment.as_ref().map(features).transpose()?;
-    Ok(Frozen { encoder: encoder(&settings.autoencoder)?, features })
+    Ok(Frozen { encoder: encoder(&settings.autoencoder, settings.images.size)?, features })
 }
 
 /// Decodes the samples of a training run, which are latents, to images.
@@ -54,6 +54,13 @@ pub fn decode_samples(autoencoder: &AutoencoderSettings, samples: &Samples) -> R
         AutoencoderSettings::SdVae { weights } => {
             let file = Checkpoint::open(weights)?;
             Box::new(KlDecoder::load(&KlConfig::sd_vae_ft_ema(), &file, DType::F32, &Device::Cpu)?)
+        }
+        AutoencoderSettings::Rae { statistics, decoder, .. } => {
+            let decoder = decoder.as_ref().context("autoencoder.decoder: expected its weights, got none")?;
+            let statistics = RaeStatistics::load(&Checkpoint::open(statistics)?, &Device::Cpu)?;
+            let file = Checkpoint::open(decoder)?;
+            let cfg = RaeDecoderConfig::of(&file, None)?;
+            Box::new(RaeDecoder::load(&cfg, &file, Some(statistics), DType::F32, &Device::Cpu)?)
         }
         AutoencoderSettings::TinyFlux2 => {
             let file = Checkpoint::from_bytes(ddt_demo::TINY_DECODER, "the bundled decoder")?;
@@ -69,8 +76,32 @@ pub fn decode_samples(autoencoder: &AutoencoderSettings, samples: &Samples) -> R
     Ok(images)
 }
 
-fn encoder(settings: &AutoencoderSettings) -> Result<LatentEncoder<'static>> {
+/// The encoder for images of a size.
+fn encoder(settings: &AutoencoderSettings, size: u32) -> Result<LatentEncoder<'static>> {
     Ok(match settings {
+        AutoencoderSettings::Rae { weights, statistics, .. } => {
+            let cfg = match size {
+                256 => RaeEncoderConfig::dinov2_b_256(),
+                512 => RaeEncoderConfig::dinov2_b_512(),
+                _ => bail!("images.size: expected 256 or 512 with a representation autoencoder, got {size}"),
+            };
+            let (hash, own) =
+                (hash(weights, "autoencoder.weights")?, hash(statistics, "autoencoder.statistics")?);
+            let statistics = RaeStatistics::load(&Checkpoint::open(statistics)?, &Device::Cpu)
+                .with_context(|| format!("cannot read {}", statistics.display()))?;
+            let file = Checkpoint::open(weights)?;
+            let network = RaeEncoder::load(&cfg, &file, Some(statistics), DType::F32, &Device::Cpu)
+                .with_context(|| format!("cannot read DINOv2 from {}", weights.display()))?;
+            LatentEncoder {
+                name: format!("rae-dinov2-b-{size}"),
+                identity: format!("rae sha256:{hash} statistics sha256:{own}"),
+                channels: network.latent_channels(),
+                downscale: network.downscale(),
+                posterior: false,
+                normalise: false,
+                encode: Box::new(move |pixels| Ok((network.encode(pixels)?, None))),
+            }
+        }
         AutoencoderSettings::Pixels => LatentEncoder::pixels(),
         AutoencoderSettings::TinyFlux2 => {
             let bytes = ddt_demo::TINY_ENCODER;

@@ -102,6 +102,16 @@ pub enum AutoencoderSettings {
         /// Its weights.
         weights: PathBuf,
     },
+    /// A representation autoencoder (arXiv:2510.11690) on DINOv2-B with registers; its statistics normalise the latents.
+    Rae {
+        /// The weights of DINOv2-B with registers.
+        weights: PathBuf,
+        /// Mean and variance of each element of a latent, `stat.pt`.
+        statistics: PathBuf,
+        /// The weights of its ViT-XL decoder, which only samples need.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        decoder: Option<PathBuf>,
+    },
     /// The bundled tiny one; each latent channel is normalised.
     TinyFlux2,
     /// None: the network generates pixels.
@@ -205,6 +215,12 @@ impl Settings {
         }
         if self.network.is_none() && self.start.is_none() {
             return Err(TrainError::setting("network", "a network, or weights to start from", "neither"));
+        }
+        if self.watch.samples_every > 0
+            && matches!(self.autoencoder, AutoencoderSettings::Rae { decoder: None, .. })
+        {
+            let expected = "the decoder's weights, or watch.samples_every = 0";
+            return Err(TrainError::setting("autoencoder.decoder", expected, "none"));
         }
         if self.images.skip_corrupt && self.alignment.as_ref().is_some_and(|it| !it.cache) {
             // Features computed at every step are matched with latents by the photos' indices.
