@@ -3,7 +3,7 @@
 use std::{env, fmt::Write, path::PathBuf};
 
 use anyhow::Result;
-use ddt::hub::{Hub, Release};
+use ddt::hub::{Hub, HubFile, Release};
 use serde::Serialize;
 
 /// Says what this build is and what it finds on this machine.
@@ -57,8 +57,9 @@ impl Report {
     fn new() -> Self {
         let hub = Hub::from_env();
         let found = |release: Release| {
-            let is_there = |file| hub.find(&file).is_some();
-            (release.to_string(), is_there(release.network()), is_there(release.autoencoder()))
+            let is_there = |file: HubFile| hub.find(&file).is_some();
+            let decodes = release.autoencoder().decoding_files().into_iter().all(is_there);
+            (release.to_string(), is_there(release.network()), decodes)
         };
         Self {
             version: ddt::VERSION,

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use ddt::{
     args::PipelineArgs,
     duration_in_words,
-    hub::{Hub, HubFile, Release},
+    hub::{Hub, HubFile, PublishedAutoencoder, Release},
 };
 use ddt_fetch::{FetchError, Patience, Progress};
 
@@ -21,7 +21,8 @@ HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean there.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The release to fetch: ddt-xl2-256, ddt-xl2-512, or OWNER/NAME/FILE of the hub
+    /// The release to fetch: ddt-xl2-256, ddt-xl2-512, ditdh-xl-256, ditdh-xl-512, ditdh-s-256, ditdh-s-512; an
+    /// autoencoder with its encoder: sd-vae-ft-ema, rae-dinov2-b-256, rae-dinov2-b-512; or OWNER/NAME/FILE of the hub
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
     /// Branch or commit of OWNER/NAME/FILE
@@ -32,12 +33,18 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let mut files = Vec::new();
     for name in &args.names {
-        match (name.parse::<Release>(), name.splitn(3, '/').collect::<Vec<_>>().as_slice()) {
-            (Ok(release), _) => files.extend([release.network(), release.autoencoder()]),
+        let autoencoder = name.parse::<PublishedAutoencoder>().map(PublishedAutoencoder::files);
+        let published = name.parse::<Release>().map(Release::files).or(autoencoder);
+        match (published, name.splitn(3, '/').collect::<Vec<_>>().as_slice()) {
+            (Ok(published), _) => files.extend(published),
             (_, [owner, repository, file]) => {
                 files.push(HubFile::new(&format!("{owner}/{repository}"), &args.revision, file)?);
             }
-            _ => bail!("expected ddt-xl2-256, ddt-xl2-512 or OWNER/NAME/FILE, got {name:?}"),
+            _ => {
+                let releases = Release::ALL.map(|it| it.to_string()).join(", ");
+                let autoencoders = PublishedAutoencoder::ALL.map(|it| it.to_string()).join(", ");
+                bail!("expected one of {releases}, {autoencoders}, or OWNER/NAME/FILE, got {name:?}")
+            }
         }
     }
     let hub = Hub::from_env();
@@ -51,8 +58,7 @@ pub(crate) fn fetch(hub: &Hub, file: &HubFile, terminal: &Terminal) -> Result<st
         return Ok(path);
     }
     if !hub.offline {
-        let size =
-            file.about_bytes().map(|it| format!(" (about {:.1} GB)", it as f64 / 1e9)).unwrap_or_default();
+        let size = file.about_bytes().map(|it| format!(" (about {})", size_in_words(it))).unwrap_or_default();
         terminal.say(format!("downloading {file}{size} from {} into {}", hub.endpoint, hub.cache.display()));
     }
     let _stepping = terminal.cancel().stepping();
@@ -67,6 +73,13 @@ pub(crate) fn fetch(hub: &Hub, file: &HubFile, terminal: &Terminal) -> Result<st
     }
 }
 
+fn size_in_words(bytes: u64) -> String {
+    match bytes as f64 / 1e9 {
+        gigabytes if gigabytes < 0.1 => format!("{:.1} MB", 1e3 * gigabytes),
+        gigabytes => format!("{gigabytes:.1} GB"),
+    }
+}
+
 fn share(progress: &Progress) -> f64 {
     progress.total.map_or(0.0, |total| progress.received as f64 / total.max(1) as f64)
 }
@@ -77,7 +90,7 @@ fn line(progress: &Progress) -> String {
     format!("{progress}{left}")
 }
 
-/// Fetches the published network and autoencoder that the flags name, if they are missing, after a look at the
+/// Fetches the published networks and autoencoder that the flags name, if they are missing, after a look at the
 /// classes that are wanted of it; `auto` fetches nothing.
 pub(crate) fn weights(
     hub: &Hub,
@@ -96,7 +109,14 @@ pub(crate) fn weights(
     };
     // Known before a long download.
     ddt::ClassTable::imagenet()?.parse_list(classes).context("--class")?;
-    for file in [release.network(), release.autoencoder()] {
+    let autoencoder = match pipeline.autoencoder.to_str() {
+        Some("auto") => Some(release.autoencoder()),
+        named => named.and_then(|it| it.parse().ok()),
+    };
+    let guiding = pipeline.guiding_network.as_ref().and_then(|it| it.to_str()?.parse::<Release>().ok());
+    let networks = [Some(release), guiding].into_iter().flatten().map(Release::network);
+    let decoding = autoencoder.map(PublishedAutoencoder::decoding_files).unwrap_or_default();
+    for file in networks.chain(decoding) {
         fetch(hub, &file, terminal)?;
     }
     Ok(())

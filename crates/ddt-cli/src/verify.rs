@@ -8,11 +8,11 @@ use candle_core::{DType, Device, Tensor};
 use clap::value_parser;
 use ddt::{
     Dtype, Opened, OutputFile, PipelineConfig, Place,
-    adapters::{KlConfig, KlDecoder, KlEncoder},
+    adapters::{KlConfig, KlDecoder, KlEncoder, RaeDecoder, RaeDecoderConfig, RaeStatistics},
     args::Threads,
     files::{Checkpoint, npz::Shard, sha256_file},
     flow::TimeGrid,
-    hub::{Hub, HubFile, Release},
+    hub::{Hub, HubFile, PublishedAutoencoder, Release},
     model::{DdtConfig, DdtFile},
 };
 use ddt_metrics::NEIGHBOURHOOD;
@@ -41,7 +41,8 @@ The same command resumes where it was stopped or killed.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The published network: ddt-xl2-256 or ddt-xl2-512
+    /// The published network: ddt-xl2-256 or ddt-xl2-512; ditdh-xl-256, ditdh-xl-512, ditdh-s-256 or ditdh-s-512
+    /// without --references
     #[arg(long, value_name = "NAME")]
     preset: Release,
     /// Run the paper's protocol too, against this npz file (images, or statistics such as ADM's reference batches) or
@@ -93,18 +94,21 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
         ),
     };
     // Everything that can be missing is, before minutes go into the first file.
-    let (network, autoencoder) = (find(release.network())?, find(release.autoencoder())?);
+    let network = find(release.network())?;
+    let autoencoder = release.autoencoder().decoding_files().into_iter().map(find);
+    let autoencoder = autoencoder.collect::<Result<Vec<_>>>()?;
     let protocol = args.references.as_deref().map(|references| {
         let config = args.protocol.published(release)?;
         args.protocol.prepare(&config, references, &hub, terminal)
     });
     let protocol = protocol.transpose()?;
-    let mut lines = vec![
-        check_hash(&network.0, &network.1, terminal)?,
-        check_hash(&autoencoder.0, &autoencoder.1, terminal)?,
-        check_network(release, &network.1, terminal)?,
-        check_autoencoder(&autoencoder.1, terminal)?,
-    ];
+    let mut lines = vec![check_hash(&network.0, &network.1, terminal)?];
+    for (file, path) in &autoencoder {
+        lines.push(check_hash(file, path, terminal)?);
+    }
+    lines.push(check_network(release, &network.1, terminal)?);
+    let paths: Vec<&Path> = autoencoder.iter().map(|it| it.1.as_path()).collect();
+    lines.push(check_autoencoder(release.autoencoder(), &paths, terminal)?);
     lines.push(match protocol {
         Some(protocol) => protocol.run(terminal)?,
         None => "no images were generated and measured; add --references PATH for that".to_owned(),
@@ -115,6 +119,10 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
 impl ProtocolArgs {
     /// The settings of the paper's tables; guidance is the network's usual one.
     fn published(&self, release: Release) -> Result<PipelineConfig> {
+        ensure!(
+            release.autoencoder() == PublishedAutoencoder::SdVaeFtEma,
+            "--references: the tables' settings are those of DDT; expected --preset ddt-xl2-256 or ddt-xl2-512, got {release}"
+        );
         Ok(PipelineConfig {
             grid: TimeGrid::new(250, Some(0.04), 1.0)?,
             dtype: self.dtype,
@@ -207,13 +215,29 @@ fn check_network(release: Release, path: &Path, terminal: &Terminal) -> Result<S
     Ok(format!("network: {tensors} tensors and {parameters} parameters of {sizes}, all finite"))
 }
 
-/// Reads both halves of the autoencoder.
-fn check_autoencoder(path: &Path, terminal: &Terminal) -> Result<String> {
+/// Reads what is fetched of the autoencoder: both halves of Stable Diffusion's; decoder and statistics of an RAE.
+fn check_autoencoder(
+    autoencoder: PublishedAutoencoder,
+    paths: &[&Path],
+    terminal: &Terminal,
+) -> Result<String> {
     terminal.say("reading the autoencoder");
-    let (file, cfg) = (Checkpoint::open(path)?, KlConfig::sd_vae_ft_ema());
-    KlEncoder::load(&cfg, &file, DType::F32, &Device::Cpu)?;
-    KlDecoder::load(&cfg, &file, DType::F32, &Device::Cpu)?;
-    Ok(format!("autoencoder: {} tensors, encoder and decoder are complete", file.names().len()))
+    let (dtype, device) = (DType::F32, Device::Cpu);
+    match (autoencoder, paths) {
+        (PublishedAutoencoder::SdVaeFtEma, [path]) => {
+            let (file, cfg) = (Checkpoint::open(path)?, KlConfig::sd_vae_ft_ema());
+            KlEncoder::load(&cfg, &file, dtype, &device)?;
+            KlDecoder::load(&cfg, &file, dtype, &device)?;
+            Ok(format!("autoencoder: {} tensors, encoder and decoder are complete", file.names().len()))
+        }
+        (_, [decoder, statistics]) => {
+            let file = Checkpoint::open(decoder)?;
+            let statistics = RaeStatistics::load(&Checkpoint::open(statistics)?, &device)?;
+            RaeDecoder::load(&RaeDecoderConfig::of(&file, None)?, &file, Some(statistics), dtype, &device)?;
+            Ok(format!("autoencoder: {} tensors, decoder and statistics are complete", file.names().len()))
+        }
+        (_, paths) => bail!("{autoencoder}: expected a decoder and statistics, got {} files", paths.len()),
+    }
 }
 
 /// Whether all elements are numbers: the sum of their squares is one then, in f64.
@@ -252,13 +276,14 @@ mod tests {
     fn the_settings_are_those_of_the_papers_tables() {
         let args = parse(Path::new(""), &["--dtype=bf16", "--device=cpu"]);
         assert_eq!(Cli::parse_from(["verify", "--preset=ddt-xl2-512"]).args.protocol.count, 50_000);
-        for release in Release::ALL {
+        for release in [Release::DdtXl2R256, Release::DdtXl2R512] {
             let config = args.published(release).unwrap();
             assert_eq!((config.grid.num_steps(), config.grid.timeshift()), (250, 1.0));
             assert_eq!(config.grid, TimeGrid::new(250, Some(0.04), 1.0).unwrap());
             assert_eq!((config.solver.as_str(), config.guidance), ("euler", None));
             assert_eq!((config.dtype, config.device), (Dtype::Bf16, Place::Cpu));
         }
+        assert!(args.published(Release::DitDhXlR256).is_err());
     }
 
     /// With the demo: the published network would take days.

@@ -9,7 +9,7 @@
 //! use ddt_fetch::{Patience, fetch};
 //! use ddt_hub::{Hub, Release};
 //!
-//! let file = Release::DdtXl2R256.autoencoder();
+//! let file = Release::DdtXl2R256.network();
 //! let path = fetch(&Hub::from_env(), &file, &Patience::default(), &mut |progress| {
 //!     eprintln!("{progress}");
 //!     ControlFlow::Continue(())

@@ -1,4 +1,4 @@
-//! Files of the hub, those that the paper's authors published, and where the local cache has them:
+//! Files of the hub, and where the local cache has them:
 //! `models--owner--name/{refs/branch, snapshots/commit/file}`.
 
 use std::{
@@ -8,7 +8,6 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use crate::environment::Hub;
@@ -51,7 +50,7 @@ impl HubFile {
     }
 
     /// A file whose name is known to be good; `about_bytes` is for telling a user what to expect.
-    const fn published(
+    pub(crate) const fn published(
         repository: &'static str,
         revision: &'static str,
         file: &'static str,
@@ -145,74 +144,10 @@ fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// A published network for ImageNet's 1000 classes, with the autoencoder it was trained with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
-    /// DDT-XL/2 (22 encoder and 6 decoder blocks) for 256 x 256 pixels.
-    DdtXl2R256,
-    /// DDT-XL/2 (22 encoder and 6 decoder blocks) for 512 x 512 pixels.
-    DdtXl2R512,
-}
-
-impl Release {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::DdtXl2R256, Self::DdtXl2R512];
-
-    /// Side of the images in pixels.
-    #[must_use]
-    pub fn side(self) -> usize {
-        match self {
-            Self::DdtXl2R256 => 256,
-            Self::DdtXl2R512 => 512,
-        }
-    }
-
-    /// Name of the sizes of the network, as `ddt-model` knows them.
-    #[must_use]
-    pub fn sizes(self) -> &'static str {
-        "ddt-xl2-22en6de"
-    }
-
-    /// The network: a training checkpoint with averaged weights and the optimiser's state, hence its size.
-    #[must_use]
-    pub fn network(self) -> HubFile {
-        let repository = match self {
-            Self::DdtXl2R256 => "MCG-NJU/DDT-XL-22en6de-R256",
-            Self::DdtXl2R512 => "MCG-NJU/DDT-XL-22en6de-R512",
-        };
-        HubFile::published(repository, "main", "model.ckpt", 11_000_000_000)
-    }
-
-    /// The autoencoder: 83,653,863 numbers of four bytes, and a header.
-    #[must_use]
-    pub fn autoencoder(self) -> HubFile {
-        HubFile::published(
-            "stabilityai/sd-vae-ft-ema",
-            "f04b2c4b98319346dad8c65879f680b1997b204a",
-            "diffusion_pytorch_model.safetensors",
-            334_643_276,
-        )
-    }
-}
-
-impl fmt::Display for Release {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ddt-xl2-{}", self.side())
-    }
-}
-
-impl FromStr for Release {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|it| it.to_string() == text);
-        found.ok_or_else(|| format!("expected ddt-xl2-256 or ddt-xl2-512, got {text:?}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Release, published::PublishedAutoencoder};
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -241,7 +176,7 @@ mod tests {
     #[test]
     fn a_commit_needs_no_branch() {
         let cache = tempfile::tempdir().unwrap();
-        let (hub, wanted) = (hub(cache.path()), Release::DdtXl2R256.autoencoder());
+        let (hub, wanted) = (hub(cache.path()), PublishedAutoencoder::SdVaeFtEma.decoder());
         let snapshots = cache.path().join("models--stabilityai--sd-vae-ft-ema/snapshots");
         let file = write(snapshots.join(wanted.revision()).join(wanted.file()), "weights");
         assert_eq!(hub.find(&wanted), Some(file));
@@ -276,16 +211,5 @@ mod tests {
         ] {
             assert!(HubFile::new(repository, revision, file).is_err(), "{repository} {revision} {file}");
         }
-    }
-
-    #[test]
-    fn releases_have_names_and_good_files() {
-        for release in Release::ALL {
-            assert_eq!(release.to_string().parse(), Ok(release));
-            for it in [release.network(), release.autoencoder()] {
-                assert!(HubFile::new(it.repository(), it.revision(), it.file()).is_ok(), "{it}");
-            }
-        }
-        assert!("ddt-xl3".parse::<Release>().is_err());
     }
 }

@@ -1,7 +1,8 @@
 //! Published weights and where the Hugging Face hub's tools keep them on this machine.
 //!
-//! [`Release`] names the published networks, [`HubFile`] a file on the hub, and [`Hub`] the local cache, which it
-//! finds as `huggingface_hub` does. This crate has no dependencies and opens no socket; `ddt-fetch` downloads.
+//! [`Release`] names the published networks, [`PublishedAutoencoder`] their autoencoders, [`HubFile`] a file on the hub,
+//! and [`Hub`] the local cache, which it finds as `huggingface_hub` does. This crate has no dependencies and opens no
+//! socket; `ddt-fetch` downloads.
 //!
 //! ```
 //! use ddt_hub::{Hub, Release};
@@ -17,8 +18,10 @@
 
 mod environment;
 mod hub_file;
+mod published;
 
 pub use crate::{
     environment::Hub,
-    hub_file::{HubFile, InvalidHubFile, Release},
+    hub_file::{HubFile, InvalidHubFile},
+    published::{PublishedAutoencoder, Release},
 };

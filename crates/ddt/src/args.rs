@@ -54,15 +54,16 @@ pub struct SampleArgs {
 /// How to make images.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct PipelineArgs {
-    /// Weights of the network: auto, demo, hub, ddt-xl2-256, ddt-xl2-512 or a file (safetensors or PyTorch). hub is
+    /// Weights of the network: auto, demo, hub, ddt-xl2-256 or another release, or a file (safetensors or PyTorch). hub is
     /// the published network of this size, from the hub's local cache; auto is that if it was fetched, else the demo
     #[arg(long, value_name = "auto|demo|hub|PATH", default_value = "auto")]
     pub weights: PathBuf,
     /// Sizes of the network, for a weights file that does not say its own, such as ddt-xl2-22en6de
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
-    /// The autoencoder: auto is the one the network was trained with, else its file
-    #[arg(long, value_name = "auto|PATH", default_value = "auto", alias = "vae")]
+    /// The autoencoder: auto is the one the network was trained with; else sd-vae-ft-ema, rae-dinov2-b-256,
+    /// rae-dinov2-b-512, or its file; the decoder of an RAE has the statistics of its latents, stat.pt, beside it
+    #[arg(long, value_name = "auto|NAME|PATH", default_value = "auto", alias = "vae")]
     pub autoencoder: PathBuf,
     /// Solver, steps and sharing in one choice, instead of --solver, --steps, --last-step, --timeshift and --share
     #[arg(long, value_enum, value_name = "NAME",
@@ -95,7 +96,7 @@ pub struct PipelineArgs {
     #[arg(long, value_name = "N")]
     pub guided_channels: Option<NonZeroUsize>,
     /// Weights of a network to guide away from instead of "no class" (autoguidance): usually a smaller or less
-    /// trained one of the same latents and classes
+    /// trained one of the same latents and classes; a file or a published network such as ditdh-s-256
     #[arg(long, value_name = "PATH", alias = "weaker")]
     pub guiding_network: Option<PathBuf>,
     /// Steps that forecast the condition encoder's output from its last runs: none; uniform:R runs it at every R-th
@@ -115,7 +116,8 @@ pub struct PipelineArgs {
     /// [default: 40; of ImageNet 4 at 256 px, 1 at 512 px, on a GPU 64 and 32]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch: Option<u32>,
-    /// Number type of the network; bf16 is that of Stable Diffusion's autoencoder too. 16 bits halve their memory
+    /// Number type of the network; bf16 is that of Stable Diffusion's and an RAE's decoder too. 16 bits halve their
+    /// memory
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
     /// Device: cpu; in a build with GPUs (docs/CUDA.md) cuda, or cuda:N, GPU N counted from 0
@@ -269,8 +271,7 @@ impl PipelineArgs {
         }
         let (height, width) = opened.image_size();
         let (side, classes, cache) = (release.side(), opened.classes().len(), hub.cache.display());
-        let bytes: u64 =
-            [release.network(), release.autoencoder()].iter().filter_map(|it| it.about_bytes()).sum();
+        let bytes: u64 = release.files().iter().filter_map(|it| it.about_bytes()).sum();
         Some(format!(
             "using the demo network: {width} x {height} pixels, {classes} classes\n\
              for {side} x {side} pixels and ImageNet's classes fetch {} ({:.1} GB) into {cache}:\n  \

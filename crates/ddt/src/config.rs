@@ -35,11 +35,11 @@ pub struct PipelineConfig {
     /// Height and width of an image in pixels; needed for a file that does not say its latents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<(usize, usize)>,
-    /// Autoencoder that decodes latents into pixels: `auto` (as the network was trained), `tiny-flux2`, `sd-vae-ft-ema`, `pixels`
-    /// or a file.
+    /// Autoencoder that decodes latents into pixels: `auto` (as the network was trained), `tiny-flux2`, `pixels`, a
+    /// [`PublishedAutoencoder`](ddt_hub::PublishedAutoencoder) such as `rae-dinov2-b-256`, or a file.
     #[serde(default)]
     pub autoencoder: Source,
-    /// A network to guide away from instead of "no class" (autoguidance): a file.
+    /// A network to guide away from instead of "no class" (autoguidance): a release or a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guiding_network: Option<Source>,
     /// How to take a step.
@@ -54,7 +54,7 @@ pub struct PipelineConfig {
     /// Steps that reuse the condition encoder's output.
     #[serde(default)]
     pub sharing: Sharing,
-    /// Number type of the network; bf16 is that of Stable Diffusion's autoencoder too.
+    /// Number type of the network; bf16 is that of Stable Diffusion's and an RAE's decoder too.
     #[serde(default)]
     pub dtype: Dtype,
     /// Device of network and autoencoder.

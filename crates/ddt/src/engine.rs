@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use ddt_adapters::{Decode, KlConfig, KlDecoder};
+use ddt_adapters::{Decode, KlConfig, KlDecoder, RaeDecoder, RaeDecoderConfig, RaeStatistics};
 use ddt_files::Checkpoint;
 use ddt_flow::StepReport;
 use ddt_model::{
@@ -98,6 +98,22 @@ pub(crate) fn check(config: &PipelineConfig) -> Result<()> {
     }
 }
 
+/// Reads the decoder of a representation autoencoder, which runs on the CPU.
+pub(crate) fn load_rae_decoder(
+    cfg: &RaeDecoderConfig,
+    file: &Checkpoint,
+    statistics: RaeStatistics,
+    config: &PipelineConfig,
+) -> Result<Box<dyn Decode>> {
+    let dtype = decoder_dtype(config);
+    Ok(Box::new(RaeDecoder::load(cfg, file, Some(statistics), dtype, &Device::Cpu)?))
+}
+
+/// There is no fast decoder in f16.
+fn decoder_dtype(config: &PipelineConfig) -> DType {
+    if config.dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 }
+}
+
 /// Reads Stable Diffusion's decoder to where the settings say.
 pub(crate) fn load_kl_decoder(
     cfg: &KlConfig,
@@ -105,11 +121,7 @@ pub(crate) fn load_kl_decoder(
     config: &PipelineConfig,
 ) -> Result<Box<dyn Decode>> {
     match config.device {
-        Place::Cpu => {
-            // There is no fast decoder in f16.
-            let dtype = if config.dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 };
-            Ok(Box::new(KlDecoder::load(cfg, file, dtype, &Device::Cpu)?))
-        }
+        Place::Cpu => Ok(Box::new(KlDecoder::load(cfg, file, decoder_dtype(config), &Device::Cpu)?)),
         #[cfg(feature = "cuda")]
         Place::Cuda(number) => cuda::load_kl_decoder(cfg, file, config, number),
         #[cfg(not(feature = "cuda"))]

@@ -2,8 +2,6 @@
 
 use std::{error::Error as StdError, fmt, path::PathBuf};
 
-use ddt_hub::Release;
-
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -20,10 +18,10 @@ pub enum Error {
     #[error("stopped; no unfinished image was written")]
     Cancelled,
     /// Published weights are not in the hub's local cache.
-    #[error("{file} is not in the hub's cache {}; fetch it with: ddt fetch {release}", cache.display())]
+    #[error("{file} is not in the hub's cache {}; fetch it with: ddt fetch {name}", cache.display())]
     NotFetched {
-        /// The network that needs the file.
-        release: Release,
+        /// The network that needs the file, or the autoencoder that it is part of.
+        name: String,
         /// Repository and file.
         file: String,
         /// The cache that was searched.

@@ -42,6 +42,7 @@ mod classes;
 mod config;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod decoder_file;
 mod decoding;
 mod engine;
 mod error;

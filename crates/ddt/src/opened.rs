@@ -5,25 +5,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device};
-use ddt_adapters::{Decode, KlConfig, PixelSpace, TinyDecoder};
-use ddt_files::Checkpoint;
+use candle_core::Device;
+use ddt_adapters::Decode;
 use ddt_flow::Guidance;
-use ddt_hub::{Hub, HubFile, Release};
-use ddt_model::{DdtConfig, DdtFile, LatentInfo, NetworkConfig, VelocityNetwork};
+use ddt_hub::{Hub, PublishedAutoencoder, Release};
+use ddt_model::{DdtConfig, DdtFile, NetworkConfig, VelocityNetwork};
 use ddt_sharing::MadeFor;
 
 use crate::{
     classes::ClassTable,
     config::{Image, PipelineConfig, Place, Request, Source},
+    decoder_file::{DecoderFile, cached, downscale_of},
     engine::{self, Engine},
-    error::{Context, Error, Result, invalid},
+    error::{Context, Result, invalid},
     share::Sharing,
-    weights::{Bytes, demo_network, tiny_decoder},
+    weights::{Bytes, demo_network, sha256_of},
 };
-
-/// Pixels along a side of one latent position, for all autoencoders that have names here but `pixels`.
-const DOWNSCALE: usize = 8;
 
 /// Weights that were found, opened and checked against their settings, but not read yet.
 ///
@@ -43,15 +40,10 @@ pub struct Opened {
 
 /// The network to guide away from.
 struct GuidingFile {
+    path: PathBuf,
     file: DdtFile,
     /// The assumed autoencoder, if the file does not state its own.
     like: Option<NetworkConfig>,
-}
-
-/// An autoencoder that decodes, and its name.
-struct DecoderFile {
-    name: &'static str,
-    bytes: Option<Bytes>,
 }
 
 impl Opened {
@@ -65,12 +57,13 @@ impl Opened {
     pub fn new(config: &PipelineConfig, hub: &Hub) -> Result<Self> {
         engine::check(config)?;
         let given = match config.autoencoder.from.to_str() {
-            Some("auto" | "tiny-flux2" | "sd-vae-ft-ema" | "pixels") => None,
+            Some("auto" | "tiny-flux2" | "pixels") => None,
+            Some(name) if name.parse::<PublishedAutoencoder>().is_ok() => None,
             _ => Some(DecoderFile::open(&config.autoencoder.from)?),
         };
         let release = config.weights.from.to_str().and_then(|it| it.parse::<Release>().ok());
         let weights = match release {
-            Some(release) => Bytes::File(cached(release, &release.network(), hub)?),
+            Some(release) => Bytes::File(cached(&release.network(), release, hub)?),
             None if config.weights.is("demo") => Bytes::Bundled(demo_network()?),
             None => Bytes::File(config.weights.from.clone()),
         };
@@ -88,24 +81,33 @@ impl Opened {
             }
         };
         let network = agreed(&file, config, release)?;
-        let latents = Latents::of(&file, &network.sizes, config, release)?;
-        let decoder = match given {
-            Some(file) => file,
-            None => {
-                let asked = config.autoencoder.from.to_str().filter(|it| *it != "auto");
-                DecoderFile::named(asked.unwrap_or(&latents.autoencoder), release, hub)?
-            }
+        let asked = config.autoencoder.from.to_str().filter(|it| *it != "auto");
+        let name = match (&given, asked) {
+            (Some(_), _) => String::new(),
+            (None, Some(name)) => name.to_owned(),
+            (None, None) => usual_autoencoder(&file, &network.sizes, release)?,
         };
+        let downscale = given.as_ref().map_or_else(|| downscale_of(&name), DecoderFile::downscale);
+        let latent_size = match file.latents() {
+            Some(it) => (it.height, it.width),
+            None => latent_size(&network.sizes, downscale, config.image_size, release)?,
+        };
+        let decoder = given.map_or_else(|| DecoderFile::named(&name, release, hub), Ok)?;
+        let downscale = decoder.downscale();
+        decoder.check(network.sizes.in_channels, latent_size)?;
         let classes = match file.classes() {
             Some(names) => ClassTable::from_names(names).context("class names in the weights file")?,
             None if network.sizes.num_classes == 1000 => ClassTable::imagenet()?,
             None => ClassTable::from_names((0..network.sizes.num_classes).map(|it| format!("class {it}")))?,
         };
-        let guiding =
-            config.guiding_network.as_ref().map(|it| GuidingFile::open(&it.from, &network)).transpose()?;
+        let guiding = config
+            .guiding_network
+            .as_ref()
+            .map(|it| GuidingFile::open(&it.from, &network, hub))
+            .transpose()?;
         let guidance = match config.guidance {
             Some(it) => it,
-            None => usual_guidance(&network.sizes, latents.size)?,
+            None => usual_guidance(&network.sizes, latent_size.0 * downscale)?,
         };
         let channels = network.sizes.in_channels;
         if let Some(guided) = guidance.channels().map(usize::from).filter(|it| *it > channels) {
@@ -119,16 +121,14 @@ impl Opened {
                 "plan files are made for guidance away from \"no class\" in all channels; expected no guiding network and no guided channels with one",
             );
         }
-        let (height, width) = latents.size;
-        let factor = decoder.downscale();
+        let (height, width) = latent_size;
         let config = PipelineConfig {
             network: Some(network.clone()),
-            image_size: Some((height * factor, width * factor)),
+            image_size: Some((height * downscale, width * downscale)),
             guidance: Some(guidance),
             ..config.clone()
         };
-        let opened =
-            Self { config, network, classes, latent_size: latents.size, file, guiding, weights, decoder };
+        let opened = Self { config, network, classes, latent_size, file, guiding, weights, decoder };
         opened.config.sharing.check(&opened.made_for("any")?, opened.config.grid.num_steps())?;
         Ok(opened)
     }
@@ -208,11 +208,12 @@ impl Opened {
     /// The settings with names and hashes instead of paths.
     pub(crate) fn identified(&self) -> Result<PipelineConfig> {
         let mut config = self.config.clone();
-        config.weights = identify(&config.weights, Some(&self.weights), None)?;
-        let name = Some(self.decoder.name).filter(|it| !it.is_empty());
-        config.autoencoder = identify(&config.autoencoder, self.decoder.bytes.as_ref(), name)?;
+        config.weights = identify(&config.weights, Some(self.weights.sha256()?), None)?;
+        let name = Some(self.decoder.name.as_str()).filter(|it| !it.is_empty());
+        config.autoencoder = identify(&config.autoencoder, self.decoder.sha256()?, name)?;
         if let Some(source) = &config.guiding_network {
-            config.guiding_network = Some(identify(source, Some(&Bytes::File(source.from.clone())), None)?);
+            let path = self.guiding.as_ref().map_or(&source.from, |it| &it.path);
+            config.guiding_network = Some(identify(source, Some(sha256_of(path)?), None)?);
         }
         // The number of a GPU differs between machines.
         if let Place::Cuda(_) = config.device {
@@ -260,12 +261,19 @@ impl fmt::Debug for Opened {
 }
 
 impl GuidingFile {
-    fn open(path: &Path, main: &NetworkConfig) -> Result<Self> {
+    /// Opens a release or a file.
+    fn open(from: &Path, main: &NetworkConfig, hub: &Hub) -> Result<Self> {
         let blame = "the guiding network";
+        let release = from.to_str().and_then(|it| it.parse::<Release>().ok());
+        let path = match release {
+            Some(release) => cached(&release.network(), release, hub)?,
+            None => from.to_owned(),
+        };
         if !path.exists() {
             return invalid(format!("{blame}: there is no file {}", path.display()));
         }
-        let file = DdtFile::open(path).context(blame)?;
+        let file = DdtFile::open(&path).context(blame)?;
+        let release = release.map(|it| DdtConfig::preset(it.sizes())).transpose()?;
         let task = |it: &NetworkConfig| (it.sizes.in_channels, it.sizes.num_classes);
         let expected = task(main);
         match file.network_config().map(task) {
@@ -273,8 +281,8 @@ impl GuidingFile {
                 "{blame}: expected a network of {} channels and {} classes, as the one it guides, got {} and {}",
                 expected.0, expected.1, got.0, got.1
             )),
-            Some(_) => Ok(Self { file, like: None }),
-            None => Ok(Self { file, like: Some(main.clone()) }),
+            Some(_) => Ok(Self { path, file, like: None }),
+            None => Ok(Self { path, file, like: Some(release.map_or_else(|| main.clone(), Into::into)) }),
         }
     }
 
@@ -284,88 +292,35 @@ impl GuidingFile {
     }
 }
 
-impl DecoderFile {
-    fn open(path: &Path) -> Result<Self> {
-        if !path.exists() {
-            return invalid(format!(
-                "there is no autoencoder {}; expected auto or the path of a file",
-                path.display()
-            ));
-        }
-        Checkpoint::open(path).context("the autoencoder")?;
-        Ok(Self { name: "", bytes: Some(Bytes::File(path.to_owned())) })
-    }
-
-    fn named(name: &str, release: Option<Release>, hub: &Hub) -> Result<Self> {
-        Ok(match name {
-            "pixels" => Self { name: "pixels", bytes: None },
-            "tiny-flux2" => Self { name: "tiny-flux2", bytes: Some(Bytes::Bundled(tiny_decoder()?)) },
-            "sd-vae-ft-ema" => {
-                let release = release.unwrap_or(Release::DdtXl2R256);
-                let path = cached(release, &release.autoencoder(), hub)?;
-                Self { name: "sd-vae-ft-ema", bytes: Some(Bytes::File(path)) }
-            }
-            other => {
-                return invalid(format!(
-                    "the weights were trained with the autoencoder {other:?}, which is not known here; name its file"
-                ));
-            }
-        })
-    }
-
-    fn downscale(&self) -> usize {
-        if self.name == "pixels" { 1 } else { DOWNSCALE }
-    }
-
-    fn load(&self, config: &PipelineConfig) -> Result<Box<dyn Decode>> {
-        let Some(bytes) = &self.bytes else { return Ok(Box::new(PixelSpace)) };
-        let file = bytes.checkpoint()?;
-        let broken = || format!("cannot read the autoencoder {}", file.path().display());
-        if file.info("decoder.conv_in.weight").is_some() {
-            let cfg = KlConfig::sd_vae_ft_ema();
-            return engine::load_kl_decoder(&cfg, &file, config).context(broken());
-        }
-        Ok(Box::new(TinyDecoder::load(&file, DType::F32, &Device::Cpu).context(broken())?))
+/// The autoencoder that the weights were trained with: as the file states, or that of the published weights.
+fn usual_autoencoder(file: &DdtFile, sizes: &DdtConfig, release: Option<Release>) -> Result<String> {
+    match (file.latents(), release, sizes.in_channels) {
+        (Some(it), ..) => Ok(it.autoencoder.clone()),
+        (None, Some(release), _) => Ok(release.autoencoder().to_string()),
+        (None, None, 4) => Ok(PublishedAutoencoder::SdVaeFtEma.to_string()),
+        (None, None, channels) => invalid(format!(
+            "the weights do not say whose latents they generate, and have {channels} channels where sd-vae-ft-ema has 4; \
+             name the autoencoder, such as rae-dinov2-b-256 for 768 channels, or its file"
+        )),
     }
 }
 
-/// Size of the latents and name of their autoencoder.
-struct Latents {
-    size: (usize, usize),
-    autoencoder: String,
-}
-
-impl Latents {
-    /// The latents that the file states, or those of the published weights.
-    fn of(
-        file: &DdtFile,
-        sizes: &DdtConfig,
-        config: &PipelineConfig,
-        release: Option<Release>,
-    ) -> Result<Self> {
-        if let Some(LatentInfo { autoencoder, height, width, .. }) = file.latents() {
-            return Ok(Self { size: (*height, *width), autoencoder: autoencoder.clone() });
-        }
-        let channels = sizes.in_channels;
-        if channels != 4 && config.autoencoder.is("auto") {
-            return invalid(format!(
-                "the weights do not say whose latents they generate, and have {channels} channels where sd-vae-ft-ema has 4; \
-                 name the autoencoder's file"
-            ));
-        }
-        let (height, width) = match (config.image_size, release) {
-            (Some(size), _) => size,
-            (None, Some(release)) => (release.side(), release.side()),
-            (None, None) => (256, 256),
-        };
-        let patch = DOWNSCALE * sizes.patch_size;
-        if height == 0 || width == 0 || !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
-            return invalid(format!(
-                "expected images with sides that are multiples of {patch}, got {height} x {width}"
-            ));
-        }
-        Ok(Self { size: (height / DOWNSCALE, width / DOWNSCALE), autoencoder: "sd-vae-ft-ema".to_owned() })
+/// Height and width of the latents of weights that do not state them.
+fn latent_size(
+    sizes: &DdtConfig,
+    downscale: usize,
+    image_size: Option<(usize, usize)>,
+    release: Option<Release>,
+) -> Result<(usize, usize)> {
+    let side = release.map_or(256, Release::side);
+    let (height, width) = image_size.unwrap_or((side, side));
+    let patch = downscale * sizes.patch_size;
+    if height == 0 || width == 0 || !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
+        return invalid(format!(
+            "expected images with sides that are multiples of {patch}, got {height} x {width}"
+        ));
     }
+    Ok((height / downscale, width / downscale))
 }
 
 /// The network that file and user agree on.
@@ -387,28 +342,19 @@ fn agreed(file: &DdtFile, config: &PipelineConfig, release: Option<Release>) -> 
 }
 
 /// The published guidance for ImageNet; the demo, smaller and less sure, needs it from the start.
-fn usual_guidance(sizes: &DdtConfig, latents: (usize, usize)) -> Result<Guidance> {
+fn usual_guidance(sizes: &DdtConfig, image_height: usize) -> Result<Guidance> {
     let (scale, interval) = match sizes.num_classes {
-        1000 if latents.0 * DOWNSCALE >= 512 => (3.0, (0.3, 1.0)),
+        1000 if image_height >= 512 => (3.0, (0.3, 1.0)),
         1000 => (2.0, (0.3, 1.0)),
         _ => (4.0, (0.0, 1.0)),
     };
     Ok(Guidance::new(scale, interval)?)
 }
 
-fn cached(release: Release, file: &HubFile, hub: &Hub) -> Result<PathBuf> {
-    hub.find(file).ok_or_else(|| Error::NotFetched {
-        release,
-        file: file.to_string(),
-        cache: hub.cache.clone(),
-    })
-}
-
 /// A source without its folder, with its hash, which must be the one it had.
-fn identify(source: &Source, bytes: Option<&Bytes>, name: Option<&str>) -> Result<Source> {
+fn identify(source: &Source, sha256: Option<String>, name: Option<&str>) -> Result<Source> {
     let file_name = || PathBuf::from(source.from.file_name().unwrap_or_default());
     let from = name.map_or_else(file_name, PathBuf::from);
-    let sha256 = bytes.map(Bytes::sha256).transpose()?;
     match (&source.sha256, &sha256) {
         (Some(expected), Some(got)) if expected != got => {
             invalid(format!("expected {} with sha256:{expected}, got sha256:{got}", source.from.display()))

@@ -153,14 +153,14 @@ fn missing_and_damaged_files_are_named_with_the_command_that_fetches_them() {
     let verify = "verify --preset ddt-xl2-256";
     let release = Release::DdtXl2R256;
     refuse(folder, "verify", 2, &["--preset"]);
-    refuse(folder, "verify --preset ddt-b2", 2, &["ddt-xl2-256 or ddt-xl2-512"]);
+    refuse(folder, "verify --preset ddt-b2", 2, &["ddt-xl2-256, ddt-xl2-512"]);
     refuse(folder, verify, 1, &["DDT-XL-22en6de-R256/model.ckpt", "ddt fetch ddt-xl2-256"]);
     refuse(folder, &format!("{verify} --count 9"), 2, &["--references"]);
     put(folder, &release.network(), "model", ddt_demo::NETWORK);
     refuse(folder, verify, 1, &["sd-vae-ft-ema", "ddt fetch ddt-xl2-256"]);
 
     // What the paper's protocol needs is looked for before the files are read.
-    put(folder, &release.autoencoder(), "autoencoder", ddt_demo::TINY_DECODER);
+    put(folder, &release.autoencoder().decoder(), "autoencoder", ddt_demo::TINY_DECODER);
     let protocol = |more: &str| format!("{verify} --references absent.npz {more}");
     refuse(folder, &protocol(""), 1, &["--weights", "pytorch-fid"]);
     refuse(folder, &protocol("--extractor cifar10-classifier"), 1, &["REFERENCES", "absent.npz"]);
@@ -174,12 +174,12 @@ fn missing_and_damaged_files_are_named_with_the_command_that_fetches_them() {
 
     // A blob whose bytes are not those of its name.
     let blob = "c".repeat(64);
-    put(folder, &release.autoencoder(), &blob, ddt_demo::TINY_DECODER);
+    put(folder, &release.autoencoder().decoder(), &blob, ddt_demo::TINY_DECODER);
     let expected = format!("expected sha256:{blob}");
     refuse(folder, verify, 1, &[&expected, "fetch it again", &format!("blobs/{blob}")]);
 
     // The demo instead of the published network: its sizes are others.
-    put(folder, &release.autoencoder(), "autoencoder", ddt_demo::TINY_DECODER);
+    put(folder, &release.autoencoder().decoder(), "autoencoder", ddt_demo::TINY_DECODER);
     refuse(folder, verify, 1, &["reading the network", "expected a network of", "hidden_size: 1152"]);
     assert!(succeed(folder, "doctor").contains("ddt-xl2-256: network fetched, autoencoder fetched"));
 }
