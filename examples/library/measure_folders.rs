@@ -68,7 +68,7 @@ fn extract(folder: &Path, encoder: &TinyEncoder) -> Result<Vec<f32>> {
 /// A folder of 100 demo images, made with this number of steps.
 fn generate(steps: usize) -> Result<PathBuf> {
     let mut config = PipelineConfig::new("demo");
-    config.grid = TimeGrid::new(steps, None, 1.0)?;
+    config.grid = Some(TimeGrid::new(steps, None, 1.0)?);
     let request = Request { batch: 20, ..Request::new(Vec::from_iter(0..10), 10) };
     let generated = Pipeline::new(&config)?.generate(&request, &mut |_| ControlFlow::Continue(()))?;
     let folder = PathBuf::from(format!("out/measure_folders/{steps}-steps"));

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor};
 use ddt::{
     Dtype, OutputFile,
-    model::{DdtConfig, DdtFile, Description, LatentInfo, NetworkConfig},
+    model::{DdtFile, Description, Family, LatentInfo, NetworkConfig},
 };
 
 const EXAMPLES: &str = "\
@@ -40,7 +40,8 @@ pub(crate) struct Args {
     /// Class names: imagenet, or a text file with a name per line [default: those of the file]
     #[arg(long, value_name = "imagenet|PATH")]
     classes: Option<PathBuf>,
-    /// Height and width of the latents of sd-vae-ft-ema, such as 32, for a file that does not say its latents
+    /// Height and width of the latents, such as 32, for a file that does not say its latents: those of sd-vae-ft-ema, of
+    /// DiT^DH those of its representation autoencoder
     #[arg(long, value_name = "SIDE")]
     latents: Option<usize>,
     /// Write the names of a published training checkpoint, without a description
@@ -54,23 +55,23 @@ pub(crate) fn run(args: &Args) -> Result<String> {
         Some("demo") => ddt::demo_file()?,
         _ => DdtFile::open(&args.input)?,
     };
-    let asked = args.preset.as_deref().map(DdtConfig::preset).transpose().context("--preset")?;
+    let asked = args.preset.as_deref().map(NetworkConfig::preset).transpose().context("--preset")?;
     let config: NetworkConfig = match (file.network_config(), asked) {
         (Some(found), None) => found.clone(),
         (Some(found), Some(asked)) => {
             ensure!(
-                found.sizes == asked,
+                *found == asked,
                 "--preset: the file says other sizes of its network; leave --preset out"
             );
             found.clone()
         }
-        (None, Some(asked)) => asked.into(),
+        (None, Some(asked)) => asked,
         (None, None) => bail!(
             "the file does not say the sizes of its network; add --preset NAME, one of {}",
-            DdtConfig::preset_names().join(", ")
+            NetworkConfig::preset_names().join(", ")
         ),
     };
-    let weights = file.weights(Some(&config.sizes))?;
+    let weights = file.weights(Some(&config))?;
     let weights = weights.into_iter().map(|(name, it)| Ok((name, converted(it, args.dtype)?)));
     let weights: BTreeMap<String, Tensor> = weights.collect::<Result<_>>()?;
     let (tensors, shown) = (weights.len(), output.path().display());
@@ -119,5 +120,9 @@ fn latents(args: &Args, file: &DdtFile, config: &NetworkConfig) -> Result<Option
     ensure!(file.latents().is_none(), "--latents: the file says its latents; leave --latents out");
     let channels = config.sizes.in_channels;
     let (mean, std) = (vec![0.0; channels], vec![1.0; channels]);
-    Ok(Some(LatentInfo { autoencoder: "sd-vae-ft-ema".to_owned(), height: side, width: side, mean, std }))
+    let autoencoder = match config.family {
+        Family::DitDh => format!("rae-dinov2-b-{}", 16 * side),
+        _ => "sd-vae-ft-ema".to_owned(),
+    };
+    Ok(Some(LatentInfo { autoencoder, height: side, width: side, mean, std }))
 }

@@ -100,7 +100,7 @@ pub(crate) fn weights(
     terminal: &Terminal,
 ) -> Result<()> {
     let release = match pipeline.weights.to_str() {
-        Some("hub") => size,
+        Some("hub") => pipeline.release(size),
         Some(name) => match name.parse() {
             Ok(release) => release,
             Err(_) => return Ok(()),

@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Make an image again from the record in its file, and compare the bytes; weights that are files are named again
     /// with --weights, --autoencoder, --guiding-network
     #[arg(long, value_name = "IMAGE.png", conflicts_with_all = [
-        "classes", "images", "size", "preset", "steps", "solver", "last_step", "timeshift", "guidance", "interval",
+        "classes", "images", "size", "preset", "steps", "solver", "last_step", "timeshift", "end", "guidance", "interval",
         "guided_channels", "share", "seed", "rng", "batch", "dtype", "device",
     ])]
     redo: Option<PathBuf>,

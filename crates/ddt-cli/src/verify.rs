@@ -13,7 +13,7 @@ use ddt::{
     files::{Checkpoint, npz::Shard, sha256_file},
     flow::TimeGrid,
     hub::{Hub, HubFile, PublishedAutoencoder, Release},
-    model::{DdtConfig, DdtFile},
+    model::{DdtFile, NetworkConfig},
 };
 use ddt_metrics::NEIGHBOURHOOD;
 
@@ -124,7 +124,7 @@ impl ProtocolArgs {
             "--references: the tables' settings are those of DDT; expected --preset ddt-xl2-256 or ddt-xl2-512, got {release}"
         );
         Ok(PipelineConfig {
-            grid: TimeGrid::new(250, Some(0.04), 1.0)?,
+            grid: Some(TimeGrid::new(250, Some(0.04), 1.0)?),
             dtype: self.dtype,
             device: self.device.unwrap_or_else(Place::best),
             ..PipelineConfig::new(release.to_string())
@@ -201,7 +201,7 @@ fn check_hash(file: &HubFile, path: &Path, terminal: &Terminal) -> Result<String
 /// Reads every tensor of the network: none is missing, superfluous or misshapen, and all are finite.
 fn check_network(release: Release, path: &Path, terminal: &Terminal) -> Result<String> {
     terminal.say("reading the network");
-    let weights = DdtFile::open(path)?.weights(Some(&DdtConfig::preset(release.sizes())?))?;
+    let weights = DdtFile::open(path)?.weights(Some(&NetworkConfig::preset(release.sizes())?))?;
     let _stepping = terminal.cancel().stepping();
     let mut parameters = 0;
     for (name, tensor) in &weights {
@@ -278,8 +278,7 @@ mod tests {
         assert_eq!(Cli::parse_from(["verify", "--preset=ddt-xl2-512"]).args.protocol.count, 50_000);
         for release in [Release::DdtXl2R256, Release::DdtXl2R512] {
             let config = args.published(release).unwrap();
-            assert_eq!((config.grid.num_steps(), config.grid.timeshift()), (250, 1.0));
-            assert_eq!(config.grid, TimeGrid::new(250, Some(0.04), 1.0).unwrap());
+            assert_eq!(config.grid, Some(TimeGrid::new(250, Some(0.04), 1.0).unwrap()));
             assert_eq!((config.solver.as_str(), config.guidance), ("euler", None));
             assert_eq!((config.dtype, config.device), (Dtype::Bf16, Place::Cpu));
         }
@@ -292,7 +291,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (hub, terminal) = (Hub::from_env(), Terminal::new(true, Cancel::default()));
         let mut config = PipelineConfig::new("demo");
-        config.grid = TimeGrid::new(2, Some(0.04), 1.0).unwrap();
+        config.grid = Some(TimeGrid::new(2, Some(0.04), 1.0).unwrap());
         config.guidance = Some(Guidance::new(4.0, (0.0, 1.0)).unwrap());
         let run = |args: &ProtocolArgs, references: &Path| {
             args.prepare(&config, references, &hub, &terminal)?.run(&terminal)

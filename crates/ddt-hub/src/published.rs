@@ -49,8 +49,10 @@ impl Release {
     pub fn sizes(self) -> &'static str {
         match self {
             Self::DdtXl2R256 | Self::DdtXl2R512 => "ddt-xl2-22en6de",
-            Self::DitDhXlR256 | Self::DitDhXlR512 => "ditdh-xl",
-            Self::DitDhSR256 | Self::DitDhSR512 => "ditdh-s",
+            Self::DitDhXlR256 => "ditdh-xl-256",
+            Self::DitDhXlR512 => "ditdh-xl-512",
+            Self::DitDhSR256 => "ditdh-s-256",
+            Self::DitDhSR512 => "ditdh-s-512",
         }
     }
 

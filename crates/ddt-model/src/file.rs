@@ -153,8 +153,8 @@ impl DdtFile {
     ///
     /// # Errors
     /// As [`load_network`](Self::load_network).
-    pub fn weights(&self, sizes: Option<&DdtConfig>) -> Result<BTreeMap<String, Tensor>, ModelError> {
-        let cfg = self.agreed(self.completed(sizes).as_ref())?;
+    pub fn weights(&self, config: Option<&NetworkConfig>) -> Result<BTreeMap<String, Tensor>, ModelError> {
+        let cfg = self.agreed(config)?;
         self.read(&cfg, &LoadOptions::new(&Device::Cpu))
     }
 
@@ -207,7 +207,7 @@ impl DdtFile {
             (Some(cfg), _) | (None, Some(cfg)) => Ok(cfg.clone()),
             (None, None) => wrong(format!(
                 "the file does not state the sizes of its network; name a preset, one of {}",
-                DdtConfig::preset_names().join(", ")
+                NetworkConfig::preset_names().join(", ")
             )),
         }
     }

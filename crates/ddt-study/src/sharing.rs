@@ -382,7 +382,7 @@ fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Batches], by_states: &[Vec<f64
     let network = config.network.as_ref().context("the network has no description")?;
     let (_, height, width) = pipeline.latent_shape();
     let operations = network.operation_counts(height, width);
-    let guided = config.guidance.map(|it| it.guided_steps(&config.grid)).unwrap_or_default();
+    let guided = config.guidance.map(|it| it.guided_steps(&config.grid())).unwrap_or_default();
     let (unshared, shared) = all.split_first().context("nothing was measured")?;
     let mut rows = Vec::with_capacity(ways.len());
     for (index, ((way, measured), by_states)) in ways.iter().zip(shared).zip(by_states).enumerate() {
@@ -411,7 +411,7 @@ fn plot(pipeline: &Pipeline, rows: &[Row]) -> String {
         line.push((1.0 / row.measured_speedup, row.error.mean));
     }
     let series: Vec<Series> = lines.into_iter().map(|(name, points)| Series { name, points }).collect();
-    let steps = pipeline.config().grid.num_steps();
+    let steps = pipeline.config().grid().num_steps();
     let plot = LinePlot {
         title: &format!("Sharing the self-condition, {steps} steps"),
         x_label: "time of a run, relative to one without sharing",
@@ -448,14 +448,14 @@ impl FidelityStudy {
         let configs = choices.map(|it| pipeline.config().clone().with_fidelity(it));
         let mut samplers = Vec::with_capacity(configs.len());
         for it in &configs {
-            let plan = it.sharing.plan(pipeline.made_for(), it.grid.num_steps())?;
+            let plan = it.sharing.plan(pipeline.made_for(), it.grid().num_steps())?;
             samplers.push((it.solver.solver()?, plan));
         }
         let ways: Vec<_> = configs
             .iter()
             .zip(&samplers)
             .map(|(config, (solver, plan))| SampleOptions {
-                grid: config.grid.clone(),
+                grid: config.grid(),
                 solver: &**solver,
                 guidance,
                 plan: plan.as_ref(),

@@ -13,7 +13,7 @@
 //! let args = Args::parse_from(["program", "--weights", "demo", "--class", "cat,ship", "--steps", "20"]);
 //! let (opened, request) = args.sample.open(Release::DdtXl2R256, &Hub::from_env())?;
 //! assert_eq!(request.classes, [3, 8]);
-//! assert_eq!(opened.config().grid.num_steps(), 20);
+//! assert_eq!(opened.config().grid().num_steps(), 20);
 //! # Ok::<(), ddt::Error>(())
 //! ```
 
@@ -22,11 +22,12 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ddt_flow::{Guidance, NoiseSource, TimeGrid};
 use ddt_hub::{Hub, Release};
-use ddt_model::DdtConfig;
+use ddt_model::{Family, NetworkConfig};
 
 use crate::{
     config::{
         Dtype, Fidelity, PipelineConfig, Place, Request, SolverName, Source, USUAL_LAST_STEP, USUAL_STEPS,
+        usual_spacing,
     },
     error::{Context, Result, invalid},
     opened::Opened,
@@ -58,7 +59,8 @@ pub struct PipelineArgs {
     /// the published network of this size, from the hub's local cache; auto is that if it was fetched, else the demo
     #[arg(long, value_name = "auto|demo|hub|PATH", default_value = "auto")]
     pub weights: PathBuf,
-    /// Sizes of the network, for a weights file that does not say its own, such as ddt-xl2-22en6de
+    /// Sizes of the network, for a weights file that does not say its own, such as ddt-xl2-22en6de; the name of a
+    /// release, such as ditdh-xl-256, chooses its published weights for auto and hub
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
     /// The autoencoder: auto is the one the network was trained with; else sd-vae-ft-ema, rae-dinov2-b-256,
@@ -67,22 +69,27 @@ pub struct PipelineArgs {
     pub autoencoder: PathBuf,
     /// Solver, steps and sharing in one choice, instead of --solver, --steps, --last-step, --timeshift and --share
     #[arg(long, value_enum, value_name = "NAME",
-          conflicts_with_all = ["solver", "steps", "last_step", "timeshift", "share"])]
+          conflicts_with_all = ["solver", "steps", "last_step", "timeshift", "end", "share"])]
     pub fidelity: Option<Fidelity>,
-    /// Solver steps from noise to image; the paper's tables have 250
-    #[arg(long, value_name = "N", default_value_t = USUAL_STEPS)]
-    pub steps: usize,
+    /// Solver steps from noise to image; the paper's tables have 250 [default: 50]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
     /// How to take a step: euler (as in the paper's tables), heun, adams2, adams3, adams4, dpm2, euler-maruyama
     /// (stochastic, as DDT's code), euler-maruyama-repa (as REPA's), or dopri5, which divides each step until its
     /// error is below 1e-4, or another tolerance: dopri5:1e-6
     #[arg(long, value_name = "NAME", default_value = "euler")]
     pub solver: SolverName,
     /// Length of the last step, in flow time before shifting, above 0 and at most 1
-    #[arg(long, value_name = "LENGTH", default_value_t = USUAL_LAST_STEP, allow_negative_numbers = true)]
-    pub last_step: f64,
+    /// [default: 0.04; of DiT^DH that of all others]
+    #[arg(long, value_name = "LENGTH", allow_negative_numbers = true)]
+    pub last_step: Option<f64>,
     /// Respacing of the steps: above 1 more of them near noise, below 1 near the image (unitless)
-    #[arg(long, value_name = "SHIFT", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub timeshift: f64,
+    /// [default: 1; of DiT^DH the root of a latent's numbers over 4096, 6.93 at 256 px]
+    #[arg(long, value_name = "SHIFT", allow_negative_numbers = true)]
+    pub timeshift: Option<f64>,
+    /// Flow time before shifting at which equal steps end, below 1: images keep a little noise
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, conflicts_with = "last_step")]
+    pub end: Option<f64>,
     /// Strength of classifier-free guidance (unitless), 1 for none
     /// [default: 4; of ImageNet 2 at 256 px, 3 at 512 px]
     #[arg(long, value_name = "SCALE", allow_hyphen_values = true)]
@@ -199,6 +206,12 @@ impl PipelineArgs {
         Opened::new(&self.config(release, hub)?, hub)
     }
 
+    /// The release that `--preset` names, else this one.
+    #[must_use]
+    pub fn release(&self, release: Release) -> Release {
+        self.preset.as_deref().and_then(|it| it.parse().ok()).unwrap_or(release)
+    }
+
     /// The description that the flags stand for.
     ///
     /// # Errors
@@ -206,10 +219,10 @@ impl PipelineArgs {
     /// Numbers that make no grid or guidance; a preset that does not exist; published weights without their
     /// autoencoder.
     pub fn config(&self, release: Release, hub: &Hub) -> Result<PipelineConfig> {
-        let Self { steps, last_step, timeshift, .. } = *self;
-        let grid =
-            TimeGrid::new(steps, Some(last_step), timeshift).context("--steps, --last-step, --timeshift")?;
-        let sizes = self.preset.as_deref().map(DdtConfig::preset).transpose().context("--preset")?;
+        // Numbers that no weights make right.
+        self.grid_with((USUAL_LAST_STEP, 1.0))?;
+        let network = self.preset.as_deref().map(NetworkConfig::preset).transpose().context("--preset")?;
+        let release = self.release(release);
         let weights = match self.weights.to_str() {
             Some("hub") => release.to_string().into(),
             Some("auto") => match hub.find(&release.network()) {
@@ -222,12 +235,11 @@ impl PipelineArgs {
         // What a file says of its latents is stronger.
         let own_size = weights.to_str() == Some("demo");
         let mut config = PipelineConfig {
-            network: sizes.map(Into::into),
+            network,
             image_size: (!own_size).then_some((release.side(), release.side())),
             autoencoder: Source::new(&self.autoencoder),
             guiding_network: self.guiding_network.as_ref().map(Source::new),
             solver: self.solver.clone(),
-            grid,
             sharing: self.share.clone(),
             dtype: self.dtype,
             device: self.device,
@@ -235,12 +247,31 @@ impl PipelineArgs {
         };
         if let Some(fidelity) = self.fidelity {
             config = config.with_fidelity(fidelity);
+        } else if self.steps.is_some()
+            || self.last_step.is_some()
+            || self.timeshift.is_some()
+            || self.end.is_some()
+        {
+            let opened = Opened::new(&unshared(&config), hub)?;
+            let steps = self.steps.unwrap_or(USUAL_STEPS);
+            let usual = usual_spacing(&opened.network, opened.latent_size, steps);
+            config.grid = Some(self.grid_with(usual)?);
         }
         let given = self.guidance.is_some() || self.interval.is_some() || self.guided_channels.is_some();
         if given {
             config.guidance = Some(self.guidance(&config, hub)?);
         }
         Ok(config)
+    }
+
+    /// The grid of the flags, completed by a usual last step and timeshift.
+    fn grid_with(&self, (last_step, timeshift): (f64, f64)) -> Result<TimeGrid> {
+        let (steps, timeshift) = (self.steps.unwrap_or(USUAL_STEPS), self.timeshift.unwrap_or(timeshift));
+        let grid = match self.end {
+            Some(end) => TimeGrid::until(steps, end, timeshift),
+            None => TimeGrid::new(steps, Some(self.last_step.unwrap_or(last_step)), timeshift),
+        };
+        grid.context("--steps, --last-step, --timeshift, --end")
     }
 
     /// The guidance of the flags, completed by what is usual for the weights.
@@ -253,8 +284,10 @@ impl PipelineArgs {
         };
         // Numbers that no weights make right.
         complete(Guidance::none())?;
-        let plain = PipelineConfig { sharing: Sharing::None, guiding_network: None, ..config.clone() };
-        complete(Opened::new(&plain, hub)?.config().guidance.unwrap_or(Guidance::none()))
+        let opened = Opened::new(&unshared(config), hub)?;
+        let guidance = complete(opened.config().guidance.unwrap_or(Guidance::none()))?;
+        // As its published sampler has it.
+        Ok(if opened.network.family == Family::DitDh { guidance.closed() } else { guidance })
     }
 
     /// Images made at once.
@@ -269,6 +302,7 @@ impl PipelineArgs {
         if self.weights.to_str() != Some("auto") || !opened.is_demo() {
             return None;
         }
+        let release = self.release(release);
         let (height, width) = opened.image_size();
         let (side, classes, cache) = (release.side(), opened.classes().len(), hub.cache.display());
         let bytes: u64 = release.files().iter().filter_map(|it| it.about_bytes()).sum();
@@ -298,6 +332,11 @@ impl PipelineArgs {
         }
         Ok(())
     }
+}
+
+/// The settings without what depends on grid and guidance.
+fn unshared(config: &PipelineConfig) -> PipelineConfig {
+    PipelineConfig { sharing: Sharing::None, guiding_network: None, ..config.clone() }
 }
 
 fn parse_interval(text: &str) -> Result<(f64, f64), String> {

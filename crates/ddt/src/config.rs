@@ -8,7 +8,7 @@ use std::{
 
 use candle_core::DType;
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
-use ddt_model::NetworkConfig;
+use ddt_model::{Family, NetworkConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::share::Sharing;
@@ -21,7 +21,7 @@ use crate::share::Sharing;
 ///
 /// ```
 /// let config: ddt::PipelineConfig = serde_json::from_str(r#"{"weights": {"from": "demo"}, "sharing": "uniform:5,order:1"}"#)?;
-/// assert_eq!(config.grid.num_steps(), 50);
+/// assert_eq!(config.sharing.to_string(), "uniform:5,order:1");
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,8 +46,8 @@ pub struct PipelineConfig {
     #[serde(default)]
     pub solver: SolverName,
     /// The steps; time 0 is noise, 1 is the image.
-    #[serde(default = "usual_grid")]
-    pub grid: TimeGrid,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grid: Option<TimeGrid>,
     /// How strongly to follow the class, and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance: Option<Guidance>,
@@ -68,8 +68,31 @@ pub(crate) const USUAL_STEPS: usize = 50;
 /// Last step of [`usual_grid`], as in the published results.
 pub(crate) const USUAL_LAST_STEP: f64 = 0.04;
 
-fn usual_grid() -> TimeGrid {
-    grid_of(USUAL_STEPS)
+/// Length of the last step, before shifting, and shift of the usual grid of a network's latents.
+///
+/// Latents of an RAE have many more numbers than those of other autoencoders, and noise hides them less: DiT^DH is
+/// trained and sampled with times that are shifted by the root of their numbers over 4096.
+pub(crate) fn usual_spacing(
+    network: &NetworkConfig,
+    (height, width): (usize, usize),
+    steps: usize,
+) -> (f64, f64) {
+    match network.family {
+        Family::DitDh => {
+            let numbers = (network.sizes.in_channels * height * width) as f64;
+            (1.0 / steps.max(1) as f64, (numbers / 4096.0).sqrt().max(1.0))
+        }
+        _ => (USUAL_LAST_STEP, 1.0),
+    }
+}
+
+/// The usual grid of a network.
+pub(crate) fn usual_grid(
+    network: &NetworkConfig,
+    latent_size: (usize, usize),
+) -> Result<TimeGrid, FlowError> {
+    let (last_step, timeshift) = usual_spacing(network, latent_size, USUAL_STEPS);
+    TimeGrid::new(USUAL_STEPS, Some(last_step), timeshift)
 }
 
 /// A number of steps that is a constant, with the usual last one.
@@ -88,12 +111,18 @@ impl PipelineConfig {
             autoencoder: Source::default(),
             guiding_network: None,
             solver: SolverName::default(),
-            grid: usual_grid(),
+            grid: None,
             guidance: None,
             sharing: Sharing::None,
             dtype: Dtype::F32,
             device: Place::Cpu,
         }
+    }
+
+    /// The steps: those of a loaded pipeline are set; without any, a DDT's usual ones.
+    #[must_use]
+    pub fn grid(&self) -> TimeGrid {
+        self.grid.clone().unwrap_or_else(|| grid_of(USUAL_STEPS))
     }
 }
 
@@ -122,7 +151,7 @@ impl PipelineConfig {
         };
         let order = Sharing::DEFAULT_ORDER;
         Self {
-            grid: grid_of(steps),
+            grid: Some(grid_of(steps)),
             solver: SolverName(solver.to_owned()),
             sharing: ratio.map_or(Sharing::None, |ratio| Sharing::Ratio { ratio, order }),
             ..self

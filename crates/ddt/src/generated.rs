@@ -172,11 +172,11 @@ impl Texts {
             Sharing::None => "encoder at every step".to_owned(),
             other => format!("encoder shared, {other}"),
         };
-        let network = pipeline.network.as_ref().map(|it| name_of(&it.sizes)).unwrap_or_default();
+        let network = pipeline.network.as_ref().map(name_of).unwrap_or_default();
         let hash: String = pipeline.weights.sha256.iter().flat_map(|it| it.chars().take(12)).collect();
         let footer = format!(
             "{} x {}, guidance {}{away} in ({low}, {high}), {encoder}, {network} sha256:{hash}",
-            pipeline.grid.num_steps(),
+            pipeline.grid().num_steps(),
             pipeline.solver.as_str(),
             guidance.scale()
         );

@@ -10,7 +10,7 @@
 //!
 //! # #[cfg(feature = "demo")] {
 //! let mut config = PipelineConfig::new("demo");
-//! config.grid = ddt::flow::TimeGrid::new(3, None, 1.0)?;
+//! config.grid = Some(ddt::flow::TimeGrid::new(3, None, 1.0)?);
 //! config.sharing = "uniform:3".parse()?;
 //! let pipeline = Pipeline::new(&config)?;
 //! let horse = pipeline.classes().parse("horse")?;

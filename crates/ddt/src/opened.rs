@@ -9,12 +9,12 @@ use candle_core::Device;
 use ddt_adapters::Decode;
 use ddt_flow::Guidance;
 use ddt_hub::{Hub, PublishedAutoencoder, Release};
-use ddt_model::{DdtConfig, DdtFile, NetworkConfig, VelocityNetwork};
+use ddt_model::{DdtConfig, DdtFile, Family, NetworkConfig, VelocityNetwork};
 use ddt_sharing::MadeFor;
 
 use crate::{
     classes::ClassTable,
-    config::{Image, PipelineConfig, Place, Request, Source},
+    config::{Image, PipelineConfig, Place, Request, Source, usual_grid},
     decoder_file::{DecoderFile, cached, downscale_of},
     engine::{self, Engine},
     error::{Context, Result, invalid},
@@ -107,7 +107,7 @@ impl Opened {
             .transpose()?;
         let guidance = match config.guidance {
             Some(it) => it,
-            None => usual_guidance(&network.sizes, latent_size.0 * downscale)?,
+            None => usual_guidance(&network, config.guiding_network.is_some(), latent_size.0 * downscale)?,
         };
         let channels = network.sizes.in_channels;
         if let Some(guided) = guidance.channels().map(usize::from).filter(|it| *it > channels) {
@@ -125,11 +125,15 @@ impl Opened {
         let config = PipelineConfig {
             network: Some(network.clone()),
             image_size: Some((height * downscale, width * downscale)),
+            grid: Some(match &config.grid {
+                Some(it) => it.clone(),
+                None => usual_grid(&network, latent_size)?,
+            }),
             guidance: Some(guidance),
             ..config.clone()
         };
         let opened = Self { config, network, classes, latent_size, file, guiding, weights, decoder };
-        opened.config.sharing.check(&opened.made_for("any")?, opened.config.grid.num_steps())?;
+        opened.config.sharing.check(&opened.made_for("any")?, opened.config.grid().num_steps())?;
         Ok(opened)
     }
 
@@ -201,7 +205,7 @@ impl Opened {
     /// The settings that a plan must have been made for, for a network of this name.
     pub(crate) fn made_for(&self, model: &str) -> Result<MadeFor> {
         let guidance = self.config.guidance.unwrap_or(Guidance::none());
-        let made_for = MadeFor::new(model).with("grid", &self.config.grid)?.with("guidance", &guidance)?;
+        let made_for = MadeFor::new(model).with("grid", &self.config.grid())?.with("guidance", &guidance)?;
         Ok(made_for.with("solver", &self.config.solver)?)
     }
 
@@ -226,7 +230,7 @@ impl Opened {
     pub(crate) fn model_name(&self, identified: &PipelineConfig) -> String {
         let (height, width) = self.latent_size;
         let hash = identified.weights.sha256.as_deref().unwrap_or_default();
-        format!("{} {height}x{width} sha256:{hash}", name_of(&self.network.sizes))
+        format!("{} {height}x{width} sha256:{hash}", name_of(&self.network))
     }
 
     /// Reads the decoder, to compute in f32 on the CPU, or as the device says.
@@ -273,7 +277,7 @@ impl GuidingFile {
             return invalid(format!("{blame}: there is no file {}", path.display()));
         }
         let file = DdtFile::open(&path).context(blame)?;
-        let release = release.map(|it| DdtConfig::preset(it.sizes())).transpose()?;
+        let release = release.map(|it| NetworkConfig::preset(it.sizes())).transpose()?;
         let task = |it: &NetworkConfig| (it.sizes.in_channels, it.sizes.num_classes);
         let expected = task(main);
         match file.network_config().map(task) {
@@ -282,7 +286,7 @@ impl GuidingFile {
                 expected.0, expected.1, got.0, got.1
             )),
             Some(_) => Ok(Self { path, file, like: None }),
-            None => Ok(Self { path, file, like: Some(release.map_or_else(|| main.clone(), Into::into)) }),
+            None => Ok(Self { path, file, like: Some(release.unwrap_or_else(|| main.clone())) }),
         }
     }
 
@@ -328,23 +332,29 @@ fn agreed(file: &DdtFile, config: &PipelineConfig, release: Option<Release>) -> 
     match (file.network_config(), &config.network, release) {
         (Some(found), Some(asked), _) if found != asked => invalid(format!(
             "the weights say that they are {}, which contradicts {}; leave the sizes out",
-            name_of(&found.sizes),
-            name_of(&asked.sizes)
+            name_of(found),
+            name_of(asked)
         )),
         (Some(found), _, _) => Ok(found.clone()),
         (None, Some(asked), _) => Ok(asked.clone()),
-        (None, None, Some(release)) => Ok(DdtConfig::preset(release.sizes())?.into()),
+        (None, None, Some(release)) => Ok(NetworkConfig::preset(release.sizes())?),
         (None, None, None) => invalid(format!(
             "the weights file does not say the sizes of its network; name them, one of {}",
-            DdtConfig::preset_names().join(", ")
+            NetworkConfig::preset_names().join(", ")
         )),
     }
 }
 
-/// The published guidance for ImageNet; the demo, smaller and less sure, needs it from the start.
-fn usual_guidance(sizes: &DdtConfig, image_height: usize) -> Result<Guidance> {
-    let (scale, interval) = match sizes.num_classes {
-        1000 if image_height >= 512 => (3.0, (0.3, 1.0)),
+/// The published guidance for ImageNet, that of DiT^DH away from a weaker network only; the demo, smaller and less sure,
+/// needs it from the start.
+fn usual_guidance(network: &NetworkConfig, autoguided: bool, image_height: usize) -> Result<Guidance> {
+    let large = image_height >= 512;
+    if network.family == Family::DitDh && network.sizes.num_classes == 1000 {
+        let scale = if large { 1.5 } else { 1.42 };
+        return Ok(if autoguided { Guidance::new(scale, (0.0, 1.0))?.closed() } else { Guidance::none() });
+    }
+    let (scale, interval) = match network.sizes.num_classes {
+        1000 if large => (3.0, (0.3, 1.0)),
         1000 => (2.0, (0.3, 1.0)),
         _ => (4.0, (0.0, 1.0)),
     };
@@ -364,10 +374,11 @@ fn identify(source: &Source, sha256: Option<String>, name: Option<&str>) -> Resu
 }
 
 /// The preset's name, or sizes in the same style.
-pub(crate) fn name_of(config: &DdtConfig) -> String {
-    let preset = |name: &String| DdtConfig::preset(name).is_ok_and(|preset| preset == *config);
-    DdtConfig::preset_names().into_iter().find(preset).unwrap_or_else(|| {
-        let DdtConfig { hidden_size, num_encoder_blocks, num_decoder_blocks, .. } = config;
-        format!("ddt-{hidden_size}-{num_encoder_blocks}en{num_decoder_blocks}de")
+pub(crate) fn name_of(config: &NetworkConfig) -> String {
+    let preset = |name: &String| NetworkConfig::preset(name).is_ok_and(|preset| preset == *config);
+    NetworkConfig::preset_names().into_iter().find(preset).unwrap_or_else(|| {
+        let DdtConfig { hidden_size, num_encoder_blocks, num_decoder_blocks, .. } = config.sizes;
+        let family = if config.family == Family::DitDh { "ditdh" } else { "ddt" };
+        format!("{family}-{hidden_size}-{num_encoder_blocks}en{num_decoder_blocks}de")
     })
 }

@@ -136,7 +136,7 @@ impl Pipeline {
     #[must_use]
     pub fn sample_options<'a>(&'a self, plan: Option<&'a SharingPlan>) -> SampleOptions<'a> {
         let guidance = self.config.guidance.unwrap_or(Guidance::none());
-        SampleOptions { grid: self.config.grid.clone(), solver: &*self.solver, guidance, plan }
+        SampleOptions { grid: self.config.grid(), solver: &*self.solver, guidance, plan }
     }
 
     /// Makes images, a batch at a time, calling `watch` after every step.
@@ -292,7 +292,7 @@ impl Opened {
     pub fn identify(self) -> Result<Identified> {
         let mut config = self.identified()?;
         let made_for = self.made_for(&self.model_name(&config))?;
-        let plan = config.sharing.plan(&made_for, config.grid.num_steps())?;
+        let plan = config.sharing.plan(&made_for, config.grid().num_steps())?;
         if let (Sharing::File(_), Some(plan)) = (&config.sharing, &plan) {
             config.sharing = Sharing::Plan(plan.clone());
         }

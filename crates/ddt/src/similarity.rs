@@ -116,8 +116,8 @@ impl Pipeline {
         measured: &'a SimilarityFile,
         order: ForecastOrder,
     ) -> Result<OrderPlanner<'a>> {
-        let grid = &self.config().grid;
-        let factors = self.sample_options(None).guidance.step_factors(grid);
+        let grid = self.config().grid();
+        let factors = self.sample_options(None).guidance.step_factors(&grid);
         Ok(OrderPlanner::new(measured, grid.times(), &factors, order)?)
     }
 }

@@ -123,7 +123,7 @@ fn parse_quality(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let given = &args.pipeline;
     given.threads.start()?;
-    SimilarityAccumulator::new(given.steps).context("--steps")?;
+    SimilarityAccumulator::new(given.steps.unwrap_or(1)).context("--steps")?;
     given.expect_unshared("plans are made")?;
     let targets = args.targets()?;
     let folder = Folder::prepare(&args.out, &targets).context("--out")?;
@@ -180,7 +180,7 @@ fn speed(pipeline: &Pipeline) -> Result<Speed> {
     let config = pipeline.config();
     let network = config.network.as_ref().context("the network has no description")?;
     let (_, height, width) = pipeline.latent_shape();
-    let guided = config.guidance.map(|it| it.guided_steps(&config.grid)).unwrap_or_default();
+    let guided = config.guidance.map(|it| it.guided_steps(&config.grid())).unwrap_or_default();
     Ok(Speed { operations: network.operation_counts(height, width), guided })
 }
 

@@ -51,7 +51,7 @@ fn rows_are_the_images_of_the_order_and_described_as_in_a_picture() {
 
     // The same images from the library, class by class.
     let mut config = PipelineConfig::new("demo");
-    config.grid = TimeGrid::new(2, Some(0.04), 1.0).unwrap();
+    config.grid = Some(TimeGrid::new(2, Some(0.04), 1.0).unwrap());
     let pipeline = Pipeline::new(&config).unwrap();
     let request = Request { seed: 6, batch: 3, ..Request::new([3, 8], 3) };
     let expected = pipeline.generate(&request, &mut |_| std::ops::ControlFlow::Continue(())).unwrap();

@@ -49,7 +49,7 @@ impl DemoStudy {
             .with_context(|| format!("--out: cannot make the folder {}", self.out.display()))?;
         let tables = OutputFile::new(&self.out.join("tables.md"), &[]).context("--out")?;
         let mut config = PipelineConfig::new(&self.weights);
-        config.grid = TimeGrid::new(self.steps, Some(LAST_STEP), 1.0).context("--steps")?;
+        config.grid = Some(TimeGrid::new(self.steps, Some(LAST_STEP), 1.0).context("--steps")?);
         TimeGrid::new(self.sweep_steps, Some(LAST_STEP), 1.0).context("--sweep-steps")?;
         let pipeline = Pipeline::new(&config).context("--weights")?;
         let (classes, (height, width)) = (pipeline.classes().len(), pipeline.image_size());

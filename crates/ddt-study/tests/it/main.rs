@@ -146,7 +146,7 @@ fn analyses_draw_spectra_and_errors() {
     study.out = folder.path().join("analysis");
     let subject = || {
         let mut config = PipelineConfig::new("demo");
-        config.grid = ddt::flow::TimeGrid::new(2, None, 1.0).unwrap();
+        config.grid = Some(ddt::flow::TimeGrid::new(2, None, 1.0).unwrap());
         let opened = Opened::new(&config, &Hub::from_env()).unwrap();
         Subject { opened, seed: 0, rng: NoiseSource::Counter, batch: 4 }
     };
