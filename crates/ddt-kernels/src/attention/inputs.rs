@@ -3,11 +3,12 @@
 use candle_core::{Result, Tensor, bail};
 use pulp::{Simd, c32};
 
-use super::qk_norm::{norm_rotate, scale_rotate};
+use super::qk_norm::scale_rotate;
 use super::small_matmul::{PAD, padded};
 use crate::cpu::element::Element;
 use crate::cpu::lanes::update;
 use crate::op::dims_bld;
+use crate::rms_norm_modulate::inverse_rms;
 use crate::rope::RopeTable;
 
 /// Query rows that are processed at once, against all keys.
@@ -200,8 +201,11 @@ impl<'a, T: Element> Inputs<'a, T> {
     #[inline(always)]
     fn finish<S: Simd>(&self, simd: S, x: &[f32], weight: &[f32], token: usize, out: &mut [f32]) {
         match self.before {
-            Before::NormRotate => norm_rotate(simd, x, weight, self.rotations(token), self.eps, out),
-            Before::Rotate => scale_rotate(simd, x, weight, self.rotations(token), out),
+            Before::NormRotate => {
+                let scale = inverse_rms(simd, x, self.eps);
+                scale_rotate(simd, x, scale, weight, self.rotations(token), out);
+            }
+            Before::Rotate => scale_rotate(simd, x, 1.0, weight, self.rotations(token), out),
             Before::Nothing => update(
                 simd,
                 [out],

@@ -3,25 +3,24 @@
 use pulp::{Simd, bytemuck, c32};
 
 use crate::cpu::lanes::{fold, update};
-use crate::rms_norm_modulate::inverse_rms;
 
-/// `out = rotate(x / sqrt(mean(x^2) + eps) * weight)`.
+/// `out = rotate(x * scale * weight)`; with `scale = 1 / sqrt(mean(x^2) + eps)`, the query-key norm.
 #[inline(always)]
-pub(super) fn norm_rotate<S: Simd>(
+pub(super) fn scale_rotate<S: Simd>(
     simd: S,
     x: &[f32],
+    scale: f32,
     weight: &[f32],
     rotations: &[c32],
-    eps: f32,
     out: &mut [f32],
 ) {
-    let rstd = simd.splat_f32s(inverse_rms(simd, x, eps));
+    let scale = simd.splat_f32s(scale);
     update(
         simd,
         [&mut *out],
         [x, weight],
         #[inline(always)]
-        |_, [x, weight]| [simd.mul_f32s(simd.mul_f32s(x, rstd), weight)],
+        |_, [x, weight]| [simd.mul_f32s(simd.mul_f32s(x, scale), weight)],
     );
     rotate(
         simd,
@@ -32,7 +31,7 @@ pub(super) fn norm_rotate<S: Simd>(
     );
 }
 
-/// From the gradient of [`norm_rotate`]'s result to that of `x`, which replaces it.
+/// From the gradient of the normed and rotated row to that of `x`, which replaces it.
 ///
 /// With h = x rstd and g the gradient rotated back: the gradient of `weight` grows by g h, and that of `x`
 /// is rstd (g weight - h mean(g weight h)).
@@ -46,13 +45,7 @@ pub(super) fn norm_rotate_backward<S: Simd>(
     grad: &mut [f32],
     grad_weight: &mut [f32],
 ) {
-    rotate(
-        simd,
-        grad,
-        rotations,
-        #[inline(always)]
-        |rotation, pair| simd.conj_mul_c32s(rotation, pair),
-    );
+    rotate_back(simd, grad, rotations);
     let [squares, dot] = fold(
         simd,
         [x, weight, &*grad],
@@ -78,41 +71,28 @@ pub(super) fn norm_rotate_backward<S: Simd>(
     );
 }
 
-/// `out = rotate(x * weight)`.
-#[inline(always)]
-pub(super) fn scale_rotate<S: Simd>(simd: S, x: &[f32], weight: &[f32], rotations: &[c32], out: &mut [f32]) {
-    update(
-        simd,
-        [&mut *out],
-        [x, weight],
-        #[inline(always)]
-        |_, [x, weight]| [simd.mul_f32s(x, weight)],
-    );
-    rotate(
-        simd,
-        out,
-        rotations,
-        #[inline(always)]
-        |rotation, pair| simd.mul_c32s(rotation, pair),
-    );
-}
-
-/// From the gradient of [`scale_rotate`]'s result to that of `x`, which replaces it.
+/// From the gradient of [`scale_rotate`]'s result, with a scale of 1, to that of `x`, which replaces it.
 #[inline(always)]
 pub(super) fn scale_rotate_backward<S: Simd>(simd: S, weight: &[f32], rotations: &[c32], grad: &mut [f32]) {
-    rotate(
-        simd,
-        grad,
-        rotations,
-        #[inline(always)]
-        |rotation, pair| simd.conj_mul_c32s(rotation, pair),
-    );
+    rotate_back(simd, grad, rotations);
     update(
         simd,
         [grad],
         [weight],
         #[inline(always)]
         |[grad], [weight]| [simd.mul_f32s(grad, weight)],
+    );
+}
+
+/// Undoes the rotation of a row.
+#[inline(always)]
+fn rotate_back<S: Simd>(simd: S, row: &mut [f32], rotations: &[c32]) {
+    rotate(
+        simd,
+        row,
+        rotations,
+        #[inline(always)]
+        |rotation, pair| simd.conj_mul_c32s(rotation, pair),
     );
 }
 
@@ -135,6 +115,7 @@ fn rotate<S: Simd>(simd: S, row: &mut [f32], rotations: &[c32], f: impl Fn(S::c3
 mod tests {
     use super::*;
     use crate::cpu::instruction_sets;
+    use crate::rms_norm_modulate::inverse_rms;
 
     struct ThereAndBack<'a> {
         x: &'a [f32],
@@ -149,7 +130,8 @@ mod tests {
         fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
             let ones = vec![1.0; self.x.len()];
             let (mut out, mut grad_weight) = (ones.clone(), vec![0.0; self.x.len()]);
-            norm_rotate(simd, self.x, &ones, self.rotations, 0.0, &mut out);
+            let scale = inverse_rms(simd, self.x, 0.0);
+            scale_rotate(simd, self.x, scale, &ones, self.rotations, &mut out);
             norm_rotate_backward(simd, self.x, &ones, self.rotations, 0.0, self.grad, &mut grad_weight);
             (out, grad_weight)
         }
