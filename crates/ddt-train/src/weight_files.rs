@@ -78,11 +78,15 @@ impl Start {
                 return Err(TrainError::setting("start.reinit", expected, prefix));
             }
         }
-        let sizes = match self.file.config() {
+        let config = match self.file.network_config() {
             Some(_) => None,
-            None => Some(DdtConfig { num_classes: self.num_classes(network)?, ..network.sizes.clone() }),
+            None => {
+                let num_classes = self.num_classes(network)?;
+                let sizes = DdtConfig { num_classes, ..network.sizes.clone() };
+                Some(NetworkConfig { sizes, ..network.clone() })
+            }
         };
-        let mut weights = self.file.weights(sizes.as_ref())?;
+        let mut weights = self.file.weights(config.as_ref())?;
         weights.retain(|name, _| !self.reinit.iter().any(|prefix| begins(name, prefix)));
         let shapes: BTreeMap<&str, &[usize]> = parameters.iter().map(|it| (it.0, it.1.dims())).collect();
         let other = weights
