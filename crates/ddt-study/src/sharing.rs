@@ -382,7 +382,7 @@ fn rows(pipeline: &Pipeline, ways: &[Way], all: &[Batches], by_states: &[Vec<f64
     let network = config.network.as_ref().context("the network has no description")?;
     let (_, height, width) = pipeline.latent_shape();
     let operations = network.operation_counts(height, width);
-    let guided = config.guidance.map(|it| it.guided_steps(&config.grid())).unwrap_or_default();
+    let guided = config.guidance.map(|it| it.guided_steps(config.grid())).unwrap_or_default();
     let (unshared, shared) = all.split_first().context("nothing was measured")?;
     let mut rows = Vec::with_capacity(ways.len());
     for (index, ((way, measured), by_states)) in ways.iter().zip(shared).zip(by_states).enumerate() {
@@ -455,7 +455,7 @@ impl FidelityStudy {
             .iter()
             .zip(&samplers)
             .map(|(config, (solver, plan))| SampleOptions {
-                grid: config.grid(),
+                grid: config.grid().clone(),
                 solver: &**solver,
                 guidance,
                 plan: plan.as_ref(),

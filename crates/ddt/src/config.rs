@@ -4,6 +4,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::LazyLock,
 };
 
 use candle_core::DType;
@@ -121,8 +122,9 @@ impl PipelineConfig {
 
     /// The steps: those of a loaded pipeline are set; without any, a DDT's usual ones.
     #[must_use]
-    pub fn grid(&self) -> TimeGrid {
-        self.grid.clone().unwrap_or_else(|| grid_of(USUAL_STEPS))
+    pub fn grid(&self) -> &TimeGrid {
+        static USUAL: LazyLock<TimeGrid> = LazyLock::new(|| grid_of(USUAL_STEPS));
+        self.grid.as_ref().unwrap_or(&USUAL)
     }
 }
 

@@ -205,7 +205,7 @@ impl Opened {
     /// The settings that a plan must have been made for, for a network of this name.
     pub(crate) fn made_for(&self, model: &str) -> Result<MadeFor> {
         let guidance = self.config.guidance.unwrap_or(Guidance::none());
-        let made_for = MadeFor::new(model).with("grid", &self.config.grid())?.with("guidance", &guidance)?;
+        let made_for = MadeFor::new(model).with("grid", self.config.grid())?.with("guidance", &guidance)?;
         Ok(made_for.with("solver", &self.config.solver)?)
     }
 

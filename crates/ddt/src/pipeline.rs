@@ -136,7 +136,7 @@ impl Pipeline {
     #[must_use]
     pub fn sample_options<'a>(&'a self, plan: Option<&'a SharingPlan>) -> SampleOptions<'a> {
         let guidance = self.config.guidance.unwrap_or(Guidance::none());
-        SampleOptions { grid: self.config.grid(), solver: &*self.solver, guidance, plan }
+        SampleOptions { grid: self.config.grid().clone(), solver: &*self.solver, guidance, plan }
     }
 
     /// Makes images, a batch at a time, calling `watch` after every step.

@@ -117,7 +117,7 @@ impl Pipeline {
         order: ForecastOrder,
     ) -> Result<OrderPlanner<'a>> {
         let grid = self.config().grid();
-        let factors = self.sample_options(None).guidance.step_factors(&grid);
+        let factors = self.sample_options(None).guidance.step_factors(grid);
         Ok(OrderPlanner::new(measured, grid.times(), &factors, order)?)
     }
 }

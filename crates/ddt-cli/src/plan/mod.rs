@@ -180,7 +180,7 @@ fn speed(pipeline: &Pipeline) -> Result<Speed> {
     let config = pipeline.config();
     let network = config.network.as_ref().context("the network has no description")?;
     let (_, height, width) = pipeline.latent_shape();
-    let guided = config.guidance.map(|it| it.guided_steps(&config.grid())).unwrap_or_default();
+    let guided = config.guidance.map(|it| it.guided_steps(config.grid())).unwrap_or_default();
     Ok(Speed { operations: network.operation_counts(height, width), guided })
 }
 
