@@ -8,7 +8,7 @@ use candle_nn::VarBuilder;
 use ddt::{OutputFile, duration_in_words, files::write_safetensors};
 use ddt_train::{
     AdamWConfig, Batch, EpochOrder, Event, ImageSettings, LatentDataset, LatentEncoder, Loss, LrSchedule,
-    Objective, Photos, Pick, Precision, RunFolder, StepAt, TrainConfig, TrainError, Trainer, encode_photos,
+    Objective, Photos, Pick, RunFolder, StepAt, TrainConfig, TrainError, Trainer, encode_photos,
 };
 use serde_json::{Value, json};
 
@@ -59,8 +59,6 @@ impl ClassifierTraining {
         let cfg = TrainConfig {
             seed: self.seed,
             batch_size: 128,
-            micro_batch: None,
-            precision: Precision::F32,
             total_images,
             lr: LrSchedule {
                 peak: 2e-3,
@@ -70,6 +68,7 @@ impl ClassifierTraining {
             },
             adamw: AdamWConfig { weight_decay: 0.05, ..AdamWConfig::PAPER },
             ema_decays: vec![0.995],
+            ..TrainConfig::paper()
         };
         let mut trainer = Trainer::new(cfg, train.sha256(), &Device::Cpu, Classification::new)?;
         for it in folder.resume(&mut trainer)?.rejected {

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result};
 use candle_core::{Result as CandleResult, Tensor};
 use ddt::{
-    flow::{CfgBatch, Decoupled, Guided, solve},
+    flow::{CfgBatch, Decoupled, Guided, StepReport, solve},
     model::{
         DecoupledNetwork, Labelled, RecomputeSchedule, SampleOptions, Shared, SharedState, VelocityNetwork,
     },
@@ -30,7 +30,7 @@ pub fn sample_by_states(
     let schedule = RecomputeSchedule::new(plan, &options.grid, &options.guidance)?;
     let states = States { network, labelled: Labelled::new(network, labels, noise.device())? };
     let model = Guided { model: Shared::new(states, Some(schedule)), guidance: options.guidance };
-    let (mut state, go_on) = (SharedState::default(), &mut |_: &_| ControlFlow::Continue(()));
+    let (mut state, go_on) = (SharedState::default(), &mut |_: &StepReport<'_>| ControlFlow::Continue(()));
     Ok(solve(&model, options.solver, &options.grid, noise, &mut state, go_on)?)
 }
 
