@@ -123,8 +123,7 @@ fn block(table: &Table, sizes: Sizes, dtype: DType) -> Result<()> {
     let weights = PackedBlockWeights {
         norm1: values(&[d], dtype)?,
         qkv: linear(3 * d, d)?,
-        q_norm: q_norm.clone(),
-        k_norm: k_norm.clone(),
+        qk_norm: Some([q_norm.clone(), k_norm.clone()]),
         proj: linear(d, d)?,
         norm2: values(&[d], dtype)?,
         gate: PackedSwiGlu::new(&values(&[f, d], dtype)?, &values(&[f, d], dtype)?)?,

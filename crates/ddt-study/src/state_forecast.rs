@@ -19,7 +19,7 @@ use ddt::{
 /// # Errors
 ///
 /// A network without two halves; a plan that does not fit.
-pub fn sample_by_states(
+pub(crate) fn sample_by_states(
     network: &dyn VelocityNetwork,
     noise: &Tensor,
     labels: &[u32],
