@@ -25,9 +25,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ddt-model", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-sharing"]),
     ("ddt-metrics", &[]),
     ("ddt-data", &["ddt-picture"]),
+    ("ddt-dist", &[]),
     ("ddt-adapters", &["ddt-files", "ddt-kernels"]),
     ("ddt-cuda", &["ddt-adapters", "ddt-blocks", "ddt-flow", "ddt-kernels", "ddt-model", "ddt-sharing"]),
-    ("ddt-train", &["ddt-blocks", "ddt-data", "ddt-files", "ddt-flow", "ddt-model"]),
+    ("ddt-train", &["ddt-blocks", "ddt-data", "ddt-dist", "ddt-files", "ddt-flow", "ddt-model"]),
     ("ddt-picture", &[]),
     ("ddt-plot", &[]),
     ("ddt-hub", &[]),
@@ -55,7 +56,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ddt-study", &["ddt-data", "ddt-demo", "ddt-diffusion", "ddt-metrics", "ddt-plot", "ddt-train"]),
     (
         "ddt-cli",
-        &["ddt-data", "ddt-diffusion", "ddt-fetch", "ddt-metrics", "ddt-plot", "ddt-study", "ddt-train"],
+        &["ddt-data", "ddt-diffusion", "ddt-dist", "ddt-fetch", "ddt-metrics", "ddt-plot", "ddt-study", "ddt-train"],
     ),
 ];
 
@@ -63,7 +64,7 @@ const EDGES: &[(&str, &[&str])] = &[
 const TOPS: &[&str] = &["ddt-first-picture", "ddt-library-examples", "ddt-benches", "ddt-parity", "xtask"];
 
 /// Crates that must not see candle.
-const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-metrics", "ddt-sharing"];
+const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-dist", "ddt-metrics", "ddt-sharing"];
 
 const MAX_LINES: usize = 500;
 const DUMPING_GROUNDS: &[&str] = &["utils.rs", "util.rs", "common.rs", "helpers.rs", "misc.rs", "ops.rs"];

@@ -11,6 +11,7 @@ mod fetch;
 mod inspect;
 mod options;
 mod plan;
+mod ranks;
 mod sample;
 mod study;
 mod terminal;
@@ -23,7 +24,10 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::terminal::{Cancel, INTERRUPTED, Interrupted, Terminal};
+use crate::{
+    ranks::Silent,
+    terminal::{Cancel, INTERRUPTED, Interrupted, Terminal},
+};
 
 /// Decoupled Diffusion Transformers: generate images, share the encoder between steps, train, measure.
 #[derive(Debug, Parser)]
@@ -81,6 +85,9 @@ fn main() -> ExitCode {
             // A reader that went away is no reason to fail.
             writeln!(std::io::stdout(), "{result}").ok();
             ExitCode::SUCCESS
+        }
+        Err(error) if error.is::<Silent>() => {
+            error.downcast_ref::<Silent>().map_or(ExitCode::FAILURE, |it| it.status.into())
         }
         Err(error) if is_interruption(&error) => {
             writeln!(std::io::stderr(), "stopped; files that were written before are complete").ok();

@@ -35,6 +35,11 @@ impl Terminal {
         Self { quiet, cancel }
     }
 
+    /// The same for one of several ranks: only rank 0 writes messages.
+    pub(crate) fn of_rank(&self, rank: usize) -> Self {
+        Self { quiet: self.quiet || rank > 0, ..self.clone() }
+    }
+
     /// Writes a message to standard error, unless the user wants none; a closed one is no reason to fail.
     pub(crate) fn say(&self, message: impl fmt::Display) {
         if !self.quiet {

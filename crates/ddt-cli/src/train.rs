@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -13,17 +14,22 @@ use ddt::{
     duration_in_words,
     picture::{Grid, encode_png},
 };
+use ddt_dist::{Group, Launch, connect};
 use ddt_plot::{LinePlot, Series};
-use ddt_train::{Event, Samples, Settings, StepReport, read_log, run as train};
+use ddt_train::{Event, Samples, Settings, StepReport, read_log, run_in as train};
 use serde_json::Value;
 
-use crate::terminal::{Counting, Terminal};
+use crate::{
+    ranks::together,
+    terminal::{Counting, Terminal},
+};
 
 const EXAMPLES: &str = "\
 Examples:
   ddt train configs/cifar10.toml                     the demo, from photos in out/cifar10
   ddt train configs/cifar10.toml --images 500_000    a longer run, or more of it
-The same command resumes a run that was stopped or killed, with the same numbers.";
+  mpirun -n 4 ddt train settings.toml                four processes share each step's micro-batches (docs/scale.md)
+The same command resumes a run that was stopped or killed, with the same numbers, and any number of processes.";
 
 /// Points of a curve in the plot, each the mean of a part of the run.
 const CURVE_POINTS: usize = 400;
@@ -57,6 +63,12 @@ fn parse_count(text: &str) -> Result<u64, String> {
 }
 
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
+    let group = connect(&Launch::from_env()?)?;
+    let outcome = run_rank(args, &group, &terminal.of_rank(group.rank()));
+    together(group.as_ref(), outcome)
+}
+
+fn run_rank(args: &Args, group: &Arc<dyn Group>, terminal: &Terminal) -> Result<String> {
     args.threads.start()?;
     let mut settings = Settings::read(&args.settings)?;
     if let Some(run) = &args.run {
@@ -73,12 +85,15 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let frozen = ddt_study::frozen_networks(&settings)?;
     let mut report = TrainingReport::new(terminal);
     let stepping = terminal.cancel().stepping();
-    train(&settings, &frozen, out.target(), &mut |event| {
+    train(group, &settings, &frozen, out.target(), &mut |event| {
         report.show(&settings, &event);
         terminal.cancel().flow()
     })?;
     drop(stepping);
     let wrote = format!("wrote {}", out.path().display());
+    if group.rank() > 0 {
+        return Ok(wrote);
+    }
     // The weights are written: the plot may fail.
     match plot(&settings) {
         Ok(Some(path)) => Ok(format!("{wrote} and {}", path.display())),
@@ -174,6 +189,9 @@ impl<'a> TrainingReport<'a> {
             Event::Saved(path) => say(format!("saved {}", path.display())),
             Event::AverageLoss(decay, loss) => {
                 say(format!("average of decay {decay}: loss {loss:.4} on test images"));
+            }
+            Event::Stopping(rank) if *rank > 0 => {
+                say(format!("rank {rank} was asked to stop: all stop after this step"))
             }
             Event::ReportFailed(error) => say(format!("a report failed, training continues: {error}")),
             _ => {}

@@ -109,20 +109,8 @@ impl LatentCacheWriter {
     /// [`TrainError::Data`] when the tensors are not those of the content; [`TrainError::File`] when
     /// a file cannot be written: the cache is then unchanged, and can be resumed.
     pub fn push(&mut self, images: EncodedImages, source_end: u64) -> Result<(), TrainError> {
+        self.index.content.check(&images)?;
         let count = images.labels.len();
-        let fields = if count > 0 { self.index.content.fields() } else { Vec::new() };
-        for (name, row) in fields {
-            let expected: Vec<usize> = [count].into_iter().chain(row).collect();
-            let got = images.fields.get(&name).map(|it| it.dims().to_vec());
-            if got.as_ref() != Some(&expected) {
-                let got = got.map_or("none".to_owned(), |it| format!("{it:?}"));
-                return Err(TrainError::data(format!("{name} of shape {expected:?}"), got));
-            }
-        }
-        let classes = self.index.content.classes.len();
-        if let Some(label) = images.labels.iter().find(|it| **it as usize >= classes) {
-            return Err(TrainError::data(format!("labels below {classes}"), label.to_string()));
-        }
         if count > 0 {
             self.waiting.push(images);
         }
@@ -194,6 +182,28 @@ impl LatentCacheWriter {
             return Ok(scale);
         }
         Err(TrainError::data("finite latents", "an infinite one or NaN"))
+    }
+}
+
+impl CacheContent {
+    /// # Errors
+    /// [`TrainError::Data`] when the tensors are not those of the content.
+    pub(crate) fn check(&self, images: &EncodedImages) -> Result<(), TrainError> {
+        let count = images.labels.len();
+        let fields = if count > 0 { self.fields() } else { Vec::new() };
+        for (name, row) in fields {
+            let expected: Vec<usize> = [count].into_iter().chain(row).collect();
+            let got = images.fields.get(&name).map(|it| it.dims().to_vec());
+            if got.as_ref() != Some(&expected) {
+                let got = got.map_or("none".to_owned(), |it| format!("{it:?}"));
+                return Err(TrainError::data(format!("{name} of shape {expected:?}"), got));
+            }
+        }
+        let classes = self.classes.len();
+        match images.labels.iter().find(|it| **it as usize >= classes) {
+            Some(label) => Err(TrainError::data(format!("labels below {classes}"), label.to_string())),
+            None => Ok(()),
+        }
     }
 }
 

@@ -20,6 +20,9 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Images that go through the network at once, their gradients added up over the step; `None` for
     /// all of them. Memory follows this number, not the batch.
+    ///
+    /// Gradients add up as a binary tree over the micro-batches, in whose order the result's bits lie: several
+    /// processes share the micro-batches of a step and give the same bits.
     pub micro_batch: Option<usize>,
     /// Type that the network computes in.
     pub precision: Precision,
@@ -120,6 +123,18 @@ impl TrainConfig {
     /// Images that go through the network at once.
     pub(crate) fn images_at_once(&self) -> usize {
         self.micro_batch.unwrap_or(self.batch_size).max(1)
+    }
+
+    /// Micro-batches of a step, at least one.
+    pub fn micro_batches(&self) -> usize {
+        self.batch_size.div_ceil(self.images_at_once()).max(1)
+    }
+
+    /// The images of a micro-batch, as positions in its batch.
+    pub(crate) fn images_of(&self, micro_batch: usize) -> Range<u64> {
+        let at_once = self.images_at_once();
+        let (first, end) = (micro_batch * at_once, (micro_batch + 1) * at_once);
+        first as u64..end.min(self.batch_size) as u64
     }
 
     /// Steps of the whole run; an empty batch, which is invalid, counts as one image.

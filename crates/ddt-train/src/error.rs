@@ -3,6 +3,7 @@
 use std::{error::Error, path::PathBuf};
 
 use ddt_data::DataError;
+use ddt_dist::{DistError, RankFailed};
 use ddt_files::FileError;
 use ddt_flow::FlowError;
 use ddt_model::ModelError;
@@ -78,6 +79,12 @@ pub enum TrainError {
     /// The caller asked to stop; everything is saved, and the same call resumes.
     #[error("stopped on request; the same command resumes")]
     Stopped,
+    /// One of several ranks failed; all of them return this.
+    #[error(transparent)]
+    Rank(#[from] RankFailed),
+    /// Ranks that cannot work together.
+    #[error(transparent)]
+    Group(#[from] DistError),
     /// Photos that cannot be listed or read.
     #[error(transparent)]
     Photos(#[from] DataError),

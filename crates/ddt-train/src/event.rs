@@ -34,6 +34,8 @@ pub enum Event<'a> {
     Saved(&'a Path),
     /// A decay of an average, and its loss on test images at the end of the run.
     AverageLoss(f64, f64),
+    /// All ranks stop, because this one was asked to.
+    Stopping(usize),
     /// A report failed; training continues.
     ReportFailed(&'a TrainError),
 }

@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Device, Module, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_blocks::ProjectionHead;
+use ddt_dist::{Alone, Group, MAX_PAYLOAD};
 use ddt_flow::{CounterNoise, Purpose, TimeSampling, flow_matching_loss};
 use ddt_model::{NetworkConfig, NoisyInput, VelocityNetwork};
 
@@ -12,6 +13,7 @@ use crate::{
     data::LatentDataset,
     error::TrainError,
     objective::{Loss, Objective, StepAt},
+    ranks::{agree_on, numbers},
     trainer::Trainer,
 };
 
@@ -124,7 +126,8 @@ impl Objective for FlowMatching {
 }
 
 impl Trainer<FlowMatching> {
-    /// The network with the averaged weights of this number; see [`Trainer::averaged_weights`].
+    /// The network with the averaged weights of this number; see [`Trainer::averaged_weights`]. All ranks call this
+    /// together.
     ///
     /// # Errors
     /// [`TrainError::Setting`] when there is no such average; [`TrainError::Candle`] when a tensor cannot be
@@ -176,7 +179,21 @@ pub fn evaluate_loss(
     times: TimeSampling,
     device: &Device,
 ) -> Result<f64, TrainError> {
+    evaluate_loss_in(&Alone, network, data, images, times, device)
+}
+
+/// [`evaluate_loss`] by several ranks, each on some of the images; all return the same bits as one.
+pub(crate) fn evaluate_loss_in(
+    group: &dyn Group,
+    network: &dyn VelocityNetwork,
+    data: &LatentDataset,
+    images: usize,
+    times: TimeSampling,
+    device: &Device,
+) -> Result<f64, TrainError> {
     const BATCH: usize = 250;
+    /// Losses that a rank can tell at once.
+    const AT_ONCE: usize = MAX_PAYLOAD / size_of::<f64>();
     // The last two parts of an address: quantity and image.
     let at = |what, image| CounterNoise::new(0, Purpose::Evaluation, what, image);
     let (noise, time, posterior) = (0, 1, 2);
@@ -186,8 +203,7 @@ pub fn evaluate_loss(
     if images.is_empty() {
         return Err(TrainError::data("at least 1 image to evaluate", "0"));
     }
-    let mut sum = 0.0;
-    for (i, chunk) in images.chunks(BATCH).enumerate() {
+    let sum_of = |(i, chunk): (usize, &[usize])| {
         let first = (i * BATCH) as u64;
         let picks: Vec<Pick> = chunk.iter().map(|&image| Pick { image, flipped: false }).collect();
         let batch = data.batch(&picks, device)?;
@@ -195,7 +211,19 @@ pub fn evaluate_loss(
         let drawn = (0..chunk.len() as u64).map(|image| times.draw(&at(time, first + image))).collect();
         let noisy = NoisyBatch::mix(&latents, drawn, batch.labels, |image| at(noise, first + image))?;
         let loss = FlowMatching::flow_loss(network, &noisy)?;
-        sum += f64::from(loss.to_scalar::<f32>()?) * chunk.len() as f64;
+        Ok::<_, TrainError>(f64::from(loss.to_scalar::<f32>()?) * chunk.len() as f64)
+    };
+    let (rank, ranks) = (group.rank(), group.size());
+    let chunks: Vec<(usize, &[usize])> = images.chunks(BATCH).enumerate().collect();
+    let mut sum = 0.0;
+    for chunks in chunks.chunks(AT_ONCE * ranks) {
+        let own = chunks.iter().skip(rank).step_by(ranks).map(|it| sum_of(*it)).collect();
+        let say = |it: &Vec<f64>| it.iter().flat_map(|it| it.to_le_bytes()).collect();
+        let (_, heard) = agree_on::<Vec<f64>, TrainError>(group, own, say)?;
+        let heard: Vec<Vec<f64>> = heard.iter().map(|it| numbers(it)).collect();
+        // In the order of the images.
+        sum =
+            (0..chunks.len()).fold(sum, |sum, i| sum + heard[i % ranks].get(i / ranks).unwrap_or(&f64::NAN));
     }
     Ok(sum / images.len() as f64)
 }

@@ -53,7 +53,7 @@ pub use crate::{
     objective::{Loss, Objective, Parameters, StepAt},
     optimiser::{Moments, adamw_step, average_step},
     photos::{Encode, Extract, FeatureExtractor, Frozen, LatentEncoder, Photos, encode_photos, pixels},
-    run::run,
+    run::{run, run_in},
     run_folder::{Rejected, Resumed, RunFolder, read_log},
     settings::{
         AlignmentSettings, AutoencoderSettings, ImageSettings, NetworkSettings, Settings, StartSettings,
@@ -76,6 +76,7 @@ mod latent_cache;
 mod objective;
 mod optimiser;
 mod photos;
+mod ranks;
 mod run;
 mod run_folder;
 mod settings;

@@ -8,9 +8,8 @@ use std::{
 use candle_core::{DType, Device, Shape, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use ddt_model::SeededInit;
-use rayon::prelude::*;
 
-use crate::{error::TrainError, optimiser::with_values};
+use crate::error::TrainError;
 
 /// A network with its loss: what a [`Trainer`](crate::Trainer) trains.
 ///
@@ -117,8 +116,8 @@ impl SimpleBackend for Collector {
     }
 }
 
-/// Mean loss and gradients over the parts of a batch added so far, weighted by their shares.
-#[derive(Debug, Default)]
+/// Mean loss and gradients over a part of a batch, weighted by its share: a term of the sum over the batch.
+#[derive(Debug)]
 pub(crate) struct Gradients {
     pub(crate) loss: f64,
     pub(crate) parts: Vec<(&'static str, f64)>,
@@ -127,47 +126,41 @@ pub(crate) struct Gradients {
 }
 
 impl Gradients {
-    /// Adds the gradient of `loss`, the mean over `share` of the batch.
-    pub(crate) fn add(&mut self, parameters: &Parameters, loss: &Loss, share: f64) -> Result<(), TrainError> {
-        let scalar =
-            |it: &Tensor| Ok::<_, TrainError>(f64::from(it.to_dtype(DType::F32)?.to_scalar::<f32>()?));
+    /// The gradient of `loss`, the mean over `share` of the batch.
+    pub(crate) fn of(parameters: &Parameters, loss: &Loss, share: f64) -> Result<Self, TrainError> {
+        let scalar = |it: &Tensor| {
+            Ok::<_, TrainError>(share * f64::from(it.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+        };
         let mut store = loss.total.backward()?;
-        self.loss += share * scalar(&loss.total)?;
-        let first = self.gradients.is_empty();
-        for (i, (name, part)) in loss.parts.iter().enumerate() {
-            let part = share * scalar(part)?;
-            if first {
-                self.parts.push((name, part));
-            } else if let Some(sum) = self.parts.get_mut(i) {
-                sum.1 += part;
-            }
-        }
-        for (i, (name, var)) in parameters.iter().enumerate() {
+        let gradient = |(name, var): (&str, &Var)| {
             let gradient =
                 store.remove(var).ok_or_else(|| TrainError::NoGradient { name: name.to_owned() })?;
             let gradient = if share == 1.0 { gradient } else { (gradient * share)? };
-            if first {
-                self.gradients.push(gradient.contiguous()?);
-            } else {
-                self.gradients[i] = (&self.gradients[i] + gradient)?;
-            }
-        }
-        Ok(())
+            Ok::<_, TrainError>(gradient.contiguous()?)
+        };
+        let gradients = parameters.iter().map(gradient).collect::<Result<_, _>>()?;
+        let parts = loss.parts.iter().map(|(name, part)| Ok((*name, scalar(part)?)));
+        Ok(Self { loss: scalar(&loss.total)?, parts: parts.collect::<Result<_, TrainError>>()?, gradients })
     }
 
-    /// Multiplies every gradient.
-    pub(crate) fn scale(&mut self, by: f64) -> Result<(), TrainError> {
-        for gradient in &mut self.gradients {
-            *gradient = (&*gradient * by)?;
+    /// The sum of two parts of a batch.
+    pub(crate) fn plus(mut self, other: Self) -> Result<Self, TrainError> {
+        let numbers: Vec<f64> = self.numbers().zip(other.numbers()).map(|(a, b)| a + b).collect();
+        self.set_numbers(&numbers);
+        for (sum, it) in self.gradients.iter_mut().zip(other.gradients) {
+            *sum = (&*sum + it)?;
         }
-        Ok(())
+        Ok(self)
     }
 
-    /// Euclidean norm, summed in f64, parameter by parameter in order.
-    pub(crate) fn norm(&self) -> Result<f64, TrainError> {
-        let square =
-            |it: &Tensor| with_values(it, |values| values.iter().map(|x| f64::from(*x).powi(2)).sum());
-        let squares: Vec<f64> = self.gradients.par_iter().map(square).collect::<Result<_, _>>()?;
-        Ok(squares.iter().sum::<f64>().sqrt())
+    /// The loss and its parts.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = f64> {
+        [self.loss].into_iter().chain(self.parts.iter().map(|it| it.1))
+    }
+
+    /// Replaces the loss and its parts.
+    pub(crate) fn set_numbers(&mut self, numbers: &[f64]) {
+        let all = [&mut self.loss].into_iter().chain(self.parts.iter_mut().map(|it| &mut it.1));
+        all.zip(numbers).for_each(|(old, new)| *old = *new);
     }
 }

@@ -107,20 +107,17 @@ impl Update<'_> {
 /// Updates a parameter, its moments and its averages.
 pub(crate) fn update_parameter(
     var: &Var,
-    gradient: &Tensor,
+    gradient: &[f32],
     state: &mut ParameterState,
     update: &Update<'_>,
-) -> Result<(), TrainError> {
-    with_values(gradient, |gradient| {
-        if var.device().is_cpu() {
-            let job = Mutex::new(Job { gradient, state, update });
-            return var.as_tensor().inplace_op1(&InPlace(job));
-        }
-        let mut param: Vec<f32> = var.flatten_all()?.to_vec1()?;
-        update.apply(&mut param, gradient, state);
-        var.set(&Tensor::from_vec(param, var.shape(), var.device())?)
-    })??;
-    Ok(())
+) -> candle_core::Result<()> {
+    if var.device().is_cpu() {
+        let job = Mutex::new(Job { gradient, state, update });
+        return var.as_tensor().inplace_op1(&InPlace(job));
+    }
+    let mut param: Vec<f32> = var.flatten_all()?.to_vec1()?;
+    update.apply(&mut param, gradient, state);
+    var.set(&Tensor::from_vec(param, var.shape(), var.device())?)
 }
 
 struct Job<'a> {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use ddt_data::{ClassList, ImageFolder, Loader, LoaderOptions, OnCorrupt, Rgb8, Sample};
+use ddt_dist::{Alone, Group};
 
 use crate::{
     batch::{EpochOrder, Features},
@@ -11,6 +12,7 @@ use crate::{
     error::TrainError,
     event::{Event, OnEvent},
     latent_cache::{CacheContent, FeatureShape, LatentCache, MIRRORED},
+    ranks::{agree_on, agreed},
     settings::ImageSettings,
 };
 
@@ -170,6 +172,19 @@ pub fn encode_photos(
     features: Option<&FeatureExtractor<'_>>,
     on_event: &mut OnEvent<'_>,
 ) -> Result<LatentCache, TrainError> {
+    encode_photos_in(&Alone, photos, settings, cache, encoder, features, on_event)
+}
+
+/// [`encode_photos`] by several ranks, each a batch in turn; the cache has the same bytes as by one.
+pub(crate) fn encode_photos_in(
+    group: &dyn Group,
+    photos: &Photos,
+    settings: &ImageSettings,
+    cache: &Path,
+    encoder: &LatentEncoder<'_>,
+    features: Option<&FeatureExtractor<'_>>,
+    on_event: &mut OnEvent<'_>,
+) -> Result<LatentCache, TrainError> {
     let mut made_from = BTreeMap::from([
         ("images".to_owned(), photos.folder.identity()?),
         ("size".to_owned(), settings.size.to_string()),
@@ -188,28 +203,97 @@ pub fn encode_photos(
         features: features.map(|it| it.shape),
     };
     let per_image = 4 * content.values_per_image();
-    let mut writer = LatentCacheWriter::open(cache, content, DType::F16, SHARD_BYTES / per_image.max(1))?;
-    if !writer.is_finished() {
-        let (begin, end) = (writer.source_end() as usize, photos.folder.len());
-        let mut loader = photos.load(begin..end)?;
-        let mut position = begin;
-        while position < end {
-            if on_event(Event::Encoding(position as u64, end as u64)).is_break() {
+    // Rank 0 writes what all encode.
+    let open = || LatentCacheWriter::open(cache, content.clone(), DType::F16, SHARD_BYTES / per_image.max(1));
+    let writer = (group.rank() == 0).then(open).transpose();
+    let say = |it: &Option<LatentCacheWriter>| {
+        it.as_ref().map_or(Vec::new(), |it| {
+            [&[it.is_finished().into()], &it.source_end().to_le_bytes()[..]].concat()
+        })
+    };
+    let (mut writer, heard) = agree_on(group, writer, say)?;
+    let place = heard.first().and_then(|it| it.split_first());
+    let begin = place.and_then(|it| it.1.try_into().ok()).map_or(0, u64::from_le_bytes) as usize;
+    if place.is_none_or(|it| *it.0 == 0) {
+        let end = photos.folder.len();
+        let round = BATCH * group.size();
+        let own = |round: usize| round + BATCH * group.rank()..end.min(round + BATCH * (group.rank() + 1));
+        let mut loader = photos.load((begin..end).step_by(round).flat_map(own))?;
+        let mut next = None;
+        for first in (begin..end).step_by(round) {
+            let stop = on_event(Event::Encoding(first as u64, end as u64)).is_break();
+            let own = own(first);
+            let mut samples = Vec::new();
+            let encoded = loop {
+                match next.take().or_else(|| loader.next()) {
+                    Some(Ok(sample)) if sample.index < own.end => samples.push(sample),
+                    Some(Err(error)) => break Err(error.into()),
+                    // Of a later round; the photos before it may all have been skipped.
+                    later => {
+                        next = later;
+                        break encode(samples, settings.flips, encoder, features);
+                    }
+                }
+            };
+            let say = |it: &EncodedImages| [&[stop.into()], &it.labels.len().to_le_bytes()[..]].concat();
+            let encoded = encoded.and_then(|it| content.check(&it).map(|()| it));
+            let (encoded, heard) = agree_on::<_, TrainError>(group, encoded, say)?;
+            if heard.iter().any(|it| it.first() == Some(&1)) {
                 return Err(TrainError::Stopped);
             }
-            let samples = loader.by_ref().take(BATCH).collect::<Result<Vec<_>, _>>()?;
-            // The last photos may all have been skipped.
-            position = samples.last().map_or(end, |it| it.index + 1);
-            writer.push(encode(samples, settings.flips, encoder, features)?, position as u64)?;
+            let count = |it: &Vec<u8>| it.get(1..)?.try_into().ok().map(usize::from_le_bytes);
+            let counts: Vec<usize> = heard.iter().map(|it| count(it).unwrap_or_default()).collect();
+            let Some(writer) = &mut writer else {
+                group.exchange(0, &encoded.to_bytes(&content)?, &mut [])?;
+                continue;
+            };
+            writer.push(encoded, own.end as u64)?;
+            for (rank, count) in counts.into_iter().enumerate().skip(1) {
+                let source_end = end.min(first + BATCH * (rank + 1));
+                writer.push(EncodedImages::receive(group, rank, count, &content)?, source_end as u64)?;
+            }
         }
         if loader.skipped().count > 0 && on_event(Event::Skipped(loader.skipped())).is_break() {
             return Err(TrainError::Stopped);
         }
-        writer.finish()?;
     }
+    agreed(group, writer.map_or(Ok(()), LatentCacheWriter::finish))?;
     let cache = LatentCache::open(cache)?;
-    cache.verify(|_, _| {})?;
+    agreed(group, cache.verify_some(group.rank(), group.size(), |_, _| {}))?;
     Ok(cache)
+}
+
+impl EncodedImages {
+    /// Labels, and the fields of a content in f32.
+    fn to_bytes(&self, content: &CacheContent) -> Result<Vec<u8>, TrainError> {
+        let mut bytes: Vec<u8> = self.labels.iter().flat_map(|it| it.to_le_bytes()).collect();
+        let fields = content.fields();
+        for tensor in fields.iter().filter_map(|it| self.fields.get(&it.0)) {
+            let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            bytes.extend(values.iter().flat_map(|it| it.to_le_bytes()));
+        }
+        Ok(bytes)
+    }
+
+    /// As many images from another rank.
+    fn receive(
+        group: &dyn Group,
+        rank: usize,
+        count: usize,
+        content: &CacheContent,
+    ) -> Result<Self, TrainError> {
+        let mut bytes = vec![0; 4 * count * (1 + content.values_per_image())];
+        group.exchange(rank, &[], &mut bytes)?;
+        let mut words = bytes.chunks_exact(4).map(|it| [it[0], it[1], it[2], it[3]]);
+        let labels = words.by_ref().take(count).map(u32::from_le_bytes).collect();
+        let mut fields = BTreeMap::new();
+        for (name, row) in content.fields().into_iter().filter(|_| count > 0) {
+            let shape: Vec<usize> = [count].into_iter().chain(row).collect();
+            let values = words.by_ref().take(shape.iter().product()).map(f32::from_le_bytes);
+            fields.insert(name, Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &Device::Cpu)?);
+        }
+        Ok(Self { labels, fields })
+    }
 }
 
 fn encode(
@@ -248,8 +332,8 @@ fn encode(
 pub(crate) struct LiveFeatures<'a> {
     extractor: &'a FeatureExtractor<'a>,
     loader: Loader<Box<dyn Iterator<Item = usize> + 'a>>,
-    /// Position in the run of the loader's next image.
-    position: u64,
+    /// Positions in the run of the loader's images.
+    positions: Box<dyn Iterator<Item = u64> + 'a>,
 }
 
 impl<'a> LiveFeatures<'a> {
@@ -257,24 +341,24 @@ impl<'a> LiveFeatures<'a> {
         photos: &Photos,
         order: &'a EpochOrder,
         extractor: &'a FeatureExtractor<'a>,
-        position: u64,
+        positions: impl Iterator<Item = u64> + Clone + 'a,
     ) -> Result<Self, TrainError> {
         let images: Box<dyn Iterator<Item = usize> + 'a> =
-            Box::new((position..).map(|it| order.at(it).image));
-        Ok(Self { extractor, loader: photos.load(images)?, position })
+            Box::new(positions.clone().map(|it| order.at(it).image));
+        Ok(Self { extractor, loader: photos.load(images)?, positions: Box::new(positions) })
     }
 
     /// Features of the next images, which must be those at `positions`.
     pub(crate) fn next(&mut self, positions: Range<u64>, order: &EpochOrder) -> Result<Features, TrainError> {
-        if self.position != positions.start {
-            let expected = format!("images from position {}, in the order of the run", self.position);
-            return Err(TrainError::data(expected, positions.start.to_string()));
-        }
         let mut tokens = Vec::new();
-        while self.position < positions.end {
-            let count = (positions.end - self.position).min(FEATURE_BATCH as u64);
-            let mut images = Vec::with_capacity(count as usize);
-            for position in self.position..self.position + count {
+        let positions: Vec<u64> = positions.collect();
+        for positions in positions.chunks(FEATURE_BATCH) {
+            let mut images = Vec::with_capacity(positions.len());
+            for (&position, expected) in positions.iter().zip(self.positions.by_ref()) {
+                if position != expected {
+                    let expected = format!("the image at position {expected}, in the order of the run");
+                    return Err(TrainError::data(expected, position.to_string()));
+                }
                 let Some(sample) = self.loader.next() else { break };
                 let mut image = sample?.pixels;
                 if order.at(position).flipped {
@@ -283,7 +367,6 @@ impl<'a> LiveFeatures<'a> {
                 images.push(image);
             }
             tokens.push((self.extractor.extract)(&pixels(&images)?)?);
-            self.position += count;
         }
         Ok(Features { tokens: Tensor::cat(&tokens, 0)?, grid: self.extractor.shape.grid })
     }

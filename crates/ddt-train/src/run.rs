@@ -1,11 +1,13 @@
 //! A run from its settings to its weights.
 
-use std::{ops::ControlFlow, path::Path, time::Instant};
+use std::{ops::ControlFlow, path::Path, sync::Arc, time::Instant};
 
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
+use ddt_dist::{Alone, Group};
+use ddt_files::FileSystem;
 use ddt_flow::{EULER, Guidance, TimeGrid, TimeSampling, noise_batch};
-use ddt_model::{LatentInfo, NetworkConfig, SampleOptions, sample};
+use ddt_model::{LatentInfo, NetworkConfig, SampleOptions, VelocityNetwork, sample};
 use serde_json::json;
 
 use crate::{
@@ -13,9 +15,10 @@ use crate::{
     data::LatentDataset,
     error::TrainError,
     event::{Event, OnEvent, Samples},
-    flow_matching::{FlowMatching, evaluate_loss},
+    flow_matching::{FlowMatching, evaluate_loss_in},
     latent_cache::LatentCache,
-    photos::{Frozen, LatentEncoder, LiveFeatures, Photos, encode_photos},
+    photos::{Frozen, LatentEncoder, LiveFeatures, Photos, encode_photos_in},
+    ranks::{agree_on, agreed},
     run_folder::{RunFolder, read_log},
     settings::Settings,
     tensorboard::EventsFile,
@@ -41,14 +44,41 @@ pub fn run(
     out: &Path,
     on_event: &mut OnEvent<'_>,
 ) -> Result<Exported, TrainError> {
+    run_in(&(Arc::new(Alone) as Arc<dyn Group>), settings, frozen, out, on_event)
+}
+
+/// [`run`] as one of several ranks, which make the same call on folders that all of them see, and end with the same
+/// bytes as one.
+///
+/// # Errors
+/// As [`run`]; all ranks return [`TrainError::Rank`] when one fails, and [`TrainError::Stopped`] when `on_event`
+/// breaks on one. [`TrainError::Group`] for a number of ranks that cannot share a step's micro-batches.
+pub fn run_in(
+    group: &Arc<dyn Group>,
+    settings: &Settings,
+    frozen: &Frozen<'_>,
+    out: &Path,
+    on_event: &mut OnEvent<'_>,
+) -> Result<Exported, TrainError> {
+    agreed(group.as_ref(), run_rank(group, settings, frozen, out, on_event))
+}
+
+fn run_rank(
+    group: &Arc<dyn Group>,
+    settings: &Settings,
+    frozen: &Frozen<'_>,
+    out: &Path,
+    on_event: &mut OnEvent<'_>,
+) -> Result<Exported, TrainError> {
     settings.validate()?;
-    let mut folder = RunFolder::open(&settings.run)?;
+    let mut folder = RunFolder::open_in(group.clone(), &FileSystem::default(), &settings.run)?;
     let start = settings.start.as_ref().map(Start::open).transpose()?;
-    let data = Data::prepare(settings, frozen, start.as_ref(), on_event)?;
+    let data = Data::prepare(group.as_ref(), settings, frozen, start.as_ref(), on_event)?;
 
     let flow = settings.flow_config(frozen.features.as_ref().map_or(1, |it| it.shape.dim));
     let build = |vb: VarBuilder| FlowMatching::new(&data.network, flow, vb);
-    let mut trainer = Trainer::new(settings.train.clone(), data.train.sha256(), &Device::Cpu, build)?;
+    let (cfg, identity) = (settings.train.clone(), data.train.sha256());
+    let mut trainer = Trainer::in_group(group.clone(), cfg, identity, &Device::Cpu, build)?;
     let resumed = folder.resume(&mut trainer)?;
     let mut stop = resumed.rejected.iter().any(|it| on_event(Event::Rejected(it)).is_break());
     match (resumed.step, &start) {
@@ -59,7 +89,7 @@ pub fn run(
         }
         (None, None) => {}
     }
-    if stop {
+    if tell(group.as_ref(), Ok(Wishes { stop, save: false }), on_event)?.stop {
         return Err(TrainError::Stopped);
     }
 
@@ -69,6 +99,28 @@ pub fn run(
         // The run is over: there is nothing left to stop.
         let _ = on_event(Event::AverageLoss(decay, loss));
     })
+}
+
+/// What a rank wants after a step; what one wants, all do.
+#[derive(Clone, Copy)]
+struct Wishes {
+    stop: bool,
+    save: bool,
+}
+
+/// What any of the ranks wants, if all are well.
+fn tell(
+    group: &dyn Group,
+    own: Result<Wishes, TrainError>,
+    on_event: &mut OnEvent<'_>,
+) -> Result<Wishes, TrainError> {
+    let (_, heard) = agree_on(group, own, |it| vec![it.stop.into(), it.save.into()])?;
+    let first = |wish: usize| heard.iter().position(|it| it.get(wish) == Some(&1));
+    if let Some(rank) = first(0) {
+        // All stop already.
+        let _ = on_event(Event::Stopping(rank));
+    }
+    Ok(Wishes { stop: first(0).is_some(), save: first(1).is_some() })
 }
 
 /// Everything that training reads.
@@ -83,6 +135,7 @@ struct Data {
 
 impl Data {
     fn prepare(
+        group: &dyn Group,
         settings: &Settings,
         frozen: &Frozen<'_>,
         start: Option<&Start>,
@@ -121,7 +174,8 @@ impl Data {
         }
 
         let cached = features.as_ref().filter(|_| settings.alignment.as_ref().is_some_and(|it| it.cache));
-        let train = encode_photos(&photos, images, &place.join("train"), encoder, cached, on_event)?;
+        let train =
+            encode_photos_in(group, &photos, images, &place.join("train"), encoder, cached, on_event)?;
         let info = match start.and_then(|it| it.latents(&encoder.name)) {
             Some(it) => LatentInfo { height: shape.1, width: shape.2, ..it.clone() },
             None => latent_info(encoder, &train, shape),
@@ -132,7 +186,8 @@ impl Data {
         let test = match &test {
             None => None,
             Some(it) => {
-                let cache = encode_photos(it, images, &place.join("test"), encoder, None, on_event)?;
+                let cache =
+                    encode_photos_in(group, it, images, &place.join("test"), encoder, None, on_event)?;
                 Some(normalised(cache)?)
             }
         };
@@ -168,9 +223,13 @@ fn train(
     let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
     let order = EpochOrder::new(settings.train.seed, data.train.len(), settings.images.flips)?;
     let live = frozen.features.as_ref().filter(|_| settings.alignment.as_ref().is_some_and(|it| !it.cache));
-    let start = |it| LiveFeatures::start(&data.photos, &order, it, trainer.images_seen());
-    let mut live = live.map(start).transpose()?;
-    let mut log = Log::open(&settings.run, watch.tensorboard, on_event);
+    let (begin, batch_size) = (trainer.steps(), settings.train.batch_size as u64);
+    let first = trainer.own_images(begin)?;
+    let own = (0..).flat_map(move |step| first.start + step * batch_size..first.end + step * batch_size);
+    let mut live = live.map(|it| LiveFeatures::start(&data.photos, &order, it, own)).transpose()?;
+    let group = trainer.group().clone();
+    let (group, leads) = (group.as_ref(), group.rank() == 0);
+    let mut log = Log::open(&settings.run, watch.tensorboard && leads, on_event);
     let (mut saved, mut stop) = (Instant::now(), false);
     while !trainer.finished() && !stop {
         let report = trainer.step(|positions| {
@@ -180,40 +239,61 @@ fn train(
             }
             Ok::<Batch, TrainError>(batch)
         })?;
-        stop |= on_event(Event::Step(&report)).is_break();
-        if due(report.step, watch.log_every) {
-            log.add(folder, &report.record(), on_event)?;
-        }
+        let stops = on_event(Event::Step(&report)).is_break();
+        let save = saved.elapsed().as_secs() >= watch.save_every_seconds;
+        let logged = match due(report.step, watch.log_every) {
+            true => log.add(folder, &report.record(), on_event),
+            false => Ok(()),
+        };
+        // What a rank does alone is told before the next thing that all do.
+        let wishes = tell(group, logged.map(|()| Wishes { stop: stops, save }), on_event)?;
+        stop |= wishes.stop;
         if let Some(test) = data.test.as_ref().filter(|_| due(report.step, watch.test_every)) {
             let (average, times) = (trainer.averaged_network(0)?, TimeSampling::LogitNormal);
-            let loss = evaluate_loss(average.as_ref(), test, watch.test_images, times, &Device::Cpu)?;
+            let images = watch.test_images;
+            let loss = evaluate_loss_in(group, average.as_ref(), test, images, times, &Device::Cpu)?;
             let (step, images_seen) = (report.step, report.images_seen);
             let record = json!({ "step": step, "images_seen": images_seen, "test_loss": loss });
-            log.add(folder, &record, on_event)?;
-            stop |= on_event(Event::TestLoss(step, loss)).is_break();
+            let logged = log.add(folder, &record, on_event);
+            let stops = on_event(Event::TestLoss(step, loss)).is_break();
+            stop |= tell(group, logged.map(|()| Wishes { stop: stops, save: false }), on_event)?.stop;
         }
         if due(report.step, watch.samples_every) {
-            let event = generate(trainer, watch.guidance, data);
-            stop |= match &event {
-                Ok(samples) => on_event(Event::Samples(samples)),
-                Err(error) => on_event(Event::ReportFailed(error)),
-            }
-            .is_break();
+            let network = trainer.averaged_network(0)?;
+            let samples = leads.then(|| generate(trainer, network.as_ref(), watch.guidance, data));
+            let stops = match &samples {
+                Some(Ok(samples)) => on_event(Event::Samples(samples)).is_break(),
+                Some(Err(error)) => on_event(Event::ReportFailed(error)).is_break(),
+                None => false,
+            };
+            stop |= tell(group, Ok(Wishes { stop: stops, save: false }), on_event)?.stop;
         }
-        if saved.elapsed().as_secs() >= watch.save_every_seconds {
-            let path = folder.save(trainer)?;
-            stop |= on_event(Event::Saved(&path)).is_break();
+        if wishes.save {
+            stop |= save_and_tell(trainer, folder, on_event)?;
             saved = Instant::now();
         }
     }
+    if save_and_tell(trainer, folder, on_event)? || stop { Err(TrainError::Stopped) } else { Ok(()) }
+}
+
+/// Saves, and returns whether to stop.
+fn save_and_tell(
+    trainer: &Trainer<FlowMatching>,
+    folder: &mut RunFolder,
+    on_event: &mut OnEvent<'_>,
+) -> Result<bool, TrainError> {
     let path = folder.save(trainer)?;
-    stop |= on_event(Event::Saved(&path)).is_break();
-    if stop { Err(TrainError::Stopped) } else { Ok(()) }
+    let stop = on_event(Event::Saved(&path)).is_break();
+    Ok(tell(trainer.group().as_ref(), Ok(Wishes { stop, save: false }), on_event)?.stop)
 }
 
 /// Samples of the first classes with the averaged weights, always from the same noise.
-fn generate(trainer: &Trainer<FlowMatching>, guidance: f64, data: &Data) -> Result<Samples, TrainError> {
-    let network = trainer.averaged_network(0)?;
+fn generate(
+    trainer: &Trainer<FlowMatching>,
+    network: &dyn VelocityNetwork,
+    guidance: f64,
+    data: &Data,
+) -> Result<Samples, TrainError> {
     let shown = data.classes.len().min(SAMPLE_CLASSES);
     let shape = (network.config().sizes.in_channels, data.info.height, data.info.width);
     let options = SampleOptions {
@@ -227,8 +307,7 @@ fn generate(trainer: &Trainer<FlowMatching>, guidance: f64, data: &Data) -> Resu
         let images: Vec<u64> = (first..first + SAMPLE_IMAGES as u64).collect();
         let noise = noise_batch(trainer.config().seed, &images, shape, &Device::Cpu)?;
         let labels = [label as u32; SAMPLE_IMAGES];
-        let sampled =
-            sample(network.as_ref(), &noise, &labels, &options, &mut |_| ControlFlow::Continue(()))?;
+        let sampled = sample(network, &noise, &labels, &options, &mut |_| ControlFlow::Continue(()))?;
         Ok(sampled.latents)
     };
     let latents = (0..shown).map(class).collect::<Result<Vec<_>, _>>()?;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! run/
-//!   run.lock                                 held while a process trains
+//!   run.lock                                 held while processes train
 //!   log.jsonl                                one line per logged step, cut back to the checkpoint on resume
 //!   checkpoints/step-0000000200/             weights, moments, averages, state.json
 //!   checkpoints/.partial-step-0000000300/    being written
@@ -12,30 +12,75 @@
 //! A checkpoint is written as a `.partial-` folder, synced, read back and renamed; an older one of the same step
 //! is first moved aside, and removed last. So at any moment every saved checkpoint is complete under one of the
 //! three names, and resuming takes the newest step that is complete under any of them.
+//!
+//! Several ranks share one folder: rank 0 holds the lock, writes the log and moves folders; all write checkpoints.
 
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use ddt_dist::{Alone, Group, MAX_PAYLOAD};
 use ddt_files::{DiskFile, FileError, FileSystem};
 
 use crate::{
     checkpoint,
     error::{TrainError, in_full},
     objective::Objective,
+    ranks::{agree_on, agreed},
     trainer::Trainer,
 };
 
-/// A run's folder, locked for this process.
+/// A run's folder, locked for this process, or for all ranks of its group.
 #[derive(Debug)]
 pub struct RunFolder {
     system: FileSystem,
     path: PathBuf,
-    log: DiskFile,
-    /// Where the next line of the log goes.
-    log_end: u64,
+    group: Arc<dyn Group>,
+    /// Of rank 0.
+    log: Option<Log>,
+}
+
+/// The log, and the lock that goes with the right to write it.
+#[derive(Debug)]
+struct Log {
+    file: DiskFile,
+    /// Where the next line goes.
+    end: u64,
     _lock: DiskFile,
+}
+
+impl Log {
+    fn open(system: &FileSystem, path: &Path) -> Result<Self, TrainError> {
+        system.create_folders(&path.join("checkpoints"))?;
+        let lock = system.open(&path.join("run.lock"))?;
+        if !lock.try_lock()? {
+            return Err(TrainError::Locked { path: path.to_owned() });
+        }
+        let file = system.open(&path.join("log.jsonl"))?;
+        let end = file.size()?;
+        system.sync_folder(path)?;
+        Ok(Self { file, end, _lock: lock })
+    }
+
+    fn check(&self, expected: u64) -> Result<(), TrainError> {
+        let (path, got) = (self.file.path().to_owned(), self.file.size()?);
+        // Making it longer would fill it with zeros.
+        if got >= expected {
+            return Ok(());
+        }
+        let problem = format!(
+            "expected {expected} bytes, as the checkpoint needs, got {got}; put the log back, or choose another folder"
+        );
+        Err(TrainError::Unusable { path, problem })
+    }
+
+    fn cut(&mut self, bytes: u64) -> Result<(), TrainError> {
+        self.file.resize(bytes)?;
+        self.end = bytes;
+        Ok(())
+    }
 }
 
 /// Result of resuming a run.
@@ -100,15 +145,17 @@ impl RunFolder {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_on(system: &FileSystem, path: &Path) -> Result<Self, TrainError> {
-        system.create_folders(&path.join("checkpoints"))?;
-        let lock = system.open(&path.join("run.lock"))?;
-        if !lock.try_lock()? {
-            return Err(TrainError::Locked { path: path.to_owned() });
-        }
-        let log = system.open(&path.join("log.jsonl"))?;
-        let log_end = log.size()?;
-        system.sync_folder(path)?;
-        Ok(Self { system: system.clone(), path: path.to_owned(), log, log_end, _lock: lock })
+        Self::open_in(Arc::new(Alone), system, path)
+    }
+
+    /// [`open_on`](Self::open_on) as one of several ranks, which all see the folder and make the same calls.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_in(group: Arc<dyn Group>, system: &FileSystem, path: &Path) -> Result<Self, TrainError> {
+        let log = (group.rank() == 0).then(|| Log::open(system, path)).transpose();
+        let log = agreed(group.as_ref(), log)?;
+        Ok(Self { system: system.clone(), path: path.to_owned(), group, log })
     }
 
     /// Restores `trainer` and the log to the newest complete checkpoint; without one, the run starts.
@@ -121,13 +168,15 @@ impl RunFolder {
     /// [`TrainError::File`] when a file fails.
     pub fn resume<O: Objective>(&mut self, trainer: &mut Trainer<O>) -> Result<Resumed, TrainError> {
         let mut rejected = Vec::new();
-        let found = self.found()?;
+        let found = self.found_by_all()?;
         for it in &found {
             match checkpoint::read(&it.path, trainer) {
                 Ok((state, saved)) => {
-                    self.check_log(state.log_bytes)?;
-                    self.settle(it, &found)?;
-                    self.cut_log(state.log_bytes)?;
+                    self.lead(|folder| {
+                        folder.log_of_rank_0()?.check(state.log_bytes)?;
+                        folder.settle(it, &found)?;
+                        folder.log_of_rank_0()?.cut(state.log_bytes)
+                    })?;
                     trainer.restore(saved)?;
                     return Ok(Resumed { step: Some(trainer.steps()), rejected });
                 }
@@ -143,23 +192,27 @@ impl RunFolder {
             );
             return Err(TrainError::Unusable { path: self.path.join("checkpoints"), problem });
         }
-        self.remove(found.iter().map(|it| &it.path))?;
-        self.cut_log(0)?;
+        self.lead(|folder| {
+            folder.remove(found.iter().map(|it| &it.path))?;
+            folder.log_of_rank_0()?.cut(0)
+        })?;
         Ok(Resumed { step: None, rejected: Vec::new() })
     }
 
-    /// Appends one line of JSON to the log.
+    /// Appends one line of JSON to the log; other ranks than 0 leave that to it.
     ///
     /// # Errors
     /// [`TrainError::File`] when it cannot be written.
     pub fn log(&mut self, record: &serde_json::Value) -> Result<(), TrainError> {
+        let Some(log) = &mut self.log else { return Ok(()) };
         let line = format!("{record}\n");
-        self.log.write_at(self.log_end, line.as_bytes())?;
-        self.log_end += line.len() as u64;
+        log.file.write_at(log.end, line.as_bytes())?;
+        log.end += line.len() as u64;
         Ok(())
     }
 
-    /// Saves the trainer, verifies what was written, and removes all older checkpoints but one.
+    /// Saves the trainer, verifies what was written, and removes all older checkpoints but one. All ranks call this
+    /// together.
     ///
     /// An existing checkpoint that is complete and equal stays as it is.
     ///
@@ -167,28 +220,71 @@ impl RunFolder {
     /// [`TrainError::File`] when a file cannot be written;
     /// [`TrainError::Unusable`] when it reads differently. Earlier checkpoints are intact then.
     pub fn save<O: Objective>(&mut self, trainer: &Trainer<O>) -> Result<PathBuf, TrainError> {
-        self.log.sync()?;
         let step = trainer.steps();
         let place = |kind| self.place(kind, step);
         let (folder, partial, old) = (place(Kind::InPlace), place(Kind::Partial), place(Kind::Old));
-
-        self.system.remove_folder(&partial)?;
-        let written = checkpoint::write(&self.system, &partial, trainer, self.log_end)?;
-        if checkpoint::verify(&folder).is_ok_and(|it| it == written) {
-            self.system.remove_folder(&partial)?;
-        } else {
-            checkpoint::verify(&partial)?;
-            if folder.exists() {
-                self.system.remove_folder(&old)?;
-                self.system.rename(&folder, &old)?;
-            }
-            self.system.rename(&partial, &folder)?;
+        let group = self.group.clone();
+        self.lead(|it| {
+            it.log_of_rank_0()?.file.sync()?;
+            Ok(it.system.remove_folder(&partial)?)
+        })?;
+        let log_end = self.log.as_ref().map_or(0, |it| it.end);
+        let written = checkpoint::write(&self.system, &partial, trainer, log_end)?;
+        let before = checkpoint::verify(group.as_ref(), &folder);
+        // Rank 0 knows the length of the log, and with it whether the two are equal.
+        let equal = before.is_ok_and(|it| it == written);
+        let (_, equal) = agree_on(group.as_ref(), Ok::<_, TrainError>(equal), |it| vec![(*it).into()])?;
+        let equal = equal.first().is_some_and(|it| *it == [1]);
+        if !equal {
+            checkpoint::verify(group.as_ref(), &partial)?;
         }
-        // Newer ones may exist, damaged and ignored; older ones are counted without them.
-        let found = self.found()?;
-        let older = found.iter().filter(|it| it.kind == Kind::InPlace && it.step < step).skip(KEEP - 1);
-        self.remove(older.map(|it| &it.path).chain([&old]))?;
+        self.lead(|it| {
+            if equal {
+                it.system.remove_folder(&partial)?;
+            } else {
+                if folder.exists() {
+                    it.system.remove_folder(&old)?;
+                    it.system.rename(&folder, &old)?;
+                }
+                it.system.rename(&partial, &folder)?;
+            }
+            // Newer ones may exist, damaged and ignored; older ones are counted without them.
+            let found = it.found()?;
+            let older = found.iter().filter(|it| it.kind == Kind::InPlace && it.step < step).skip(KEEP - 1);
+            it.remove(older.map(|it| &it.path).chain([&old]))
+        })?;
         Ok(folder)
+    }
+
+    /// Does something on rank 0, while the others wait.
+    fn lead(&mut self, job: impl FnOnce(&mut Self) -> Result<(), TrainError>) -> Result<(), TrainError> {
+        let group = self.group.clone();
+        agreed(group.as_ref(), if self.log.is_some() { job(self) } else { Ok(()) })
+    }
+
+    fn log_of_rank_0(&mut self) -> Result<&mut Log, TrainError> {
+        let path = &self.path;
+        self.log.as_mut().ok_or_else(|| TrainError::Locked { path: path.clone() })
+    }
+
+    /// What rank 0 finds, or as much of it, newest first, as it can say.
+    fn found_by_all(&self) -> Result<Vec<Found>, TrainError> {
+        const EACH: usize = 9;
+        let found = if self.log.is_some() { self.found() } else { Ok(Vec::new()) };
+        if self.group.size() == 1 {
+            return found;
+        }
+        let say = |all: &Vec<Found>| {
+            let each = |it: &Found| [&it.step.to_le_bytes()[..], &[it.kind as u8]].concat();
+            all.iter().take(MAX_PAYLOAD / EACH).flat_map(each).collect()
+        };
+        let (_, heard) = agree_on(self.group.as_ref(), found, say)?;
+        let read = |bytes: &[u8]| {
+            let step = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
+            let kind = Kind::ALL.into_iter().map(|it| it.0).find(|it| Some(&(*it as u8)) == bytes.last())?;
+            Some(Found { step, kind, path: self.place(kind, step) })
+        };
+        Ok(heard.first().map_or(Vec::new(), |it| it.chunks(EACH).filter_map(read).collect()))
     }
 
     /// All folders that may be a checkpoint: newest step first, and within a step the most trusted kind.
@@ -225,24 +321,6 @@ impl RunFolder {
 
     fn remove<'a>(&self, mut folders: impl Iterator<Item = &'a PathBuf>) -> Result<(), TrainError> {
         Ok(folders.try_for_each(|it| self.system.remove_folder(it))?)
-    }
-
-    fn check_log(&self, expected: u64) -> Result<(), TrainError> {
-        let (path, got) = (self.log.path().to_owned(), self.log.size()?);
-        // Making it longer would fill it with zeros.
-        if got >= expected {
-            return Ok(());
-        }
-        let problem = format!(
-            "expected {expected} bytes, as the checkpoint needs, got {got}; put the log back, or choose another folder"
-        );
-        Err(TrainError::Unusable { path, problem })
-    }
-
-    fn cut_log(&mut self, bytes: u64) -> Result<(), TrainError> {
-        self.log.resize(bytes)?;
-        self.log_end = bytes;
-        Ok(())
     }
 }
 

@@ -1,9 +1,10 @@
 //! Trainer: a run in memory, and the step that updates parameters, optimiser and averages.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, fmt::Display, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use ddt_dist::{Alone, Group, RankFailed, tree};
 use rayon::prelude::*;
 
 use crate::{
@@ -11,14 +12,19 @@ use crate::{
     error::TrainError,
     objective::{Gradients, Objective, Parameters, StepAt},
     optimiser::{ParameterState, Update, update_parameter},
+    ranks::Ranks,
 };
 
 /// A run in memory: an objective, its parameters, their optimiser state and averages.
+///
+/// Several ranks may share a run, each in its own process: see [`Trainer::in_group`].
 #[derive(Debug)]
 pub struct Trainer<O> {
     cfg: TrainConfig,
     objective: O,
     parameters: Parameters,
+    ranks: Ranks,
+    /// Of the own parameters.
     states: Vec<ParameterState>,
     device: Device,
     counters: Counters,
@@ -35,11 +41,24 @@ pub(crate) enum Part {
     Average(usize),
 }
 
+impl Part {
+    /// The part's numbers of one parameter; weights are not among its state.
+    fn of(self, state: &ParameterState) -> Option<&[f32]> {
+        match self {
+            Self::Weights => None,
+            Self::FirstMoments => Some(&state.moments.first),
+            Self::SecondMoments => Some(&state.moments.second),
+            Self::Average(i) => state.averages.get(i).map(Vec::as_slice),
+        }
+    }
+}
+
 /// Everything that changes in training.
 pub(crate) struct Saved {
     pub(crate) counters: Counters,
-    /// In f32, in the order of the parameters, as are the states.
+    /// In f32, in the order of the parameters.
     pub(crate) weights: Vec<Tensor>,
+    /// Of the own parameters.
     pub(crate) states: Vec<ParameterState>,
 }
 
@@ -94,14 +113,35 @@ impl<O: Objective> Trainer<O> {
         device: &Device,
         build: impl FnOnce(VarBuilder) -> Result<O, E>,
     ) -> Result<Self, TrainError> {
+        Self::in_group(Arc::new(Alone), cfg, data, device, build)
+    }
+
+    /// [`new`](Self::new) as one of several ranks, which make the same calls with the same settings and data, and
+    /// compute the same bits as one.
+    ///
+    /// Each rank computes some of a step's micro-batches, and has the optimiser state and averages of some
+    /// parameters; weights are whole on every rank. Methods that say so are for all ranks to call together.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`TrainError::Group`] unless the number of ranks is a power of two that divides the
+    /// number of micro-batches.
+    pub fn in_group<E: Into<TrainError>>(
+        group: Arc<dyn Group>,
+        cfg: TrainConfig,
+        data: &str,
+        device: &Device,
+        build: impl FnOnce(VarBuilder) -> Result<O, E>,
+    ) -> Result<Self, TrainError> {
         cfg.validate()?;
         let (objective, parameters) =
             Parameters::create(cfg.seed, cfg.precision.dtype(), device, build).map_err(Into::into)?;
-        let states = parameters.iter().map(|(_, var)| Ok(ParameterState::new(values(var)?, &cfg)));
+        let ranks = Ranks::new(group, &parameters, &cfg)?;
+        let own = parameters.iter().skip(ranks.own().start).take(ranks.own().len());
+        let states = own.map(|(_, var)| Ok(ParameterState::new(values(var)?, &cfg)));
         let states = states.collect::<Result<_, TrainError>>()?;
         let (device, data) = (device.clone(), data.to_owned());
         let counters = Counters { step: 0, skipped: 0, skipped_in_a_row: 0 };
-        Ok(Self { cfg, objective, parameters, states, device, counters, data })
+        Ok(Self { cfg, objective, parameters, ranks, states, device, counters, data })
     }
 
     /// Starts from given weights instead of random ones, averages included: fine-tuning. Parameters that
@@ -124,17 +164,21 @@ impl<O: Objective> Trainer<O> {
                 None => return Err(wrong(format!("{name}: the network has no parameter of this name"))),
             }
         }
-        for ((name, var), state) in self.parameters.iter().zip(&mut self.states) {
+        let own = self.ranks.own();
+        for (at, (name, var)) in self.parameters.iter().enumerate() {
             let Some(weight) = weights.get(name) else { continue };
             let weight = weight.to_device(&self.device)?.to_dtype(DType::F32)?;
             var.set(&weight)?;
-            *state = ParameterState::new(values(&weight)?, &self.cfg);
+            if own.contains(&at) {
+                self.states[at - own.start] = ParameterState::new(values(&weight)?, &self.cfg);
+            }
         }
         Ok(())
     }
 
     /// Takes one step. `batch` returns the batch of a range of positions, which count images from the beginning
-    /// of the run; without micro-batches it is called once.
+    /// of the run; without micro-batches it is called once. All ranks call this together, and each is asked for its
+    /// own micro-batches.
     ///
     /// A loss or gradient that is not finite, or a gradient of norm 1e18 or more, changes neither weights
     /// nor averages; the step counts as skipped.
@@ -142,21 +186,35 @@ impl<O: Objective> Trainer<O> {
     /// # Errors
     /// Those of `batch`; [`TrainError::NotFinite`] after 20 skipped steps in a row; [`TrainError::Data`] when
     /// the data does not fit the network; [`TrainError::NoGradient`] when a parameter takes no part in the
-    /// loss.
-    pub fn step<E: From<TrainError>>(
+    /// loss. Of several ranks all return [`TrainError::Rank`] when one fails.
+    pub fn step<E: From<TrainError> + Display>(
         &mut self,
         mut batch: impl FnMut(Range<u64>) -> Result<O::Batch, E>,
     ) -> Result<StepReport, E> {
-        let mut sums = Gradients::default();
         let (begin, of) = (self.images_seen(), self.cfg.batch_size as u64);
-        for first in (0..of).step_by(self.cfg.images_at_once()) {
-            let end = of.min(first + self.cfg.images_at_once() as u64);
-            let batch = batch(begin + first..begin + end)?;
-            let at = StepAt { seed: self.cfg.seed, step: self.counters.step, first };
+        let mut leaf = |micro_batch: usize| {
+            let images = self.cfg.images_of(micro_batch);
+            let batch = batch(begin + images.start..begin + images.end)?;
+            let at = StepAt { seed: self.cfg.seed, step: self.counters.step, first: images.start };
             let loss = self.objective.loss(&batch, at)?;
-            sums.add(&self.parameters, &loss, (end - first) as f64 / of as f64)?;
-        }
-        Ok(self.apply(sums)?)
+            let share = (images.end - images.start) as f64 / of as f64;
+            Ok::<_, E>(Gradients::of(&self.parameters, &loss, share)?)
+        };
+        let own = tree(self.ranks.micro_batches(&self.cfg)?, &mut leaf, &mut |a, b| Ok(a.plus(b)?));
+        let (sums, culprit) = self.ranks.meet(own)?;
+        Ok(self.apply(sums, culprit)?)
+    }
+
+    /// Positions in the run of the images of a step that this rank computes; `step` counts from 0.
+    pub(crate) fn own_images(&self, step: u64) -> Result<Range<u64>, TrainError> {
+        let (run, begin) = (self.ranks.micro_batches(&self.cfg)?, step * self.cfg.batch_size as u64);
+        let (first, last) = (self.cfg.images_of(run.start), self.cfg.images_of(run.end - 1));
+        Ok(begin + first.start..begin + last.end)
+    }
+
+    /// The ranks that share the run.
+    pub fn group(&self) -> &Arc<dyn Group> {
+        self.ranks.group()
     }
 
     /// Whether the configured images have been seen.
@@ -197,7 +255,8 @@ impl<O: Objective> Trainer<O> {
         self.tensors(Part::Weights)
     }
 
-    /// The weights averaged with the configured decay of this number; 0 is the one to sample with.
+    /// The weights averaged with the configured decay of this number; 0 is the one to sample with. All ranks call
+    /// this together.
     ///
     /// # Errors
     /// [`TrainError::Setting`] when there is no such average; [`TrainError::Candle`] when a tensor cannot be
@@ -231,48 +290,58 @@ impl<O: Objective> Trainer<O> {
         Ok(())
     }
 
-    /// A tensor per parameter, in f32.
+    pub(crate) fn own_parameters(&self) -> Range<usize> {
+        self.ranks.own()
+    }
+
+    /// A tensor per parameter, in f32. All ranks call this together.
     pub(crate) fn tensors(&self, part: Part) -> Result<BTreeMap<String, Tensor>, TrainError> {
-        let named = self.parameters.iter().zip(&self.states).map(|((name, var), state)| {
-            let values = match part {
-                Part::Weights => return Ok((name.to_owned(), var.as_tensor().clone())),
-                Part::FirstMoments => &state.moments.first,
-                Part::SecondMoments => &state.moments.second,
-                Part::Average(i) => &state.averages[i],
-            };
-            Ok((name.to_owned(), Tensor::from_slice(values, var.shape(), &self.device)?))
-        });
-        named.collect()
+        let names = self.parameters.iter().map(|it| it.0.to_owned());
+        if part == Part::Weights {
+            return Ok(names.zip(self.parameters.iter().map(|it| it.1.as_tensor().clone())).collect());
+        }
+        let own: Vec<&[f32]> = self.states.iter().filter_map(|it| part.of(it)).collect();
+        Ok(names.zip(self.ranks.gathered(&self.parameters, &own)?).collect())
     }
 
     /// Updates the parameters, or skips the step.
-    fn apply(&mut self, mut sums: Gradients) -> Result<StepReport, TrainError> {
+    fn apply(&mut self, sums: Gradients, culprit: usize) -> Result<StepReport, TrainError> {
         let begin = self.images_seen();
         self.counters.step += 1;
         let images_seen = self.images_seen();
         let lr = self.cfg.lr.lr(begin..images_seen, self.cfg.total_images);
-        let grad_norm = sums.norm()?;
-        if is_usable(sums.loss, grad_norm) {
+        let Gradients { loss, parts, gradients } = sums;
+        let summed = self.ranks.sum(gradients)?;
+        let grad_norm = self.ranks.norm(&summed)?;
+        if is_usable(loss, grad_norm) {
             self.counters.skipped_in_a_row = 0;
-            if let Some(limit) = self.cfg.clip_norm
-                && grad_norm > limit
-            {
-                sums.scale(limit / grad_norm)?;
-            }
+            let scale = self.cfg.clip_norm.map_or(1.0, |limit| (limit / grad_norm).min(1.0));
             let step = self.counters.step - self.counters.skipped;
             let update = Update { adamw: &self.cfg.adamw, decays: &self.cfg.ema_decays, lr, step };
-            let vars: Vec<_> = self.parameters.iter().map(|it| it.1).collect();
-            let all = vars.par_iter().zip(&mut self.states).zip(&sums.gradients);
-            all.try_for_each(|((var, state), gradient)| update_parameter(var, gradient, state, &update))?;
+            let (ranks, vars) = (&self.ranks, self.parameters.iter().map(|it| it.1).collect::<Vec<_>>());
+            ranks.own().into_par_iter().zip(&mut self.states).try_for_each(|(at, state)| {
+                Ok::<_, TrainError>(ranks.with_gradient(&summed, at, |gradient| {
+                    if scale == 1.0 {
+                        return update_parameter(vars[at], gradient, state, &update);
+                    }
+                    update_parameter(vars[at], &(gradient * scale)?, state, &update)
+                })??)
+            })?;
+            ranks.share(&self.parameters, summed)?;
         } else {
             self.counters.skipped += 1;
             self.counters.skipped_in_a_row += 1;
         }
         let Counters { step, skipped, skipped_in_a_row } = self.counters;
         if skipped_in_a_row >= Self::MAX_SKIPPED_IN_A_ROW {
-            return Err(TrainError::NotFinite { count: skipped_in_a_row, step });
+            let error = TrainError::NotFinite { count: skipped_in_a_row, step };
+            return Err(match self.group().size() {
+                1 => error,
+                // The same on all, as any failure of a rank.
+                _ => RankFailed { rank: culprit, cause: error.to_string() }.into(),
+            });
         }
-        Ok(StepReport { step, images_seen, loss: sums.loss, parts: sums.parts, grad_norm, lr, skipped })
+        Ok(StepReport { step, images_seen, loss, parts, grad_norm, lr, skipped })
     }
 }
 

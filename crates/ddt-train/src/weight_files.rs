@@ -13,7 +13,7 @@ use ddt_model::{DdtConfig, DdtFile, Description, LatentInfo, NetworkConfig};
 use crate::{
     data::LatentDataset,
     error::{TrainError, in_full},
-    flow_matching::{FlowMatching, evaluate_loss},
+    flow_matching::{FlowMatching, evaluate_loss_in},
     objective::Parameters,
     settings::StartSettings,
     trainer::Trainer,
@@ -123,7 +123,7 @@ pub struct Exported {
 }
 
 /// Writes the average with the smallest loss on `test` (the first, without test images), in 16 bits.
-/// `on_loss` is called with each decay and its loss.
+/// `on_loss` is called with each decay and its loss. All ranks call this together; rank 0 writes.
 pub(crate) fn export(
     path: &Path,
     trainer: &Trainer<FlowMatching>,
@@ -140,7 +140,8 @@ pub(crate) fn export(
     for (i, &decay) in decays.iter().enumerate() {
         let Some(test) = test else { break };
         let (average, times) = (trainer.averaged_network(i)?, TimeSampling::LogitNormal);
-        let loss = evaluate_loss(average.as_ref(), test, TEST_IMAGES, times, &Device::Cpu)?;
+        let group = trainer.group().as_ref();
+        let loss = evaluate_loss_in(group, average.as_ref(), test, TEST_IMAGES, times, &Device::Cpu)?;
         on_loss(decay, loss);
         if !loss.is_finite() {
             let got = format!("{loss} with the average of decay {decay}");
@@ -165,7 +166,9 @@ pub(crate) fn export(
     let weights = trainer.averaged_weights(best)?.into_iter().filter(|it| names.contains_key(&it.0));
     let weights = weights.map(half).collect::<Result<BTreeMap<_, _>, _>>()?;
     let (classes, latents) = (Some(classes.to_vec()), Some(info.clone()));
-    DdtFile::write(path, &Description { config, classes, latents, metadata }, &weights)?;
+    if trainer.group().rank() == 0 {
+        DdtFile::write(path, &Description { config, classes, latents, metadata }, &weights)?;
+    }
     Ok(Exported { decay: decays[best], test_loss: best_loss })
 }
 

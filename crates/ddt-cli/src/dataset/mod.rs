@@ -11,13 +11,14 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::value_parser;
 use ddt::{
-    Image, Opened, OutputFile, Pipeline, Record, Request,
+    Image, Opened, OutputFile, Pipeline, Place, Record, Request,
     args::PipelineArgs,
     duration_in_words,
     files::npz::{ArchiveJob, ImageArchive, Next, Shard},
     flow::NoiseSource,
     hub::{Hub, Release},
 };
+use ddt_dist::Launch;
 use serde::Serialize;
 
 use self::png_folder::PngFolder;
@@ -90,9 +91,15 @@ const ROUNDING: &str = "clamp(floor(127.5 x + 128), 0, 255)";
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
-    let given = &args.pipeline;
+    let launch = Launch::from_env()?;
+    let mut given = args.pipeline.clone();
+    if given.device == Place::Cuda(0) {
+        // Without a number: each process of a machine has a GPU of its own.
+        given.device = Place::Cuda(launch.local_rank);
+    }
+    let given = &given;
     given.threads.start()?;
-    let shard = rows::shard(args.rank, args.world_size, |name| std::env::var(name).ok())?;
+    let shard = rows::shard(args.rank, args.world_size, &launch)?;
     let out = match &args.out {
         Some(path) => OutputFile::new(path, &["npz"]),
         None => OutputFile::with_folder(Path::new("out/dataset.npz"), &["npz"]),

@@ -6,6 +6,7 @@ use ddt::{
     files::npz::Shard,
     flow::{CounterNoise, Purpose},
 };
+use ddt_dist::Launch;
 
 /// How rows follow from the seed, in words.
 pub(super) const ORDER: &str = "row i has image k = permutation[i] of 0..count, by Fisher-Yates from ChaCha8 \
@@ -26,40 +27,15 @@ pub(super) fn images(classes: &[u32], count: u32, seed: u64) -> Vec<Image> {
     order.into_iter().map(image).collect()
 }
 
-/// Variables with rank and number of processes. SLURM is last: what it starts may start processes of its own.
-const LAUNCHERS: [(&str, &str); 4] = [
-    ("RANK", "WORLD_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("PMI_RANK", "PMI_SIZE"),
-    ("SLURM_PROCID", "SLURM_NTASKS"),
-];
-
-/// The shard of the flags, else of the first launcher (torchrun, Open MPI, other MPI, SLURM) whose two variables are
-/// both set, else the whole.
+/// The shard of the flags, else of the launcher (torchrun, Open MPI, other MPI, SLURM), else the whole.
 ///
 /// Wrong numbers only cost time: a process takes over what others leave, so no image is made twice or never.
-pub(super) fn shard(
-    rank: Option<usize>,
-    world_size: Option<usize>,
-    variable: impl Fn(&str) -> Option<String>,
-) -> Result<Shard> {
+pub(super) fn shard(rank: Option<usize>, world_size: Option<usize>, launch: &Launch) -> Result<Shard> {
     match (rank, world_size) {
-        (Some(rank), Some(world)) => return Shard::new(rank, world).context("--rank, --world-size"),
-        (None, None) => {}
+        (Some(rank), Some(world)) => Shard::new(rank, world).context("--rank, --world-size"),
+        (None, None) => Ok(Shard::new(launch.rank, launch.size)?),
         _ => bail!("expected --rank and --world-size together, got one of them"),
     }
-    let found = LAUNCHERS.iter().find_map(|&names| Some((names, variable(names.0)?, variable(names.1)?)));
-    let Some(((rank_name, world_name), rank, world)) = found else { return Ok(Shard::ALONE) };
-    let number = |name: &str, text: &str| {
-        let wanted = || {
-            format!(
-                "expected a whole number in {name}, got {text:?}; unset it, or use --rank and --world-size"
-            )
-        };
-        text.trim().parse::<usize>().with_context(wanted)
-    };
-    Shard::new(number(rank_name, &rank)?, number(world_name, &world)?)
-        .with_context(|| format!("{rank_name}, {world_name}"))
 }
 
 #[cfg(test)]
@@ -97,44 +73,16 @@ mod tests {
         assert_eq!(rows, expected);
     }
 
-    fn of(variables: &[(&str, &str)]) -> Result<(usize, usize), String> {
-        let variable = |name: &str| variables.iter().find(|it| it.0 == name).map(|it| it.1.to_owned());
-        let found = shard(None, None, variable).map_err(|error| format!("{error:#}"))?;
-        Ok((found.rank(), found.world()))
-    }
-
-    #[test]
-    fn launchers_are_understood() {
-        assert_eq!(of(&[]), Ok((0, 1)));
-        assert_eq!(of(&[("RANK", "2"), ("WORLD_SIZE", "4")]), Ok((2, 4)));
-        assert_eq!(of(&[("SLURM_PROCID", "7"), ("SLURM_NTASKS", "8")]), Ok((7, 8)));
-        assert_eq!(of(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")]), Ok((1, 2)));
-        let mpi_in_slurm = [
-            ("SLURM_PROCID", "0"),
-            ("SLURM_NTASKS", "2"),
-            ("OMPI_COMM_WORLD_RANK", "5"),
-            ("OMPI_COMM_WORLD_SIZE", "6"),
-        ];
-        assert_eq!(of(&mpi_in_slurm), Ok((5, 6)));
-        // One variable of a pair says nothing.
-        assert_eq!(of(&[("RANK", "2"), ("PMI_RANK", "1"), ("PMI_SIZE", "2")]), Ok((1, 2)));
-    }
-
     #[test]
     fn flags_come_first_and_together() {
-        let set = |name: &str| Some(if name == "RANK" { "0" } else { "3" }.to_owned());
-        assert_eq!(shard(Some(1), Some(2), set).unwrap(), Shard::new(1, 2).unwrap());
-        assert!(shard(Some(1), None, set).is_err());
-        assert!(shard(Some(2), Some(2), set).is_err());
-    }
-
-    #[test]
-    fn nonsense_is_named() {
-        let message = of(&[("RANK", "first"), ("WORLD_SIZE", "4")]).unwrap_err();
-        assert!(message.contains("whole number in RANK, got \"first\""), "{message}");
-        let message = of(&[("RANK", "4"), ("WORLD_SIZE", "4")]).unwrap_err();
+        let launch = Launch { rank: 2, size: 4, ..Launch::alone() };
+        assert_eq!(shard(None, None, &launch).unwrap(), Shard::new(2, 4).unwrap());
+        assert_eq!(shard(None, None, &Launch::alone()).unwrap(), Shard::ALONE);
+        assert_eq!(shard(Some(1), Some(2), &launch).unwrap(), Shard::new(1, 2).unwrap());
+        assert!(shard(Some(1), None, &launch).is_err());
+        let message = format!("{:#}", shard(Some(2), Some(2), &launch).unwrap_err());
         assert!(
-            message.contains("RANK, WORLD_SIZE: ") && message.contains("expected a rank from 0 to 3"),
+            message.contains("--rank, --world-size: ") && message.contains("a rank from 0 to 1"),
             "{message}"
         );
     }

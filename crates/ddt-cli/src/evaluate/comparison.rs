@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::value_parser;
 use ddt::{OutputFile, Place, sha256_of};
+use ddt_dist::Group;
 use ddt_metrics::{
     ClassCounts, EvaluationProtocol, Evaluator, Features, INCEPTION_2015, ImageSet, Metric, NamedProtocol,
     Protocol, Quantity, REPORT_VERSION, Report, Statistics, Verdict, Warning, frechet_distance,
@@ -148,6 +149,12 @@ impl<'a> Comparison<'a> {
             notes,
             out,
         })
+    }
+
+    /// Computes the features of both sides, shared by the ranks of a group.
+    pub(super) fn fill(&self, group: &dyn Group, extractor: &Extractor) -> Result<()> {
+        self.cache.fill(group, extractor, &self.samples)?;
+        self.references.images.iter().try_for_each(|it| self.cache.fill(group, extractor, it))
     }
 
     /// Measures both sides with an extractor.

@@ -4,6 +4,7 @@
 //! evaluation that was stopped resumes at its chunk, and a reference is measured once.
 
 use std::{
+    fmt::Display,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -17,6 +18,7 @@ use ddt::{
         sha256,
     },
 };
+use ddt_dist::{Group, agree};
 use ddt_metrics::{
     Duplicates, Features, InceptionScore, InceptionScoreAccumulator, Moments, Statistics, predicted_classes,
 };
@@ -55,6 +57,30 @@ impl Cache {
         let extracted = (extractor.extract)(chunk)?;
         write(&path, &extracted, chunk.num_images())?;
         Ok(extracted)
+    }
+
+    /// Puts the features of all images into the folder, which all ranks see: each takes a chunk in turn.
+    ///
+    /// Measuring reads them from there, so that its sums have the same order whatever the number of ranks.
+    pub(super) fn fill(&self, group: &dyn Group, extractor: &Extractor, images: &Images) -> Result<()> {
+        if group.size() == 1 {
+            return Ok(());
+        }
+        let mut at = 0;
+        let meet = |own: Result<()>| -> Result<()> {
+            let own = own.as_ref().map(|()| &[][..]).map_err(|it| format!("{it:#}"));
+            agree(group, own.as_ref().copied().map_err(|it| it as &dyn Display))?;
+            Ok(())
+        };
+        let mut own = Ok(());
+        images.for_each_chunk(|chunk| {
+            if at % group.size() == group.rank() {
+                own = self.features(extractor, &chunk).map(drop);
+            }
+            at += 1;
+            if at % group.size() == 0 { meet(std::mem::replace(&mut own, Ok(()))) } else { Ok(()) }
+        })?;
+        meet(own)
     }
 }
 

@@ -11,19 +11,22 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use ddt::args::Threads;
+use ddt_dist::{Launch, connect};
 use ddt_metrics::{Explanation, Report, explain};
 
 pub(crate) use self::{
     comparison::{Comparison, Measurement, check_references},
     extractor::{Choice, Extractor},
 };
-use crate::terminal::Terminal;
+use crate::{ranks::together, terminal::Terminal};
 
 const EXAMPLES: &str = "\
 Examples:
   ddt evaluate out/dataset.npz VIRTUAL_imagenet256_labeled.npz --weights pt_inception-2015-12-05-6726825d.pth
   ddt evaluate generated-photos/ photos/ --extractor dinov2 --weights dinov2_vitl14_pretrain.pth
   ddt evaluate out/dataset.npz out/cifar10/train --extractor cifar10-classifier
+  mpirun -n 4 ddt evaluate out/dataset.npz photos/ --extractor dinov2 --weights dinov2_vitl14_pretrain.pth
+                                                     four processes share the network's work (docs/scale.md)
   ddt evaluate --explain ours.json theirs.json
 Features are cached under a hash of the images: an evaluation that was stopped resumes, and nothing is measured twice.";
 
@@ -55,9 +58,17 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     if let [first, second] = args.explain.as_slice() {
         return Ok(explanation(&explain(&Report::read(first)?, &Report::read(second)?)));
     }
-    args.threads.start()?;
-    let comparison = args.prepare(terminal)?;
-    let extractor = args.measurement.load(terminal)?;
+    let group = connect(&Launch::from_env()?)?;
+    let terminal = terminal.of_rank(group.rank());
+    let prepared = || {
+        args.threads.start()?;
+        let comparison = args.prepare(&terminal)?;
+        let extractor = args.measurement.load(&terminal)?;
+        comparison.fill(group.as_ref(), &extractor)?;
+        Ok((comparison, extractor))
+    };
+    // The rest is rank 0's.
+    let (comparison, extractor) = together(group.as_ref(), prepared())?;
     finish(&comparison, &extractor)
 }
 

@@ -7,6 +7,7 @@ mod damage;
 mod faults;
 mod from_settings;
 mod gradients;
+mod ranks;
 mod resume;
 mod runs;
 mod steps;

@@ -1,0 +1,37 @@
+//! Several processes as one program: one result, or one message that names the rank and the cause.
+
+use anyhow::Result;
+use ddt_dist::{Group, RankFailed, agree};
+use ddt_train::TrainError;
+
+use crate::{is_interruption, terminal::INTERRUPTED};
+
+/// Nothing to print: another rank prints the result, or why there is none.
+#[derive(Debug, thiserror::Error)]
+#[error("another rank says what happened")]
+pub(crate) struct Silent {
+    /// Exit status.
+    pub(crate) status: u8,
+}
+
+/// The result on rank 0; a failure on the rank that failed, after all have learned of it.
+pub(crate) fn together<T>(group: &dyn Group, own: Result<T>) -> Result<T> {
+    if group.size() == 1 {
+        return own;
+    }
+    let known = |it: &anyhow::Error| match it.downcast_ref::<TrainError>() {
+        Some(TrainError::Rank(failed)) => Some(failed.clone()),
+        _ => it.downcast_ref::<RankFailed>().cloned(),
+    };
+    let failed = match &own {
+        Err(error) if is_interruption(error) => None,
+        Err(error) => known(error).or_else(|| agree(group, Err(&format!("{error:#}"))).err()),
+        Ok(_) => agree(group, Ok(&[])).err(),
+    };
+    match failed {
+        Some(failed) if failed.rank == group.rank() => Err(failed.into()),
+        Some(_) => Err(Silent { status: 1 }.into()),
+        None if group.rank() == 0 => own,
+        None => Err(Silent { status: if own.is_ok() { 0 } else { INTERRUPTED } }.into()),
+    }
+}

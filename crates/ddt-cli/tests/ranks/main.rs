@@ -1,0 +1,233 @@
+//! Several processes under mpirun end with the same bytes as one, whatever happens to any of them.
+//!
+//! Needs the feature `mpi` and Open MPI's mpirun; `.ci/run` has the stage.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use ddt::{
+    files::sha256_file,
+    picture::{Rgb8, encode_png},
+};
+
+const STEPS: u64 = 20;
+
+/// Photos of two classes and settings: 8 micro-batches a step, a line of the log for each.
+fn begin(folder: &Path) {
+    for (class, red) in [("cat", 40u8), ("dog", 200)] {
+        let class = folder.join("photos").join(class);
+        fs::create_dir_all(&class).unwrap();
+        for i in 0..80u32 {
+            let pixels =
+                (0..20 * 16u32).flat_map(|at| [red, (at % 20 * 5 + i) as u8, (at / 20 * 9 + 3 * i) as u8]);
+            let photo = Rgb8::new(20, 16, pixels.collect()).unwrap();
+            fs::write(class.join(format!("{i:02}.png")), encode_png(&photo, &[]).unwrap()).unwrap();
+        }
+    }
+    let settings = format!(
+        r#"
+        run = "run"
+        images = {{ train = "photos", test = "photos", size = 16, flips = true }}
+        autoencoder = {{ kind = "pixels" }}
+        network = {{ patch_size = 4, hidden_size = 32, num_heads = 2, num_encoder_blocks = 1, num_decoder_blocks = 1 }}
+        [train]
+        batch_size = 16
+        micro_batch = 2
+        total_images = {}
+        ema_decays = [0.5, 0.9]
+        [watch]
+        log_every = 1
+        test_every = 7
+        samples_every = 10
+        save_every_seconds = 0
+        "#,
+        16 * STEPS
+    );
+    fs::write(folder.join("settings.toml"), settings).unwrap();
+}
+
+/// `ddt train` with some arguments in a folder, as one process or several; each on one thread.
+fn train(folder: &Path, processes: usize, arguments: &str) -> Command {
+    let ddt = env!("CARGO_BIN_EXE_ddt");
+    let mut command = match processes {
+        1 => Command::new(ddt),
+        _ => {
+            let mut it = Command::new("mpirun");
+            it.args(["--allow-run-as-root", "--oversubscribe", "-n", &processes.to_string(), ddt]);
+            it
+        }
+    };
+    command.current_dir(folder).args(["train", "settings.toml", "--threads", "1"]);
+    command.args(arguments.split_whitespace()).env("DDT_RANK_TIMEOUT", "60");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn succeed(folder: &Path, processes: usize, arguments: &str) {
+    let Output { status, stdout, stderr } = train(folder, processes, arguments).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{processes} processes: {stderr}");
+    assert_eq!(stdout.matches("wrote run/weights.safetensors").count(), 1, "{stdout}");
+}
+
+/// Hashes of the weights, the last checkpoint, the log and the cache.
+fn outcome(folder: &Path) -> Vec<(PathBuf, String)> {
+    let run = folder.join("run");
+    let last = format!("checkpoints/step-{STEPS:010}");
+    let mut files = vec![run.join("weights.safetensors"), run.join("log.jsonl")];
+    for inner in [last.as_str(), "latents/train", "latents/test"] {
+        files.extend(fs::read_dir(run.join(inner)).unwrap().map(|it| it.unwrap().path()));
+    }
+    files.sort();
+    files.iter().map(|it| (it.strip_prefix(&run).unwrap().to_owned(), sha256_file(it).unwrap())).collect()
+}
+
+/// The outcome of one process that nothing disturbs.
+fn undisturbed() -> Vec<(PathBuf, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    begin(folder.path());
+    succeed(folder.path(), 1, "");
+    outcome(folder.path())
+}
+
+/// Process ids of the ranks of a started mpirun, by rank; empty until all have started.
+fn ranks(mpirun: &Child, processes: usize) -> Vec<u32> {
+    let parent = format!("PPid:\t{}\n", mpirun.id());
+    let mut found = vec![None; processes];
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        if !String::from_utf8_lossy(&read("status")).contains(&parent) {
+            continue;
+        }
+        let environment = read("environ");
+        let rank = environment
+            .split(|it| *it == 0)
+            .filter_map(|it| {
+                std::str::from_utf8(it).ok()?.strip_prefix("OMPI_COMM_WORLD_RANK=")?.parse().ok()
+            })
+            .find(|it: &usize| *it < processes);
+        if let (Some(rank), Ok(id)) = (rank, entry.file_name().to_string_lossy().parse()) {
+            found[rank] = Some(id);
+        }
+    }
+    found.into_iter().collect::<Option<Vec<u32>>>().unwrap_or_default()
+}
+
+fn signal(name: &str, id: u32) {
+    Command::new("kill").args(["-s", name, &id.to_string()]).status().unwrap();
+}
+
+/// Waits for all processes, no longer than so many seconds; returns their messages.
+fn end(mut mpirun: Child, seconds: u64) -> (bool, String) {
+    let begun = Instant::now();
+    while mpirun.try_wait().unwrap().is_none() {
+        if begun.elapsed() > Duration::from_secs(seconds) {
+            mpirun.kill().unwrap();
+            panic!("expected all processes to end within {seconds} s");
+        }
+        sleep(Duration::from_millis(10));
+    }
+    let Output { status, stderr, .. } = mpirun.wait_with_output().unwrap();
+    (status.success(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+/// Starts four processes, waits for the log to have a line, and sends one rank a signal.
+fn disturb(folder: &Path, name: &str, rank: usize, limit: &str) -> (bool, String) {
+    let mut command = train(folder, 4, "--images 100_000");
+    let mpirun = command.env("DDT_RANK_TIMEOUT", limit).spawn().unwrap();
+    let log = folder.join("run/log.jsonl");
+    let begun = Instant::now();
+    while fs::metadata(&log).map_or(0, |it| it.len()) == 0 || ranks(&mpirun, 4).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the run did not start");
+        sleep(Duration::from_millis(10));
+    }
+    signal(name, ranks(&mpirun, 4)[rank]);
+    end(mpirun, 40)
+}
+
+#[test]
+fn any_number_of_processes_ends_with_the_same_bytes() {
+    let expected = undisturbed();
+    for processes in [2, 4] {
+        let folder = tempfile::tempdir().unwrap();
+        begin(folder.path());
+        succeed(folder.path(), processes, "");
+        assert_eq!(outcome(folder.path()), expected, "{processes} processes");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    begin(folder.path());
+    for (processes, images) in [(4, 16 * 6), (1, 16 * 13), (2, 16 * STEPS)] {
+        succeed(folder.path(), processes, &format!("--images {images}"));
+    }
+    assert_eq!(outcome(folder.path()), expected, "4, 1 and 2 processes");
+}
+
+#[test]
+fn killed_ranks_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    begin(folder.path());
+    // A fixed sequence of numbers: moments, ranks and numbers of processes.
+    let mut state = 7u64;
+    let mut next = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut kills = 0;
+    while kills < 20 {
+        let processes = [2, 4][next(2) as usize];
+        let mpirun = train(folder.path(), processes, "").spawn().unwrap();
+        sleep(Duration::from_millis(150 + next(1200)));
+        let ids = ranks(&mpirun, processes);
+        if let Some(id) = ids.get(next(processes as u64) as usize) {
+            signal("KILL", *id);
+        }
+        let (finished, _) = end(mpirun, 30);
+        if finished {
+            // Too late: again from the beginning, with shorter lives.
+            fs::remove_dir_all(folder.path().join("run")).unwrap();
+        }
+        kills += 1;
+    }
+    succeed(folder.path(), 2, "");
+    assert_eq!(outcome(folder.path()), undisturbed());
+}
+
+#[test]
+fn a_stuck_rank_is_named_and_all_end() {
+    let folder = tempfile::tempdir().unwrap();
+    begin(folder.path());
+    let (finished, messages) = disturb(folder.path(), "STOP", 2, "3");
+    let named = "error: rank 2 of 4 has not answered for 3 s";
+    assert!(!finished && messages.matches("error: ").count() == 1 && messages.contains(named), "{messages}");
+    succeed(folder.path(), 2, "");
+}
+
+#[test]
+fn a_rank_that_is_asked_to_stop_stops_all() {
+    let folder = tempfile::tempdir().unwrap();
+    begin(folder.path());
+    let (finished, messages) = disturb(folder.path(), "INT", 3, "60");
+    assert!(!finished && messages.contains("rank 3 was asked to stop"), "{messages}");
+    assert!(messages.contains("saved run/checkpoints/step-") && !messages.contains("error: "), "{messages}");
+    succeed(folder.path(), 4, "");
+}
+
+#[test]
+fn other_numbers_of_processes_are_refused_once() {
+    let folder = tempfile::tempdir().unwrap();
+    begin(folder.path());
+    let Output { status, stderr, .. } = train(folder.path(), 3, "").output().unwrap();
+    let stderr = String::from_utf8_lossy(&stderr);
+    let message = "error: rank 0: 3 processes cannot share 8 micro-batches of a step";
+    assert!(
+        !status.success() && stderr.matches("error: ").count() == 1 && stderr.contains(message),
+        "{stderr}"
+    );
+}

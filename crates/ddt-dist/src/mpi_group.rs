@@ -1,0 +1,214 @@
+//! Processes under MPI.
+//!
+//! Every wait is bounded. A rank that has waited for too long asks all others; those that are in a call of the group
+//! answer, whatever they wait for themselves, and those that do not answer are stopped, hang, or compute for too long.
+//! The lowest rank that answers names them and ends all processes.
+
+use std::{
+    io::Write,
+    sync::atomic::{AtomicU64, Ordering},
+    thread::{sleep, yield_now},
+    time::{Duration, Instant},
+};
+
+use mpi::{
+    Threading,
+    environment::Universe,
+    request::Request,
+    topology::SimpleCommunicator,
+    traits::{Communicator, Destination, Source},
+};
+
+use crate::{error::DistError, group::Group, launch::Launch};
+
+/// The processes of an MPI job. Only the thread that started it may use it.
+#[derive(Debug)]
+pub struct Mpi {
+    // Ends MPI when it is dropped.
+    _universe: Running,
+    rank: usize,
+    size: usize,
+    limit: Duration,
+    sent: AtomicU64,
+    /// Questions so far: an answer to an old one does not count.
+    questions: AtomicU64,
+}
+
+struct Running(#[allow(dead_code, reason = "its drop ends MPI")] Universe);
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Running")
+    }
+}
+
+/// Kinds of messages.
+const DATA: i32 = 0;
+const QUESTION: i32 = 1;
+const ANSWER: i32 = 2;
+
+/// MPI counts with 32 bits.
+const AT_ONCE: usize = 1 << 30;
+
+/// Looks at a message before its rank sleeps between looks.
+const LOOKS: u32 = 2000;
+const BETWEEN_LOOKS: Duration = Duration::from_micros(50);
+
+/// How long answers are waited for.
+const ANSWERS: Duration = Duration::from_secs(2);
+
+/// How long a rank leaves it to a lower one to end all.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Mpi {
+    /// Starts MPI.
+    ///
+    /// # Errors
+    /// [`DistError::MpiInUse`] when it was started before; [`DistError::OtherSize`] when it sees another number of
+    /// processes than the launcher.
+    pub fn start(launch: &Launch) -> Result<Self, DistError> {
+        let (universe, _) = mpi::initialize_with_threading(Threading::Funneled).ok_or(DistError::MpiInUse)?;
+        let world = universe.world();
+        let (rank, size) = (world.rank() as usize, world.size() as usize);
+        if size != launch.size {
+            return Err(DistError::OtherSize { launcher: launch.launcher, expected: launch.size, got: size });
+        }
+        let (sent, questions) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { _universe: Running(universe), rank, size, limit: launch.limit, sent, questions })
+    }
+
+    /// Prints why, and ends all processes.
+    fn end(&self, message: &str) -> ! {
+        if !message.is_empty() {
+            writeln!(std::io::stderr(), "error: {message}").ok();
+        }
+        SimpleCommunicator::world().abort(1)
+    }
+}
+
+impl Group for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn exchange(&self, partner: usize, send: &[u8], receive: &mut [u8]) -> Result<(), DistError> {
+        let world = SimpleCommunicator::world();
+        let peer = world.process_at_rank(partner as i32);
+        self.sent.fetch_add(send.len() as u64, Ordering::Relaxed);
+        mpi::request::scope(|scope| {
+            let receives =
+                receive.chunks_mut(AT_ONCE).map(|it| peer.immediate_receive_into_with_tag(scope, it, DATA));
+            let mut pending: Vec<Request<'_, [u8], _>> = receives.collect();
+            pending.extend(send.chunks(AT_ONCE).map(|it| peer.immediate_send_with_tag(scope, it, DATA)));
+            let mut waiting = Waiting::new(self, partner);
+            loop {
+                pending = pending.into_iter().filter_map(|it| it.test().err()).collect();
+                if pending.is_empty() {
+                    return Ok(());
+                }
+                // Never an error: what is under way cannot be taken back.
+                waiting.look(&world);
+            }
+        })
+    }
+
+    fn abort(&self, cause: &str) {
+        self.end(&format!("rank {} of {}: {cause}", self.rank, self.size))
+    }
+
+    fn bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// A wait for a message.
+struct Waiting<'a> {
+    group: &'a Mpi,
+    partner: usize,
+    looks: u32,
+    since: Instant,
+    asked: Option<Asked>,
+}
+
+/// A question to all ranks, and who has answered.
+struct Asked {
+    number: u64,
+    since: Instant,
+    answered: Vec<bool>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(group: &'a Mpi, partner: usize) -> Self {
+        Self { group, partner, looks: 0, since: Instant::now(), asked: None }
+    }
+
+    /// Lets others compute, answers their questions, and asks when it takes too long.
+    fn look(&mut self, world: &SimpleCommunicator) {
+        self.looks = self.looks.saturating_add(1);
+        if self.looks < LOOKS {
+            return yield_now();
+        }
+        sleep(BETWEEN_LOOKS);
+        let any = world.any_process();
+        while let Some(it) = any.immediate_probe_with_tag(QUESTION) {
+            let mut number = [0u64];
+            let asks = world.process_at_rank(it.source_rank());
+            asks.receive_into_with_tag(&mut number[..], QUESTION);
+            // Some bytes: they leave at once, whether or not the other looks.
+            asks.send_with_tag(&number[..], ANSWER);
+        }
+        match &mut self.asked {
+            None if self.since.elapsed() >= self.group.limit => self.ask(world),
+            None => {}
+            Some(asked) => {
+                while let Some(it) = any.immediate_probe_with_tag(ANSWER) {
+                    let mut number = [0u64];
+                    world.process_at_rank(it.source_rank()).receive_into_with_tag(&mut number[..], ANSWER);
+                    if number[0] == asked.number {
+                        asked.answered[it.source_rank() as usize] = true;
+                    }
+                }
+                if asked.since.elapsed() >= ANSWERS {
+                    self.give_up();
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, world: &SimpleCommunicator) {
+        let (own, size) = (self.group.rank, self.group.size);
+        let number = self.group.questions.fetch_add(1, Ordering::Relaxed);
+        for rank in (0..size).filter(|it| *it != own) {
+            world.process_at_rank(rank as i32).send_with_tag(&[number][..], QUESTION);
+        }
+        let answered = (0..size).map(|it| it == own).collect();
+        self.asked = Some(Asked { number, since: Instant::now(), answered });
+    }
+
+    /// Ends all processes, if no lower rank will.
+    fn give_up(&self) {
+        let Some(asked) = &self.asked else { return };
+        let lowest = asked.answered.iter().position(|it| *it);
+        if lowest != Some(self.group.rank) {
+            if asked.since.elapsed() >= ANSWERS + PATIENCE {
+                self.group.end("");
+            }
+            return;
+        }
+        let silent: Vec<String> =
+            (0..self.group.size).filter(|it| !asked.answered[*it]).map(|it| it.to_string()).collect();
+        let (limit, size) = (self.group.limit.as_secs(), self.group.size);
+        self.group.end(&match silent.as_slice() {
+            [] => format!("rank {} of {size} has sent nothing for {limit} s, though all ranks answer", self.partner),
+            it => format!(
+                "rank {} of {size} has not answered for {limit} s: it was stopped, hangs or computes; the limit is \
+                 DDT_RANK_TIMEOUT seconds",
+                it.join(" and ")
+            ),
+        })
+    }
+}

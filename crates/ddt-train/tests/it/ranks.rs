@@ -1,0 +1,194 @@
+//! Several ranks end with the same bytes as one, and fail together. Threads stand for processes here.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use candle_core::Device;
+use ddt_dist::{Group, RankFailed, ThreadRank, thread_group};
+use ddt_files::{FileSystem, Step};
+use ddt_model::NetworkConfig;
+use ddt_train::{
+    Batch, EpochOrder, FlowConfig, FlowMatching, Precision, RunFolder, TrainConfig, TrainError, Trainer,
+};
+
+use crate::runs::{config, data, names, outcome, sizes};
+
+const STEPS: u64 = 20;
+
+fn eight_micro_batches() -> TrainConfig {
+    TrainConfig { batch_size: 8, micro_batch: Some(1), total_images: 8 * STEPS, ..config(STEPS) }
+}
+
+fn trainer_in(group: Arc<dyn Group>, cfg: &TrainConfig) -> Result<Trainer<FlowMatching>, TrainError> {
+    let network = NetworkConfig::from(sizes());
+    let build = |vb: candle_nn::VarBuilder| FlowMatching::new(&network, FlowConfig::PAPER, vb);
+    Trainer::in_group(group, cfg.clone(), data().sha256(), &Device::Cpu, build)
+}
+
+/// A rank's batch, by rank, step and position of its first image; its error is the rank's failure.
+type Change = dyn Fn(usize, u64, Batch) -> Result<Batch, TrainError> + Sync;
+
+/// Trains as one of several ranks until a step, saving every third; returns the bytes it sent in its last step.
+fn train_rank(
+    group: ThreadRank,
+    cfg: &TrainConfig,
+    system: &FileSystem,
+    folder: &Path,
+    until: u64,
+    change: &Change,
+) -> Result<u64, TrainError> {
+    let group: Arc<dyn Group> = Arc::new(group);
+    let mut trainer = trainer_in(group.clone(), cfg)?;
+    let mut run = RunFolder::open_in(group.clone(), system, folder)?;
+    run.resume(&mut trainer)?;
+    let (data, order) = (data(), EpochOrder::new(cfg.seed, data().len(), false)?);
+    let mut sent = 0;
+    while !trainer.finished() && trainer.steps() < until {
+        let (before, step) = (group.bytes_sent(), trainer.steps() + 1);
+        let report = trainer.step(|positions| {
+            change(group.rank(), step, data.batch(&order.picks(positions), &Device::Cpu)?)
+        })?;
+        sent = group.bytes_sent() - before;
+        run.log(&report.record())?;
+        if report.step.is_multiple_of(3) || trainer.finished() {
+            run.save(&trainer)?;
+        }
+    }
+    Ok(sent)
+}
+
+/// The same with all ranks; each with its own file layer.
+fn train(
+    size: usize,
+    cfg: &TrainConfig,
+    folder: &Path,
+    until: u64,
+    system: impl Fn(usize) -> FileSystem,
+    change: &Change,
+) -> Vec<Result<u64, TrainError>> {
+    std::thread::scope(|scope| {
+        let start = |group: ThreadRank| {
+            let system = system(group.rank());
+            let group = group.with_limit(Duration::from_secs(20));
+            scope.spawn(move || train_rank(group, cfg, &system, folder, until, change))
+        };
+        let ranks: Vec<_> = thread_group(size).into_iter().map(start).collect();
+        ranks.into_iter().map(|it| it.join().unwrap()).collect()
+    })
+}
+
+fn train_well(size: usize, cfg: &TrainConfig, folder: &Path, until: u64) -> Vec<u64> {
+    let outcomes = train(size, cfg, folder, until, |_| FileSystem::default(), &|_, _, batch| Ok(batch));
+    outcomes.into_iter().map(Result::unwrap).collect()
+}
+
+fn whole(cfg: &TrainConfig) -> Vec<(String, String)> {
+    let folder = tempfile::tempdir().unwrap();
+    train_well(1, cfg, folder.path(), u64::MAX);
+    outcome(folder.path())
+}
+
+#[test]
+fn any_number_of_ranks_ends_with_the_same_bytes() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        // The last micro-batch is smaller.
+        let odd = TrainConfig { batch_size: 11, micro_batch: Some(2), precision, ..eight_micro_batches() };
+        let cfg = TrainConfig { precision, ..eight_micro_batches() };
+        for (cfg, sizes) in [(odd, vec![2]), (cfg, vec![2, 4, 8])] {
+            let expected = whole(&cfg);
+            for size in sizes {
+                let folder = tempfile::tempdir().unwrap();
+                train_well(size, &cfg, folder.path(), u64::MAX);
+                assert_eq!(outcome(folder.path()), expected, "{size} ranks, {precision:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn any_number_of_ranks_resumes() {
+    let cfg = eight_micro_batches();
+    let folder = tempfile::tempdir().unwrap();
+    for (size, until) in [(4, 7), (1, 10), (2, 14), (8, u64::MAX)] {
+        train_well(size, &cfg, folder.path(), until);
+    }
+    assert_eq!(outcome(folder.path()), whole(&cfg));
+}
+
+#[test]
+fn a_step_sends_what_the_formula_says() {
+    let cfg = eight_micro_batches();
+    let trainer = trainer_in(Arc::new(ddt_dist::Alone), &cfg).unwrap();
+    let weights = trainer.weights().unwrap();
+    let (parameters, values) = (weights.len() as u64, weights.values().map(|it| it.elem_count() as u64));
+    let values: u64 = values.sum();
+    for size in [1, 2, 4] {
+        let folder = tempfile::tempdir().unwrap();
+        let sent: u64 = train_well(size, &cfg, folder.path(), u64::MAX).iter().sum();
+        let size = size as u64;
+        // Gradients and weights; a square of each parameter's gradient; that all are well, through rank 0.
+        let expected = (size - 1) * (2 * 4 * values + 8 * parameters + 512 * (size + 1));
+        assert_eq!(sent, expected, "{size} ranks");
+    }
+}
+
+#[test]
+fn other_numbers_of_ranks_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let cfg = TrainConfig { micro_batch: Some(2), ..eight_micro_batches() };
+    for outcome in train(3, &cfg, folder.path(), 1, |_| FileSystem::default(), &|_, _, batch| Ok(batch)) {
+        let message = outcome.unwrap_err().to_string();
+        assert!(message.contains("3 processes cannot share 4 micro-batches of a step"), "{message}");
+        assert!(message.ends_with("such as 2 or 4"), "{message}");
+    }
+}
+
+/// All ranks return the failure of one, and the run goes on with another number of ranks.
+fn fails_together(rank: usize, cause: &str, system: impl Fn(usize) -> FileSystem, change: &Change) {
+    let cfg = eight_micro_batches();
+    let folder = tempfile::tempdir().unwrap();
+    train_well(4, &cfg, folder.path(), 5);
+    for outcome in train(4, &cfg, folder.path(), u64::MAX, system, change) {
+        match outcome {
+            Err(TrainError::Rank(it @ RankFailed { .. })) => {
+                assert!(it.rank == rank && it.cause.contains(cause), "{it}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(names(folder.path()).contains(&"step-0000000003".to_owned()), "{:?}", names(folder.path()));
+    train_well(2, &cfg, folder.path(), u64::MAX);
+    assert_eq!(outcome(folder.path()), whole(&cfg), "{cause}");
+}
+
+#[test]
+fn a_rank_that_cannot_read_its_data_stops_all() {
+    fails_together(2, "expected a photo, got dust", |_| FileSystem::default(), &|rank, step, batch| {
+        if (rank, step) == (2, 7) {
+            let (expected, got) = ("a photo".to_owned(), "dust".to_owned());
+            return Err(TrainError::Data { expected, got });
+        }
+        Ok(batch)
+    });
+}
+
+#[test]
+fn a_rank_whose_loss_is_not_finite_is_named() {
+    fails_together(3, "20 steps in a row", |_| FileSystem::default(), &|rank, step, mut batch| {
+        if rank == 3 && step > 3 {
+            batch.latents = (batch.latents * f64::INFINITY)?;
+        }
+        Ok(batch)
+    });
+}
+
+#[test]
+fn a_full_disk_on_one_rank_stops_all() {
+    let full = |rank| match rank {
+        1 => FileSystem::checked_by(|step, _| {
+            let full = std::io::Error::new(std::io::ErrorKind::StorageFull, "no space left");
+            if matches!(step, Step::Write) { Err(full) } else { Ok(()) }
+        }),
+        _ => FileSystem::default(),
+    };
+    fails_together(1, "first-moments", full, &|_, _, batch| Ok(batch));
+}
