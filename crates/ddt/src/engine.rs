@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use ddt_adapters::{Decode, KlConfig, KlDecoder};
+use ddt_adapters::{KlConfig, KlDecoder};
 use ddt_files::Checkpoint;
 use ddt_flow::StepReport;
 use ddt_model::{
@@ -14,6 +14,7 @@ use ddt_model::{
 use crate::cuda;
 use crate::{
     config::{Dtype, PipelineConfig, Place},
+    decoding::Decoder,
     error::Result,
 };
 
@@ -99,11 +100,7 @@ pub(crate) fn check(config: &PipelineConfig) -> Result<()> {
 }
 
 /// Reads Stable Diffusion's decoder to where the settings say.
-pub(crate) fn load_kl_decoder(
-    cfg: &KlConfig,
-    file: &Checkpoint,
-    config: &PipelineConfig,
-) -> Result<Box<dyn Decode>> {
+pub(crate) fn load_kl_decoder(cfg: &KlConfig, file: &Checkpoint, config: &PipelineConfig) -> Result<Decoder> {
     match config.device {
         Place::Cpu => {
             // There is no fast decoder in f16.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::{DType, Device};
-use ddt_adapters::{Decode, KlConfig, PixelSpace, TinyDecoder};
+use ddt_adapters::{KlConfig, PixelSpace, TinyDecoder};
 use ddt_files::Checkpoint;
 use ddt_flow::Guidance;
 use ddt_hub::{Hub, HubFile, Release};
@@ -16,6 +16,7 @@ use ddt_sharing::MadeFor;
 use crate::{
     classes::ClassTable,
     config::{Image, PipelineConfig, Place, Request, Source},
+    decoding::Decoder,
     engine::{self, Engine},
     error::{Context, Error, Result, invalid},
     share::Sharing,
@@ -107,7 +108,25 @@ impl Opened {
             Some(it) => it,
             None => usual_guidance(&network.sizes, latents.size)?,
         };
-        let channels = network.sizes.in_channels;
+        let (height, width) = latents.size;
+        let factor = decoder.downscale();
+        let config = PipelineConfig {
+            network: Some(network.clone()),
+            image_size: Some((height * factor, width * factor)),
+            guidance: Some(guidance),
+            ..config.clone()
+        };
+        let opened =
+            Self { config, network, classes, latent_size: latents.size, file, guiding, weights, decoder };
+        opened.check_sampler(&opened.config)?;
+        Ok(opened)
+    }
+
+    /// Checks that solver, guidance and sharing of complete settings fit the weights and the device.
+    pub(crate) fn check_sampler(&self, config: &PipelineConfig) -> Result<()> {
+        engine::check(config)?;
+        let guidance = config.guidance.unwrap_or(Guidance::none());
+        let channels = self.network.sizes.in_channels;
         if let Some(guided) = guidance.channels().map(usize::from).filter(|it| *it > channels) {
             return invalid(format!(
                 "expected at most {channels} guided channels, as the latents have, got {guided}"
@@ -119,18 +138,7 @@ impl Opened {
                 "plan files are made for guidance away from \"no class\" in all channels; expected no guiding network and no guided channels with one",
             );
         }
-        let (height, width) = latents.size;
-        let factor = decoder.downscale();
-        let config = PipelineConfig {
-            network: Some(network.clone()),
-            image_size: Some((height * factor, width * factor)),
-            guidance: Some(guidance),
-            ..config.clone()
-        };
-        let opened =
-            Self { config, network, classes, latent_size: latents.size, file, guiding, weights, decoder };
-        opened.config.sharing.check(&opened.made_for("any")?, opened.config.grid.num_steps())?;
-        Ok(opened)
+        config.sharing.check(&made_for(config, "any")?, config.grid.num_steps())
     }
 
     /// The settings, complete but for the files' hashes.
@@ -198,13 +206,6 @@ impl Opened {
         Ok(())
     }
 
-    /// The settings that a plan must have been made for, for a network of this name.
-    pub(crate) fn made_for(&self, model: &str) -> Result<MadeFor> {
-        let guidance = self.config.guidance.unwrap_or(Guidance::none());
-        let made_for = MadeFor::new(model).with("grid", &self.config.grid)?.with("guidance", &guidance)?;
-        Ok(made_for.with("solver", &self.config.solver)?)
-    }
-
     /// The settings with names and hashes instead of paths.
     pub(crate) fn identified(&self) -> Result<PipelineConfig> {
         let mut config = self.config.clone();
@@ -229,7 +230,7 @@ impl Opened {
     }
 
     /// Reads the decoder, to compute in f32 on the CPU, or as the device says.
-    pub(crate) fn load_decoder(&self) -> Result<Box<dyn Decode>> {
+    pub(crate) fn load_decoder(&self) -> Result<Decoder> {
         let decoder = self.decoder.load(&self.config)?;
         let (got, expected) = (decoder.latent_channels(), self.network.sizes.in_channels);
         if got != expected {
@@ -317,7 +318,7 @@ impl DecoderFile {
         if self.name == "pixels" { 1 } else { DOWNSCALE }
     }
 
-    fn load(&self, config: &PipelineConfig) -> Result<Box<dyn Decode>> {
+    fn load(&self, config: &PipelineConfig) -> Result<Decoder> {
         let Some(bytes) = &self.bytes else { return Ok(Box::new(PixelSpace)) };
         let file = bytes.checkpoint()?;
         let broken = || format!("cannot read the autoencoder {}", file.path().display());
@@ -384,6 +385,13 @@ fn agreed(file: &DdtFile, config: &PipelineConfig, release: Option<Release>) -> 
             DdtConfig::preset_names().join(", ")
         )),
     }
+}
+
+/// The settings that a plan must have been made for, for a network of this name.
+pub(crate) fn made_for(config: &PipelineConfig, model: &str) -> Result<MadeFor> {
+    let guidance = config.guidance.unwrap_or(Guidance::none());
+    let made_for = MadeFor::new(model).with("grid", &config.grid)?.with("guidance", &guidance)?;
+    Ok(made_for.with("solver", &config.solver)?)
 }
 
 /// The published guidance for ImageNet; the demo, smaller and less sure, needs it from the start.
