@@ -39,11 +39,11 @@ pub(crate) struct Args {
 const MAX_BYTES: u64 = 600 << 20;
 
 /// What was done so far.
-struct Abuse<'a> {
-    address: &'a str,
+struct Abuse {
+    address: String,
     until: Instant,
     length: Duration,
-    ended: &'a AtomicBool,
+    ended: AtomicBool,
     counts: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -55,16 +55,15 @@ struct Abuse<'a> {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut program = Program::start(0, &[])?;
     let (address, length) = (program.address.clone(), Duration::from_secs(args.seconds));
-    let ended = AtomicBool::new(false);
     let abuse = Abuse {
-        address: &address,
+        address: address.clone(),
         until: Instant::now() + length,
         length,
-        ended: &ended,
+        ended: AtomicBool::new(false),
         counts: Mutex::default(),
     };
     let pictures = thread::scope(|scope| {
-        let spread = |total: u64, work: fn(&Abuse<'_>, u64)| {
+        let spread = |total: u64, work: fn(&Abuse, u64)| {
             let abuse = &abuse;
             scope.spawn(move || abuse.spread(total, work));
         };
@@ -79,7 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         while Instant::now() < abuse.until && program.is_running().unwrap_or(false) {
             sleep(Duration::from_millis(200));
         }
-        ended.store(true, Ordering::Relaxed);
+        abuse.ended.store(true, Ordering::Relaxed);
         good.join().unwrap_or_default()
     });
     let peak = program.peak_memory();
@@ -105,7 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-impl Abuse<'_> {
+impl Abuse {
     fn count(&self, what: impl Into<String>) {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(what.into()).or_default() += 1;
     }
@@ -147,7 +146,7 @@ impl Abuse<'_> {
                 b"POST /api/jobs HTTP/1.1\r\nhost: localhost\r\norigin: http://evil.example\r\n\r\n".to_vec()
             }
         };
-        let sent = connect(self.address).and_then(|mut stream| {
+        let sent = connect(&self.address).and_then(|mut stream| {
             stream.write_all(&bytes).ok();
             stream.shutdown(std::net::Shutdown::Write).ok();
             answer(&mut BufReader::new(stream))
@@ -161,7 +160,7 @@ impl Abuse<'_> {
     /// Submits a job and forgets it.
     fn job(&self, index: u64) {
         let submission = job(16, 50, index);
-        match request(self.address, "POST /api/jobs", &format!("crowd-{}", index % 50), &submission) {
+        match request(&self.address, "POST /api/jobs", &format!("crowd-{}", index % 50), &submission) {
             Ok(answer) => self.count(format!("jobs that nobody follows, answered {}", answer.status)),
             Err(_) => self.count("jobs, closed without an answer"),
         }
@@ -171,9 +170,9 @@ impl Abuse<'_> {
     fn disconnect(&self, index: u64) {
         let client = format!("fickle-{}", index % 10);
         let followed =
-            request(self.address, "POST /api/jobs", &client, &job(1, 20, index)).and_then(|answer| {
+            request(&self.address, "POST /api/jobs", &client, &job(1, 20, index)).and_then(|answer| {
                 let body = answer.json()?;
-                let events = Events::follow(self.address, body["job"].as_str().context("refused")?)?;
+                let events = Events::follow(&self.address, body["job"].as_str().context("refused")?)?;
                 Ok(events.take(index as usize % 8 + 1).last())
             });
         match followed {
@@ -193,7 +192,7 @@ impl Abuse<'_> {
 
     /// Sends as much of 1 GiB as the server takes.
     fn flood(&self, head: &str, chunk: &[u8], what: &str) {
-        let Ok(mut stream) = connect(self.address) else {
+        let Ok(mut stream) = connect(&self.address) else {
             return self.count(format!("{what}, not connected"));
         };
         let line = "POST /api/jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
@@ -215,7 +214,7 @@ impl Abuse<'_> {
             for (at, place) in open.iter_mut().enumerate() {
                 let byte = b"GET /studio.js HTTP/1.1\r\nhost: localhost\r\n"[at % 40];
                 if place.as_mut().is_none_or(|it| is_closed(it) || it.write_all(&[byte]).is_err()) {
-                    *place = connect(self.address).ok();
+                    *place = connect(&self.address).ok();
                     opened.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -245,7 +244,7 @@ impl Abuse<'_> {
     /// One picture; false at the end of the time.
     fn picture(&self, seed: u64) -> Result<bool> {
         while !self.ended.load(Ordering::Relaxed) {
-            let answer = request(self.address, "POST /api/jobs", "good", &job(1, 20, seed))?;
+            let answer = request(&self.address, "POST /api/jobs", "good", &job(1, 20, seed))?;
             if answer.status == 429 {
                 self.count("refusals that the good client waited for");
                 sleep(Duration::from_secs(answer.retry_after.clamp(1, 5)));
@@ -253,9 +252,9 @@ impl Abuse<'_> {
             }
             let body = answer.json()?;
             let job = body["job"].as_str().context("no job")?;
-            let last = Events::follow(self.address, job)?.last();
+            let last = Events::follow(&self.address, job)?.last();
             ensure!(last.as_deref() == Some("done"), "expected done, got {last:?}");
-            let png = request(self.address, &format!("GET {job}/runs/0/image.png"), "good", "")?.body;
+            let png = request(&self.address, &format!("GET {job}/runs/0/image.png"), "good", "")?.body;
             ensure!(png.starts_with(b"\x89PNG"), "no picture");
             return Ok(true);
         }

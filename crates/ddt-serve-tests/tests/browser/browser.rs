@@ -40,8 +40,9 @@ impl Browser {
             "--disable-dev-shm-usage",
             "--window-size=1280,900",
         ];
-        let options = json!({ "goog:chromeOptions": { "args": flags } });
-        let mut builder = ClientBuilder::new(fantoccini_connector());
+        let options =
+            json!({ "goog:chromeOptions": { "args": flags }, "goog:loggingPrefs": { "browser": "WARNING" } });
+        let mut builder = ClientBuilder::new(connector());
         builder.capabilities(serde_json::from_value(options).unwrap());
         let page = builder.connect(&format!("http://127.0.0.1:{port}")).await.unwrap();
         Self { page, driver }
@@ -106,7 +107,16 @@ impl Browser {
 
     /// A command of the browser's own protocol.
     pub(crate) async fn protocol(&self, name: &'static str, parameters: Value) {
-        self.page.issue_cmd(Protocol { name, parameters }).await.unwrap();
+        let body = json!({ "cmd": name, "params": parameters });
+        self.page.issue_cmd(Extension { path: "goog/cdp/execute", body }).await.unwrap();
+    }
+
+    /// What the page complained of, such as an exception or a breach of its content security policy; not answers that
+    /// are errors.
+    pub(crate) async fn complaints(&self) -> Vec<Value> {
+        let command = Extension { path: "se/log", body: json!({ "type": "browser" }) };
+        let entries = self.page.issue_cmd(command).await.unwrap();
+        entries.as_array().unwrap().iter().filter(|it| it["source"] != "network").cloned().collect()
     }
 
     /// Another width of the window, in CSS pixels, and a scheme of colours.
@@ -129,23 +139,23 @@ impl Browser {
 }
 
 /// Plain HTTP, to this machine.
-fn fantoccini_connector() -> hyper_util::client::legacy::connect::HttpConnector {
+fn connector() -> hyper_util::client::legacy::connect::HttpConnector {
     hyper_util::client::legacy::connect::HttpConnector::new()
 }
 
+/// A command that WebDriver does not have.
 #[derive(Debug)]
-struct Protocol {
-    name: &'static str,
-    parameters: Value,
+struct Extension {
+    path: &'static str,
+    body: Value,
 }
 
-impl WebDriverCompatibleCommand for Protocol {
+impl WebDriverCompatibleCommand for Extension {
     fn endpoint(&self, base_url: &Url, session_id: Option<&str>) -> Result<Url, ParseError> {
-        base_url.join(&format!("session/{}/goog/cdp/execute", session_id.unwrap_or_default()))
+        base_url.join(&format!("session/{}/{}", session_id.unwrap_or_default(), self.path))
     }
 
     fn method_and_body(&self, _: &Url) -> (http::Method, Option<String>) {
-        let body = json!({ "cmd": self.name, "params": self.parameters });
-        (http::Method::POST, Some(body.to_string()))
+        (http::Method::POST, Some(self.body.to_string()))
     }
 }

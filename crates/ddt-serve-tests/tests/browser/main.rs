@@ -19,7 +19,8 @@ fn with_page(test: impl AsyncFnOnce(&mut Program, &Browser)) {
         let browser = Browser::open().await;
         browser.visit(&program.address.clone()).await;
         test(&mut program, &browser).await;
-        // What the page complained of, such as a breach of its content security policy.
+        let complaints = browser.complaints().await;
+        assert!(complaints.is_empty(), "{complaints:?}");
         browser.close().await;
     });
     assert!(program.is_running().unwrap());

@@ -45,7 +45,7 @@ export class Results {
       const section = element("div", { className: "run" },
         element("h3", { textContent: title }), element("p", { className: "quiet", textContent: inWords(it) }),
         element("div", { className: "tiles" }, ...tiles.map((tile) => tile.figure)), facts);
-      return { tiles, facts, section, seed: request.seed };
+      return { tiles, facts, section, seed: request.seed, drawn: -1 };
     });
     byId("runs").replaceChildren(...this.runs.map((it) => it.section));
     byId("comparison").replaceChildren();
@@ -53,6 +53,9 @@ export class Results {
 
   /** Draws the sheet of a run: the latest preview or the images themselves. */
   async draw({ run, number }) {
+    const it = this.runs[run];
+    if (number < it.drawn) return;
+    it.drawn = number;
     const sheet = new Image();
     sheet.src = `/api/jobs/${this.id}/runs/${run}/sheet.png?number=${number}`;
     try {
@@ -60,7 +63,9 @@ export class Results {
     } catch {
       return;
     }
-    const { tiles, seed } = this.runs[run];
+    // A later one was asked for meanwhile.
+    if (number < it.drawn) return;
+    const { tiles, seed } = it;
     const side = sheet.naturalWidth / this.columns;
     const tall = sheet.naturalHeight / (tiles.length / this.columns);
     tiles.forEach(({ canvas, caption }, at) => {
@@ -75,7 +80,7 @@ export class Results {
   /** Shows times, files and commands, and returns the result. */
   async finish() {
     const result = await call(`/api/jobs/${this.id}/result.json`);
-    await Promise.all(result.runs.map((_, run) => this.draw({ run, number: "done" })));
+    await Promise.all(result.runs.map((_, run) => this.draw({ run, number: Infinity })));
     result.runs.forEach((run, at) => {
       const list = element("dl");
       const fact = (name, value) => list.append(element("dt", { textContent: name }), element("dd", { textContent: value }));

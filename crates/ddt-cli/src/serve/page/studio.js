@@ -84,6 +84,7 @@ class Studio {
 
   async start(submission, plan = null) {
     this.busy("pending");
+    byId("cancel").disabled = true;
     say("Submitting.");
     try {
       const { id } = await submit(submission);
