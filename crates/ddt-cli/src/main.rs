@@ -13,6 +13,8 @@ mod options;
 mod plan;
 mod ranks;
 mod sample;
+#[cfg(feature = "serve")]
+mod serve;
 mod study;
 mod terminal;
 mod train;
@@ -45,6 +47,9 @@ struct Args {
 enum Command {
     #[command(about = "Generate images of chosen classes as a labelled grid")]
     Sample(Box<sample::Args>),
+    #[cfg(feature = "serve")]
+    #[command(about = "Serve a page in the browser to generate, compare and plan")]
+    Serve(Box<serve::Args>),
     #[command(about = "Measure a network and plan at which steps its encoder runs")]
     Plan(Box<plan::Args>),
     #[command(about = "Generate many images into one archive, resuming where it stopped")]
@@ -104,6 +109,8 @@ fn main() -> ExitCode {
 fn run(command: Command, terminal: &Terminal) -> Result<String> {
     match command {
         Command::Sample(args) => sample::run(&args, terminal),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(&args, terminal),
         Command::Plan(args) => plan::run(&args, terminal),
         Command::Dataset(args) => dataset::run(&args, terminal),
         Command::Evaluate(args) => evaluate::run(&args, terminal),

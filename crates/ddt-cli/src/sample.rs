@@ -52,6 +52,11 @@ pub(crate) fn parse_size(text: &str) -> Result<Release, String> {
 
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     args.sample.pipeline.threads.start()?;
+    make(args, terminal)
+}
+
+/// [`run`], with the threads that there are.
+pub(crate) fn make(args: &Args, terminal: &Terminal) -> Result<String> {
     let hub = Hub::from_env();
     let default = if args.redo.is_some() { "out/redo.png" } else { "out/sample.png" };
     let out = match &args.out {

@@ -9,12 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use clap::value_parser;
 use ddt::{
     Fidelity, Image, OutputFile, Pipeline,
     flow::NoiseSource,
     model::{DdtConfig, SampleOptions, VelocityNetwork},
+    relative_errors,
     sharing::{ForecastOrder, SharingPlan, SimilarityFile, predicted_speedup_guided},
 };
 use ddt_plot::{LinePlot, Series};
@@ -188,14 +189,6 @@ pub fn ways_with_plans<'a>(
 ) -> Vec<SampleOptions<'a>> {
     let plans = plans.into_iter().map(|it| pipeline.sample_options(Some(it)));
     std::iter::once(pipeline.sample_options(None)).chain(plans).collect()
-}
-
-/// Relative RMS error of each image's latents, `|latents - reference| / |reference|`.
-fn relative_errors(latents: &Tensor, reference: &Tensor) -> candle_core::Result<Vec<f64>> {
-    let square_sums = |x: &Tensor| x.to_dtype(DType::F64)?.sqr()?.flatten_from(1)?.sum(1)?.to_vec1::<f64>();
-    let errors = square_sums(&(latents - reference)?)?;
-    let lengths = square_sums(reference)?;
-    Ok(errors.iter().zip(&lengths).map(|(error, length)| (error / length).sqrt()).collect())
 }
 
 /// A plan to measure.
@@ -504,16 +497,7 @@ fn faster_than(slow: &SampleOptions<'_>, fast: &SampleOptions<'_>, sizes: &DdtCo
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
-
-    #[test]
-    fn errors_are_relative_and_per_image() {
-        let tensor = |values: [f32; 4]| Tensor::from_slice(&values, (2, 1, 1, 2), &Device::Cpu).unwrap();
-        let errors = relative_errors(&tensor([3.0, 4.5, 0.0, 2.0]), &tensor([3.0, 4.0, 0.0, 2.0])).unwrap();
-        assert_eq!(errors, [0.1, 0.0]);
-    }
 
     #[test]
     fn intervals_are_of_the_mean() {

@@ -161,6 +161,11 @@ impl PipelineConfig {
     }
 }
 
+/// The batch of a request that names none.
+fn usual_batch() -> usize {
+    4
+}
+
 /// Which images to make.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -172,8 +177,10 @@ pub struct Request {
     /// Seed of all noise.
     pub seed: u64,
     /// Where noise comes from.
+    #[serde(default)]
     pub rng: NoiseSource,
     /// Images that are made at once: memory and speed. Sums of another batch size may differ in their last bit.
+    #[serde(default = "usual_batch")]
     pub batch: usize,
 }
 
@@ -216,7 +223,8 @@ impl Request {
     /// `images_per_class` images of each class from seed 0, four at once.
     #[must_use]
     pub fn new(classes: impl Into<Vec<u32>>, images_per_class: u32) -> Self {
-        Self { classes: classes.into(), images_per_class, seed: 0, rng: NoiseSource::Counter, batch: 4 }
+        let (rng, batch) = (NoiseSource::Counter, usual_batch());
+        Self { classes: classes.into(), images_per_class, seed: 0, rng, batch }
     }
 
     /// The images, class by class.

@@ -7,13 +7,14 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use ddt_adapters::{Decode, KlConfig, KlDecoder, load_network};
+use ddt_adapters::{KlConfig, KlDecoder, load_network};
 use ddt_cuda::{Cuda, CudaKlDecoder, CudaSampler, DECODER_BYTES, EulerOptions, GpuError, Precision};
 use ddt_files::Checkpoint;
 use ddt_model::{DdtFile, ModelError, NetworkConfig, SampleOptions, Sampled};
 
 use crate::{
     config::{Dtype, PipelineConfig},
+    decoding::Decoder,
     error::{Context, Result, invalid},
 };
 
@@ -85,7 +86,7 @@ pub(crate) fn load_kl_decoder(
     file: &Checkpoint,
     config: &PipelineConfig,
     number: usize,
-) -> Result<Box<dyn Decode>> {
+) -> Result<Decoder> {
     let (cuda, precision) = (Cuda::open(number).context(BLAME)?, precision(config)?);
     let decoder = load_network(file, DType::F32, &Device::Cpu, KlDecoder::reads, |vb| {
         CudaKlDecoder::new(&cuda, cfg, precision, DECODER_BYTES, vb).map_err(candle_core::Error::wrap)

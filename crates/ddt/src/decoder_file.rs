@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
-use ddt_adapters::{Decode, KlConfig, LoadError, PixelSpace, RaeDecoderConfig, RaeStatistics, TinyDecoder};
+use ddt_adapters::{KlConfig, LoadError, PixelSpace, RaeDecoderConfig, RaeStatistics, TinyDecoder};
 use ddt_files::{Checkpoint, sha256};
 use ddt_hub::{Hub, HubFile, PublishedAutoencoder, Release};
 
 use crate::{
     config::PipelineConfig,
+    decoding::Decoder,
     engine,
     error::{Context, Error, Result, invalid},
     weights::{Bytes, sha256_of, tiny_decoder},
@@ -106,7 +107,7 @@ impl DecoderFile {
         }
     }
 
-    pub(crate) fn load(&self, config: &PipelineConfig) -> Result<Box<dyn Decode>> {
+    pub(crate) fn load(&self, config: &PipelineConfig) -> Result<Decoder> {
         let Some(bytes) = &self.bytes else { return Ok(Box::new(PixelSpace)) };
         let file = bytes.checkpoint()?;
         let broken = || format!("cannot read the autoencoder {}", file.path().display());

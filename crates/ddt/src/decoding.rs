@@ -7,6 +7,9 @@ use ddt_picture::Rgb8;
 
 use crate::error::Result;
 
+/// A decoder that threads share.
+pub(crate) type Decoder = Box<dyn Decode + Send + Sync>;
+
 /// Mean and standard deviation of each latent channel, (1, C, 1, 1): a network generates latents of mean 0 and
 /// standard deviation 1, whatever the autoencoder's own are.
 ///

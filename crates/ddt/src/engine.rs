@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
-use ddt_adapters::{Decode, KlConfig, KlDecoder, RaeDecoder, RaeDecoderConfig, RaeStatistics};
+use ddt_adapters::{KlConfig, KlDecoder, RaeDecoder, RaeDecoderConfig, RaeStatistics};
 use ddt_files::Checkpoint;
 use ddt_flow::StepReport;
 use ddt_model::{
@@ -14,6 +14,7 @@ use ddt_model::{
 use crate::cuda;
 use crate::{
     config::{Dtype, PipelineConfig, Place},
+    decoding::Decoder,
     error::Result,
 };
 
@@ -104,7 +105,7 @@ pub(crate) fn load_rae_decoder(
     file: &Checkpoint,
     statistics: RaeStatistics,
     config: &PipelineConfig,
-) -> Result<Box<dyn Decode>> {
+) -> Result<Decoder> {
     let dtype = decoder_dtype(config);
     Ok(Box::new(RaeDecoder::load(cfg, file, Some(statistics), dtype, &Device::Cpu)?))
 }
@@ -115,11 +116,7 @@ fn decoder_dtype(config: &PipelineConfig) -> DType {
 }
 
 /// Reads Stable Diffusion's decoder to where the settings say.
-pub(crate) fn load_kl_decoder(
-    cfg: &KlConfig,
-    file: &Checkpoint,
-    config: &PipelineConfig,
-) -> Result<Box<dyn Decode>> {
+pub(crate) fn load_kl_decoder(cfg: &KlConfig, file: &Checkpoint, config: &PipelineConfig) -> Result<Decoder> {
     match config.device {
         Place::Cpu => Ok(Box::new(KlDecoder::load(cfg, file, decoder_dtype(config), &Device::Cpu)?)),
         #[cfg(feature = "cuda")]

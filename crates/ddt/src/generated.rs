@@ -2,6 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
+use candle_core::{DType, Tensor};
 use ddt_flow::Guidance;
 use ddt_model::NetworkCalls;
 use ddt_picture::{Grid, PictureError, Rgb8, encode_png, read_png};
@@ -76,6 +77,8 @@ impl Record {
 pub struct Generated {
     /// The images, class by class.
     pub images: Vec<Rgb8>,
+    /// Their latents, `(images, C, H, W)` f32.
+    pub latents: Tensor,
     /// How they were made.
     pub record: Record,
     /// Time and calls of the network.
@@ -125,6 +128,22 @@ impl Generated {
             calls.encoder, calls.decoder
         )
     }
+}
+
+/// Relative RMS error of each image's latents, `|latents - reference| / |reference|`.
+///
+/// # Shapes
+///
+/// `latents, reference: (B, ...)`; -> B numbers
+///
+/// # Errors
+///
+/// Different shapes.
+pub fn relative_errors(latents: &Tensor, reference: &Tensor) -> Result<Vec<f64>> {
+    let square_sums = |x: &Tensor| x.to_dtype(DType::F64)?.sqr()?.flatten_from(1)?.sum(1)?.to_vec1::<f64>();
+    let errors = square_sums(&(latents - reference)?)?;
+    let lengths = square_sums(reference)?;
+    Ok(errors.iter().zip(&lengths).map(|(error, length)| (error / length).sqrt()).collect())
 }
 
 impl Opened {
@@ -186,5 +205,20 @@ impl Texts {
     fn grid<'a>(&'a self, images: &'a [Rgb8]) -> Grid<'a> {
         let Self { rows, columns, title, footer } = self;
         Grid { row_labels: rows, column_labels: columns, images, title, footer }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_and_per_image() {
+        let tensor = |values: [f32; 4]| Tensor::from_slice(&values, (2, 1, 1, 2), &Device::Cpu).unwrap();
+        let errors = relative_errors(&tensor([3.0, 4.5, 0.0, 2.0]), &tensor([3.0, 4.0, 0.0, 2.0])).unwrap();
+        assert_eq!(errors, [0.1, 0.0]);
+        assert!(relative_errors(&tensor([1.0; 4]), &tensor([1.0; 4]).narrow(0, 0, 1).unwrap()).is_err());
     }
 }

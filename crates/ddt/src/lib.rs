@@ -47,6 +47,7 @@ mod decoding;
 mod engine;
 mod error;
 mod generated;
+mod linear;
 mod opened;
 mod output;
 mod pipeline;
@@ -60,7 +61,8 @@ pub use crate::{
     config::{Dtype, Fidelity, Image, PipelineConfig, Place, Request, SolverName, Source},
     decoding::decode_latents,
     error::{Error, Result},
-    generated::{Generated, RECORD_KEY, Record, Report, VERSION},
+    generated::{Generated, RECORD_KEY, Record, Report, VERSION, relative_errors},
+    linear::LinearDecoder,
     opened::Opened,
     output::OutputFile,
     pipeline::{Identified, Pipeline, Watch},

@@ -6,7 +6,6 @@ use std::{
 };
 
 use candle_core::Device;
-use ddt_adapters::Decode;
 use ddt_flow::Guidance;
 use ddt_hub::{Hub, PublishedAutoencoder, Release};
 use ddt_model::{DdtConfig, DdtFile, Family, NetworkConfig, VelocityNetwork};
@@ -16,6 +15,7 @@ use crate::{
     classes::ClassTable,
     config::{Image, PipelineConfig, Place, Request, Source, usual_grid},
     decoder_file::{DecoderFile, cached, downscale_of},
+    decoding::Decoder,
     engine::{self, Engine},
     error::{Context, Result, invalid},
     share::Sharing,
@@ -109,18 +109,6 @@ impl Opened {
             Some(it) => it,
             None => usual_guidance(&network, config.guiding_network.is_some(), latent_size.0 * downscale)?,
         };
-        let channels = network.sizes.in_channels;
-        if let Some(guided) = guidance.channels().map(usize::from).filter(|it| *it > channels) {
-            return invalid(format!(
-                "expected at most {channels} guided channels, as the latents have, got {guided}"
-            ));
-        }
-        let is_file = matches!(config.sharing, Sharing::File(_));
-        if is_file && (config.guiding_network.is_some() || guidance.channels().is_some()) {
-            return invalid(
-                "plan files are made for guidance away from \"no class\" in all channels; expected no guiding network and no guided channels with one",
-            );
-        }
         let (height, width) = latent_size;
         let config = PipelineConfig {
             network: Some(network.clone()),
@@ -133,8 +121,27 @@ impl Opened {
             ..config.clone()
         };
         let opened = Self { config, network, classes, latent_size, file, guiding, weights, decoder };
-        opened.config.sharing.check(&opened.made_for("any")?, opened.config.grid().num_steps())?;
+        opened.check_sampler(&opened.config)?;
         Ok(opened)
+    }
+
+    /// Checks that solver, guidance and sharing of complete settings fit the weights and the device.
+    pub(crate) fn check_sampler(&self, config: &PipelineConfig) -> Result<()> {
+        engine::check(config)?;
+        let guidance = config.guidance.unwrap_or(Guidance::none());
+        let channels = self.network.sizes.in_channels;
+        if let Some(guided) = guidance.channels().map(usize::from).filter(|it| *it > channels) {
+            return invalid(format!(
+                "expected at most {channels} guided channels, as the latents have, got {guided}"
+            ));
+        }
+        let is_file = matches!(config.sharing, Sharing::File(_));
+        if is_file && (config.guiding_network.is_some() || guidance.channels().is_some()) {
+            return invalid(
+                "plan files are made for guidance away from \"no class\" in all channels; expected no guiding network and no guided channels with one",
+            );
+        }
+        config.sharing.check(&made_for(config, "any")?, config.grid().num_steps())
     }
 
     /// The settings, complete but for the files' hashes.
@@ -202,13 +209,6 @@ impl Opened {
         Ok(())
     }
 
-    /// The settings that a plan must have been made for, for a network of this name.
-    pub(crate) fn made_for(&self, model: &str) -> Result<MadeFor> {
-        let guidance = self.config.guidance.unwrap_or(Guidance::none());
-        let made_for = MadeFor::new(model).with("grid", self.config.grid())?.with("guidance", &guidance)?;
-        Ok(made_for.with("solver", &self.config.solver)?)
-    }
-
     /// The settings with names and hashes instead of paths.
     pub(crate) fn identified(&self) -> Result<PipelineConfig> {
         let mut config = self.config.clone();
@@ -234,7 +234,7 @@ impl Opened {
     }
 
     /// Reads the decoder, to compute in f32 on the CPU, or as the device says.
-    pub(crate) fn load_decoder(&self) -> Result<Box<dyn Decode>> {
+    pub(crate) fn load_decoder(&self) -> Result<Decoder> {
         let decoder = self.decoder.load(&self.config)?;
         let (got, expected) = (decoder.latent_channels(), self.network.sizes.in_channels);
         if got != expected {
@@ -343,6 +343,13 @@ fn agreed(file: &DdtFile, config: &PipelineConfig, release: Option<Release>) -> 
             NetworkConfig::preset_names().join(", ")
         )),
     }
+}
+
+/// The settings that a plan must have been made for, for a network of this name.
+pub(crate) fn made_for(config: &PipelineConfig, model: &str) -> Result<MadeFor> {
+    let guidance = config.guidance.unwrap_or(Guidance::none());
+    let made_for = MadeFor::new(model).with("grid", config.grid())?.with("guidance", &guidance)?;
+    Ok(made_for.with("solver", &config.solver)?)
 }
 
 /// The published guidance for ImageNet, that of DiT^DH away from a weaker network only; the demo, smaller and less sure,

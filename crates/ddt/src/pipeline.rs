@@ -1,9 +1,8 @@
 //! Weights to images.
 
-use std::{fmt, ops::ControlFlow, path::Path, time::Instant};
+use std::{fmt, ops::ControlFlow, path::Path, sync::Arc, time::Instant};
 
 use candle_core::{Device, Tensor};
-use ddt_adapters::Decode;
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver};
 use ddt_hub::{Hub, Release};
 use ddt_model::{ModelError, NetworkCalls, SampleOptions, Sampled, VelocityNetwork};
@@ -13,11 +12,11 @@ use ddt_sharing::{MadeFor, SharingPlan};
 use crate::{
     classes::ClassTable,
     config::{Image, PipelineConfig, Request, Source},
-    decoding::{Scale, decode},
+    decoding::{Decoder, Scale, decode},
     engine::Engine,
     error::{Context, Error, Result, invalid},
     generated::{Generated, Record, Report},
-    opened::Opened,
+    opened::{Opened, made_for},
     progress::{Preview, Progress},
     share::Sharing,
 };
@@ -40,12 +39,17 @@ use crate::{
 pub struct Pipeline {
     /// Complete, with hashes and without paths.
     config: PipelineConfig,
-    opened: Opened,
     solver: Box<dyn Solver>,
     plan: Option<SharingPlan>,
     made_for: MadeFor,
+    loaded: Arc<Loaded>,
+}
+
+/// What pipelines of the same weights share.
+struct Loaded {
+    opened: Opened,
     engine: Engine,
-    decoder: Box<dyn Decode>,
+    decoder: Decoder,
     scale: Option<Scale>,
 }
 
@@ -89,6 +93,23 @@ impl Pipeline {
         Opened::new(config, &Hub::from_env())?.load()
     }
 
+    /// A pipeline of the same weights, in the same memory, with the solver, grid, guidance and sharing of `config`;
+    /// omitted guidance is this pipeline's.
+    ///
+    /// # Errors
+    ///
+    /// Other weights, number type or device than this pipeline's; guidance, a solver or a plan that does not fit.
+    pub fn with_sampler(&self, config: &PipelineConfig) -> Result<Self> {
+        let PipelineConfig { solver, grid, guidance, sharing, .. } = config.clone();
+        if *config != (PipelineConfig { solver, grid, guidance, sharing, ..self.config.clone() }) {
+            return invalid("expected settings that differ in solver, grid, guidance and sharing only");
+        }
+        let config = PipelineConfig { guidance: config.guidance.or(self.config.guidance), ..config.clone() };
+        self.loaded.opened.check_sampler(&config)?;
+        let (config, plan, made_for) = self.loaded.opened.planned(config)?;
+        Ok(Self { solver: config.solver.solver()?, config, plan, made_for, loaded: self.loaded.clone() })
+    }
+
     /// The settings: complete, with the hashes of all files, and without their folders.
     #[must_use]
     pub fn config(&self) -> &PipelineConfig {
@@ -98,26 +119,27 @@ impl Pipeline {
     /// The classes, in the order of labels.
     #[must_use]
     pub fn classes(&self) -> &ClassTable {
-        self.opened.classes()
+        self.loaded.opened.classes()
     }
 
     /// Height and width of an image, in pixels.
     #[must_use]
     pub fn image_size(&self) -> (usize, usize) {
-        self.opened.image_size()
+        self.loaded.opened.image_size()
     }
 
     /// Channels, height and width of a latent.
     #[must_use]
     pub fn latent_shape(&self) -> (usize, usize, usize) {
-        let (height, width) = self.opened.latent_size;
-        (self.opened.network.sizes.in_channels, height, width)
+        let opened = &self.loaded.opened;
+        let (height, width) = opened.latent_size;
+        (opened.network.sizes.in_channels, height, width)
     }
 
     /// The network, where it runs on the CPU.
     #[must_use]
     pub fn network(&self) -> Option<&dyn VelocityNetwork> {
-        self.engine.network()
+        self.loaded.engine.network()
     }
 
     /// Steps at which the condition encoder runs; `None` is all of them.
@@ -139,6 +161,15 @@ impl Pipeline {
         SampleOptions { grid: self.config.grid().clone(), solver: &*self.solver, guidance, plan }
     }
 
+    /// Checks that a request fits the weights.
+    ///
+    /// # Errors
+    ///
+    /// As [`Opened::check`].
+    pub fn check(&self, request: &Request) -> Result<()> {
+        self.loaded.opened.check(request)
+    }
+
     /// Makes images, a batch at a time, calling `watch` after every step.
     ///
     /// Labels and noise of an image depend on itself and the seed alone; so do its pixels, but for the last bit of
@@ -146,27 +177,30 @@ impl Pipeline {
     ///
     /// # Errors
     ///
-    /// As [`Opened::check`]; [`Error::Cancelled`] when `watch` breaks; a network or decoder that produced NaN or
+    /// As [`check`](Self::check); [`Error::Cancelled`] when `watch` breaks; a network or decoder that produced NaN or
     /// infinity.
     pub fn generate(&self, request: &Request, watch: &mut Watch<'_>) -> Result<Generated> {
-        self.opened.check(request)?;
+        self.check(request)?;
         let wanted = request.images();
         let started = Instant::now();
         let mut report = Report { images: wanted.len(), ..Report::default() };
-        let mut images = Vec::with_capacity(wanted.len());
+        let (mut images, mut latents) = (Vec::with_capacity(wanted.len()), Vec::new());
         for batch in wanted.chunks(request.batch) {
             let finished = images.len();
             let mut watch = |progress: &Progress<'_>| {
                 let elapsed = started.elapsed();
                 watch(&Progress { finished, total: wanted.len(), elapsed, ..*progress })
             };
-            let (batch, calls) = self.images(batch, request.seed, request.rng, &mut watch)?;
-            images.extend(batch);
-            report.calls = calls;
+            let noise = self.noise(batch, request.seed, request.rng)?;
+            let sampled = self.sample(batch, &noise, self.plan(), &mut watch)?;
+            images.extend(self.decode(&sampled.latents)?);
+            latents.push(sampled.latents);
+            report.calls = sampled.calls;
         }
         report.elapsed = started.elapsed();
+        let latents = Tensor::cat(&latents, 0)?;
         let record = Record::new(&self.config, self.classes(), request.clone());
-        Ok(Generated { images, record, report })
+        Ok(Generated { images, latents, record, report })
     }
 
     /// Makes the images of one batch, in their order; also says how often each half of the network ran.
@@ -235,11 +269,11 @@ impl Pipeline {
         let labels: Vec<u32> = images.iter().map(|it| it.label).collect();
         let (started, num_steps) = (Instant::now(), options.grid.num_steps());
         let (mut before, mut step, mut cancelled) = (noise.clone(), 0, false);
-        let sampled = self.engine.sample(noise, &labels, options, &mut |report| {
+        let sampled = self.loaded.engine.sample(noise, &labels, options, &mut |report| {
             step += 1;
             let preview = report.map(|it| Preview {
-                decoder: &*self.decoder,
-                scale: self.scale.as_ref(),
+                decoder: &*self.loaded.decoder,
+                scale: self.loaded.scale.as_ref(),
                 before: &before,
                 after: it.latents,
                 t: it.step.t,
@@ -278,7 +312,7 @@ impl Pipeline {
     ///
     /// Another shape; latents or pixels that are NaN or infinite.
     pub fn decode(&self, latents: &Tensor) -> Result<Vec<Rgb8>> {
-        decode(&*self.decoder, self.scale.as_ref(), latents)
+        decode(&*self.loaded.decoder, self.loaded.scale.as_ref(), latents)
     }
 }
 
@@ -290,8 +324,14 @@ impl Opened {
     /// A file with another hash than the settings say; a plan that was made for another network, or for one that is
     /// not decoupled.
     pub fn identify(self) -> Result<Identified> {
-        let mut config = self.identified()?;
-        let made_for = self.made_for(&self.model_name(&config))?;
+        let config = self.identified()?;
+        let (config, plan, made_for) = self.planned(config)?;
+        Ok(Identified { opened: self, config, plan, made_for })
+    }
+
+    /// Makes the sharing plan of identified settings.
+    fn planned(&self, mut config: PipelineConfig) -> Result<(PipelineConfig, Option<SharingPlan>, MadeFor)> {
+        let made_for = made_for(&config, &self.model_name(&config))?;
         let plan = config.sharing.plan(&made_for, config.grid().num_steps())?;
         if let (Sharing::File(_), Some(plan)) = (&config.sharing, &plan) {
             config.sharing = Sharing::Plan(plan.clone());
@@ -302,7 +342,7 @@ impl Opened {
                 self.network.family
             ));
         }
-        Ok(Identified { opened: self, config, plan, made_for })
+        Ok((config, plan, made_for))
     }
 
     /// Identifies the files and reads network and decoder.
@@ -341,7 +381,8 @@ impl Identified {
         let decoder = opened.load_decoder()?;
         let scale = opened.file.latents().map(Scale::new).transpose()?;
         let (engine, solver) = (opened.load_engine()?, config.solver.solver()?);
-        Ok(Pipeline { config, opened, solver, plan, made_for, engine, decoder, scale })
+        let loaded = Arc::new(Loaded { opened, engine, decoder, scale });
+        Ok(Pipeline { config, solver, plan, made_for, loaded })
     }
 }
 

@@ -55,22 +55,38 @@ impl Progress<'_> {
         self.finished as f64 + self.batch as f64 * self.step as f64 / self.num_steps.max(1) as f64
     }
 
-    /// The images of this batch as they would be if the last velocity led straight to the end; `None` where the
-    /// latents stay on a GPU.
+    /// The latents of this batch as they would be if the last velocity led straight to the end, without the time that
+    /// decoding takes; `None` where the latents stay on a GPU.
     ///
     /// ```text
     /// data = x + (1 - t) v,   v = (x - x_before) / (t - t_before)
     /// ```
     ///
+    /// # Shapes
+    ///
+    /// `(batch, C, H, W)`
+    ///
+    /// # Errors
+    ///
+    /// Too little memory.
+    pub fn estimate(&self) -> Result<Option<Tensor>> {
+        let Some(Preview { before, after, t, t_next, .. }) = self.preview else {
+            return Ok(None);
+        };
+        let ahead = ((after - before)? * ((1.0 - t_next) / (t_next - t)))?;
+        Ok(Some((after + ahead)?))
+    }
+
+    /// The images of [`estimate`](Self::estimate).
+    ///
     /// # Errors
     ///
     /// As [`Pipeline::decode`](crate::Pipeline::decode).
     pub fn preview(&self) -> Result<Option<Vec<Rgb8>>> {
-        let Some(Preview { decoder, scale, before, after, t, t_next }) = self.preview else {
-            return Ok(None);
-        };
-        let ahead = ((after - before)? * ((1.0 - t_next) / (t_next - t)))?;
-        Ok(Some(decode(decoder, scale, &(after + ahead)?)?))
+        match (self.preview, self.estimate()?) {
+            (Some(it), Some(latents)) => Ok(Some(decode(it.decoder, it.scale, &latents)?)),
+            _ => Ok(None),
+        }
     }
 }
 

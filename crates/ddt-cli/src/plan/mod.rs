@@ -176,7 +176,8 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     Ok(format!("{}wrote plans, report and pictures to {}", report.table(), folder.path.display()))
 }
 
-fn speed(pipeline: &Pipeline) -> Result<Speed> {
+/// Inputs of the predicted speed-up of a pipeline's plans.
+pub(crate) fn speed(pipeline: &Pipeline) -> Result<Speed> {
     let config = pipeline.config();
     let network = config.network.as_ref().context("the network has no description")?;
     let (_, height, width) = pipeline.latent_shape();

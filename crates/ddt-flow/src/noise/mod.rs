@@ -13,10 +13,11 @@ pub use torch::{TorchGenerator, torch_randn};
 use crate::error::{FlowError, Result};
 
 /// Generator of the noise that sampling starts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NoiseSource {
     /// [`CounterNoise`] for [`Purpose::SampleNoise`], step 0.
+    #[default]
     Counter,
     /// PyTorch's CPU generator: sample `i` of a run with seed `s` is what
     /// `torch.randn(C, H, W, generator=torch.Generator().manual_seed(s + i))` gives, the sum wrapping at `2^64`.

@@ -36,6 +36,37 @@ fn the_demo_generates_the_images_it_always_did() {
 }
 
 #[test]
+fn another_sampler_of_loaded_weights_is_that_of_new_ones() {
+    let loaded = load(&demo(5)).unwrap();
+    let other = PipelineConfig {
+        solver: "adams2".parse().unwrap(),
+        guidance: Some(Guidance::new(2.0, (0.2, 0.9)).unwrap()),
+        sharing: "uniform:2".parse().unwrap(),
+        grid: TimeGrid::new(4, None, 2.0).unwrap(),
+        ..loaded.config().clone()
+    };
+    let request = Request::new([5], 1);
+    let pipeline = loaded.with_sampler(&other).unwrap();
+    let generated = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(generated.png().unwrap(), generate(&other, &request).png().unwrap());
+    assert_eq!(generated.images, pipeline.decode(&generated.latents).unwrap());
+    assert_eq!(pipeline.plan().unwrap().num_recompute(), 2);
+    // Omitted guidance is the loaded one's.
+    let same = loaded.with_sampler(&PipelineConfig { guidance: None, ..other.clone() }).unwrap();
+    assert_eq!(same.config().guidance, loaded.config().guidance);
+
+    let refused = |config: PipelineConfig| chain(&loaded.with_sampler(&config).unwrap_err());
+    let named = refused(PipelineConfig { weights: Source::new("other"), ..other.clone() });
+    assert!(named.contains("solver, grid, guidance and sharing only"), "{named}");
+    let channels = Guidance::none().with_channels(100.try_into().unwrap());
+    assert!(
+        refused(PipelineConfig { guidance: Some(channels), ..other.clone() }).contains("guided channels")
+    );
+    let plan = Sharing::Plan(ddt::sharing::SharingPlan::uniform(9, 3).unwrap());
+    assert!(refused(PipelineConfig { sharing: plan, ..other }).contains("of 4 steps, got 9"));
+}
+
+#[test]
 fn batches_threads_and_other_images_change_no_image() {
     let config = demo(2);
     let request = Request { batch: 1, ..Request::new([3, 8], 2) };

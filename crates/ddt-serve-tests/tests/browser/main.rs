@@ -1,0 +1,198 @@
+//! The page of `ddt serve` in Chromium.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a time is printed")]
+
+mod browser;
+
+use std::time::{Duration, Instant};
+
+use browser::Browser;
+use ddt_serve_tests::{Program, request};
+use serde_json::{Value, json};
+
+/// A server and a browser that shows its page, for a test that waits on them.
+fn with_page(test: impl AsyncFnOnce(&mut Program, &Browser)) {
+    let mut program = Program::start(0, &[]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let browser = Browser::open().await;
+        browser.visit(&program.address.clone()).await;
+        test(&mut program, &browser).await;
+        let complaints = browser.complaints().await;
+        assert!(complaints.is_empty(), "{complaints:?}");
+        browser.close().await;
+    });
+    assert!(program.is_running().unwrap());
+}
+
+fn counts(program: &Program) -> Value {
+    request(&program.address, "GET /api/health", "test", "").unwrap().json().unwrap()["jobs"].clone()
+}
+
+/// A job that takes long enough to be disturbed.
+async fn begin_long_job(browser: &Browser) {
+    browser.set("#images", "16").await;
+    browser.set("#settings-a [name=steps]", "1000").await;
+    browser.set("#settings-a [name=last]", "0.0005").await;
+    browser.click("generate").await;
+    browser.until("document.getElementById('progress').value > 0").await;
+}
+
+#[test]
+fn the_first_picture_appears_step_by_step() {
+    with_page(async |program, browser| {
+        let since = Instant::now();
+        browser.visit(&program.address).await;
+        browser.click("generate").await;
+        browser.done().await;
+        println!("page load to first picture: {:.2} s", since.elapsed().as_secs_f64());
+        assert!(browser.tiles_are_drawn().await);
+        assert!(browser.status().await.starts_with("Done in"));
+        let command = browser.value("document.querySelector('#runs code').textContent").await;
+        assert!(
+            command.as_str().unwrap().starts_with("ddt sample --weights demo --class 7 --images 4 --seed 0"),
+            "{command}"
+        );
+        // The file that the link downloads has the settings inside.
+        let link = browser.value("document.querySelector('#runs a[download]').getAttribute('href')").await;
+        let png =
+            request(&program.address, &format!("GET {}", link.as_str().unwrap()), "test", "").unwrap().body;
+        assert!(png.windows(10).any(|it| it == b"ddt:record"));
+        // Two classes, found by their names; images appear before the end.
+        browser.set("#search", "sh").await;
+        let shown = browser
+            .value("[...document.querySelectorAll('#classes label')].filter((it) => !it.hidden).length")
+            .await;
+        assert_eq!(shown, json!(1));
+        browser.value("document.querySelector('#classes label:not([hidden]) input').click()").await;
+        browser.set("#settings-a [name=steps]", "250").await;
+        browser.click("generate").await;
+        browser.until("document.getElementById('runs').dataset.job === 'running' && document.getElementById('runs').dataset.drawn > 0").await;
+        browser.done().await;
+        assert_eq!(browser.value("document.querySelectorAll('.tiles canvas').length").await, json!(8));
+        assert!(browser.tiles_are_drawn().await);
+        // The history has both, and gives back the settings of the first.
+        assert_eq!(browser.value("document.querySelectorAll('#entries li').length").await, json!(2));
+        browser.value("document.querySelector('#entries li:last-child button').click()").await;
+        assert_eq!(
+            browser.value("document.querySelector('#settings-a [name=steps]').value").await,
+            json!("50")
+        );
+        assert_eq!(browser.text("chosen").await, "Chosen: horse");
+    });
+}
+
+#[test]
+fn two_settings_are_compared() {
+    with_page(async |_, browser| {
+        browser.click("compare").await;
+        browser.click("generate").await;
+        browser.done().await;
+        assert_eq!(browser.value("document.querySelectorAll('.run').length").await, json!(2));
+        assert!(browser.tiles_are_drawn().await);
+        let said = browser.text("comparison").await;
+        assert!(said.contains("times as fast; mean error of latents 0."), "{said}");
+        browser.appear(1280, 900, "light").await;
+        browser.screenshot("serve").await;
+        browser.appear(390, 844, "dark").await;
+        // Nothing is wider than a phone.
+        assert_eq!(browser.value("document.documentElement.scrollWidth <= 390").await, json!(true));
+        browser.screenshot("serve-phone-dark").await;
+        browser.value("document.getElementById('results').scrollIntoView()").await;
+        browser.screenshot("serve-phone-results").await;
+    });
+}
+
+#[test]
+fn a_plan_is_measured_and_tried() {
+    with_page(async |_, browser| {
+        browser.set("#measured-images", "2").await;
+        browser.click("measure").await;
+        browser.until("!document.getElementById('plan').hidden").await;
+        browser.set("#budget", "9").await;
+        let text = browser.text("plan-text").await;
+        assert!(text.contains("% shared): predicted") && text.contains("times as fast"), "{text}");
+        browser.click("try").await;
+        browser.until("!document.getElementById('measured').hidden").await;
+        let row = browser.text("measured").await;
+        assert!(row.contains(" of 50"), "{row}");
+        browser.click("use").await;
+        assert_eq!(
+            browser.value("document.querySelector('#settings-a [name=sharing]').value").await,
+            json!("plan")
+        );
+        browser.value("document.getElementById('sharing').scrollIntoView()").await;
+        browser.appear(1280, 900, "dark").await;
+        browser.screenshot("serve-sharing-dark").await;
+        browser.appear(390, 844, "light").await;
+        browser.value("document.getElementById('plan').scrollIntoView()").await;
+        browser.screenshot("serve-phone-sharing").await;
+    });
+}
+
+#[test]
+fn a_job_is_cancelled() {
+    with_page(async |program, browser| {
+        begin_long_job(browser).await;
+        browser.click("cancel").await;
+        browser.until("document.getElementById('runs').dataset.job === 'ended'").await;
+        assert!(browser.status().await.starts_with("Stopped: cancelled by the client"));
+        assert_eq!(counts(program)["running"], json!(0));
+        // By the keyboard too: Enter in a field starts a job.
+        browser.set("#settings-a [name=steps]", "5").await;
+        browser.value("document.getElementById('seed').focus()").await;
+        browser.page.active_element().await.unwrap().send_keys("\u{E007}").await.unwrap();
+        browser.done().await;
+    });
+}
+
+#[test]
+fn a_tab_that_closes_cancels_its_job_and_another_goes_on() {
+    with_page(async |program, browser| {
+        begin_long_job(browser).await;
+        let first = browser.page.window().await.unwrap();
+        let second = browser.page.new_window(true).await.unwrap().handle;
+        browser.page.switch_to_window(second.clone()).await.unwrap();
+        browser.visit(&program.address).await;
+        browser.click("generate").await;
+        browser.until("document.getElementById('status').textContent.startsWith('Waiting: 1 jobs')").await;
+        browser.page.switch_to_window(first).await.unwrap();
+        browser.page.close_window().await.unwrap();
+        browser.page.switch_to_window(second).await.unwrap();
+        browser.done().await;
+        assert!(browser.tiles_are_drawn().await);
+    });
+}
+
+#[test]
+fn a_page_that_is_loaded_again_goes_on_with_its_job() {
+    with_page(async |program, browser| {
+        begin_long_job(browser).await;
+        browser.page.refresh().await.unwrap();
+        browser.until("document.getElementById('runs').dataset.job === 'running'").await;
+        browser.until("document.getElementById('progress').value > 0").await;
+        assert_eq!(counts(program)["running"], json!(1));
+        browser.click("cancel").await;
+        browser.until("document.getElementById('runs').dataset.job === 'ended'").await;
+    });
+}
+
+#[test]
+fn a_server_that_starts_again_is_found() {
+    with_page(async |program, browser| {
+        begin_long_job(browser).await;
+        let port: u16 = program.address.rsplit(':').next().unwrap().parse().unwrap();
+        program.kill().unwrap();
+        browser
+            .until("document.getElementById('status').textContent.startsWith('The connection was lost')")
+            .await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        *program = Program::start(port, &[]).unwrap();
+        browser.until("document.getElementById('status').textContent.startsWith('The server no longer has this job')").await;
+        browser.set("#settings-a [name=steps]", "5").await;
+        browser.click("generate").await;
+        browser.done().await;
+        assert!(browser.tiles_are_drawn().await);
+    });
+}
