@@ -324,7 +324,8 @@ impl<O: Objective> Trainer<O> {
                     if scale == 1.0 {
                         return update_parameter(vars[at], gradient, state, &update);
                     }
-                    let scaled: Vec<f32> = gradient.iter().map(|it| (f64::from(*it) * scale) as f32).collect();
+                    let scaled: Vec<f32> =
+                        gradient.iter().map(|it| (f64::from(*it) * scale) as f32).collect();
                     update_parameter(vars[at], &scaled, state, &update)
                 })??)
             })?;

@@ -204,7 +204,10 @@ impl Command {
         flag("batch", request.batch.to_string());
         flag("solver", config.solver.as_str().to_owned());
         flag("steps", config.grid().num_steps().to_string());
-        flag("last-step", config.grid().last_step().to_string());
+        match config.grid().end() {
+            end if end < 1.0 => flag("end", end.to_string()),
+            _ => flag("last-step", config.grid().last_step().to_string()),
+        }
         flag("timeshift", config.grid().timeshift().to_string());
         if let Some(guidance) = config.guidance {
             let (low, high) = guidance.interval();

@@ -32,8 +32,10 @@ fn a_job_tells_its_steps_and_gives_what_the_library_makes() {
     let late: Vec<_> = server.events(&job).map(|it| it.0).collect();
     assert_eq!(late, ["running", "step", "preview", "done"]);
 
-    let config =
-        ddt::PipelineConfig { grid: TimeGrid::new(6, Some(0.04), 1.0).unwrap(), ..demo().config().clone() };
+    let config = ddt::PipelineConfig {
+        grid: Some(TimeGrid::new(6, Some(0.04), 1.0).unwrap()),
+        ..demo().config().clone()
+    };
     let request = Request { seed: 3, ..Request::new([7, 8], 2) };
     let pipeline = demo().with_sampler(&config).unwrap();
     let expected = pipeline.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap();
