@@ -94,7 +94,7 @@ impl Pipeline {
     }
 
     /// A pipeline of the same weights, in the same memory, with the solver, grid, guidance and sharing of `config`;
-    /// omitted guidance is this pipeline's.
+    /// an omitted grid or guidance is this pipeline's.
     ///
     /// # Errors
     ///
@@ -104,7 +104,11 @@ impl Pipeline {
         if *config != (PipelineConfig { solver, grid, guidance, sharing, ..self.config.clone() }) {
             return invalid("expected settings that differ in solver, grid, guidance and sharing only");
         }
-        let config = PipelineConfig { guidance: config.guidance.or(self.config.guidance), ..config.clone() };
+        let config = PipelineConfig {
+            grid: config.grid.clone().or_else(|| self.config.grid.clone()),
+            guidance: config.guidance.or(self.config.guidance),
+            ..config.clone()
+        };
         self.loaded.opened.check_sampler(&config)?;
         let (config, plan, made_for) = self.loaded.opened.planned(config)?;
         Ok(Self { solver: config.solver.solver()?, config, plan, made_for, loaded: self.loaded.clone() })
