@@ -42,7 +42,7 @@ fn another_sampler_of_loaded_weights_is_that_of_new_ones() {
         solver: "adams2".parse().unwrap(),
         guidance: Some(Guidance::new(2.0, (0.2, 0.9)).unwrap()),
         sharing: "uniform:2".parse().unwrap(),
-        grid: TimeGrid::new(4, None, 2.0).unwrap(),
+        grid: Some(TimeGrid::new(4, None, 2.0).unwrap()),
         ..loaded.config().clone()
     };
     let request = Request::new([5], 1);
@@ -236,11 +236,11 @@ fn a_plan_file_serves_the_settings_it_names() {
     for (other, expected) in [
         (PipelineConfig { guidance: stronger, ..config.clone() }, "scale 4.0, wanted 7.0"),
         (
-            PipelineConfig { grid: TimeGrid::new(6, Some(0.04), 1.0).unwrap(), ..config.clone() },
+            PipelineConfig { grid: Some(TimeGrid::new(6, Some(0.04), 1.0).unwrap()), ..config.clone() },
             "num_steps 5, wanted 6",
         ),
         (
-            PipelineConfig { grid: TimeGrid::new(5, Some(0.04), 2.0).unwrap(), ..config.clone() },
+            PipelineConfig { grid: Some(TimeGrid::new(5, Some(0.04), 2.0).unwrap()), ..config.clone() },
             "timeshift 1.0, wanted 2.0",
         ),
         (PipelineConfig { solver: "adams2".parse().unwrap(), ..config.clone() }, "adams2"),
