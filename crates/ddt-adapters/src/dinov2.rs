@@ -11,7 +11,7 @@ use ddt_kernels::Window2d;
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{Conv2d, LayerNorm, stream_dtype, unrounded};
-use crate::load::{LoadError, load_network};
+use crate::load::{LoadError, check_sizes, load_network};
 use crate::resize::{Interpolation, resize};
 use crate::vit::{Block, BlockNames, BlockSizes, MlpNames};
 
@@ -408,11 +408,7 @@ impl DinoV2Config {
             ("num_registers", self.num_registers + 1),
             ("mlp_ratio", self.mlp_ratio),
         ];
-        for (name, size) in sizes {
-            if !(1..=65536).contains(&size) {
-                bail!("{name}: expected at least 1 and at most 65536, got {size}");
-            }
-        }
+        check_sizes(sizes)?;
         if !self.hidden_size.is_multiple_of(self.num_heads) {
             bail!("expected num_heads to divide hidden_size {}, got {}", self.hidden_size, self.num_heads);
         }

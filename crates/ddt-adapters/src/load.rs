@@ -115,6 +115,18 @@ impl<S: TensorSource + Sync + ?Sized> SimpleBackend for Recording<'_, S> {
     }
 }
 
+/// Refuses a size of a configuration, given with its name, that no network has.
+///
+/// # Errors
+///
+/// Zero, and more than 65536.
+pub(crate) fn check_sizes<'a>(sizes: impl IntoIterator<Item = (&'a str, usize)>) -> candle_core::Result<()> {
+    match sizes.into_iter().find(|it| !(1..=65536).contains(&it.1)) {
+        Some((name, size)) => candle_core::bail!("{name}: expected 1 to 65536, got {size}"),
+        None => Ok(()),
+    }
+}
+
 /// Equal, or one is the other with the two sides of a 1x1 kernel appended.
 fn same_matrix(a: &[usize], b: &[usize]) -> bool {
     let matrix = |dims: &[usize]| match *dims {

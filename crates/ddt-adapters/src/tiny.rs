@@ -4,7 +4,7 @@
 //!
 //! [`taesd.py`]: https://github.com/madebyollin/taesd/blob/2a1b4149efda2cb6da482e8d3ff017bdb4f98fc3/taesd.py
 
-use candle_core::{DType, Device, Module, Result, Tensor, bail};
+use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use ddt_files::TensorSource;
 use ddt_kernels::{Activation, Window2d};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::autoencoder::{Autoencoder, Decode, Encode, LatentSpace, check_latents, check_pixels, in_batches};
 use crate::layers::{Conv2d, GroupNorm, unrounded};
-use crate::load::{LoadError, load_network};
+use crate::load::{LoadError, check_sizes, load_network};
 
 /// Pixels along a side of one latent position.
 const DOWNSCALE: usize = 8;
@@ -92,12 +92,7 @@ impl TinyConfig {
     ///
     /// Latent channels or a width of zero or beyond 65536.
     pub fn validate(&self) -> Result<()> {
-        for (name, value) in [("latent_channels", self.latent_channels), ("width", self.width)] {
-            if !(1..=65536).contains(&value) {
-                bail!("{name}: expected 1 to 65536, got {value}");
-            }
-        }
-        Ok(())
+        check_sizes([("latent_channels", self.latent_channels), ("width", self.width)])
     }
 
     /// Of the decoder in `source`, its names beginning with `prefix`.

@@ -3,6 +3,8 @@
 use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::load::check_sizes;
+
 /// Sizes of a [`KlAutoencoder`](super::KlAutoencoder), named as in the published `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,11 +58,7 @@ impl KlConfig {
             ("norm_num_groups", self.norm_num_groups),
         ];
         let channels = self.block_out_channels.iter().map(|&c| ("block_out_channels", c));
-        for (name, size) in sizes.into_iter().chain(channels) {
-            if !(1..=65536).contains(&size) {
-                bail!("{name}: expected 1 to 65536, got {size}");
-            }
-        }
+        check_sizes(sizes.into_iter().chain(channels))?;
         let groups = self.norm_num_groups;
         if let Some(channels) = self.block_out_channels.iter().find(|&c| c % groups != 0) {
             bail!("block_out_channels: expected multiples of norm_num_groups ({groups}), got {channels}");

@@ -4,7 +4,7 @@ use candle_core::{Result, bail};
 use ddt_files::TensorSource;
 use serde::{Deserialize, Serialize};
 
-use crate::load::LoadError;
+use crate::load::{LoadError, check_sizes};
 
 /// Of every norm of the decoder.
 pub(super) const NORM_EPS: f64 = 1e-12;
@@ -78,8 +78,9 @@ impl RaeDecoderConfig {
         let [hidden_size, latent_channels] = shape("decoder_embed.weight")[..] else {
             return Err(unrecognised("decoder_embed.weight of 2 dimensions"));
         };
-        let [1, tokens, _] = shape("decoder_pos_embed")[..] else {
-            return Err(unrecognised("decoder_pos_embed (1, 1 + n n, W)"));
+        let tokens = match shape("decoder_pos_embed")[..] {
+            [1, tokens, width] if width == hidden_size => tokens,
+            _ => return Err(unrecognised("decoder_pos_embed (1, 1 + n n, W)")),
         };
         let [outputs] = shape("decoder_pred.bias")[..] else {
             return Err(unrecognised("decoder_pred.bias (3 p p)"));
@@ -112,11 +113,7 @@ impl RaeDecoderConfig {
             ("mlp_width", self.mlp_width),
             ("patch_size", self.patch_size),
         ];
-        for (name, size) in sizes {
-            if !(1..=65536).contains(&size) {
-                bail!("{name}: expected at least 1 and at most 65536, got {size}");
-            }
-        }
+        check_sizes(sizes)?;
         if !self.hidden_size.is_multiple_of(self.num_heads) {
             bail!("expected num_heads to divide hidden_size {}, got {}", self.hidden_size, self.num_heads);
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::statistics::RaeStatistics;
 use crate::autoencoder::{Encode, LatentSpace, check_pixels};
 use crate::dinov2::{DinoV2, DinoV2Config, normalised};
-use crate::load::LoadError;
+use crate::load::{LoadError, check_sizes};
 
 /// The encoder of a representation autoencoder; usable without the decoder.
 ///
@@ -166,12 +166,10 @@ impl RaeEncoderConfig {
     /// Those of [`DinoV2Config::validate`], images that are not whole patches, and no downscale.
     pub fn validate(&self) -> Result<()> {
         self.dino.validate()?;
+        check_sizes([("input_size", self.input_size), ("downscale", self.downscale)])?;
         let (side, patch) = (self.input_size, self.dino.patch_size);
-        if !(1..=65536).contains(&side) || !side.is_multiple_of(patch) {
-            bail!("input_size: expected a multiple of {patch} up to 65536, got {side}");
-        }
-        if !(1..=65536).contains(&self.downscale) {
-            bail!("downscale: expected 1 to 65536, got {}", self.downscale);
+        if !side.is_multiple_of(patch) {
+            bail!("input_size: expected a multiple of {patch}, got {side}");
         }
         Ok(())
     }
