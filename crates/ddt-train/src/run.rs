@@ -297,7 +297,7 @@ fn generate(
     let shown = data.classes.len().min(SAMPLE_CLASSES);
     let shape = (network.config().sizes.in_channels, data.info.height, data.info.width);
     let options = SampleOptions {
-        grid: TimeGrid::new(SAMPLE_STEPS, None, 1.0)?,
+        grid: TimeGrid::new(SAMPLE_STEPS, None, trainer.objective().config().timeshift)?,
         solver: &EULER,
         guidance: Guidance::new(guidance, (0.0, 1.0))?,
         plan: None,
