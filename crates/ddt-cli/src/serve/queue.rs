@@ -145,7 +145,8 @@ impl Queue {
     fn next(&self) -> Option<Arc<Job>> {
         let mut inner = lock(&self.inner);
         loop {
-            let is_free = |it: &Arc<Job>| inner.running.iter().all(|(running, _)| running.client != it.client);
+            let is_free =
+                |it: &Arc<Job>| inner.running.iter().all(|(running, _)| running.client != it.client);
             let followed = inner.waiting.iter().position(|it| it.is_followed() && is_free(it));
             let at = followed.or_else(|| inner.waiting.iter().position(is_free));
             if let Some(job) = at.and_then(|at| inner.waiting.remove(at)) {
