@@ -71,7 +71,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         spread(args.jobs, Abuse::job);
         spread(args.bodies / 2, Abuse::huge);
         spread(args.bodies - args.bodies / 2, Abuse::huge_in_chunks);
-        spread(args.seconds, Abuse::disconnect);
+        for _ in 0..4 {
+            spread(args.seconds, Abuse::disconnect);
+        }
         let abuse = &abuse;
         scope.spawn(move || abuse.slow(args.slow));
         let good = scope.spawn(move || abuse.pictures());

@@ -121,7 +121,8 @@ const HEADERS: [(HeaderName, HeaderValue); 6] = [
 /// Checks who asks, limits the time of an answer, and adds the headers of all answers.
 async fn protect(State(Shared(studio)): State<Shared>, request: Request, next: Next) -> Response {
     let refused = studio.guard.check(request.method(), request.uri(), request.headers());
-    let token = token_of(request.uri()).map(str::to_owned);
+    // Without a token of the server, whatever a link says would become a cookie.
+    let token = token_of(request.uri()).filter(|_| studio.guard.token.is_some()).map(str::to_owned);
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
     let refused = match (refused, length) {
         // Before any of it is read.

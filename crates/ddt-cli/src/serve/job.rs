@@ -193,6 +193,11 @@ impl Job {
         lock(&self.attention).seen = Instant::now();
     }
 
+    /// Whether a stream of its events is open.
+    pub(crate) fn is_followed(&self) -> bool {
+        lock(&self.attention).streams > 0
+    }
+
     /// Whether no stream is open and no request came for this long.
     pub(crate) fn is_abandoned(&self, patience: Duration) -> bool {
         let it = lock(&self.attention);

@@ -141,12 +141,15 @@ impl Queue {
         }
     }
 
-    /// Waits for the first job of a client that has none running.
+    /// Waits for the first job of a client that has none running; jobs that are followed go first.
     fn next(&self) -> Option<Arc<Job>> {
         let mut inner = lock(&self.inner);
         loop {
-            let free = |it: &Arc<Job>| inner.running.iter().all(|(running, _)| running.client != it.client);
-            if let Some(job) = inner.waiting.iter().position(free).and_then(|at| inner.waiting.remove(at)) {
+            let is_free =
+                |it: &Arc<Job>| inner.running.iter().all(|(running, _)| running.client != it.client);
+            let followed = inner.waiting.iter().position(|it| it.is_followed() && is_free(it));
+            let at = followed.or_else(|| inner.waiting.iter().position(is_free));
+            if let Some(job) = at.and_then(|at| inner.waiting.remove(at)) {
                 inner.running.push((job.clone(), Instant::now()));
                 job.set_phase(Phase::Running, None);
                 return Some(job);

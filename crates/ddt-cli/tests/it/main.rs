@@ -7,6 +7,8 @@ mod evaluate;
 mod machine;
 mod plan;
 mod sample;
+#[cfg(all(unix, feature = "serve"))]
+mod serve;
 mod train;
 mod weights;
 

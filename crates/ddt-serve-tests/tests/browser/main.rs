@@ -94,13 +94,13 @@ fn two_settings_are_compared() {
         let said = browser.text("comparison").await;
         assert!(said.contains("times as fast; mean error of latents 0."), "{said}");
         browser.appear(1280, 900, "light").await;
+        browser.value("scrollTo(0, 0)").await;
         browser.screenshot("serve").await;
         browser.appear(390, 844, "dark").await;
         // Nothing is wider than a phone.
         assert_eq!(browser.value("document.documentElement.scrollWidth <= 390").await, json!(true));
-        browser.screenshot("serve-phone-dark").await;
         browser.value("document.getElementById('results').scrollIntoView()").await;
-        browser.screenshot("serve-phone-results").await;
+        browser.screenshot("serve-phone").await;
     });
 }
 
@@ -122,12 +122,11 @@ fn a_plan_is_measured_and_tried() {
             browser.value("document.querySelector('#settings-a [name=sharing]').value").await,
             json!("plan")
         );
-        browser.value("document.getElementById('sharing').scrollIntoView()").await;
-        browser.appear(1280, 900, "dark").await;
-        browser.screenshot("serve-sharing-dark").await;
         browser.appear(390, 844, "light").await;
-        browser.value("document.getElementById('plan').scrollIntoView()").await;
-        browser.screenshot("serve-phone-sharing").await;
+        assert_eq!(browser.value("document.documentElement.scrollWidth <= 390").await, json!(true));
+        browser.appear(1280, 900, "dark").await;
+        browser.value("document.getElementById('sharing').scrollIntoView()").await;
+        browser.screenshot("serve-sharing").await;
     });
 }
 

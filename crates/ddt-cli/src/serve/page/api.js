@@ -10,7 +10,7 @@ function client() {
   return name;
 }
 
-/** The JSON of an answer; an error has the server's words and, as `wait`, the seconds to wait. */
+/** The JSON of an answer; an error has the server's words, its `status` and, as `wait`, the seconds to wait. */
 export async function call(path, options = {}) {
   let answer;
   try {
@@ -21,6 +21,7 @@ export async function call(path, options = {}) {
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) {
     const error = new Error(body.error ?? `the server answered ${answer.status}`);
+    error.status = answer.status;
     error.wait = Number(answer.headers.get("retry-after") ?? 0);
     throw error;
   }
@@ -46,8 +47,18 @@ export function follow(id, on) {
     });
   }
   events.addEventListener("error", () => {
-    if (events.readyState === EventSource.CLOSED) on.lost();
-    else on.interrupted?.();
+    on.interrupted?.();
+    // A refusal, or the page goes away, which must not be taken for one.
+    if (events.readyState === EventSource.CLOSED) again(id, on);
   });
-  return events;
+}
+
+async function again(id, on) {
+  try {
+    await call(`/api/jobs/${id}`);
+    follow(id, on);
+  } catch (error) {
+    if (error.status === 404) on.lost();
+    else setTimeout(() => again(id, on), 1000);
+  }
 }

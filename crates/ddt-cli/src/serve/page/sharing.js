@@ -17,6 +17,7 @@ export class Sharing {
   /** `onTry(plan)` and `onUse(plan)` are called with the plan that the slider shows. */
   constructor(onTry, onUse) {
     byId("budget").addEventListener("input", () => this.show());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.measured && this.show());
     byId("try").addEventListener("click", () => onTry(this.settings, this.chosen.plan));
     byId("use").addEventListener("click", () => onUse(this.settings, this.chosen.plan));
   }

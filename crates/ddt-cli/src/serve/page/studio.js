@@ -160,8 +160,9 @@ async function main() {
   const [height, width] = presets.pipeline.image_size;
   byId("about").textContent = `${presets.pipeline.weights.from}, ${width} x ${height} pixels, ${names.length} classes, version ${presets.version}`;
   byId("images").max = presets.limits.images;
-  const studio = new Studio(presets, names);
+  // Before the form is ready, which forgets it.
   const started = sessionStorage.getItem(JOB);
+  const studio = new Studio(presets, names);
   if (started) studio.follow(JSON.parse(started));
 }
 

@@ -267,6 +267,20 @@ fn the_queue_is_bounded_and_fair() {
 }
 
 #[test]
+fn jobs_that_are_followed_go_first() {
+    let server = Server::waiting(Setup::default());
+    let running = server.submit_as("a", &few_steps(1)).json()["job"].as_str().unwrap().to_owned();
+    let submit =
+        |client: &str| server.submit_as(client, &few_steps(1)).json()["job"].as_str().unwrap().to_owned();
+    let (forgotten, followed) = (submit("b"), submit("c"));
+    let mut events = server.events(&followed);
+    assert_eq!(events.next().unwrap().0, "queued");
+    server.request(&format!("DELETE {running}"), "", b"");
+    assert!(events.any(|it| it.0 == "running"));
+    assert_eq!(server.phase(&forgotten), "queued");
+}
+
+#[test]
 fn old_results_are_dropped() {
     let mut setup = Setup::default();
     setup.bounds.kept = 2;

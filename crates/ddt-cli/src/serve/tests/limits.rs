@@ -79,6 +79,7 @@ fn requests_are_checked() {
     let server = Server::waiting(setup);
     let body = few_steps(0).to_string();
     for (line, headers, status) in [
+        ("GET /?token=a;path=/", "", 200),
         ("GET /nothing", "", 404),
         ("GET /../../etc/passwd", "", 404),
         ("GET /studio.js/../x", "", 404),
