@@ -5,7 +5,7 @@ use ddt::Place;
 use ddt_dist::{Group, Launch, RankFailed, agree};
 use ddt_train::TrainError;
 
-use crate::{is_interruption, terminal::INTERRUPTED};
+use crate::terminal::{INTERRUPTED, is_interruption};
 
 /// Nothing to print: another rank prints the result, or why there is none.
 #[derive(Debug, thiserror::Error)]
