@@ -56,7 +56,16 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ddt-study", &["ddt-data", "ddt-demo", "ddt-diffusion", "ddt-metrics", "ddt-plot", "ddt-train"]),
     (
         "ddt-cli",
-        &["ddt-data", "ddt-diffusion", "ddt-dist", "ddt-fetch", "ddt-metrics", "ddt-plot", "ddt-study", "ddt-train"],
+        &[
+            "ddt-data",
+            "ddt-diffusion",
+            "ddt-dist",
+            "ddt-fetch",
+            "ddt-metrics",
+            "ddt-plot",
+            "ddt-study",
+            "ddt-train",
+        ],
     ),
 ];
 
