@@ -28,7 +28,7 @@ use clap_complete::Shell;
 
 use crate::{
     ranks::Silent,
-    terminal::{Cancel, INTERRUPTED, Interrupted, Terminal},
+    terminal::{Cancel, INTERRUPTED, Terminal, is_interruption},
 };
 
 /// Decoupled Diffusion Transformers: generate images, share the encoder between steps, train, measure.
@@ -128,12 +128,6 @@ fn run(command: Command, terminal: &Terminal) -> Result<String> {
         }
         Command::Options => options::page(Args::command()),
     }
-}
-
-fn is_interruption(error: &anyhow::Error) -> bool {
-    error.is::<Interrupted>()
-        || matches!(error.downcast_ref(), Some(ddt::Error::Cancelled))
-        || matches!(error.downcast_ref(), Some(ddt_train::TrainError::Stopped))
 }
 
 #[cfg(test)]

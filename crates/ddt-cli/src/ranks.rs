@@ -1,10 +1,11 @@
 //! Several processes as one program: one result, or one message that names the rank and the cause.
 
 use anyhow::Result;
-use ddt_dist::{Group, RankFailed, agree};
+use ddt::Place;
+use ddt_dist::{Group, Launch, RankFailed, agree};
 use ddt_train::TrainError;
 
-use crate::{is_interruption, terminal::INTERRUPTED};
+use crate::terminal::{INTERRUPTED, is_interruption};
 
 /// Nothing to print: another rank prints the result, or why there is none.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,11 @@ use crate::{is_interruption, terminal::INTERRUPTED};
 pub(crate) struct Silent {
     /// Exit status.
     pub(crate) status: u8,
+}
+
+/// The device of a process: a GPU without a number is that of its rank on the machine.
+pub(crate) fn device_of(device: Place, launch: &Launch) -> Place {
+    if device == Place::Cuda(0) { Place::Cuda(launch.local_rank) } else { device }
 }
 
 /// The result on rank 0; a failure on the rank that failed, after all have learned of it.

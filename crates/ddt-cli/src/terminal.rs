@@ -149,6 +149,13 @@ impl Counting {
 #[error("stopped")]
 pub(crate) struct Interrupted;
 
+/// Whether work ended because the user asked for it.
+pub(crate) fn is_interruption(error: &anyhow::Error) -> bool {
+    error.is::<Interrupted>()
+        || matches!(error.downcast_ref(), Some(ddt::Error::Cancelled))
+        || matches!(error.downcast_ref(), Some(ddt_train::TrainError::Stopped))
+}
+
 /// Whether the user has asked to stop; clones share it.
 ///
 /// Ctrl-C ends the program at once, except while some work promises to look here after each step.

@@ -1,6 +1,6 @@
 //! Errors of groups.
 
-use crate::launch::Launcher;
+use crate::launcher::Launcher;
 
 /// Why processes cannot work together.
 #[derive(thiserror::Error, Debug, Clone, PartialEq, Eq)]

@@ -1,38 +1,12 @@
 //! Launch: rank and number of processes, as launchers say them in environment variables.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     error::DistError,
     group::{Alone, Group},
+    launcher::Launcher,
 };
-
-/// What starts processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Launcher {
-    /// Nothing: one process.
-    None,
-    /// PyTorch's torchrun.
-    Torchrun,
-    /// Open MPI's mpirun.
-    OpenMpi,
-    /// The mpiexec of another MPI, such as MPICH and Intel's.
-    Mpiexec,
-    /// SLURM's srun.
-    Slurm,
-}
-
-impl fmt::Display for Launcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "nothing",
-            Self::Torchrun => "torchrun",
-            Self::OpenMpi => "mpirun",
-            Self::Mpiexec => "mpiexec",
-            Self::Slurm => "srun",
-        })
-    }
-}
 
 /// The variables of a launcher: rank, number of processes, rank on this machine.
 type Names = (Launcher, &'static str, &'static str, &'static str);
@@ -143,7 +117,7 @@ pub fn connect(launch: &Launch) -> Result<Arc<dyn Group>, DistError> {
         ));
     }
     #[cfg(feature = "mpi")]
-    return Ok(Arc::new(crate::mpi_group::Mpi::start(launch)?));
+    return Ok(Arc::new(crate::mpi_group::Mpi::start(launch.launcher, launch.size, launch.limit)?));
     #[cfg(not(feature = "mpi"))]
     Err(missing("build the program with --features mpi (docs/scale.md)"))
 }

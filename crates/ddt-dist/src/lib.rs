@@ -19,7 +19,8 @@ pub use crate::{
     error::DistError,
     group::{Alone, Group},
     halving::Halving,
-    launch::{Launch, Launcher, connect},
+    launch::{Launch, connect},
+    launcher::Launcher,
     threads::{ThreadRank, thread_group},
     tree::{own_run, tree},
 };
@@ -29,6 +30,7 @@ mod error;
 mod group;
 mod halving;
 mod launch;
+mod launcher;
 #[cfg(feature = "mpi")]
 mod mpi_group;
 mod threads;

@@ -19,7 +19,7 @@ use mpi::{
     traits::{Communicator, Destination, Source},
 };
 
-use crate::{error::DistError, group::Group, launch::Launch};
+use crate::{error::DistError, group::Group, launcher::Launcher};
 
 /// The processes of an MPI job. Only the thread that started it may use it.
 #[derive(Debug)]
@@ -61,20 +61,20 @@ const ANSWERS: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Mpi {
-    /// Starts MPI.
+    /// Starts MPI, of as many processes as the launcher says; no wait for another is longer than `limit`.
     ///
     /// # Errors
     /// [`DistError::MpiInUse`] when it was started before; [`DistError::OtherSize`] when it sees another number of
     /// processes than the launcher.
-    pub fn start(launch: &Launch) -> Result<Self, DistError> {
+    pub fn start(launcher: Launcher, expected: usize, limit: Duration) -> Result<Self, DistError> {
         let (universe, _) = mpi::initialize_with_threading(Threading::Funneled).ok_or(DistError::MpiInUse)?;
         let world = universe.world();
         let (rank, size) = (world.rank() as usize, world.size() as usize);
-        if size != launch.size {
-            return Err(DistError::OtherSize { launcher: launch.launcher, expected: launch.size, got: size });
+        if size != expected {
+            return Err(DistError::OtherSize { launcher, expected, got: size });
         }
         let (sent, questions) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { _universe: Running(universe), rank, size, limit: launch.limit, sent, questions })
+        Ok(Self { _universe: Running(universe), rank, size, limit, sent, questions })
     }
 
     /// Prints why, and ends all processes.

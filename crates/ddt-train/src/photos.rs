@@ -253,7 +253,9 @@ pub(crate) fn encode_photos_in(
                 writer.push(EncodedImages::receive(group, rank, count, &content)?, source_end as u64)?;
             }
         }
-        if loader.skipped().count > 0 && on_event(Event::Skipped(loader.skipped())).is_break() {
+        let stop = loader.skipped().count > 0 && on_event(Event::Skipped(loader.skipped())).is_break();
+        let (_, heard) = agree_on::<_, TrainError>(group, Ok(stop), |it| vec![u8::from(*it)])?;
+        if heard.iter().any(|it| *it == [1]) {
             return Err(TrainError::Stopped);
         }
     }

@@ -52,7 +52,8 @@ pub(crate) fn agree_on<T, E: Display + From<TrainError>>(
 /// [`agree_on`] nothing but that all is well.
 pub(crate) fn agreed<T>(group: &dyn Group, own: Result<T, TrainError>) -> Result<T, TrainError> {
     match own {
-        Err(known @ TrainError::Rank(_)) => Err(known),
+        // Ranks stop together.
+        Err(known @ (TrainError::Rank(_) | TrainError::Stopped)) => Err(known),
         own => agree_on(group, own, |_| Vec::new()).map(|it| it.0),
     }
 }

@@ -149,10 +149,9 @@ impl Data {
         }
         let mut open = |path: &Path| {
             let photos = Photos::open(path, images)?;
-            match on_event(Event::Photos(path, &photos.folder().report())) {
-                ControlFlow::Continue(()) => Ok(photos),
-                ControlFlow::Break(()) => Err(TrainError::Stopped),
-            }
+            let stop = on_event(Event::Photos(path, &photos.folder().report())).is_break();
+            let told = tell(group, Ok(Wishes { stop, save: false }), on_event)?;
+            if told.stop { Err(TrainError::Stopped) } else { Ok(photos) }
         };
         let photos = open(&images.train)?;
         let test = images.test.as_deref().map(&mut open).transpose()?;
@@ -284,7 +283,9 @@ fn save_and_tell(
 ) -> Result<bool, TrainError> {
     let path = folder.save(trainer)?;
     let stop = on_event(Event::Saved(&path)).is_break();
-    Ok(tell(trainer.group().as_ref(), Ok(Wishes { stop, save: false }), on_event)?.stop)
+    // The run stops anyway, or this is its end.
+    let mut silent = |_: Event<'_>| ControlFlow::Continue(());
+    Ok(tell(trainer.group().as_ref(), Ok(Wishes { stop, save: false }), &mut silent)?.stop)
 }
 
 /// Samples of the first classes with the averaged weights, always from the same noise.

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::value_parser;
 use ddt::{
-    Image, Opened, OutputFile, Pipeline, Place, Record, Request,
+    Image, Opened, OutputFile, Pipeline, Record, Request,
     args::PipelineArgs,
     duration_in_words,
     files::npz::{ArchiveJob, ImageArchive, Next, Shard},
@@ -25,6 +25,7 @@ use self::png_folder::PngFolder;
 pub(crate) use self::png_folder::beside;
 use crate::{
     fetch,
+    ranks::device_of,
     sample::parse_size,
     terminal::{Interrupted, Terminal},
 };
@@ -92,11 +93,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let launch = Launch::from_env()?;
-    let mut given = args.pipeline.clone();
-    if given.device == Place::Cuda(0) {
-        // Without a number: each process of a machine has a GPU of its own.
-        given.device = Place::Cuda(launch.local_rank);
-    }
+    let given = PipelineArgs { device: device_of(args.pipeline.device, &launch), ..args.pipeline.clone() };
     let given = &given;
     given.threads.start()?;
     let shard = rows::shard(args.rank, args.world_size, &launch)?;

@@ -18,7 +18,10 @@ pub(crate) use self::{
     comparison::{Comparison, Measurement, check_references},
     extractor::{Choice, Extractor},
 };
-use crate::{ranks::together, terminal::Terminal};
+use crate::{
+    ranks::{device_of, together},
+    terminal::Terminal,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,7 +61,10 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     if let [first, second] = args.explain.as_slice() {
         return Ok(explanation(&explain(&Report::read(first)?, &Report::read(second)?)));
     }
-    let group = connect(&Launch::from_env()?)?;
+    let launch = Launch::from_env()?;
+    let group = connect(&launch)?;
+    let mut args = args.clone();
+    args.measurement.device = device_of(args.measurement.device, &launch);
     let terminal = terminal.of_rank(group.rank());
     let prepared = || {
         args.threads.start()?;

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use ddt::picture::{Rgb8, encode_png};
 use ddt_train::{EventsFile, Settings, read_log};
 
-use crate::{ddt, refuse, succeed};
+use crate::{command, ddt, refuse, succeed};
 
 /// Eight photos of 40 x 24 pixels in each of two classes, and a file that is no photo.
 fn photos(root: &Path) {
@@ -72,6 +72,20 @@ fn photos_become_weights_that_generate() {
     assert_eq!(outcome.status, 0, "{outcome:?}");
     assert!(outcome.stderr.contains("resuming from step 6, 24 images"), "{outcome:?}");
     assert!(folder.join("longer.safetensors").exists());
+}
+
+#[test]
+fn several_processes_without_a_transport_learn_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    settings(folder.path());
+    let mut command = command(folder.path(), "train settings.toml");
+    let output = command.env("RANK", "1").env("WORLD_SIZE", "4").output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    for part in ["torchrun started 4 processes, of which this is rank 1", "mpirun -n N", "--features mpi"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(!folder.path().join("run").exists());
 }
 
 #[test]

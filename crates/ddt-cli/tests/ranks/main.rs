@@ -53,21 +53,22 @@ fn begin(folder: &Path) {
     fs::write(folder.join("settings.toml"), settings).unwrap();
 }
 
-/// `ddt train` with some arguments in a folder, as one process or several; each on one thread.
-fn train(folder: &Path, processes: usize, arguments: &str) -> Command {
-    let ddt = env!("CARGO_BIN_EXE_ddt");
-    let mut command = match processes {
-        1 => Command::new(ddt),
-        _ => {
-            let mut it = Command::new("mpirun");
-            it.args(["--allow-run-as-root", "--oversubscribe", "-n", &processes.to_string(), ddt]);
-            it
-        }
-    };
-    command.current_dir(folder).args(["train", "settings.toml", "--threads", "1"]);
-    command.args(arguments.split_whitespace()).env("DDT_RANK_TIMEOUT", "60");
+/// A command of the program in a folder, as one process or several.
+fn ddt(folder: &Path, processes: usize, line: &str) -> Command {
+    let program = env!("CARGO_BIN_EXE_ddt");
+    let mut command = Command::new(if processes == 1 { program } else { "mpirun" });
+    if processes > 1 {
+        let count = processes.to_string();
+        command.args(["--allow-run-as-root", "--oversubscribe", "-n", count.as_str(), program]);
+    }
+    command.current_dir(folder).args(line.split_whitespace()).env("DDT_RANK_TIMEOUT", "60");
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// `ddt train` with some arguments, each process on one thread.
+fn train(folder: &Path, processes: usize, arguments: &str) -> Command {
+    ddt(folder, processes, &format!("train settings.toml --threads 1 {arguments}"))
 }
 
 fn succeed(folder: &Path, processes: usize, arguments: &str) {
@@ -230,4 +231,27 @@ fn other_numbers_of_processes_are_refused_once() {
         !status.success() && stderr.matches("error: ").count() == 1 && stderr.contains(message),
         "{stderr}"
     );
+}
+
+#[test]
+fn data_sets_and_evaluations_are_those_of_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    for processes in [1, 2] {
+        let name = format!("of-{processes}");
+        let lines = [
+            format!("dataset --count 300 --batch 10 --steps 2 --threads 1 --out {name}.npz"),
+            format!(
+                "evaluate of-1.npz of-1.npz --extractor cifar10-classifier --threads 1 --cache {name} --out {name}.json"
+            ),
+        ];
+        for line in lines {
+            let Output { status, stderr, .. } = ddt(folder, processes, &line).output().unwrap();
+            assert!(status.success(), "{line}: {}", String::from_utf8_lossy(&stderr));
+        }
+    }
+    for ending in ["npz", "json"] {
+        let hash = |it: u32| sha256_file(&folder.join(format!("of-{it}.{ending}"))).unwrap();
+        assert_eq!(hash(1), hash(2), "{ending}");
+    }
 }

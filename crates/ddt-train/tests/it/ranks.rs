@@ -142,19 +142,32 @@ fn other_numbers_of_ranks_are_refused() {
     }
 }
 
-/// All ranks return the failure of one, and the run goes on with another number of ranks.
+/// All ranks return the failure of one, after five steps of four ranks.
+fn fail(
+    folder: &Path,
+    cfg: &TrainConfig,
+    system: impl Fn(usize) -> FileSystem,
+    change: &Change,
+) -> RankFailed {
+    train_well(4, cfg, folder, 5);
+    let outcomes = train(4, cfg, folder, u64::MAX, system, change);
+    let failed: Vec<RankFailed> = outcomes
+        .into_iter()
+        .map(|it| match it {
+            Err(TrainError::Rank(failed)) => failed,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(failed.iter().all(|it| *it == failed[0]), "{failed:?}");
+    failed[0].clone()
+}
+
+/// And the run goes on with another number of ranks.
 fn fails_together(rank: usize, cause: &str, system: impl Fn(usize) -> FileSystem, change: &Change) {
     let cfg = eight_micro_batches();
     let folder = tempfile::tempdir().unwrap();
-    train_well(4, &cfg, folder.path(), 5);
-    for outcome in train(4, &cfg, folder.path(), u64::MAX, system, change) {
-        match outcome {
-            Err(TrainError::Rank(it @ RankFailed { .. })) => {
-                assert!(it.rank == rank && it.cause.contains(cause), "{it}");
-            }
-            other => panic!("{other:?}"),
-        }
-    }
+    let failed = fail(folder.path(), &cfg, system, change);
+    assert!(failed.rank == rank && failed.cause.contains(cause), "{failed}");
     assert!(names(folder.path()).contains(&"step-0000000003".to_owned()), "{:?}", names(folder.path()));
     train_well(2, &cfg, folder.path(), u64::MAX);
     assert_eq!(outcome(folder.path()), whole(&cfg), "{cause}");
@@ -173,12 +186,15 @@ fn a_rank_that_cannot_read_its_data_stops_all() {
 
 #[test]
 fn a_rank_whose_loss_is_not_finite_is_named() {
-    fails_together(3, "20 steps in a row", |_| FileSystem::default(), &|rank, step, mut batch| {
-        if rank == 3 && step > 3 {
+    let cfg = TrainConfig { total_images: 8 * 2 * STEPS, ..eight_micro_batches() };
+    let folder = tempfile::tempdir().unwrap();
+    let failed = fail(folder.path(), &cfg, |_| FileSystem::default(), &|rank, step, mut batch| {
+        if rank == 3 && step > 5 {
             batch.latents = (batch.latents * f64::INFINITY)?;
         }
         Ok(batch)
     });
+    assert!(failed.rank == 3 && failed.cause.starts_with("20 steps in a row, up to step 25"), "{failed}");
 }
 
 #[test]

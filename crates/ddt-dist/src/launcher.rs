@@ -1,0 +1,30 @@
+//! The launchers that are understood.
+
+use std::fmt;
+
+/// What starts processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Launcher {
+    /// Nothing: one process.
+    None,
+    /// PyTorch's torchrun.
+    Torchrun,
+    /// Open MPI's mpirun.
+    OpenMpi,
+    /// The mpiexec of another MPI, such as MPICH and Intel's.
+    Mpiexec,
+    /// SLURM's srun.
+    Slurm,
+}
+
+impl fmt::Display for Launcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "nothing",
+            Self::Torchrun => "torchrun",
+            Self::OpenMpi => "mpirun",
+            Self::Mpiexec => "mpiexec",
+            Self::Slurm => "srun",
+        })
+    }
+}
