@@ -1,5 +1,7 @@
 //! Several processes as one program: one result, or one message that names the rank and the cause.
 
+use std::io::Write;
+
 use anyhow::Result;
 use ddt::Place;
 use ddt_dist::{Group, Launch, RankFailed, agree};
@@ -34,10 +36,14 @@ pub(crate) fn together<T>(group: &dyn Group, own: Result<T>) -> Result<T> {
         Err(error) => known(error).or_else(|| agree(group, Err(&format!("{error:#}"))).err()),
         Ok(_) => agree(group, Ok(&[])).err(),
     };
-    match failed {
-        Some(failed) if failed.rank == group.rank() => Err(failed.into()),
-        Some(_) => Err(Silent { status: 1 }.into()),
-        None if group.rank() == 0 => own,
-        None => Err(Silent { status: if own.is_ok() { 0 } else { INTERRUPTED } }.into()),
+    let Some(failed) = failed else {
+        let status = if own.is_ok() { 0 } else { INTERRUPTED };
+        return if group.rank() == 0 { own } else { Err(Silent { status }.into()) };
+    };
+    if failed.rank == group.rank() {
+        writeln!(std::io::stderr(), "error: {failed}").ok();
     }
+    // mpirun ends the others as soon as one has failed: nobody leaves before the message is out.
+    group.barrier().ok();
+    Err(Silent { status: 1 }.into())
 }
