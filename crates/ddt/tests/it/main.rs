@@ -24,7 +24,10 @@ fn no_hub() -> Hub {
 
 /// The demo with few steps.
 fn demo(steps: usize) -> PipelineConfig {
-    PipelineConfig { grid: Some(TimeGrid::new(steps, Some(0.04), 1.0).unwrap()), ..PipelineConfig::new("demo") }
+    PipelineConfig {
+        grid: Some(TimeGrid::new(steps, Some(0.04), 1.0).unwrap()),
+        ..PipelineConfig::new("demo")
+    }
 }
 
 fn load(config: &PipelineConfig) -> Result<Pipeline> {
