@@ -44,6 +44,7 @@ mod classifier_training;
 mod comparison;
 mod demo;
 mod diffusion;
+mod fidelity;
 mod figures;
 mod frozen_networks;
 mod metric;
@@ -60,9 +61,10 @@ pub use crate::{
     comparison::{Comparison, Outcome, Table},
     demo::{DemoStudy, Group},
     diffusion::{Component, Mixture, Schedule},
+    fidelity::FidelityStudy,
     frozen_networks::{decode_samples, frozen_networks},
     metric::{OfflineMetric, Seen},
-    sharing::{Batch, Batches, FidelityStudy, Mean, SharingStudy, compare, parse_ratio, ways_with_plans},
+    sharing::{Batch, Batches, Mean, SharingStudy, compare, parse_ratio, ways_with_plans},
     spectrum::{PowerLaw, Spectrum, dct2, latent_spectrum, surviving_frequency},
     study::{News, OnNews, ResultsFile, Subject},
     sweep::{Measured, Setting, relative_rms, sweep, sweep_settings},

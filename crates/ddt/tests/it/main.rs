@@ -91,7 +91,7 @@ fn files_that_are_not_there_or_not_right() {
     check(&guiding(&encoder), &["guiding network", "missing"]);
     let sizes = |name: &str| Some(DdtConfig::preset(name).unwrap().into());
     let b2 = PipelineConfig { network: sizes("ddt-b2"), ..weights(&encoder) };
-    check(&b2, &["sd-vae-ft-ema", "hub's cache", "ddt fetch ddt-xl2-256"]);
+    check(&b2, &["sd-vae-ft-ema", "hub's cache", "ddt fetch sd-vae-ft-ema"]);
     let odd = PipelineConfig { image_size: Some((250, 256)), ..b2 };
     check(&odd, &["multiples of 16", "250 x 256"]);
     check(&PipelineConfig { network: sizes("ddt-b2"), ..demo(1) }, &["ddt-b2-8en4de", "leave the sizes out"]);
