@@ -51,7 +51,7 @@ impl Opened {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFetched`] for published weights that are not in the cache of `hub`; a file that is absent,
+    /// [`Error::NotFetched`](crate::Error::NotFetched) for published weights that are not in the cache of `hub`; a file that is absent,
     /// damaged or holds no network; sizes that are unknown or contradict each other; an autoencoder, guiding
     /// network, plan or device that does not fit.
     pub fn new(config: &PipelineConfig, hub: &Hub) -> Result<Self> {
