@@ -268,24 +268,25 @@ fn train(
             stop |= tell(group, Ok(Wishes { stop: stops, save: false }), on_event)?.stop;
         }
         if wishes.save {
-            stop |= save_and_tell(trainer, folder, on_event)?;
+            stop |= save_and_tell(trainer, folder, false, on_event)?;
             saved = Instant::now();
         }
     }
-    if save_and_tell(trainer, folder, on_event)? || stop { Err(TrainError::Stopped) } else { Ok(()) }
+    if save_and_tell(trainer, folder, true, on_event)? || stop { Err(TrainError::Stopped) } else { Ok(()) }
 }
 
-/// Saves, and returns whether to stop.
+/// Saves, and returns whether to stop. At the `last` save the run stops anyway, which needs no message.
 fn save_and_tell(
     trainer: &Trainer<FlowMatching>,
     folder: &mut RunFolder,
+    last: bool,
     on_event: &mut OnEvent<'_>,
 ) -> Result<bool, TrainError> {
     let path = folder.save(trainer)?;
     let stop = on_event(Event::Saved(&path)).is_break();
-    // The run stops anyway, or this is its end.
     let mut silent = |_: Event<'_>| ControlFlow::Continue(());
-    Ok(tell(trainer.group().as_ref(), Ok(Wishes { stop, save: false }), &mut silent)?.stop)
+    let on_event = if last { &mut silent } else { on_event };
+    Ok(tell(trainer.group().as_ref(), Ok(Wishes { stop, save: false }), on_event)?.stop)
 }
 
 /// Samples of the first classes with the averaged weights, always from the same noise.
