@@ -38,7 +38,7 @@ impl CudaEngine {
                 "device cuda runs the paper's DDT only, got {network:?}; use device cpu"
             ));
         }
-        let weights = file.weights(Some(sizes))?.into_iter().collect();
+        let weights = file.weights(Some(network))?.into_iter().collect();
         let weights = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
         let cuda = Cuda::open(number).context(BLAME)?;
         let sampler = CudaSampler::new(&cuda, sizes, precision(config)?, &weights);

@@ -58,7 +58,7 @@ pub(super) trait Backend: Debug + Send + Sync {
 }
 
 /// Work that was recorded, to be started as one.
-pub(super) trait Recording {
+pub(super) trait Recording: Send {
     fn launch(&self) -> Result<()>;
 }
 

@@ -265,6 +265,10 @@ impl Backend for Driver {
 
 struct Captured(CudaGraph);
 
+// SAFETY: the driver's handles are valid in every thread of the process, and `launch` binds the context. The driver lets
+// one thread at a time use a graph, which is what a type that is `Send` and not `Sync` promises.
+unsafe impl Send for Captured {}
+
 impl Recording for Captured {
     fn launch(&self) -> Result<()> {
         check("launch a graph", self.0.launch())
