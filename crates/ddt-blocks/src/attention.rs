@@ -136,11 +136,6 @@ impl TokenGrid {
         Self::with_rope(rows, columns, AxialRope2d::new(head_dim)?, device)
     }
 
-    /// Rows of tokens.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// [`new`](Self::new) with other angles.
     ///
     /// # Errors

@@ -22,10 +22,9 @@ use mpi::{
 use crate::{error::DistError, group::Group, launcher::Launcher};
 
 /// The processes of an MPI job. Only the thread that started it may use it.
-#[derive(Debug)]
 pub struct Mpi {
     // Ends MPI when it is dropped.
-    _universe: Running,
+    _universe: Universe,
     rank: usize,
     size: usize,
     limit: Duration,
@@ -34,11 +33,9 @@ pub struct Mpi {
     questions: AtomicU64,
 }
 
-struct Running(#[allow(dead_code, reason = "its drop ends MPI")] Universe);
-
-impl std::fmt::Debug for Running {
+impl std::fmt::Debug for Mpi {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Running")
+        f.debug_struct("Mpi").field("rank", &self.rank).field("size", &self.size).finish_non_exhaustive()
     }
 }
 
@@ -74,7 +71,7 @@ impl Mpi {
             return Err(DistError::OtherSize { launcher, expected, got: size });
         }
         let (sent, questions) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { _universe: Running(universe), rank, size, limit, sent, questions })
+        Ok(Self { _universe: universe, rank, size, limit, sent, questions })
     }
 
     /// Prints why, and ends all processes.

@@ -9,8 +9,8 @@
 use candle_core::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use ddt_blocks::{
-    Block, ConditionEmbed, FinalLayer, Form, Frozen, Fused, Linear, PatchEmbed, Plain, TokenGrid,
-    TransformerBlock, unpatchify,
+    AxialRope2d, Block, ConditionEmbed, FinalLayer, Form, Frozen, Fused, Linear, PatchEmbed, Plain,
+    TokenGrid, TransformerBlock, unpatchify,
 };
 use ddt_kernels::add_silu;
 
@@ -111,7 +111,8 @@ impl<F: Form> Ddt<F> {
 /// Differs from DiT: the SiLU is part of the condition, not of the blocks' modulation.
 #[derive(Debug, Clone)]
 pub struct ConditionEncoder<F: Form = Plain> {
-    cfg: DdtConfig,
+    patch_size: usize,
+    rope: AxialRope2d,
     condition: ConditionEmbed,
     s_embedder: PatchEmbed<F::Linear>,
     blocks: Vec<F::Block>,
@@ -130,14 +131,16 @@ impl ConditionEncoder {
             condition: ConditionEmbed::new(cfg.num_classes, d, vb.clone())?,
             s_embedder: PatchEmbed::new(cfg.in_channels, cfg.patch_size, d, vb.pp("s_embedder"))?,
             blocks: (0..cfg.num_encoder_blocks).map(block).collect::<Result<_>>()?,
-            cfg: cfg.clone(),
+            patch_size: cfg.patch_size,
+            rope: AxialRope2d::new(cfg.head_dim())?,
         })
     }
 
     pub(crate) fn into_form<F: Form>(self) -> Result<ConditionEncoder<F>> {
-        let Self { cfg, condition, s_embedder, blocks } = self;
+        let Self { patch_size, rope, condition, s_embedder, blocks } = self;
         Ok(ConditionEncoder {
-            cfg,
+            patch_size,
+            rope,
             condition: condition.into_form::<F>()?,
             s_embedder: s_embedder.into_form::<F>()?,
             blocks: blocks.into_iter().map(F::block).collect::<Result<_>>()?,
@@ -172,7 +175,7 @@ impl<F: Form> ConditionEncoder<F> {
         let (t_emb, y_emb) = self.condition.forward(t, labels)?;
         let c = add_silu(&y_emb, &t_emb)?; // (B, 1, D)
         let xs = self.s_embedder.forward(&x_t.to_dtype(c.dtype())?)?; // (B, L, D)
-        let grid = token_grid(&self.cfg, x_t)?;
+        let grid = token_grid(self.patch_size, self.rope, x_t)?;
         let (xs, features) = run_blocks(self.blocks.iter(), xs, align_layer, |block, xs| {
             block.forward(xs, &block.modulation(&c)?, &grid)
         })?;
@@ -186,7 +189,8 @@ impl<F: Form> ConditionEncoder<F> {
 /// and makes the decoder the paper's Improved-SiT.
 #[derive(Debug, Clone)]
 pub struct VelocityDecoder<B = Block, L = Linear> {
-    cfg: DdtConfig,
+    patch_size: usize,
+    rope: AxialRope2d,
     x_embedder: PatchEmbed<L>,
     blocks: Vec<B>,
     final_layer: FinalLayer<L>,
@@ -202,9 +206,10 @@ impl VelocityDecoder {
     }
 
     pub(crate) fn into_form<F: Form>(self) -> Result<VelocityDecoder<F::Block, F::Linear>> {
-        let Self { cfg, x_embedder, blocks, final_layer } = self;
+        let Self { patch_size, rope, x_embedder, blocks, final_layer } = self;
         Ok(VelocityDecoder {
-            cfg,
+            patch_size,
+            rope,
             x_embedder: x_embedder.into_form::<F>()?,
             blocks: blocks.into_iter().map(F::block).collect::<Result<_>>()?,
             final_layer: final_layer.into_form::<F>()?,
@@ -222,11 +227,22 @@ impl<B: TransformerBlock> VelocityDecoder<B> {
         cfg.validate().map_err(candle_core::Error::wrap)?;
         let (d, range) = (cfg.hidden_size, cfg.num_encoder_blocks..cfg.num_blocks());
         Ok(Self {
+            patch_size: cfg.patch_size,
+            rope: AxialRope2d::new(cfg.head_dim())?,
             x_embedder: PatchEmbed::new(cfg.in_channels, cfg.patch_size, d, vb.pp("x_embedder"))?,
             blocks: range.map(|i| block(vb.pp("blocks").pp(i))).collect::<Result<_>>()?,
             final_layer: FinalLayer::new(d, cfg.patch_dim(), vb.pp("final_layer"))?,
-            cfg: cfg.clone(),
         })
+    }
+
+    /// The decoder of these layers, whose tokens are single positions of a latent: DiT^DH's.
+    pub(crate) fn of_positions(
+        rope: AxialRope2d,
+        x_embedder: PatchEmbed,
+        blocks: Vec<B>,
+        final_layer: FinalLayer,
+    ) -> Self {
+        Self { patch_size: 1, rope, x_embedder, blocks, final_layer }
     }
 }
 
@@ -279,21 +295,20 @@ impl<B: TransformerBlock, L: Module> VelocityDecoder<B, L> {
         let (_, _, h, w) = x_t.dims4()?;
         let DecoderModulations { final_shift_scale, .. } = modulations;
         let xs = self.x_embedder.forward(&x_t.to_dtype(final_shift_scale.dtype())?)?; // (B, L, D)
-        let grid = token_grid(&self.cfg, x_t)?;
+        let grid = token_grid(self.patch_size, self.rope, x_t)?;
         let blocks = modulations.of(&self.blocks)?;
         let (xs, features) = run_blocks(blocks, xs, align_layer, |(block, modulation), xs| {
             block.forward(xs, modulation, &grid)
         })?;
         let patches = self.final_layer.forward(&xs, final_shift_scale.source()?)?.to_dtype(DType::F32)?; // (B, L, C P^2)
-        Ok((unpatchify(&patches, self.cfg.patch_size, (h, w))?, features))
+        Ok((unpatchify(&patches, self.patch_size, (h, w))?, features))
     }
 }
 
 /// The grid of a latent's tokens.
-fn token_grid(cfg: &DdtConfig, x_t: &Tensor) -> Result<TokenGrid> {
+pub(crate) fn token_grid(patch_size: usize, rope: AxialRope2d, x_t: &Tensor) -> Result<TokenGrid> {
     let (_, _, h, w) = x_t.dims4()?;
-    let (rows, columns) = cfg.token_grid(h, w);
-    TokenGrid::new(rows, columns, cfg.head_dim(), x_t.device())
+    TokenGrid::with_rope(h / patch_size, w / patch_size, rope, x_t.device())
 }
 
 impl<F: Form> VelocityNetwork for Ddt<F> {

@@ -6,15 +6,15 @@
 //! v = final_layer(decoder_blocks(x_embedder(x), p), p),   p = s_projector(s)
 //! ```
 
-use candle_core::{DType, Device, Module, Result, Tensor, bail};
+use candle_core::{Device, Module, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use ddt_blocks::{
-    AxialRope2d, Block, ConditionEmbed, FinalLayer, Form, Linear, PatchEmbed, Plain, TokenGrid,
-    TransformerBlock, unpatchify,
+    AxialRope2d, Block, ConditionEmbed, FinalLayer, Form, Linear, PatchEmbed, Plain, TransformerBlock,
 };
 use ddt_kernels::{add_silu, silu};
 
 use crate::{
+    ddt::{VelocityDecoder, token_grid},
     init::POSITIONS,
     network::{DecoderModulations, DecoupledNetwork, NoisyInput, VelocityNetwork, run_blocks},
     network_config::NetworkConfig,
@@ -35,14 +35,11 @@ pub struct DitDh<F: Form = Plain> {
     s_embedder: PatchEmbed<F::Linear>,
     /// `(1, L, E)`.
     positions: Option<Tensor>,
-    encoder_blocks: Vec<F::Block>,
-    encoder_grid: TokenGrid,
+    blocks: Vec<F::Block>,
+    rope: AxialRope2d,
     /// Where the widths differ.
     s_projector: Option<F::Linear>,
-    x_embedder: PatchEmbed<F::Linear>,
-    decoder_blocks: Vec<F::Block>,
-    decoder_grid: TokenGrid,
-    final_layer: FinalLayer<F::Linear>,
+    decoder: VelocityDecoder<F::Block, F::Linear>,
 }
 
 impl DitDh {
@@ -62,7 +59,6 @@ impl DitDh {
             move |i: usize| Block::dit_dh(width, heads, mlp_size, qk_norm, blocks.pp(i))
         };
         let embed = |width, name| PatchEmbed::convolution(channels, 1, width, vb.pp(name));
-        let grid = |head_dim| rope(head_dim).and_then(|it| TokenGrid::with_rope(side, side, it, vb.device()));
         let positions =
             own.positions.then(|| vb.get_with_hints((1, side * side, e), POSITIONS, Init::Const(0.0)));
         let (first, last) = (sizes.num_encoder_blocks, sizes.num_blocks());
@@ -70,31 +66,29 @@ impl DitDh {
             condition: ConditionEmbed::dit_dh(own.num_labels(sizes), e, vb.clone())?,
             s_embedder: embed(e, "s_embedder")?,
             positions: positions.transpose()?,
-            encoder_blocks: (0..first).map(block(e, sizes.num_heads)).collect::<Result<_>>()?,
-            encoder_grid: grid(sizes.head_dim())?,
+            blocks: (0..first).map(block(e, sizes.num_heads)).collect::<Result<_>>()?,
+            rope: AxialRope2d::rows_first(sizes.head_dim())?,
             s_projector: (e != d).then(|| Linear::new(e, d, vb.pp("s_projector"))).transpose()?,
-            x_embedder: embed(d, "x_embedder")?,
-            decoder_blocks: (first..last).map(block(d, own.decoder_num_heads)).collect::<Result<_>>()?,
-            decoder_grid: grid(own.decoder_head_dim())?,
-            final_layer: FinalLayer::dit_dh(d, channels, vb.pp("final_layer"))?,
+            decoder: VelocityDecoder::of_positions(
+                AxialRope2d::rows_first(own.decoder_head_dim())?,
+                embed(d, "x_embedder")?,
+                (first..last).map(block(d, own.decoder_num_heads)).collect::<Result<_>>()?,
+                FinalLayer::dit_dh(d, channels, vb.pp("final_layer"))?,
+            ),
             cfg: cfg.clone(),
         })
     }
 
     pub(crate) fn into_form<F: Form>(self) -> Result<DitDh<F>> {
-        let blocks = |it: Vec<Block>| it.into_iter().map(F::block).collect::<Result<Vec<_>>>();
         Ok(DitDh {
             cfg: self.cfg,
             condition: self.condition.into_form::<F>()?,
             s_embedder: self.s_embedder.into_form::<F>()?,
             positions: self.positions.map(F::tensor).transpose()?,
-            encoder_blocks: blocks(self.encoder_blocks)?,
-            encoder_grid: self.encoder_grid,
+            blocks: self.blocks.into_iter().map(F::block).collect::<Result<_>>()?,
+            rope: self.rope,
             s_projector: self.s_projector.map(F::linear).transpose()?,
-            x_embedder: self.x_embedder.into_form::<F>()?,
-            decoder_blocks: blocks(self.decoder_blocks)?,
-            decoder_grid: self.decoder_grid,
-            final_layer: self.final_layer.into_form::<F>()?,
+            decoder: self.decoder.into_form::<F>()?,
         })
     }
 }
@@ -111,15 +105,16 @@ impl<F: Form> DitDh<F> {
         if let Some(positions) = &self.positions {
             xs = xs.broadcast_add(&positions.to_dtype(xs.dtype())?)?;
         }
-        let (xs, features) = run_blocks(self.encoder_blocks.iter(), xs, align_layer, |block, xs| {
-            block.forward(xs, &block.modulation(&c)?, &self.encoder_grid)
+        let grid = token_grid(1, self.rope, x_t)?;
+        let (xs, features) = run_blocks(self.blocks.iter(), xs, align_layer, |block, xs| {
+            block.forward(xs, &block.modulation(&c)?, &grid)
         })?;
         Ok((add_silu(&xs, &t_emb)?, features))
     }
 
     fn check_size(&self, x_t: &Tensor) -> Result<()> {
         let (_, _, h, w) = x_t.dims4()?;
-        let side = self.encoder_grid.rows();
+        let side = self.cfg.grid_side.unwrap_or_default();
         if (h, w) != (side, side) {
             bail!("expected latents of {side} x {side}, whose positions this network knows, got {h} x {w}");
         }
@@ -149,24 +144,12 @@ impl<F: Form> DecoupledNetwork for DitDh<F> {
 
     fn modulations(&self, s: &Tensor) -> Result<DecoderModulations> {
         let projected = self.s_projector.as_ref().map(|it| it.forward(s)).transpose()?;
-        let condition = silu(projected.as_ref().unwrap_or(s))?; // (B, L, D)
-        Ok(DecoderModulations {
-            blocks: self.decoder_blocks.iter().map(|it| it.modulation(&condition)).collect::<Result<_>>()?,
-            final_shift_scale: self.final_layer.shift_scale(&condition)?.into(),
-        })
+        self.decoder.modulations(&silu(projected.as_ref().unwrap_or(s))?)
     }
 
     fn decode(&self, x_t: &Tensor, modulations: &DecoderModulations) -> Result<Tensor> {
         self.check_size(x_t)?;
-        let (_, _, h, w) = x_t.dims4()?;
-        let DecoderModulations { final_shift_scale, .. } = modulations;
-        let xs = self.x_embedder.forward(&x_t.to_dtype(final_shift_scale.dtype())?)?; // (B, L, D)
-        let blocks = modulations.of(&self.decoder_blocks)?;
-        let (xs, _) = run_blocks(blocks, xs, 0, |(block, modulation), xs| {
-            block.forward(xs, modulation, &self.decoder_grid)
-        })?;
-        let channels = self.final_layer.forward(&xs, final_shift_scale.source()?)?.to_dtype(DType::F32)?;
-        unpatchify(&channels, 1, (h, w))?.neg()
+        self.decoder.forward_cached(x_t, modulations)?.neg()
     }
 }
 
@@ -175,17 +158,13 @@ pub(crate) fn rope_buffers(cfg: &NetworkConfig) -> Result<Vec<(String, Tensor)>>
     let (Some(own), Some(side)) = (&cfg.dit_dh, cfg.grid_side) else { return Ok(Vec::new()) };
     let mut buffers = Vec::new();
     for (half, head_dim) in [("enc", cfg.sizes.head_dim()), ("dec", own.decoder_head_dim())] {
-        let table = rope(head_dim)?.table(side, side, &Device::Cpu)?;
+        let table = AxialRope2d::rows_first(head_dim)?.table(side, side, &Device::Cpu)?;
         for (name, angles) in [("cos", table.cos()), ("sin", table.sin())] {
             let twice = Tensor::stack(&[angles, angles], 2)?.flatten_from(1)?;
             buffers.push((format!("{half}_feat_rope.freqs_{name}"), twice));
         }
     }
     Ok(buffers)
-}
-
-fn rope(head_dim: usize) -> Result<AxialRope2d> {
-    AxialRope2d::rows_first(head_dim)
 }
 
 #[cfg(test)]

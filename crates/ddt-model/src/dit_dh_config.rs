@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigError, DdtConfig};
 
-/// What a [`DitDh`](crate::DitDh) has beside the sizes of a [`DdtConfig`], whose width and heads are its encoder's.
+/// Settings of a [`DitDh`](crate::DitDh) beside its [`DdtConfig`], whose width and heads are the encoder's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DitDhConfig {

@@ -96,7 +96,7 @@ pub struct NetworkConfig {
     /// DiT^DH's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grid_side: Option<usize>,
-    /// What DiT^DH has beside its sizes.
+    /// Settings of a DiT^DH beside its sizes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dit_dh: Option<DitDhConfig>,
     /// REPA's projection head; a REPA network without one is trained with a head of its own.

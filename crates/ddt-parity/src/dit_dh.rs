@@ -1,4 +1,4 @@
-//! DiT^DH: one call, sampling runs and a training step, in its own time, where 1 is noise.
+//! DiT^DH: one call and sampling runs, in its own time, where 1 is noise.
 
 use std::ops::ControlFlow;
 
@@ -34,7 +34,7 @@ struct Published {
 }
 
 /// The configuration under a metadata key.
-fn config(fixture: &Fixture, key: &str) -> Result<NetworkConfig> {
+pub(crate) fn config(fixture: &Fixture, key: &str) -> Result<NetworkConfig> {
     let it: Published = fixture.json(key)?;
     if !it.use_swiglu || !it.use_rope || !it.use_rmsnorm || it.wo_shift {
         bail!(
@@ -83,7 +83,7 @@ fn network(
 }
 
 /// The same time in this project's direction.
-fn reversed(t: &Tensor) -> Result<Tensor> {
+pub(crate) fn reversed(t: &Tensor) -> Result<Tensor> {
     Ok(t.affine(-1.0, 1.0)?)
 }
 
@@ -119,7 +119,7 @@ struct Run {
 }
 
 /// The shift of times of published configurations, never below 1.
-fn timeshift(dim: f64, base: f64) -> f64 {
+pub(crate) fn timeshift(dim: f64, base: f64) -> f64 {
     (dim / base).sqrt().max(1.0)
 }
 
@@ -173,47 +173,6 @@ pub(crate) fn ditdh_sample(fixture: &Fixture) -> Result<Vec<Comparison>> {
         };
         let sampled = sampled.with_context(|| format!("case {i}"))?;
         all.push(fixture.compare(&format!("out.{i}"), &sampled.latents, Tolerance::SAMPLE)?);
-    }
-    Ok(all)
-}
-
-/// The time, the velocity and the loss of a training step, and the gradient of every parameter.
-#[cfg(feature = "train")]
-pub(crate) fn ditdh_train(fixture: &Fixture) -> Result<Vec<Comparison>> {
-    use ddt_flow::{LinearPath, logit_normal_time};
-    use ddt_train::{FlowConfig, FlowMatching, NoisyBatch, Parameters};
-
-    let (dim, base) = (fixture.json("time_dist_shift_dim")?, fixture.json("time_dist_shift_base")?);
-    let flow = FlowConfig { timeshift: timeshift(dim, base), min_time: 0.001, ..FlowConfig::PAPER };
-    let normals: Vec<f32> = fixture.tensor("in.lognorm_normal")?.to_vec1()?;
-    // In the opposite time, the opposite number.
-    let times: Vec<f32> =
-        normals.iter().map(|n| flow.respaced(logit_normal_time(-f64::from(*n))) as f32).collect();
-    let t = Tensor::new(times, &Device::Cpu)?;
-    let network = config(fixture, "config")?;
-    let (objective, parameters) =
-        Parameters::create(0, DType::F32, &Device::Cpu, |vb| FlowMatching::new(&network, flow, vb))?;
-    for (name, var) in parameters.iter() {
-        var.set(&fixture.tensor(&format!("model.{name}"))?)?;
-    }
-    let (x, noise) = (fixture.tensor("in.x")?, fixture.tensor("in.noise")?);
-    let noisy = NoisyBatch {
-        x_t: LinearPath.interpolate(&x, &noise, &t)?,
-        target: LinearPath.velocity_target(&x, &noise)?,
-        labels: fixture.labels("in.y")?,
-        t: t.clone(),
-    };
-    let loss = objective.noisy_loss(&noisy, None)?.total;
-    let velocity = objective.network().forward(&noisy.x_t, &t, &noisy.labels)?.neg()?;
-    let gradients = loss.backward()?;
-    let mut all = vec![
-        fixture.compare("in.t", &reversed(&t)?, Tolerance::LOSS)?,
-        fixture.compare("out.velocity", &velocity, Tolerance::FORWARD)?,
-        fixture.compare("out.loss", &loss, Tolerance::LOSS)?,
-    ];
-    for (name, var) in parameters.iter() {
-        let got = gradients.get(var).with_context(|| format!("{name} has no gradient"))?;
-        all.push(fixture.compare(&format!("grad.model.{name}"), got, Tolerance::GRADIENT)?);
     }
     Ok(all)
 }

@@ -73,7 +73,7 @@ const KINDS: &[(&str, Kind)] = &[
     #[cfg(feature = "model")]
     ("ditdh_sample", dit_dh::ditdh_sample),
     #[cfg(feature = "train")]
-    ("ditdh_train", dit_dh::ditdh_train),
+    ("ditdh_train", train::ditdh_train),
     #[cfg(feature = "train")]
     ("adamw_ema", train::adamw_ema),
     #[cfg(feature = "train")]

@@ -83,7 +83,7 @@ impl TrainConfig {
             micro_batch: None,
             precision: Precision::F32,
             total_images: 80 * 1_281_167,
-            lr: LrSchedule { peak: 1e-4, warmup_images: 0, decay_images: 0, end: 0.0 },
+            lr: LrSchedule::constant(1e-4),
             adamw: AdamWConfig::PAPER,
             clip_norm: None,
             ema_decays: vec![0.9999],
@@ -191,15 +191,19 @@ pub struct LrSchedule {
 }
 
 impl LrSchedule {
+    /// The same learning rate at all steps.
+    pub const fn constant(lr: f64) -> Self {
+        Self { peak: lr, warmup_images: 0, decay_images: 0, end: 0.0 }
+    }
+
     /// The learning rate of the step that sees `images`, counted from the start of the run, of
     /// `total_images`.
     pub fn lr(&self, images: Range<u64>, total_images: u64) -> f64 {
         let ramp = |part: u64, of: u64| if of == 0 { 1.0 } else { (part as f64 / of as f64).min(1.0) };
         let left = total_images.saturating_sub(images.start);
-        // Without an end, in the order of operations that older runs were made with.
-        let rising = ramp(images.end, self.warmup_images);
-        self.peak * rising * ramp(left, self.decay_images)
-            + self.end * rising * (1.0 - ramp(left, self.decay_images))
+        let (rise, fall) = (ramp(images.end, self.warmup_images), ramp(left, self.decay_images));
+        // Without an end, the bits of the product alone.
+        self.peak * rise * fall + self.end * rise * (1.0 - fall)
     }
 }
 
@@ -312,7 +316,7 @@ mod tests {
 
     #[test]
     fn constant_without_ramps() {
-        let schedule = LrSchedule { peak: 1e-4, warmup_images: 0, decay_images: 0, end: 0.0 };
+        let schedule = LrSchedule::constant(1e-4);
         assert_eq!(schedule.lr(0..256, 1000), 1e-4);
         assert_eq!(schedule.lr(768..1024, 1000), 1e-4);
     }

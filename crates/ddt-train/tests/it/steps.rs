@@ -5,8 +5,8 @@ use candle_nn::VarBuilder;
 use ddt_flow::TimeSampling;
 use ddt_model::NetworkConfig;
 use ddt_train::{
-    AdamWConfig, AlignmentConfig, FlowConfig, FlowMatching, LatentDataset, Moments, Pick, Precision,
-    TrainConfig, TrainError, Trainer, adamw_step, average_step, evaluate_loss,
+    AdamWConfig, AlignmentConfig, FlowConfig, FlowMatching, LatentDataset, LrSchedule, Moments, Pick,
+    Precision, TrainConfig, TrainError, Trainer, adamw_step, average_step, evaluate_loss,
 };
 
 use crate::runs::{config, data, sizes, step, trainer, trainer_of};
@@ -96,6 +96,29 @@ fn data_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn longer_gradients_are_scaled_down_to_the_limit() {
+    // With an eps far above its second moment, AdamW's first step is lr / eps times the gradient.
+    let (adamw, lr) = (AdamWConfig { eps: 1e3, ..AdamWConfig::PAPER }, LrSchedule::constant(1e3));
+    let moved = |clip_norm| {
+        let mut trainer = trainer_of(TrainConfig { clip_norm, adamw, lr, ..config(1) }, &sizes(), &data());
+        let copies = |trainer: &Trainer<FlowMatching>| -> Vec<Tensor> {
+            trainer.weights().unwrap().into_values().map(|it| it.copy().unwrap()).collect()
+        };
+        let before = copies(&trainer);
+        let norm = step(&mut trainer, &data()).unwrap().grad_norm;
+        let square = |(a, b): (&Tensor, &Tensor)| {
+            (a - b).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
+        };
+        (norm, copies(&trainer).iter().zip(&before).map(square).sum::<f32>().sqrt())
+    };
+    let (norm, whole) = moved(None);
+    assert!((f64::from(whole) / norm - 1.0).abs() < 1e-2, "{whole} {norm}");
+    assert_eq!(moved(Some(2.0 * norm)), (norm, whole));
+    let (same, half) = moved(Some(0.5 * norm));
+    assert!(same == norm && (half / whole - 0.5).abs() < 1e-3, "{half} {whole}");
+}
+
+#[test]
 fn settings_that_make_no_run_are_named() {
     let check = |cfg: TrainConfig, name: &str| {
         let network = NetworkConfig::from(sizes());
@@ -110,6 +133,8 @@ fn settings_that_make_no_run_are_named() {
     check(TrainConfig { ema_decays: vec![1.0], ..config(1) }, "ema_decays");
     check(TrainConfig { micro_batch: Some(0), ..config(1) }, "micro_batch");
     check(TrainConfig { micro_batch: Some(5), ..config(1) }, "micro_batch");
+    check(TrainConfig { clip_norm: Some(0.0), ..config(1) }, "clip_norm");
+    check(TrainConfig { lr: LrSchedule { end: 1.0, ..config(1).lr }, ..config(1) }, "lr.end");
     let adamw = AdamWConfig { beta2: 1.0, ..AdamWConfig::PAPER };
     check(TrainConfig { adamw, ..config(1) }, "adamw.beta2");
     let adamw = AdamWConfig { eps: 1e-60, ..AdamWConfig::PAPER };
@@ -120,6 +145,7 @@ fn settings_that_make_no_run_are_named() {
     };
     check(FlowConfig { label_dropout: f64::NAN, ..FlowConfig::PAPER }, "label_dropout");
     check(FlowConfig { timeshift: 0.0, ..FlowConfig::PAPER }, "timeshift");
+    check(FlowConfig { min_time: 1.0, ..FlowConfig::PAPER }, "min_time");
     let alignment = Some(AlignmentConfig { layer: 0, ..AlignmentConfig::PAPER });
     check(FlowConfig { alignment, ..FlowConfig::PAPER }, "alignment.layer");
     let alignment = Some(AlignmentConfig { weight: f64::INFINITY, ..AlignmentConfig::PAPER });
