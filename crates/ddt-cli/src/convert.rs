@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor};
 use ddt::{
     Dtype, OutputFile,
+    hub::PublishedAutoencoder,
     model::{DdtFile, Description, Family, LatentInfo, NetworkConfig},
 };
 
@@ -120,9 +121,12 @@ fn latents(args: &Args, file: &DdtFile, config: &NetworkConfig) -> Result<Option
     ensure!(file.latents().is_none(), "--latents: the file says its latents; leave --latents out");
     let channels = config.sizes.in_channels;
     let (mean, std) = (vec![0.0; channels], vec![1.0; channels]);
-    let autoencoder = match config.family {
-        Family::DitDh => format!("rae-dinov2-b-{}", 16 * side),
-        _ => "sd-vae-ft-ema".to_owned(),
+    let autoencoder = match (config.family, side) {
+        (Family::DitDh, 16) => PublishedAutoencoder::RaeDinoV2B256,
+        (Family::DitDh, 32) => PublishedAutoencoder::RaeDinoV2B512,
+        (Family::DitDh, _) => bail!("--latents: expected 16 or 32 for DiT^DH, got {side}"),
+        _ => PublishedAutoencoder::SdVaeFtEma,
     };
+    let autoencoder = autoencoder.to_string();
     Ok(Some(LatentInfo { autoencoder, height: side, width: side, mean, std }))
 }

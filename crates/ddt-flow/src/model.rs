@@ -54,6 +54,20 @@ impl CfgBatch {
             CfgBatch::CondUncond => batch.saturating_mul(2),
         }
     }
+
+    /// The rows that a network sees: the batch, and the same again for "no class".
+    ///
+    /// # Shapes
+    /// `x_t`: (B, ...) -> (B, ...) or (2B, ...)
+    ///
+    /// # Errors
+    /// `x_t` is a scalar.
+    pub fn stack(self, x_t: &Tensor) -> Result<Tensor> {
+        match self {
+            CfgBatch::Cond => Ok(x_t.clone()),
+            CfgBatch::CondUncond => Tensor::cat(&[x_t, x_t], 0),
+        }
+    }
 }
 
 /// A model that runs with or without the class labels it holds.

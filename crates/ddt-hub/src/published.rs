@@ -1,4 +1,4 @@
-//! What the papers' authors published: networks, and the autoencoders that they were trained with.
+//! Networks that the papers' authors published, and the autoencoders that they were trained with.
 
 use std::{fmt, str::FromStr};
 

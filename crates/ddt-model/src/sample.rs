@@ -184,7 +184,7 @@ impl ClassConditional for Model<'_> {
             Self::Whole(network, labels) => {
                 state.calls.decoder += 1;
                 let (t, labels) = labels.at(at.t, batch)?;
-                network.forward(&stack(x_t, batch)?, &t, labels)
+                network.forward(&batch.stack(x_t)?, &t, labels)
             }
         }
     }
@@ -219,7 +219,7 @@ impl<'a> Labelled<'a> {
     /// On any other shape.
     pub fn self_condition(&self, x_t: &Tensor, t: f64, batch: CfgBatch) -> CandleResult<Tensor> {
         let (t, labels) = self.labels.at(t, batch)?;
-        self.network.encode(&stack(x_t, batch)?, &t, labels)
+        self.network.encode(&batch.stack(x_t)?, &t, labels)
     }
 
     /// The decoder's modulations under a self-condition.
@@ -244,7 +244,7 @@ impl Decoupled for Labelled<'_> {
         cached: &[(&DecoderModulations, f64)],
         batch: CfgBatch,
     ) -> CandleResult<Tensor> {
-        let xs = stack(x_t, batch)?;
+        let xs = batch.stack(x_t)?;
         let batch = xs.dim(0)?;
         let narrow = |(it, weight): &(&DecoderModulations, f64)| Ok((it.narrow_batch(batch)?, *weight));
         let narrowed = cached.iter().map(narrow).collect::<CandleResult<Vec<_>>>()?;
@@ -275,13 +275,5 @@ impl Labels {
             CfgBatch::CondUncond => &self.cond_uncond,
         };
         Ok((Tensor::full(t as f32, labels.dim(0)?, labels.device())?, labels))
-    }
-}
-
-/// The rows the network sees: the batch, and the same again for "no class".
-fn stack(x_t: &Tensor, batch: CfgBatch) -> CandleResult<Tensor> {
-    match batch {
-        CfgBatch::Cond => Ok(x_t.clone()),
-        CfgBatch::CondUncond => Tensor::cat(&[x_t, x_t], 0),
     }
 }

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
-use candle_core::{Result as CandleResult, Tensor};
+use candle_core::{Result as CandleResult, Tensor, bail};
 use ddt::{
     flow::{CfgBatch, Decoupled, Guided, StepReport, solve},
     model::{
@@ -49,17 +49,10 @@ impl Decoupled for States<'_> {
 
     fn decode(&self, x_t: &Tensor, cached: &[(&Tensor, f64)], batch: CfgBatch) -> CandleResult<Tensor> {
         let rows = batch.count(x_t.dim(0)?);
-        let xs = if batch == CfgBatch::Cond { x_t.clone() } else { Tensor::cat(&[x_t, x_t], 0)? };
-        let mut sum = None;
-        for (state, weight) in cached {
-            let term = (state.narrow(0, 0, rows)? * *weight)?;
-            sum = Some(match sum {
-                None => term,
-                Some(sum) => (sum + term)?,
-            });
-        }
-        let state =
-            sum.ok_or_else(|| candle_core::Error::msg("expected a cached self-condition, got none"))?;
-        self.network.decode(&xs, &self.network.modulations(&state)?)
+        let terms = cached.iter().map(|(state, weight)| state.narrow(0, 0, rows)? * *weight);
+        let Some(state) = terms.reduce(|sum, term| sum? + term?) else {
+            bail!("expected a cached self-condition, got none")
+        };
+        self.network.decode(&batch.stack(x_t)?, &self.network.modulations(&state?)?)
     }
 }

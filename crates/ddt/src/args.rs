@@ -220,7 +220,8 @@ impl PipelineArgs {
     /// autoencoder.
     pub fn config(&self, release: Release, hub: &Hub) -> Result<PipelineConfig> {
         // Numbers that no weights make right.
-        self.grid_with((USUAL_LAST_STEP, 1.0))?;
+        self.grid((Some(USUAL_LAST_STEP), 1.0))?;
+        self.guidance_like(Guidance::none())?;
         let network = self.preset.as_deref().map(NetworkConfig::preset).transpose().context("--preset")?;
         let release = self.release(release);
         let weights = match self.weights.to_str() {
@@ -245,49 +246,48 @@ impl PipelineArgs {
             device: self.device,
             ..PipelineConfig::new(weights)
         };
-        if let Some(fidelity) = self.fidelity {
-            config = config.with_fidelity(fidelity);
-        } else if self.steps.is_some()
+        let spaced = self.steps.is_some()
             || self.last_step.is_some()
             || self.timeshift.is_some()
-            || self.end.is_some()
-        {
-            let opened = Opened::new(&unshared(&config), hub)?;
-            let steps = self.steps.unwrap_or(USUAL_STEPS);
-            let usual = usual_spacing(&opened.network, opened.latent_size, steps);
-            config.grid = Some(self.grid_with(usual)?);
+            || self.end.is_some();
+        let guided = self.guidance.is_some() || self.interval.is_some() || self.guided_channels.is_some();
+        if !spaced && !guided && self.fidelity.is_none() {
+            return Ok(config);
         }
-        let given = self.guidance.is_some() || self.interval.is_some() || self.guided_channels.is_some();
-        if given {
-            config.guidance = Some(self.guidance(&config, hub)?);
+        // What is left out is as usual for the weights. Sharing depends on what is not known yet.
+        let plain = PipelineConfig { sharing: Sharing::None, guiding_network: None, ..config.clone() };
+        let opened = Opened::new(&plain, hub)?;
+        if let Some(fidelity) = self.fidelity {
+            config.network = Some(opened.network.clone());
+            config = config.with_fidelity(fidelity);
+        } else if spaced {
+            config.grid = Some(self.grid(usual_spacing(&opened.network))?);
+        }
+        if guided {
+            let guidance = self.guidance_like(opened.config().guidance.unwrap_or(Guidance::none()))?;
+            // As its published sampler has it.
+            let closed = opened.network.family == Family::DitDh;
+            config.guidance = Some(if closed { guidance.closed() } else { guidance });
         }
         Ok(config)
     }
 
     /// The grid of the flags, completed by a usual last step and timeshift.
-    fn grid_with(&self, (last_step, timeshift): (f64, f64)) -> Result<TimeGrid> {
+    fn grid(&self, (last_step, timeshift): (Option<f64>, f64)) -> Result<TimeGrid> {
         let (steps, timeshift) = (self.steps.unwrap_or(USUAL_STEPS), self.timeshift.unwrap_or(timeshift));
         let grid = match self.end {
             Some(end) => TimeGrid::until(steps, end, timeshift),
-            None => TimeGrid::new(steps, Some(self.last_step.unwrap_or(last_step)), timeshift),
+            None => TimeGrid::new(steps, self.last_step.or(last_step), timeshift),
         };
         grid.context("--steps, --last-step, --timeshift, --end")
     }
 
-    /// The guidance of the flags, completed by what is usual for the weights.
-    fn guidance(&self, config: &PipelineConfig, hub: &Hub) -> Result<Guidance> {
-        let complete = |usual: Guidance| -> Result<Guidance> {
-            let scale = self.guidance.unwrap_or(usual.scale());
-            let guidance = Guidance::new(scale, self.interval.unwrap_or(usual.interval()));
-            let guidance = guidance.context("--guidance, --interval")?;
-            Ok(self.guided_channels.map_or(guidance, |it| guidance.with_channels(it)))
-        };
-        // Numbers that no weights make right.
-        complete(Guidance::none())?;
-        let opened = Opened::new(&unshared(config), hub)?;
-        let guidance = complete(opened.config().guidance.unwrap_or(Guidance::none()))?;
-        // As its published sampler has it.
-        Ok(if opened.network.family == Family::DitDh { guidance.closed() } else { guidance })
+    /// The guidance of the flags, completed by a usual one.
+    fn guidance_like(&self, usual: Guidance) -> Result<Guidance> {
+        let scale = self.guidance.unwrap_or(usual.scale());
+        let guidance = Guidance::new(scale, self.interval.unwrap_or(usual.interval()));
+        let guidance = guidance.context("--guidance, --interval")?;
+        Ok(self.guided_channels.map_or(guidance, |it| guidance.with_channels(it)))
     }
 
     /// Images made at once.
@@ -332,11 +332,6 @@ impl PipelineArgs {
         }
         Ok(())
     }
-}
-
-/// The settings without what depends on grid and guidance.
-fn unshared(config: &PipelineConfig) -> PipelineConfig {
-    PipelineConfig { sharing: Sharing::None, guiding_network: None, ..config.clone() }
 }
 
 fn parse_interval(text: &str) -> Result<(f64, f64), String> {

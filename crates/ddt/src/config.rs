@@ -69,31 +69,24 @@ pub(crate) const USUAL_STEPS: usize = 50;
 /// Last step of [`usual_grid`], as in the published results.
 pub(crate) const USUAL_LAST_STEP: f64 = 0.04;
 
-/// Length of the last step, before shifting, and shift of the usual grid of a network's latents.
+/// Length of the last step before shifting, if it is not that of the others, and shift of the usual grid of a network.
 ///
 /// Latents of an RAE have many more numbers than those of other autoencoders, and noise hides them less: DiT^DH is
 /// trained and sampled with times that are shifted by the root of their numbers over 4096.
-pub(crate) fn usual_spacing(
-    network: &NetworkConfig,
-    (height, width): (usize, usize),
-    steps: usize,
-) -> (f64, f64) {
-    match network.family {
-        Family::DitDh => {
-            let numbers = (network.sizes.in_channels * height * width) as f64;
-            (1.0 / steps.max(1) as f64, (numbers / 4096.0).sqrt().max(1.0))
+pub(crate) fn usual_spacing(network: &NetworkConfig) -> (Option<f64>, f64) {
+    match (network.family, network.grid_side) {
+        (Family::DitDh, Some(side)) => {
+            let numbers = network.sizes.in_channels as f64 * (side as f64).powi(2);
+            (None, (numbers / 4096.0).sqrt().max(1.0))
         }
-        _ => (USUAL_LAST_STEP, 1.0),
+        _ => (Some(USUAL_LAST_STEP), 1.0),
     }
 }
 
-/// The usual grid of a network.
-pub(crate) fn usual_grid(
-    network: &NetworkConfig,
-    latent_size: (usize, usize),
-) -> Result<TimeGrid, FlowError> {
-    let (last_step, timeshift) = usual_spacing(network, latent_size, USUAL_STEPS);
-    TimeGrid::new(USUAL_STEPS, Some(last_step), timeshift)
+/// The usual grid of a network with a number of steps that is a constant.
+pub(crate) fn usual_grid(network: &NetworkConfig, steps: usize) -> TimeGrid {
+    let (last_step, timeshift) = usual_spacing(network);
+    TimeGrid::new(steps, last_step, timeshift).unwrap_or_else(|_| grid_of(steps))
 }
 
 /// A number of steps that is a constant, with the usual last one.
@@ -134,7 +127,7 @@ impl PipelineConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Fidelity {
-    /// The published sampler: 250 Euler steps, the encoder at each
+    /// The published sampler: 250 Euler steps, of DiT^DH 49 that end before data; the encoder at each
     Exact,
     /// 250 Euler steps, forecasts of order 2 at 92 % of them
     High,
@@ -143,7 +136,8 @@ pub enum Fidelity {
 }
 
 impl PipelineConfig {
-    /// These settings with the solver, steps and sharing of `fidelity`.
+    /// These settings with the solver, steps and sharing of `fidelity`, spaced as is usual for the network of these
+    /// settings, or for a DDT if they name none.
     #[must_use]
     pub fn with_fidelity(self, fidelity: Fidelity) -> Self {
         let (steps, solver, ratio) = match fidelity {
@@ -152,8 +146,15 @@ impl PipelineConfig {
             Fidelity::Fast => (50, "adams2", Some(0.75)),
         };
         let order = Sharing::DEFAULT_ORDER;
+        let grid = match &self.network {
+            Some(it) if it.family == Family::DitDh && fidelity == Fidelity::Exact => {
+                TimeGrid::until(49, 0.999, usual_spacing(it).1).unwrap_or_else(|_| grid_of(steps))
+            }
+            Some(it) => usual_grid(it, steps),
+            None => grid_of(steps),
+        };
         Self {
-            grid: Some(grid_of(steps)),
+            grid: Some(grid),
             solver: SolverName(solver.to_owned()),
             sharing: ratio.map_or(Sharing::None, |ratio| Sharing::Ratio { ratio, order }),
             ..self
@@ -411,6 +412,22 @@ impl From<Place> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn grids_are_usual_for_the_family() {
+        let dit_dh = NetworkConfig::preset("ditdh-xl-256").unwrap();
+        let shift = 48f64.sqrt();
+        let grid = usual_grid(&dit_dh, USUAL_STEPS);
+        assert_eq!((grid.num_steps(), grid.last_step(), grid.timeshift()), (50, 0.02, shift));
+        let config = PipelineConfig { network: Some(dit_dh), ..PipelineConfig::new("any") };
+        let with = |config: &PipelineConfig, fidelity| config.clone().with_fidelity(fidelity).grid.unwrap();
+        assert_eq!(with(&config, Fidelity::Exact), TimeGrid::until(49, 0.999, shift).unwrap());
+        assert_eq!(with(&config, Fidelity::High), TimeGrid::new(250, None, shift).unwrap());
+        let ddt = PipelineConfig { network: Some(NetworkConfig::preset("ddt-b2").unwrap()), ..config };
+        for config in [ddt, PipelineConfig::new("any")] {
+            assert_eq!(with(&config, Fidelity::Exact), TimeGrid::new(250, Some(0.04), 1.0).unwrap());
+        }
+    }
 
     #[test]
     fn omitted_settings_are_the_usual_ones_and_unknown_ones_are_refused() {

@@ -47,12 +47,12 @@ impl DecoderFile {
                 statistics.display()
             ));
         }
-        Self::rae("", path.to_owned(), statistics)
+        Self::rae("", path.to_owned(), &file, statistics)
     }
 
-    fn rae(name: &str, decoder: PathBuf, statistics: PathBuf) -> Result<Self> {
-        let rae = RaeDecoderConfig::of(&Checkpoint::open(&decoder)?, None).context("the autoencoder")?;
-        let bytes = Some(Bytes::File(decoder));
+    fn rae(name: &str, path: PathBuf, file: &Checkpoint, statistics: PathBuf) -> Result<Self> {
+        let rae = RaeDecoderConfig::of(file, None).context("the autoencoder")?;
+        let bytes = Some(Bytes::File(path));
         Ok(Self { name: name.to_owned(), bytes, rae: Some((rae, statistics)) })
     }
 
@@ -70,7 +70,8 @@ impl DecoderFile {
                 let to_fetch = release.map_or_else(|| name.to_owned(), |it| it.to_string());
                 let decoder = cached(&autoencoder.decoder(), &to_fetch, hub)?;
                 if let Some(file) = autoencoder.statistics() {
-                    return Self::rae(name, decoder, cached(&file, &to_fetch, hub)?);
+                    let opened = Checkpoint::open(&decoder).context("the autoencoder")?;
+                    return Self::rae(name, decoder, &opened, cached(&file, &to_fetch, hub)?);
                 }
                 Some(Bytes::File(decoder))
             }
@@ -126,7 +127,7 @@ impl DecoderFile {
 }
 
 /// Pixels along a side of one latent position of an autoencoder that has a name here, and of files.
-pub(crate) fn downscale_of(name: &str) -> usize {
+fn downscale_of(name: &str) -> usize {
     match name {
         "pixels" => 1,
         _ => name.parse().map_or(8, PublishedAutoencoder::downscale),

@@ -13,8 +13,8 @@ use ddt_sharing::MadeFor;
 
 use crate::{
     classes::ClassTable,
-    config::{Image, PipelineConfig, Place, Request, Source, usual_grid},
-    decoder_file::{DecoderFile, cached, downscale_of},
+    config::{Image, PipelineConfig, Place, Request, Source, USUAL_STEPS, usual_grid},
+    decoder_file::{DecoderFile, cached},
     decoding::Decoder,
     engine::{self, Engine},
     error::{Context, Result, invalid},
@@ -87,13 +87,12 @@ impl Opened {
             (None, Some(name)) => name.to_owned(),
             (None, None) => usual_autoencoder(&file, &network.sizes, release)?,
         };
-        let downscale = given.as_ref().map_or_else(|| downscale_of(&name), DecoderFile::downscale);
+        let decoder = given.map_or_else(|| DecoderFile::named(&name, release, hub), Ok)?;
+        let downscale = decoder.downscale();
         let latent_size = match file.latents() {
             Some(it) => (it.height, it.width),
             None => latent_size(&network.sizes, downscale, config.image_size, release)?,
         };
-        let decoder = given.map_or_else(|| DecoderFile::named(&name, release, hub), Ok)?;
-        let downscale = decoder.downscale();
         decoder.check(network.sizes.in_channels, latent_size)?;
         let classes = match file.classes() {
             Some(names) => ClassTable::from_names(names).context("class names in the weights file")?,
@@ -113,10 +112,7 @@ impl Opened {
         let config = PipelineConfig {
             network: Some(network.clone()),
             image_size: Some((height * downscale, width * downscale)),
-            grid: Some(match &config.grid {
-                Some(it) => it.clone(),
-                None => usual_grid(&network, latent_size)?,
-            }),
+            grid: config.grid.clone().or_else(|| Some(usual_grid(&network, USUAL_STEPS))),
             guidance: Some(guidance),
             ..config.clone()
         };

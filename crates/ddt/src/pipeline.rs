@@ -45,7 +45,7 @@ pub struct Pipeline {
     loaded: Arc<Loaded>,
 }
 
-/// What pipelines of the same weights share.
+/// Weights in memory, which several pipelines share.
 struct Loaded {
     opened: Opened,
     engine: Engine,

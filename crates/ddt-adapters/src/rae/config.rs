@@ -9,9 +9,6 @@ use crate::load::{LoadError, check_sizes};
 /// Of every norm of the decoder.
 pub(super) const NORM_EPS: f64 = 1e-12;
 
-/// Widths and heads of the published decoders.
-const HEADS: [(usize, usize); 3] = [(768, 12), (1024, 16), (1152, 16)];
-
 /// Sizes of the decoder of a representation autoencoder.
 ///
 /// The presets are the published ones: latents of DINOv2-B on a grid of 16 x 16, patches of 16 pixels.
@@ -90,7 +87,8 @@ impl RaeDecoderConfig {
             return Err(unrecognised("decoder_layers.0.intermediate.dense.bias of 1 dimension"));
         };
         let (grid, patch_size) = (tokens.saturating_sub(1).isqrt(), (outputs / 3).isqrt());
-        let published = || HEADS.iter().find(|it| it.0 == hidden_size).map(|it| it.1);
+        let presets = [Self::vit_b(), Self::vit_l(), Self::vit_xl()];
+        let published = || presets.iter().find(|it| it.hidden_size == hidden_size).map(|it| it.num_heads);
         let Some(num_heads) = num_heads.or_else(published) else {
             return Err(unrecognised("decoder_embed.weight of width 768, 1024 or 1152"));
         };

@@ -23,7 +23,7 @@ const BLOCK: BlockNames = BlockNames {
     scales: None,
 };
 
-/// What a position counts for in [`in_batches`]: 16 images of 16 x 16 tokens pass through at once.
+/// Pixels that [`in_batches`] counts for a position: 16 images of 16 x 16 tokens pass through at once.
 const PIXELS_PER_POSITION: usize = 4;
 
 /// The decoder of a representation autoencoder; sampling needs no encoder.
@@ -137,13 +137,12 @@ impl RaeDecoder {
     ///
     /// As [`features`](Self::features).
     pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
-        self.decode_with(latents, Ok)
+        self.finished(&self.features(latents)?, Ok)
     }
 
     /// `finish` of the pixels, `(B, n p, n p, 3)` in memory.
-    fn decode_with(&self, latents: &Tensor, finish: impl Fn(Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        let features = self.features(latents)?;
-        in_batches(&features, self.dtype, PIXELS_PER_POSITION, |xs| finish(self.pixels(xs)?))
+    fn finished(&self, features: &Tensor, finish: impl Fn(Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        in_batches(features, self.dtype, PIXELS_PER_POSITION, |xs| finish(self.pixels(xs)?))
     }
 
     fn check_grid(&self, latents: &Tensor) -> Result<()> {
@@ -203,8 +202,8 @@ impl LatentSpace for RaeDecoder {
 impl Decode for RaeDecoder {
     /// Of latents on the trained grid; [`RaeDecoder::decode_raw`] takes others.
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        check_latents(latents, self.cfg.latent_channels)?;
-        self.check_grid(latents)?;
-        self.decode_with(latents, |pixels| pixels.affine(2.0, -1.0))
+        let features = self.features(latents)?;
+        self.check_grid(&features)?;
+        self.finished(&features, |pixels| pixels.affine(2.0, -1.0))
     }
 }

@@ -5,7 +5,7 @@ use ddt_files::TensorSource;
 
 use crate::load::LoadError;
 
-/// What keeps the divisor away from zero.
+/// Added to the variance, so that no divisor is zero.
 const EPS: f64 = 1e-5;
 
 /// Mean and standard deviation of each element of DINOv2's features, which make them latents.
