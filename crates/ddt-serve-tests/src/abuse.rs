@@ -1,11 +1,11 @@
-//! What nobody should do to a server, all at once, while one client behaves.
+//! Attacks a server in every way at once, while one client behaves.
 
 use std::{
     collections::BTreeMap,
     io::{BufReader, Read, Write},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, sleep},
     time::{Duration, Instant},
@@ -38,7 +38,7 @@ pub(crate) struct Args {
 /// Largest memory of the server.
 const MAX_BYTES: u64 = 600 << 20;
 
-/// What was done so far.
+/// A run of the abuse: its time, and how often each thing was done.
 struct Abuse {
     address: String,
     until: Instant,
@@ -210,19 +210,18 @@ impl Abuse {
 
     /// Keeps connections open that send a byte now and then, or read nothing.
     fn slow(&self, connections: usize) {
-        let opened = AtomicU64::new(0);
+        let mut opened = 0;
         let mut open: Vec<Option<std::net::TcpStream>> = (0..connections).map(|_| None).collect();
         while !self.ended.load(Ordering::Relaxed) {
             for (at, place) in open.iter_mut().enumerate() {
                 let byte = b"GET /studio.js HTTP/1.1\r\nhost: localhost\r\n"[at % 40];
                 if place.as_mut().is_none_or(|it| is_closed(it) || it.write_all(&[byte]).is_err()) {
                     *place = connect(&self.address).ok();
-                    opened.fetch_add(1, Ordering::Relaxed);
+                    opened += 1;
                 }
             }
             sleep(Duration::from_secs(1));
         }
-        let opened = opened.load(Ordering::Relaxed);
         self.count(format!("times {connections} slow connections, {opened} opened in all"));
     }
 

@@ -69,15 +69,6 @@ impl Program {
         self.child.wait()?;
         Ok(())
     }
-
-    /// A connection that waits for an answer for a minute.
-    ///
-    /// # Errors
-    ///
-    /// A server that does not accept it.
-    pub fn connect(&self) -> Result<TcpStream> {
-        connect(&self.address)
-    }
 }
 
 impl Drop for Program {
@@ -100,7 +91,7 @@ pub fn built(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// As [`Program::connect`], to an address.
+/// A connection that waits for an answer for a minute.
 ///
 /// # Errors
 ///

@@ -1,6 +1,6 @@
 //! The progress of a job as server-sent events.
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{Stream, unfold};
@@ -21,19 +21,19 @@ const BETWEEN_PLACES: Duration = Duration::from_secs(1);
 /// Time between comments that show that the connection is alive.
 const ALIVE: Duration = Duration::from_secs(5);
 
-/// What a client was told so far.
-struct Told<Q> {
-    queue: Q,
+/// A stream of a job's events, and the last state that its client knows.
+struct Told {
+    queue: Arc<Queue>,
     watching: Watching,
     ahead: Option<usize>,
     last: Option<State>,
-    pending: std::collections::VecDeque<Event>,
+    pending: VecDeque<Event>,
 }
 
 /// `queued` with its place while the job waits; `running`; `step` and `preview`; at the end one of `done`, `failed` and
 /// `cancelled`, the last event.
-pub(crate) fn stream<Q: AsRef<Queue> + Send + 'static>(
-    queue: Q,
+pub(crate) fn stream(
+    queue: Arc<Queue>,
     watching: Watching,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let told = Told { queue, watching, ahead: None, last: None, pending: Default::default() };
@@ -44,7 +44,7 @@ pub(crate) fn stream<Q: AsRef<Queue> + Send + 'static>(
     Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE))
 }
 
-impl<Q: AsRef<Queue>> Told<Q> {
+impl Told {
     async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.pending.pop_front() {
@@ -74,7 +74,7 @@ impl<Q: AsRef<Queue>> Told<Q> {
     fn tell(&mut self, state: State) {
         let was = self.last.as_ref();
         if state.phase == Phase::Queued {
-            let ahead = self.queue.as_ref().ahead(&self.watching.job);
+            let ahead = self.queue.ahead(&self.watching.job);
             if self.ahead.replace(ahead) != Some(ahead) {
                 self.pending.extend(event("queued", &json!({ "ahead": ahead })));
             }
@@ -100,7 +100,7 @@ impl<Q: AsRef<Queue>> Told<Q> {
     }
 }
 
-/// None in practice: the data are plain.
+/// Returns `None` only for data that JSON cannot hold; ours always fits.
 fn event(name: &str, data: &impl Serialize) -> Option<Event> {
     Event::default().event(name).json_data(data).ok()
 }

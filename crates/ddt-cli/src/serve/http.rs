@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use clap::ValueEnum;
 use ddt::{Fidelity, Pipeline, flow::SOLVER_NAMES};
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ use crate::serve::{
     guard::{COOKIE, Guard, token_of},
     job::Job,
     queue::{Queue, Refusal},
-    submission::{FIELDS, LIMITS, Order},
+    submission::{FIELDS, LIMITS, Order, check_measurable},
 };
 
 /// Largest body, in bytes; a plan of a thousand steps has a tenth of it.
@@ -28,25 +29,15 @@ const MAX_BODY: usize = 64 * 1024;
 /// Longest name of a client.
 const MAX_CLIENT: usize = 64;
 
-/// What every route knows.
+/// The state that all routes share.
 pub(crate) struct Studio {
     pub(crate) pipeline: Pipeline,
-    pub(crate) queue: Queue,
+    pub(crate) queue: Arc<Queue>,
     pub(crate) guard: Guard,
     /// Class, images and seed that the page shows first.
     pub(crate) shown: Value,
     /// Longest time until an answer begins.
     pub(crate) answer: Duration,
-}
-
-/// A shared studio, as streams hold it.
-#[derive(Clone)]
-struct Shared(Arc<Studio>);
-
-impl AsRef<Queue> for Shared {
-    fn as_ref(&self) -> &Queue {
-        &self.0.queue
-    }
 }
 
 /// An error as JSON.
@@ -60,7 +51,6 @@ impl IntoResponse for Failure {
 
 /// All routes.
 pub(crate) fn router(studio: Arc<Studio>) -> Router {
-    let shared = Shared(studio);
     let mut router = Router::new();
     for (path, kind, text) in PAGE {
         router = router.route(path, get(move || async move { ([(header::CONTENT_TYPE, kind)], text) }));
@@ -84,8 +74,8 @@ pub(crate) fn router(studio: Arc<Studio>) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(from_fn_with_state(shared.clone(), protect))
-        .with_state(shared)
+        .layer(from_fn_with_state(studio.clone(), protect))
+        .with_state(studio)
 }
 
 const JS: &str = "text/javascript; charset=utf-8";
@@ -119,10 +109,10 @@ const HEADERS: [(HeaderName, HeaderValue); 6] = [
 ];
 
 /// Checks who asks, limits the time of an answer, and adds the headers of all answers.
-async fn protect(State(Shared(studio)): State<Shared>, request: Request, next: Next) -> Response {
+async fn protect(State(studio): State<Arc<Studio>>, request: Request, next: Next) -> Response {
     let refused = studio.guard.check(request.method(), request.uri(), request.headers());
-    // Without a token of the server, whatever a link says would become a cookie.
-    let token = token_of(request.uri()).filter(|_| studio.guard.token.is_some()).map(str::to_owned);
+    // A wrong one must not replace the right one of a cookie.
+    let token = token_of(request.uri()).filter(|it| studio.guard.is_token(it)).map(str::to_owned);
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
     let refused = match (refused, length) {
         // Before any of it is read.
@@ -155,38 +145,45 @@ fn enter(token: &str) -> Response {
         .into_response()
 }
 
-async fn health(State(Shared(studio)): State<Shared>) -> Response {
+async fn health(State(studio): State<Arc<Studio>>) -> Response {
     axum::Json(json!({ "status": "ok", "version": ddt::VERSION, "jobs": studio.queue.counts() }))
         .into_response()
 }
 
-async fn presets(State(Shared(studio)): State<Shared>) -> Result<Response, Failure> {
+async fn presets(State(studio): State<Arc<Studio>>) -> Response {
     let config = studio.pipeline.config();
     let settings = |config: &ddt::PipelineConfig| -> Value {
         let Ok(Value::Object(all)) = serde_json::to_value(config) else { return Value::Null };
         all.into_iter().filter(|(name, _)| FIELDS.contains(&name.as_str())).collect()
     };
     let mut presets = vec![json!({ "name": "default", "settings": settings(config) })];
-    for (name, fidelity) in [("exact", Fidelity::Exact), ("high", Fidelity::High), ("fast", Fidelity::Fast)] {
-        presets.push(json!({ "name": name, "settings": settings(&config.clone().with_fidelity(fidelity)) }));
+    for fidelity in Fidelity::value_variants() {
+        let other = config.clone().with_fidelity(*fidelity);
+        // A network without two halves takes no sharing, a GPU no other solver.
+        if let Some(name) = fidelity.to_possible_value()
+            && studio.pipeline.with_sampler(&other).is_ok()
+        {
+            presets.push(json!({ "name": name.get_name(), "settings": settings(&other) }));
+        }
     }
     let network = config.network.as_ref();
-    Ok(axum::Json(json!({
+    axum::Json(json!({
         "version": ddt::VERSION, "pipeline": config, "presets": presets, "solvers": SOLVER_NAMES,
         "limits": LIMITS, "shown": studio.shown,
         "can_share": network.is_some_and(|it| it.family.is_decoupled()),
+        "can_measure": check_measurable(&studio.pipeline).is_ok(),
     }))
-    .into_response())
+    .into_response()
 }
 
-async fn classes(State(Shared(studio)): State<Shared>) -> Response {
+async fn classes(State(studio): State<Arc<Studio>>) -> Response {
     let table = studio.pipeline.classes();
     let names: Vec<&str> = (0..table.len() as u32).filter_map(|it| table.name(it)).collect();
     axum::Json(names).into_response()
 }
 
 async fn submit(
-    State(Shared(studio)): State<Shared>,
+    State(studio): State<Arc<Studio>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Failure> {
@@ -232,23 +229,23 @@ fn job(studio: &Studio, id: &str) -> Result<Arc<Job>, Failure> {
     Ok(job)
 }
 
-async fn show(State(Shared(studio)): State<Shared>, Path(id): Path<String>) -> Result<Response, Failure> {
+async fn show(State(studio): State<Arc<Studio>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let job = job(&studio, &id)?;
     Ok(axum::Json(json!({ "id": job.id, "state": job.state() })).into_response())
 }
 
-async fn cancel(State(Shared(studio)): State<Shared>, Path(id): Path<String>) -> Result<Response, Failure> {
+async fn cancel(State(studio): State<Arc<Studio>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let job = job(&studio, &id)?;
     studio.queue.cancel(&job, "cancelled by the client");
     Ok(axum::Json(json!({ "id": job.id, "state": job.state() })).into_response())
 }
 
-async fn follow(State(shared): State<Shared>, Path(id): Path<String>) -> Result<Response, Failure> {
-    let job = job(&shared.0, &id)?;
-    Ok(events::stream(shared, job.watch()).into_response())
+async fn follow(State(studio): State<Arc<Studio>>, Path(id): Path<String>) -> Result<Response, Failure> {
+    let job = job(&studio, &id)?;
+    Ok(events::stream(studio.queue.clone(), job.watch()).into_response())
 }
 
-async fn result(State(Shared(studio)): State<Shared>, Path(id): Path<String>) -> Result<Response, Failure> {
+async fn result(State(studio): State<Arc<Studio>>, Path(id): Path<String>) -> Result<Response, Failure> {
     let result = job(&studio, &id)?.result();
     if result.is_empty() {
         return Err(Failure(
@@ -260,7 +257,7 @@ async fn result(State(Shared(studio)): State<Shared>, Path(id): Path<String>) ->
 }
 
 async fn picture(
-    State(Shared(studio)): State<Shared>,
+    State(studio): State<Arc<Studio>>,
     Path((id, run, file)): Path<(String, usize, String)>,
 ) -> Result<Response, Failure> {
     let pictures = job(&studio, &id)?.pictures(run).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! One job: what was asked, how far it is, what came of it.
+//! One job: its order, its progress, its results.
 
 use std::{
     ops::ControlFlow,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,12 +25,14 @@ pub(crate) struct Job {
     pub(crate) client: String,
     pub(crate) order: Order,
     state: watch::Sender<State>,
+    /// The reason to stop, once somebody asked.
+    stop: OnceLock<String>,
     results: Mutex<Results>,
     attention: Mutex<Attention>,
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct State {
     pub(crate) phase: Phase,
     /// Why it failed or was cancelled.
@@ -40,9 +42,6 @@ pub(crate) struct State {
     pub(crate) step: Option<Step>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) preview: Option<Preview>,
-    /// Why it is to stop.
-    #[serde(skip)]
-    stop: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -87,7 +86,7 @@ pub(crate) struct Preview {
     pub(crate) number: usize,
 }
 
-/// What came of a job so far.
+/// The files of a job; more come while it runs.
 #[derive(Default)]
 struct Results {
     /// JSON; empty until the job is done.
@@ -113,12 +112,13 @@ struct Attention {
 
 impl Job {
     pub(crate) fn new(id: String, client: String, order: Order) -> Self {
-        let state = State { phase: Phase::Queued, message: None, step: None, preview: None, stop: None };
+        let state = State { phase: Phase::Queued, message: None, step: None, preview: None };
         Self {
             id,
             client,
             order,
             state: watch::Sender::new(state),
+            stop: OnceLock::new(),
             results: Mutex::default(),
             attention: Mutex::new(Attention { streams: 0, seen: Instant::now() }),
         }
@@ -138,20 +138,17 @@ impl Job {
 
     /// Asks the job to stop after its next step; the first reason stays.
     pub(crate) fn stop(&self, reason: &str) {
-        self.state.send_if_modified(|it| {
-            it.stop.get_or_insert_with(|| reason.to_owned());
-            false
-        });
+        self.stop.set(reason.to_owned()).ok();
     }
 
-    /// Why the job is to stop, if it is.
-    pub(crate) fn stopped(&self) -> Option<String> {
-        self.state.borrow().stop.clone()
+    /// The reason to stop, once somebody asked.
+    pub(crate) fn stopped(&self) -> Option<&str> {
+        self.stop.get().map(String::as_str)
     }
 
-    /// As solvers ask after every step.
+    /// Whether to go on; solvers ask after every step.
     pub(crate) fn flow(&self) -> ControlFlow<()> {
-        if self.state.borrow().stop.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.stop.get().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Publishes the sheet of a run, and its labelled page if it is done.

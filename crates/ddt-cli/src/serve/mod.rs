@@ -134,7 +134,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     }
     let guard = Guard { hosts: args.host.clone(), token: token.map(|it| sha256(it.as_bytes())) };
     let shown = json!({ "class": shown_class(&pipeline), "images": 4, "seed": given.seed, "rng": given.rng, "batch": batch });
-    let queue = Queue::new(bounds);
+    let queue = Arc::new(Queue::new(bounds));
     let studio = Arc::new(Studio { pipeline, queue, guard, shown, answer: Duration::from_secs(10) });
     let previews = Previews::new(&studio.pipeline, PREVIEWS.0, PREVIEWS.1, !args.no_previews)?;
     let command = Command { fixed: fixed_flags(args, &studio.pipeline) };

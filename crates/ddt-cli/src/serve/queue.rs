@@ -16,7 +16,7 @@ use crate::serve::{
     submission::Order,
 };
 
-/// Why a job that was still waiting comes back when the server stops.
+/// The message for jobs that wait when the server stops.
 pub(crate) const RETURNED: &str = "the server is stopping; submit the job again after its restart";
 
 /// Bounds of a queue.
@@ -37,7 +37,7 @@ pub(crate) struct Bounds {
 
 /// The jobs of all clients.
 pub(crate) struct Queue {
-    pub(crate) bounds: Bounds,
+    bounds: Bounds,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -124,7 +124,7 @@ impl Queue {
         Counts { waiting: waiting.len(), running: running.len(), kept: finished.len() }
     }
 
-    /// Runs jobs until the queue is closed and empty; a panic ends its job and no other.
+    /// Runs jobs until the queue is closed; a panic ends its job and no other.
     pub(crate) fn work(&self, perform: &dyn Fn(&Job) -> Result<Value>) {
         while let Some(job) = self.next() {
             let outcome = catch_unwind(AssertUnwindSafe(|| perform(&job)));
@@ -133,7 +133,7 @@ impl Queue {
                     job.set_result(&result);
                     (Phase::Done, None)
                 }
-                (Some(reason), _) => (Phase::Cancelled, Some(reason)),
+                (Some(reason), _) => (Phase::Cancelled, Some(reason.to_owned())),
                 (None, Ok(Err(error))) => (Phase::Failed, Some(format!("{error:#}"))),
                 (None, Err(panic)) => (Phase::Failed, Some(format!("internal error: {}", words(&*panic)))),
             };
@@ -141,10 +141,10 @@ impl Queue {
         }
     }
 
-    /// Waits for the first job of a client that has none running; jobs that are followed go first.
+    /// Waits for the first job of a client that has none running; jobs that are followed go first. `None` once closed.
     fn next(&self) -> Option<Arc<Job>> {
         let mut inner = lock(&self.inner);
-        loop {
+        while !inner.is_closed {
             let is_free =
                 |it: &Arc<Job>| inner.running.iter().all(|(running, _)| running.client != it.client);
             let followed = inner.waiting.iter().position(|it| it.is_followed() && is_free(it));
@@ -154,11 +154,9 @@ impl Queue {
                 job.set_phase(Phase::Running, None);
                 return Some(job);
             }
-            if inner.is_closed && inner.waiting.is_empty() {
-                return None;
-            }
             inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
+        None
     }
 
     fn finish(&self, job: &Arc<Job>, phase: Phase, message: Option<String>) {
@@ -203,12 +201,12 @@ impl Queue {
 
     /// Takes no more jobs and returns those that wait.
     pub(crate) fn close(&self) {
-        let waiting: Vec<_> = {
-            let mut inner = lock(&self.inner);
-            inner.is_closed = true;
-            inner.waiting.iter().cloned().collect()
-        };
-        waiting.iter().for_each(|job| self.cancel(job, RETURNED));
+        let mut inner = lock(&self.inner);
+        inner.is_closed = true;
+        for job in std::mem::take(&mut inner.waiting) {
+            inner.keep(job.clone(), &self.bounds);
+            job.set_phase(Phase::Cancelled, Some(RETURNED.to_owned()));
+        }
         self.changed.notify_all();
     }
 
@@ -236,4 +234,59 @@ impl Inner {
 fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+    };
+
+    use ddt::Request;
+
+    use super::*;
+
+    #[test]
+    fn closing_returns_every_job_that_has_not_begun() {
+        let long = Duration::from_secs(60);
+        let bounds = Bounds {
+            waiting: 8,
+            waiting_of_client: 1,
+            kept: 8,
+            kept_bytes: 1 << 20,
+            run: long,
+            abandoned: long,
+        };
+        for _ in 0..200 {
+            let queue = Queue::new(bounds);
+            let submit = |client: usize| {
+                let order = Order::Generate { request: Request::new([0], 1), pipelines: Vec::new() };
+                queue.submit(client.to_string(), order)
+            };
+            let jobs: Vec<_> = (0..8).map(|client| submit(client).unwrap()).collect();
+            let begun = AtomicUsize::new(0);
+            let perform = |job: &Job| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                thread::sleep(Duration::from_micros(100));
+                anyhow::ensure!(job.flow().is_continue(), "stopped");
+                Ok(Value::Null)
+            };
+            thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| queue.work(&perform));
+                }
+                thread::sleep(Duration::from_micros(100));
+                queue.close();
+            });
+            let states: Vec<_> = jobs.iter().map(|it| it.state()).collect();
+            let done = states.iter().filter(|it| it.phase == Phase::Done).count();
+            assert_eq!(done, begun.into_inner());
+            for state in states.iter().filter(|it| it.phase != Phase::Done) {
+                assert_eq!((state.phase, state.message.as_deref()), (Phase::Cancelled, Some(RETURNED)));
+            }
+            assert_eq!(queue.counts(), Counts { waiting: 0, running: 0, kept: 8 });
+            assert!(matches!(submit(9), Err(Refusal::Closed)));
+        }
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 /// Settings that a client may choose; all others are the server's.
 pub(crate) const FIELDS: [&str; 4] = ["solver", "grid", "guidance", "sharing"];
 
-/// What a job may ask for at most.
+/// Upper bounds on the settings of a job.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Limits {
     pub(crate) images: usize,
@@ -110,16 +110,9 @@ impl Order {
 fn check_request(request: &Request, pipeline: &Pipeline) -> Result<()> {
     let (height, width) = pipeline.image_size();
     let most = LIMITS.images.min(LIMITS.pixels / (height * width).max(1)).max(1);
-    // Before images are counted, which may overflow.
-    ensure!(
-        request.classes.len() <= most && request.images_per_class as usize <= most,
-        "expected at most {most} images, got {} of {} classes",
-        request.images_per_class,
-        request.classes.len()
-    );
+    let images = request.classes.len().saturating_mul(request.images_per_class as usize);
+    ensure!(images <= most, "expected at most {most} images, got {images}");
     pipeline.check(request)?;
-    let images = request.images();
-    ensure!(images.len() <= most, "expected at most {most} images, got {}", images.len());
     let mut labels = request.classes.clone();
     labels.sort_unstable();
     labels.dedup();
@@ -127,7 +120,21 @@ fn check_request(request: &Request, pipeline: &Pipeline) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a pipeline whose similarity cannot be measured, whatever its sampler.
+pub(crate) fn check_measurable(pipeline: &Pipeline) -> Result<()> {
+    ensure!(
+        pipeline.network().is_some_and(|it| it.decoupled().is_some()),
+        "expected a network of two halves, on the CPU, to measure similarity"
+    );
+    ensure!(
+        pipeline.config().guiding_network.is_none(),
+        "plans are made for guidance away from \"no class\"; the server has a guiding network"
+    );
+    Ok(())
+}
+
 fn check_measurement(pipeline: &Pipeline, images: u32) -> Result<()> {
+    check_measurable(pipeline)?;
     ensure!(
         (1..=LIMITS.measured_images).contains(&images),
         "expected 1 to {} images to measure on, got {images}",
@@ -144,10 +151,6 @@ fn check_measurement(pipeline: &Pipeline, images: u32) -> Result<()> {
         LIMITS.measured_steps,
         LIMITS.measured_bytes,
         8 * steps * state
-    );
-    ensure!(
-        pipeline.config().guiding_network.is_none(),
-        "plans are made for guidance away from \"no class\"; the server has a guiding network"
     );
     Ok(())
 }

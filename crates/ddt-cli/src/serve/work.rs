@@ -43,19 +43,23 @@ pub(crate) struct Previews {
 }
 
 impl Previews {
-    /// Measures the decoder, and fits a linear one if it is slow.
+    /// Measures the decoder of previews, and fits a linear one if it is slow.
     ///
     /// # Errors
     ///
     /// As [`LinearDecoder::fit`]; no thread.
     pub(crate) fn new(pipeline: &Pipeline, interval: Duration, share: f64, is_on: bool) -> Result<Self> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-        let noise = pipeline.noise(&[Image { label: 0, column: 0 }], 0, NoiseSource::Counter)?;
-        let started = Instant::now();
-        threads.install(|| pipeline.decode(&noise))?;
-        let is_slow = started.elapsed() > SLOW;
-        let linear = if is_slow { Some(LinearDecoder::fit(pipeline)?) } else { None };
-        Ok(Self { interval, share, is_on, threads, linear })
+        let mut previews = Self { interval, share, is_on, threads, linear: None };
+        if is_on {
+            let noise = pipeline.noise(&[Image { label: 0, column: 0 }], 0, NoiseSource::Counter)?;
+            let started = Instant::now();
+            previews.threads.install(|| pipeline.decode(&noise))?;
+            if started.elapsed() > SLOW {
+                previews.linear = Some(LinearDecoder::fit(pipeline)?);
+            }
+        }
+        Ok(previews)
     }
 
     /// Makes the images of a request, and publishes steps and previews as those of run `run` of `runs`.

@@ -1,4 +1,4 @@
-//! A headless Chromium, and what is often asked of it.
+//! A headless Chromium, with the steps that tests repeat.
 
 use std::{
     io::{BufRead, BufReader},
@@ -111,7 +111,7 @@ impl Browser {
         self.page.issue_cmd(Extension { path: "goog/cdp/execute", body }).await.unwrap();
     }
 
-    /// What the page complained of, such as an exception or a breach of its content security policy; not answers that
+    /// Complaints of the page, such as an exception or a breach of its content security policy; not answers that
     /// are errors.
     pub(crate) async fn complaints(&self) -> Vec<Value> {
         let command = Extension { path: "se/log", body: json!({ "type": "browser" }) };

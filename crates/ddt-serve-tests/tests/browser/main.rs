@@ -13,7 +13,12 @@ use serde_json::{Value, json};
 
 /// A server and a browser that shows its page, for a test that waits on them.
 fn with_page(test: impl AsyncFnOnce(&mut Program, &Browser)) {
-    let mut program = Program::start(0, &[]).unwrap();
+    with_page_of(&[], test);
+}
+
+/// [`with_page`] of a server with further flags.
+fn with_page_of(flags: &[&str], test: impl AsyncFnOnce(&mut Program, &Browser)) {
+    let mut program = Program::start(0, flags).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let browser = Browser::open().await;
@@ -101,6 +106,59 @@ fn two_settings_are_compared() {
         assert_eq!(browser.value("document.documentElement.scrollWidth <= 390").await, json!(true));
         browser.value("document.getElementById('results').scrollIntoView()").await;
         browser.screenshot("serve-phone").await;
+    });
+}
+
+#[test]
+fn steps_may_end_before_data() {
+    let command =
+        |part: &str| format!("document.querySelector('#runs code')?.textContent.includes('{part}')");
+    with_page_of(&["--end", "0.99"], async |_, browser| {
+        browser.set("#settings-a [name=steps]", "9").await;
+        let last = "Math.abs(document.querySelector('#settings-a [name=last]').value - 0.11) < 1e-9";
+        assert_eq!(browser.value(last).await, json!(true));
+        browser.click("generate").await;
+        browser.until(&command("--steps 9 --end 0.99")).await;
+        let words = browser.value("document.querySelector('#runs .quiet').textContent").await;
+        assert!(words.as_str().unwrap().contains(" until 0.99"), "{words}");
+        // A last step of the user's leads to data.
+        browser.until("!document.getElementById('generate').disabled").await;
+        browser.set("#settings-a [name=last]", "0.2").await;
+        browser.click("generate").await;
+        browser.until(&command("--steps 9 --last-step 0.2")).await;
+        // The history knows the end.
+        browser.until("document.querySelectorAll('#entries li').length === 2").await;
+        browser.value("document.querySelector('#entries li:last-child button').click()").await;
+        browser.click("generate").await;
+        browser.until(&command("--steps 9 --end 0.99")).await;
+    });
+}
+
+#[test]
+fn a_history_that_fails_leaves_the_job_done() {
+    // Replaces the answer to requests for finished images.
+    let replace = |with: &str| {
+        format!(
+            "(window.original ??= fetch, window.fetch = (path, ...more) => \
+             path.endsWith('image.png') ? {with} : original(path, ...more), true)"
+        )
+    };
+    with_page(async |_, browser| {
+        browser.value(&replace("Promise.reject(new Error('out of reach'))")).await;
+        browser.click("generate").await;
+        browser
+            .until(
+                "document.getElementById('detail').textContent === 'Not kept in the history: out of reach.'",
+            )
+            .await;
+        assert!(browser.status().await.starts_with("Done in"));
+        assert_eq!(browser.value("document.getElementById('runs').dataset.job").await, json!("done"));
+        // An error is no picture.
+        browser.value(&replace("original('/absent')")).await;
+        browser.click("generate").await;
+        browser.until("document.querySelectorAll('#entries li').length === 1").await;
+        assert_eq!(browser.value("document.querySelector('#entries a')").await, Value::Null);
+        assert!(browser.status().await.starts_with("Done in"));
     });
 }
 

@@ -59,8 +59,9 @@ export class Settings {
       const preset = presets.find((it) => it.name === this.field("preset").value);
       if (preset) this.value = preset.settings;
     });
-    fields.addEventListener("input", (event) => {
-      if (event.target.name !== "preset") this.field("preset").value = "";
+    fields.addEventListener("input", ({ target }) => {
+      if (target.name === "last") this.end = undefined;
+      if (target.name !== "preset") this.field("preset").value = "";
       this.show();
     });
     this.value = presets[0].settings;
@@ -70,7 +71,8 @@ export class Settings {
   get value() {
     const number = (name) => Number(this.field(name).value);
     const guidance = { ...this.guidance, scale: number("guidance"), interval: [number("low"), number("high")] };
-    const grid = { num_steps: number("steps"), last_step: number("last"), timeshift: number("shift") };
+    const [num_steps, timeshift] = [number("steps"), number("shift")];
+    const grid = this.end ? { num_steps, timeshift, end: this.end } : { num_steps, last_step: number("last"), timeshift };
     const order = this.field("order").value;
     const sharing = {
       none: "none",
@@ -88,7 +90,8 @@ export class Settings {
     }
     set("solver", solver);
     set("steps", grid.num_steps);
-    set("last", grid.last_step);
+    this.end = grid.end;
+    set("last", grid.last_step ?? grid.end / grid.num_steps);
     set("shift", grid.timeshift);
     this.guidance = guidance;
     set("guidance", guidance.scale);
@@ -111,7 +114,9 @@ export class Settings {
   }
 
   show() {
-    const kind = this.field("sharing").value;
+    const [kind, steps] = [this.field("sharing").value, Number(this.field("steps").value)];
+    // Steps until an end are equal.
+    if (this.end && steps > 0) this.field("last").value = this.end / steps;
     this.fields.querySelector(".ratio").hidden = kind !== "ratio";
     this.fields.querySelector(".uniform").hidden = kind !== "uniform";
     this.fields.querySelector(".order").hidden = kind !== "ratio" && kind !== "uniform";
@@ -124,5 +129,6 @@ export function inWords({ solver, grid, guidance, sharing }) {
     ? (sharing === "none" ? "no sharing" : sharing)
     : `plan of ${sharing.recompute_steps.length} of ${sharing.num_steps} steps, order ${sharing.order ?? 0}`;
   const shift = grid.timeshift === 1 ? "" : `, timeshift ${grid.timeshift}`;
-  return `${grid.num_steps} x ${solver}${shift}, guidance ${guidance.scale} in (${guidance.interval.join(", ")}), ${shared}`;
+  const end = grid.end ? ` until ${grid.end}` : "";
+  return `${grid.num_steps} x ${solver}${end}${shift}, guidance ${guidance.scale} in (${guidance.interval.join(", ")}), ${shared}`;
 }

@@ -30,7 +30,9 @@ function store(entries) {
 }
 
 async function dataUrl(path) {
-  const blob = await fetch(path).then((it) => it.blob());
+  const answer = await fetch(path);
+  if (!answer.ok) return null;
+  const blob = await answer.blob();
   if (blob.size > MAX_PNG) return null;
   return new Promise((resolve) => {
     const reader = new FileReader();

@@ -98,7 +98,7 @@ class Studio {
   busy(job) {
     this.job = job;
     for (const id of ["generate", "try"]) byId(id).disabled = Boolean(job);
-    byId("measure").disabled = Boolean(job) || !this.presets.can_share;
+    byId("measure").disabled = Boolean(job) || !this.presets.can_measure;
     byId("cancel").disabled = !job;
     if (!job) sessionStorage.removeItem(JOB);
   }
@@ -132,7 +132,9 @@ class Studio {
             const thumbnail = results.runs[0].tiles[0].canvas.toDataURL();
             end(`Done in ${seconds(result.runs.reduce((sum, it) => sum + it.seconds, 0))}.`, false);
             if (plan && this.sharing.measured) this.sharing.tried(plan, result);
-            await this.history.add(id, generate, result, thumbnail);
+            // The job is done even if the history cannot have it.
+            await this.history.add(id, generate, result, thumbnail)
+              .catch((error) => { byId("detail").textContent = `Not kept in the history: ${error.message}.`; });
           } else {
             await this.sharing.finish(id, submission.measure.settings);
             end("Measured.", false);

@@ -27,7 +27,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// What a command prints, and the file that it writes.
+/// The output of a command, and the file that it writes.
 type Outcome = (String, Option<Vec<u8>>);
 
 fn by_client(server: &Server, words: &[String]) -> Outcome {

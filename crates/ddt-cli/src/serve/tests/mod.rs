@@ -17,7 +17,11 @@ use std::{
 };
 
 use anyhow::Result;
-use ddt::Pipeline;
+use candle_core::{DType, Device, Tensor};
+use ddt::{
+    Pipeline, PipelineConfig,
+    model::{DdtFile, Description, Family, NetworkConfig},
+};
 use serde_json::{Value, json};
 
 use crate::serve::{
@@ -38,9 +42,28 @@ fn demo() -> Pipeline {
     demo.with_sampler(demo.config()).unwrap()
 }
 
+/// A network of the demo's sizes without two halves, untrained.
+fn undivided() -> Pipeline {
+    let demo = DdtFile::from_bytes(ddt_demo::NETWORK, "demo").unwrap();
+    let config = NetworkConfig { family: Family::ImprovedSit, ..demo.network_config().unwrap().clone() };
+    let shapes = config.parameter_shapes().unwrap().into_iter();
+    let weights =
+        shapes.map(|(name, shape)| (name, Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap())).collect();
+    let description = Description {
+        config,
+        classes: demo.classes().map(<[String]>::to_vec),
+        latents: demo.latents().cloned(),
+        metadata: Default::default(),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("undivided.safetensors");
+    DdtFile::write(&file, &description, &weights).unwrap();
+    Pipeline::new(&PipelineConfig::new(file)).unwrap()
+}
+
 /// How a server is set up; patient, for a busy machine.
-#[derive(Clone)]
 struct Setup {
+    pipeline: Pipeline,
     bounds: Bounds,
     patience: Patience,
     guard: Guard,
@@ -58,9 +81,9 @@ impl Default for Setup {
             run: Duration::from_secs(300),
             abandoned: Duration::from_secs(60),
         };
-        let second = Duration::from_secs(60);
-        let patience = Patience { connections: 64, head: second, write: second };
-        Self { bounds, patience, guard: Guard::default(), answer: second, workers: 1 }
+        let minute = Duration::from_secs(60);
+        let patience = Patience { connections: 64, head: minute, write: minute };
+        Self { pipeline: demo(), bounds, patience, guard: Guard::default(), answer: minute, workers: 1 }
     }
 }
 
@@ -103,9 +126,9 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let stopping = Arc::new(AtomicBool::new(false));
         let is_stopping = stopping.clone();
-        let Setup { bounds, patience, guard, answer, workers } = setup;
+        let Setup { pipeline, bounds, patience, guard, answer, workers } = setup;
         let shown = json!({ "class": 7, "images": 4, "seed": 0, "rng": "counter", "batch": 4 });
-        let studio = Arc::new(Studio { pipeline: demo(), queue: Queue::new(bounds), guard, shown, answer });
+        let studio = Arc::new(Studio { pipeline, queue: Arc::new(Queue::new(bounds)), guard, shown, answer });
         let thread = thread::spawn(move || {
             let is_stopping = || is_stopping.load(Ordering::Relaxed);
             serve(listener, &studio, workers, patience, &is_stopping, &work)

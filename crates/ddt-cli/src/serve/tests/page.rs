@@ -1,6 +1,8 @@
 //! The page's files and the headers of all answers.
 
-use super::{Server, Setup};
+use serde_json::{Value, json};
+
+use super::{Server, Setup, undivided};
 
 #[test]
 fn every_file_of_the_page_is_served_and_nothing_comes_from_elsewhere() {
@@ -44,12 +46,29 @@ fn presets_and_classes_are_what_the_form_needs() {
     let classes = server.get("/api/classes").json();
     assert_eq!((classes.as_array().unwrap().len(), &classes[7]), (10, &"horse".into()));
     let presets = server.get("/api/presets").json();
-    let names: Vec<&str> =
-        presets["presets"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["default", "exact", "high", "fast"]);
+    assert_eq!(names(&presets), ["default", "exact", "high", "fast"]);
     assert_eq!(presets["presets"][3]["settings"]["sharing"], "ratio:0.75,order:2");
     assert_eq!(
-        (&presets["pipeline"]["weights"]["from"], &presets["can_share"]),
-        (&"demo".into(), &true.into())
+        (&presets["pipeline"]["weights"]["from"], &presets["can_share"], &presets["can_measure"]),
+        (&"demo".into(), &true.into(), &true.into())
     );
+}
+
+fn names(presets: &Value) -> Vec<&str> {
+    presets["presets"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_network_without_two_halves_is_compared_but_not_measured() {
+    let server = Server::waiting(Setup { pipeline: undivided(), ..Setup::default() });
+    let presets = server.get("/api/presets").json();
+    assert_eq!(names(&presets), ["default", "exact"]);
+    assert_eq!((&presets["can_share"], &presets["can_measure"]), (&false.into(), &false.into()));
+    let settings: Vec<&Value> =
+        presets["presets"].as_array().unwrap().iter().map(|it| &it["settings"]).collect();
+    let request = json!({ "classes": [7], "images_per_class": 1, "seed": 0 });
+    let job = server.submit(&json!({ "generate": { "request": request, "settings": settings } }));
+    assert_eq!(server.events(&job).last().unwrap().0, "done");
+    let refused = server.submit_as("one", &json!({ "measure": { "images": 1 } }));
+    assert_eq!((refused.status, refused.error().contains("a network of two halves")), (422, true));
 }
