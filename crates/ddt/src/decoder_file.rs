@@ -127,7 +127,7 @@ impl DecoderFile {
 }
 
 /// Pixels along a side of one latent position of an autoencoder that has a name here, and of files.
-fn downscale_of(name: &str) -> usize {
+pub(crate) fn downscale_of(name: &str) -> usize {
     match name {
         "pixels" => 1,
         _ => name.parse().map_or(8, PublishedAutoencoder::downscale),

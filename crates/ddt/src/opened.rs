@@ -14,7 +14,7 @@ use ddt_sharing::MadeFor;
 use crate::{
     classes::ClassTable,
     config::{Image, PipelineConfig, Place, Request, Source, USUAL_STEPS, usual_grid},
-    decoder_file::{DecoderFile, cached},
+    decoder_file::{DecoderFile, cached, downscale_of},
     decoding::Decoder,
     engine::{self, Engine},
     error::{Context, Result, invalid},
@@ -87,12 +87,14 @@ impl Opened {
             (None, Some(name)) => name.to_owned(),
             (None, None) => usual_autoencoder(&file, &network.sizes, release)?,
         };
-        let decoder = given.map_or_else(|| DecoderFile::named(&name, release, hub), Ok)?;
-        let downscale = decoder.downscale();
+        // A wrong image size is found before a decoder that has yet to be fetched.
+        let downscale = given.as_ref().map_or_else(|| downscale_of(&name), DecoderFile::downscale);
         let latent_size = match file.latents() {
             Some(it) => (it.height, it.width),
             None => latent_size(&network.sizes, downscale, config.image_size, release)?,
         };
+        let decoder = given.map_or_else(|| DecoderFile::named(&name, release, hub), Ok)?;
+        let downscale = decoder.downscale();
         decoder.check(network.sizes.in_channels, latent_size)?;
         let classes = match file.classes() {
             Some(names) => ClassTable::from_names(names).context("class names in the weights file")?,
