@@ -1,6 +1,6 @@
 //! Several processes as one program: one result, or one message that names the rank and the cause.
 
-use std::io::Write;
+use std::{fmt::Display, io::Write};
 
 use anyhow::Result;
 use ddt::Place;
@@ -22,6 +22,15 @@ pub(crate) fn device_of(device: Place, launch: &Launch) -> Place {
     if device == Place::Cuda(0) { Place::Cuda(launch.local_rank) } else { device }
 }
 
+/// Waits for all ranks.
+///
+/// # Errors
+/// The failure of the lowest rank that failed, on all.
+pub(crate) fn agreed<T>(group: &dyn Group, own: &Result<T>) -> Result<(), RankFailed> {
+    let own = own.as_ref().map_err(|it| format!("{it:#}"));
+    agree(group, own.as_ref().map(|_| &[][..]).map_err(|it| it as &dyn Display)).map(drop)
+}
+
 /// The result on rank 0; a failure on the rank that failed, after all have learned of it.
 pub(crate) fn together<T>(group: &dyn Group, own: Result<T>) -> Result<T> {
     if group.size() == 1 {
@@ -33,8 +42,7 @@ pub(crate) fn together<T>(group: &dyn Group, own: Result<T>) -> Result<T> {
     };
     let failed = match &own {
         Err(error) if is_interruption(error) => None,
-        Err(error) => known(error).or_else(|| agree(group, Err(&format!("{error:#}"))).err()),
-        Ok(_) => agree(group, Ok(&[])).err(),
+        own => own.as_ref().err().and_then(known).or_else(|| agreed(group, own).err()),
     };
     let Some(failed) = failed else {
         let status = if own.is_ok() { 0 } else { INTERRUPTED };

@@ -14,9 +14,10 @@ use ddt::{
     duration_in_words,
     picture::{Grid, encode_png},
 };
+use ddt_data::Skipped;
 use ddt_dist::{Group, Launch, connect};
 use ddt_plot::{LinePlot, Series};
-use ddt_train::{Event, Samples, Settings, StepReport, read_log, run_in as train};
+use ddt_train::{Event, FileSystem, Samples, Settings, StepReport, read_log, run as train};
 use serde_json::Value;
 
 use crate::{
@@ -64,11 +65,11 @@ fn parse_count(text: &str) -> Result<u64, String> {
 
 pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let group = connect(&Launch::from_env()?)?;
-    let outcome = run_rank(args, &group, &terminal.of_rank(group.rank()));
-    together(group.as_ref(), outcome)
+    together(group.as_ref(), run_rank(args, &group, terminal))
 }
 
-fn run_rank(args: &Args, group: &Arc<dyn Group>, terminal: &Terminal) -> Result<String> {
+fn run_rank(args: &Args, group: &Arc<dyn Group>, of_all: &Terminal) -> Result<String> {
+    let terminal = &of_all.of_rank(group.rank());
     args.threads.start()?;
     let mut settings = Settings::read(&args.settings)?;
     if let Some(run) = &args.run {
@@ -85,8 +86,12 @@ fn run_rank(args: &Args, group: &Arc<dyn Group>, terminal: &Terminal) -> Result<
     let frozen = ddt_study::frozen_networks(&settings)?;
     let mut report = TrainingReport::new(terminal);
     let stepping = terminal.cancel().stepping();
-    train(group, &settings, &frozen, out.target(), &mut |event| {
-        report.show(&settings, &event);
+    train(group.clone(), &FileSystem::default(), &settings, &frozen, out.target(), &mut |event| {
+        match &event {
+            // Each rank knows its own only.
+            Event::Skipped(skipped) if group.rank() > 0 => say_skipped(skipped, of_all),
+            event => report.show(&settings, event),
+        }
         terminal.cancel().flow()
     })?;
     drop(stepping);
@@ -161,10 +166,7 @@ impl<'a> TrainingReport<'a> {
             Event::Encoding(done, total) => {
                 self.terminal.count(&mut self.encoding, "encoding photos", *done, *total);
             }
-            Event::Skipped(skipped) => {
-                say(format!("skipped {} files that are not images:", skipped.count));
-                skipped.files.iter().for_each(|it| say(format!("  {}: {}", it.path.display(), it.reason)));
-            }
+            Event::Skipped(skipped) => say_skipped(skipped, self.terminal),
             Event::Rejected(it) => say(format!("ignored a damaged checkpoint, {it}")),
             Event::Resumed(step, images) => say(format!("resuming from step {step}, {images} images")),
             Event::Started(path) => say(format!("starting from {}", path.display())),
@@ -197,6 +199,15 @@ impl<'a> TrainingReport<'a> {
             _ => {}
         }
     }
+}
+
+fn say_skipped(skipped: &Skipped, terminal: &Terminal) {
+    let files = skipped.files.iter().map(|it| format!("\n  {}: {}", it.path.display(), it.reason));
+    terminal.say(format!(
+        "skipped {} files that are not images:{}",
+        skipped.count,
+        files.collect::<String>()
+    ));
 }
 
 /// Writes samples as a grid, a row per class.

@@ -14,13 +14,13 @@ pub struct RankFailed {
     pub cause: String,
 }
 
-/// Bytes of a rank's message, always as many: so the failure of a rank meets whatever point the others are at.
+/// Bytes of a message. All messages have this length, so a rank that fails meets the others wherever they are.
 const FRAME: usize = 512;
 
-/// Status, and length of what follows.
+/// Bytes before the text: the status and the text's length.
 const HEAD: usize = 3;
 
-/// Bytes that a rank can say to the others at most.
+/// The most bytes that a rank can say.
 pub const MAX_PAYLOAD: usize = FRAME - HEAD;
 
 /// Each rank says some bytes, at most [`MAX_PAYLOAD`], or that it failed; returns what every rank said.
@@ -64,7 +64,7 @@ pub fn agree(group: &dyn Group, own: Result<&[u8], &dyn Display>) -> Result<Vec<
     }
 }
 
-/// As much of a text as fits.
+/// The beginning of a text, as much as fits.
 fn clipped(mut text: String) -> String {
     if text.len() > MAX_PAYLOAD {
         let end = (0..=MAX_PAYLOAD).rev().find(|it| text.is_char_boundary(*it)).unwrap_or_default();

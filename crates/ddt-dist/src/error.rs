@@ -21,13 +21,13 @@ pub enum DistError {
         "{launcher} started {size} processes, of which this is rank {rank}: expected a way to exchange gradients; {remedy}"
     )]
     NoTransport {
-        /// What started them.
+        /// The launcher that started them.
         launcher: Launcher,
         /// Rank of this process.
         rank: usize,
         /// Number of processes.
         size: usize,
-        /// What to do.
+        /// Advice for the user.
         remedy: &'static str,
     },
     /// MPI and the launcher contradict each other.
@@ -35,7 +35,7 @@ pub enum DistError {
         "expected {expected} processes, as {launcher} says, got {got} from MPI; with SLURM use srun --mpi=pmix, else the mpirun of the MPI that this program was built with"
     )]
     OtherSize {
-        /// What started the processes.
+        /// The launcher that started the processes.
         launcher: Launcher,
         /// Its number of processes.
         expected: usize,
@@ -58,14 +58,6 @@ pub enum DistError {
         what: &'static str,
         /// The nearest numbers that fit.
         nearest: String,
-    },
-    /// Another rank gave up.
-    #[error("rank {rank} gave up: {cause}")]
-    Aborted {
-        /// Its rank.
-        rank: usize,
-        /// Its reason.
-        cause: String,
     },
     /// A rank that does not answer.
     #[error("rank {rank} has not answered for {seconds} s")]

@@ -18,11 +18,9 @@ pub trait Group: fmt::Debug + Send + Sync {
     /// its partner. Either may be empty.
     ///
     /// # Errors
-    /// [`DistError`] when the partner is gone, silent, or sends another number of bytes.
+    /// [`DistError`] when the partner is gone, silent, or sends another number of bytes; MPI itself ends all processes
+    /// when the partner sends more.
     fn exchange(&self, partner: usize, send: &[u8], receive: &mut [u8]) -> Result<(), DistError>;
-
-    /// Ends the work of all ranks, with a reason; processes end at once, and the call does not return.
-    fn abort(&self, cause: &str);
 
     /// Bytes that this rank has sent.
     fn bytes_sent(&self) -> u64;
@@ -54,17 +52,6 @@ pub trait Group: fmt::Debug + Send + Sync {
     fn barrier(&self) -> Result<(), DistError> {
         self.gather(&[0]).map(drop)
     }
-
-    /// Gives every rank the bytes of `root`.
-    ///
-    /// # Errors
-    /// As [`exchange`](Self::exchange).
-    fn broadcast(&self, root: usize, bytes: &mut [u8]) -> Result<(), DistError> {
-        if self.rank() != root {
-            return self.exchange(root, &[], bytes);
-        }
-        (0..self.size()).filter(|it| *it != root).try_for_each(|it| self.exchange(it, bytes, &mut []))
-    }
 }
 
 /// The group of one process.
@@ -83,8 +70,6 @@ impl Group for Alone {
     fn exchange(&self, partner: usize, _: &[u8], receive: &mut [u8]) -> Result<(), DistError> {
         Err(DistError::Length { rank: partner, expected: receive.len(), got: 0 })
     }
-
-    fn abort(&self, _: &str) {}
 
     fn bytes_sent(&self) -> u64 {
         0

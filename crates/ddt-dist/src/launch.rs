@@ -23,7 +23,7 @@ const NAMES: [Names; 4] = [
 /// The place of a process among those that were started together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
-    /// What started it.
+    /// The launcher that started it.
     pub launcher: Launcher,
     /// Number of the process, from 0.
     pub rank: usize,
@@ -31,8 +31,6 @@ pub struct Launch {
     pub size: usize,
     /// Number of the process on its machine, which chooses its GPU.
     pub local_rank: usize,
-    /// Host of rank 0, where the launcher says it, and the port that torchrun leaves free there.
-    pub address: Option<(String, Option<u16>)>,
     /// How long a rank waits for another before all give up.
     pub limit: Duration,
 }
@@ -47,7 +45,7 @@ impl Launch {
     /// One process.
     pub fn alone() -> Self {
         let (launcher, limit) = (Launcher::None, Duration::from_secs(DEFAULT_LIMIT));
-        Self { launcher, rank: 0, size: 1, local_rank: 0, address: None, limit }
+        Self { launcher, rank: 0, size: 1, local_rank: 0, limit }
     }
 
     /// Reads the environment of this process.
@@ -86,14 +84,6 @@ impl Launch {
         launch.size = number(size, None)?.unwrap_or(1);
         launch.rank = number(rank, Some(launch.size))?.unwrap_or_default();
         launch.local_rank = number(local_rank, None)?.unwrap_or_default();
-        launch.address = match launcher {
-            Launcher::Torchrun => {
-                let port = number("MASTER_PORT", Some(1 << 16))?;
-                variable("MASTER_ADDR").map(|it| (it, port.map(|it| it as u16)))
-            }
-            Launcher::Slurm => variable("SLURM_LAUNCH_NODE_IPADDR").map(|it| (it, None)),
-            _ => None,
-        };
         Ok(launch)
     }
 }
@@ -143,14 +133,11 @@ mod tests {
             ("RANK", "9"),
             ("WORLD_SIZE", "16"),
             ("LOCAL_RANK", "1"),
-            ("MASTER_ADDR", "node0"),
-            ("MASTER_PORT", "29500"),
             // torchrun was started by srun, once per machine.
             ("SLURM_PROCID", "1"),
             ("SLURM_STEP_NUM_TASKS", "2"),
         ];
         assert_eq!(place(&torchrun), (Launcher::Torchrun, 9, 16, 1));
-        assert_eq!(of(&torchrun).unwrap().address, Some(("node0".to_owned(), Some(29500))));
         let mpirun = [
             ("OMPI_COMM_WORLD_RANK", "5"),
             ("OMPI_COMM_WORLD_SIZE", "6"),

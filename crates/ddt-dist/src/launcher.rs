@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What starts processes.
+/// A program that starts processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
     /// Nothing: one process.

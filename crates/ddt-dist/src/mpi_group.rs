@@ -14,9 +14,10 @@ use std::{
 use mpi::{
     Threading,
     environment::Universe,
+    point_to_point::Status,
     request::Request,
     topology::SimpleCommunicator,
-    traits::{Communicator, Destination, Source},
+    traits::{Communicator, Destination, Equivalence, Source},
 };
 
 use crate::{error::DistError, group::Group, launcher::Launcher};
@@ -47,14 +48,14 @@ const ANSWER: i32 = 2;
 /// MPI counts with 32 bits.
 const AT_ONCE: usize = 1 << 30;
 
-/// Looks at a message before its rank sleeps between looks.
+/// A rank looks this often for a message before it sleeps between looks.
 const LOOKS: u32 = 2000;
 const BETWEEN_LOOKS: Duration = Duration::from_micros(50);
 
-/// How long answers are waited for.
+/// Time that a rank waits for answers.
 const ANSWERS: Duration = Duration::from_secs(2);
 
-/// How long a rank leaves it to a lower one to end all.
+/// Time that a rank gives a lower one to end all processes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Mpi {
@@ -96,25 +97,27 @@ impl Group for Mpi {
         let world = SimpleCommunicator::world();
         let peer = world.process_at_rank(partner as i32);
         self.sent.fetch_add(send.len() as u64, Ordering::Relaxed);
+        let (expected, mut got) = (receive.len(), 0);
         mpi::request::scope(|scope| {
             let receives =
                 receive.chunks_mut(AT_ONCE).map(|it| peer.immediate_receive_into_with_tag(scope, it, DATA));
-            let mut pending: Vec<Request<'_, [u8], _>> = receives.collect();
-            pending.extend(send.chunks(AT_ONCE).map(|it| peer.immediate_send_with_tag(scope, it, DATA)));
+            let mut receives: Vec<Request<'_, [u8], _>> = receives.collect();
+            let sends = send.chunks(AT_ONCE).map(|it| peer.immediate_send_with_tag(scope, it, DATA));
+            let mut sends: Vec<Request<'_, [u8], _>> = sends.collect();
             let mut waiting = Waiting::new(self, partner);
             loop {
-                pending = pending.into_iter().filter_map(|it| it.test().err()).collect();
-                if pending.is_empty() {
-                    return Ok(());
+                let received = |it: Status| got += it.count(u8::equivalent_datatype()) as usize;
+                receives = receives.into_iter().filter_map(|it| it.test().map(received).err()).collect();
+                sends = sends.into_iter().filter_map(|it| it.test().err()).collect();
+                if receives.is_empty() && sends.is_empty() {
+                    // MPI accepts a shorter message.
+                    let same = got == expected;
+                    return same.then_some(()).ok_or(DistError::Length { rank: partner, expected, got });
                 }
                 // Never an error: what is under way cannot be taken back.
                 waiting.look(&world);
             }
         })
-    }
-
-    fn abort(&self, cause: &str) {
-        self.end(&format!("rank {} of {}: {cause}", self.rank, self.size))
     }
 
     fn bytes_sent(&self) -> u64 {
@@ -207,5 +210,22 @@ impl<'a> Waiting<'a> {
                 it.join(" and ")
             ),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
+    use super::*;
+
+    #[test]
+    fn a_shorter_message_is_refused() {
+        // A process that no launcher started is a group of its own, and may send to itself.
+        let group = Mpi::start(Launcher::None, 1, Duration::from_secs(20)).unwrap();
+        let mut received = [0; 3];
+        assert_eq!(group.exchange(0, &[1, 2, 3], &mut received), Ok(()));
+        assert_eq!(received, [1, 2, 3]);
+        let error = group.exchange(0, &[1, 2], &mut received);
+        assert_eq!(error, Err(DistError::Length { rank: 0, expected: 3, got: 2 }));
     }
 }

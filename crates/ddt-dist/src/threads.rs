@@ -24,18 +24,14 @@ pub struct ThreadRank {
 /// Messages under way.
 #[derive(Debug, Default)]
 struct Post {
-    state: Mutex<State>,
+    /// By sender and receiver, oldest first.
+    boxes: Mutex<Boxes>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// By sender and receiver, oldest first.
-    boxes: HashMap<(usize, usize), VecDeque<Vec<u8>>>,
-    aborted: Option<(usize, String)>,
-}
+type Boxes = HashMap<(usize, usize), VecDeque<Vec<u8>>>;
 
-/// How long a rank waits for another.
+/// Time that a rank waits for another.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The ranks of a group, one for each thread.
@@ -62,9 +58,9 @@ impl Group for ThreadRank {
     }
 
     fn exchange(&self, partner: usize, send: &[u8], receive: &mut [u8]) -> Result<(), DistError> {
-        let mut state = self.post.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut boxes = self.post.boxes.lock().unwrap_or_else(PoisonError::into_inner);
         if !send.is_empty() {
-            state.boxes.entry((self.rank, partner)).or_default().push_back(send.to_vec());
+            boxes.entry((self.rank, partner)).or_default().push_back(send.to_vec());
             self.sent.fetch_add(send.len() as u64, Ordering::Relaxed);
             self.post.changed.notify_all();
         }
@@ -72,29 +68,19 @@ impl Group for ThreadRank {
             return Ok(());
         }
         let from = (partner, self.rank);
-        let waits =
-            |it: &mut State| it.aborted.is_none() && it.boxes.get(&from).is_none_or(VecDeque::is_empty);
-        let (mut state, _) = self
+        let waits = |it: &mut Boxes| it.get(&from).is_none_or(VecDeque::is_empty);
+        let (mut boxes, _) = self
             .post
             .changed
-            .wait_timeout_while(state, self.limit, waits)
+            .wait_timeout_while(boxes, self.limit, waits)
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some((rank, cause)) = &state.aborted {
-            return Err(DistError::Aborted { rank: *rank, cause: cause.clone() });
-        }
         let silent = DistError::Silent { rank: partner, seconds: self.limit.as_secs() };
-        let message = state.boxes.get_mut(&from).and_then(VecDeque::pop_front).ok_or(silent)?;
+        let message = boxes.get_mut(&from).and_then(VecDeque::pop_front).ok_or(silent)?;
         if message.len() != receive.len() {
             return Err(DistError::Length { rank: partner, expected: receive.len(), got: message.len() });
         }
         receive.copy_from_slice(&message);
         Ok(())
-    }
-
-    fn abort(&self, cause: &str) {
-        let mut state = self.post.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.aborted.get_or_insert((self.rank, cause.to_owned()));
-        self.post.changed.notify_all();
     }
 
     fn bytes_sent(&self) -> u64 {
@@ -106,26 +92,6 @@ impl Group for ThreadRank {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
     use super::*;
-
-    #[test]
-    fn a_broadcast_reaches_all_and_an_abort_wakes_them() {
-        std::thread::scope(|scope| {
-            for group in thread_group(3) {
-                scope.spawn(move || {
-                    let mut word = if group.rank() == 1 { *b"word" } else { [0; 4] };
-                    group.broadcast(1, &mut word).unwrap();
-                    assert_eq!(&word, b"word");
-                    group.barrier().unwrap();
-                    if group.rank() == 2 {
-                        group.abort("out of paper");
-                        return;
-                    }
-                    let error = group.exchange(2, &[], &mut [0]).unwrap_err();
-                    assert_eq!(error.to_string(), "rank 2 gave up: out of paper");
-                });
-            }
-        });
-    }
 
     #[test]
     fn silence_and_other_lengths_are_named() {

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use ddt_files::{Checkpoint, LoadOptions, TensorSource, load_exact, write_safetensors};
+use ddt_files::{Checkpoint, FileSystem, LoadOptions, TensorSource, load_exact};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -254,6 +254,19 @@ impl DdtFile {
         description: &Description,
         weights: &BTreeMap<String, Tensor>,
     ) -> Result<(), ModelError> {
+        Self::write_on(&FileSystem::default(), path, description, weights)
+    }
+
+    /// [`write`](Self::write) through another file layer than the real disk's.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_on(
+        system: &FileSystem,
+        path: &Path,
+        description: &Description,
+        weights: &BTreeMap<String, Tensor>,
+    ) -> Result<(), ModelError> {
         let Description { config, classes, latents, metadata } = description;
         config.validate()?;
         check_description(path, &config.sizes, classes.as_deref(), latents.as_ref())?;
@@ -287,7 +300,7 @@ impl DdtFile {
         if let Some(latents) = latents {
             describe(LATENTS, serde_json::to_string(latents))?;
         }
-        write_safetensors(path, &weights, &metadata)?;
+        system.write_safetensors(path, &weights, &metadata)?;
         Ok(())
     }
 }

@@ -7,8 +7,9 @@ use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use ddt::{OutputFile, duration_in_words, files::write_safetensors};
 use ddt_train::{
-    AdamWConfig, Batch, EpochOrder, Event, ImageSettings, LatentDataset, LatentEncoder, Loss, LrSchedule,
-    Objective, Photos, Pick, RunFolder, StepAt, TrainConfig, TrainError, Trainer, encode_photos,
+    AdamWConfig, Alone, Batch, EpochOrder, Event, FileSystem, ImageSettings, LatentDataset, LatentEncoder,
+    Loss, LrSchedule, Objective, Photos, Pick, RunFolder, StepAt, TrainConfig, TrainError, Trainer,
+    encode_photos,
 };
 use serde_json::{Value, json};
 
@@ -130,20 +131,20 @@ impl ClassifierTraining {
         let found = photos.folder().report();
         tell(on_news, News::Message(format!("{}: {found}", images.train.display())))?;
         let place = self.run.join("pixels").join(split);
-        let cache =
-            encode_photos(
-                &photos,
-                &images,
-                &place,
-                &LatentEncoder::pixels(),
-                None,
-                &mut |event| match event {
-                    Event::Encoding(done, total) => {
-                        on_news(News::Progress { work: "reading photos", done, total })
-                    }
-                    _ => std::ops::ControlFlow::Continue(()),
-                },
-            )?;
+        let cache = encode_photos(
+            &Alone,
+            &FileSystem::default(),
+            &photos,
+            &place,
+            &LatentEncoder::pixels(),
+            None,
+            &mut |event| match event {
+                Event::Encoding(done, total) => {
+                    on_news(News::Progress { work: "reading photos", done, total })
+                }
+                _ => std::ops::ControlFlow::Continue(()),
+            },
+        )?;
         Ok(LatentDataset::cached(cache.normalised_with(&[0.0; 3], &[1.0; 3])?))
     }
 }

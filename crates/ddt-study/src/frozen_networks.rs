@@ -26,12 +26,15 @@ const DINOV2_SIDE: usize = 224;
 /// where there is alignment.
 ///
 /// ```no_run
-/// use std::{ops::ControlFlow, path::Path};
+/// use std::{ops::ControlFlow, path::Path, sync::Arc};
+///
+/// use ddt_train::{Alone, FileSystem};
 ///
 /// let settings = ddt_train::Settings::read(Path::new("configs/cifar10.toml"))?;
 /// let frozen = ddt_study::frozen_networks(&settings)?;
 /// let out = Path::new("weights.safetensors");
-/// ddt_train::run(&settings, &frozen, out, &mut |_| ControlFlow::Continue(()))?;
+/// let (alone, disk) = (Arc::new(Alone), FileSystem::default());
+/// ddt_train::run(alone, &disk, &settings, &frozen, out, &mut |_| ControlFlow::Continue(()))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///

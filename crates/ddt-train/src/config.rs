@@ -21,8 +21,8 @@ pub struct TrainConfig {
     /// Images that go through the network at once, their gradients added up over the step; `None` for
     /// all of them. Memory follows this number, not the batch.
     ///
-    /// Gradients add up as a binary tree over the micro-batches, in whose order the result's bits lie: several
-    /// processes share the micro-batches of a step and give the same bits.
+    /// Gradients add up as a binary tree over the micro-batches. This order decides the bits of the result, so
+    /// several processes that share the micro-batches give the same bits.
     pub micro_batch: Option<usize>,
     /// Type that the network computes in.
     pub precision: Precision,
@@ -185,7 +185,7 @@ pub struct LrSchedule {
     pub warmup_images: u64,
     /// Images over which it falls at the end; 0 for none.
     pub decay_images: u64,
-    /// What it falls towards.
+    /// Learning rate that it falls towards.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub end: f64,
 }

@@ -16,7 +16,7 @@ pub enum Event<'a> {
     Photos(&'a Path, &'a FolderReport),
     /// Photos encoded so far, of all.
     Encoding(u64, u64),
-    /// Files that were skipped because they are not images.
+    /// Files that this rank skipped because they are not images.
     Skipped(&'a Skipped),
     /// A damaged checkpoint that is ignored.
     Rejected(&'a Rejected),

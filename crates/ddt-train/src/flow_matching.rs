@@ -1,5 +1,7 @@
 //! The paper's objective: flow matching, with representation alignment beside it.
 
+use std::collections::BTreeMap;
+
 use candle_core::{D, DType, Device, Module, Tensor, bail};
 use candle_nn::VarBuilder;
 use ddt_blocks::ProjectionHead;
@@ -13,7 +15,7 @@ use crate::{
     data::LatentDataset,
     error::TrainError,
     objective::{Loss, Objective, StepAt},
-    ranks::{agree_on, numbers},
+    ranks::{agree_on, bytes_of, numbers},
     trainer::Trainer,
 };
 
@@ -133,8 +135,15 @@ impl Trainer<FlowMatching> {
     /// [`TrainError::Setting`] when there is no such average; [`TrainError::Candle`] when a tensor cannot be
     /// made.
     pub fn averaged_network(&self, decay: usize) -> Result<Box<dyn VelocityNetwork>, TrainError> {
-        let weights = self.averaged_weights(decay)?.into_iter().collect();
-        let vb = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+        self.network_of(self.averaged_weights(decay)?)
+    }
+
+    /// The network with such weights.
+    pub(crate) fn network_of(
+        &self,
+        weights: BTreeMap<String, Tensor>,
+    ) -> Result<Box<dyn VelocityNetwork>, TrainError> {
+        let vb = VarBuilder::from_tensors(weights.into_iter().collect(), DType::F32, &Device::Cpu);
         Ok(self.objective().network().config().build_frozen(vb)?)
     }
 }
@@ -218,7 +227,7 @@ pub(crate) fn evaluate_loss_in(
     let mut sum = 0.0;
     for chunks in chunks.chunks(AT_ONCE * ranks) {
         let own = chunks.iter().skip(rank).step_by(ranks).map(|it| sum_of(*it)).collect();
-        let say = |it: &Vec<f64>| it.iter().flat_map(|it| it.to_le_bytes()).collect();
+        let say = |it: &Vec<f64>| bytes_of(it.iter().copied());
         let (_, heard) = agree_on::<Vec<f64>, TrainError>(group, own, say)?;
         let heard: Vec<Vec<f64>> = heard.iter().map(|it| numbers(it)).collect();
         // In the order of the images.

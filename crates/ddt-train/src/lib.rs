@@ -53,7 +53,7 @@ pub use crate::{
     objective::{Loss, Objective, Parameters, StepAt},
     optimiser::{Moments, adamw_step, average_step},
     photos::{Encode, Extract, FeatureExtractor, Frozen, LatentEncoder, Photos, encode_photos, pixels},
-    run::{run, run_in},
+    run::run,
     run_folder::{Rejected, Resumed, RunFolder, read_log},
     settings::{
         AlignmentSettings, AutoencoderSettings, ImageSettings, NetworkSettings, Settings, StartSettings,
@@ -63,6 +63,9 @@ pub use crate::{
     trainer::{StepReport, Trainer},
     weight_files::Exported,
 };
+// Parts of this crate's signatures.
+pub use ddt_dist::{Alone, Group};
+pub use ddt_files::FileSystem;
 
 mod batch;
 mod cache_writer;
@@ -83,3 +86,4 @@ mod settings;
 mod tensorboard;
 mod trainer;
 mod weight_files;
+mod wishes;

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use ddt_data::{ClassList, ImageFolder, Loader, LoaderOptions, OnCorrupt, Rgb8, Sample};
-use ddt_dist::{Alone, Group};
+use ddt_dist::Group;
+use ddt_files::FileSystem;
 
 use crate::{
     batch::{EpochOrder, Features},
@@ -14,6 +15,7 @@ use crate::{
     latent_cache::{CacheContent, FeatureShape, LatentCache, MIRRORED},
     ranks::{agree_on, agreed},
     settings::ImageSettings,
+    wishes::go_on,
 };
 
 /// Photos encoded at once.
@@ -105,7 +107,7 @@ impl LatentEncoder<'_> {
 #[derive(Debug, Clone)]
 pub struct Photos {
     folder: Arc<ImageFolder>,
-    options: LoaderOptions,
+    settings: ImageSettings,
 }
 
 impl Photos {
@@ -119,9 +121,7 @@ impl Photos {
             None => ImageFolder::open(folder)?,
             Some(list) => ImageFolder::open_with(folder, &ClassList::read(list)?)?,
         };
-        let on_corrupt = if settings.skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Fail };
-        let options = LoaderOptions { on_corrupt, ..LoaderOptions::new(settings.size, settings.threads) };
-        Ok(Self { folder: Arc::new(folder), options })
+        Ok(Self { folder: Arc::new(folder), settings: settings.clone() })
     }
 
     /// The listed folder.
@@ -134,7 +134,10 @@ impl Photos {
     /// # Errors
     /// [`TrainError::Photos`] when no threads can be started.
     pub fn load<I: Iterator<Item = usize>>(&self, order: I) -> Result<Loader<I>, TrainError> {
-        Ok(Loader::new(self.folder.clone(), order, self.options)?)
+        let ImageSettings { size, threads, skip_corrupt, .. } = self.settings;
+        let on_corrupt = if skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Fail };
+        let options = LoaderOptions { on_corrupt, ..LoaderOptions::new(size, threads) };
+        Ok(Loader::new(self.folder.clone(), order, options)?)
     }
 }
 
@@ -161,30 +164,38 @@ pub fn pixels(images: &[Rgb8]) -> Result<Tensor, TrainError> {
 
 /// Opens the cache of a folder's latents, after encoding the photos it lacks; `features` are cached too.
 ///
+/// Several ranks encode a batch each in turn, and rank 0 writes; the cache has the same bytes as by one,
+/// [`Alone`](ddt_dist::Alone).
+///
 /// # Errors
 /// Photos that cannot be read, a cache of other photos or another autoencoder, a full disk;
-/// [`TrainError::Stopped`] after `on_event` breaks, and then the same call resumes.
+/// [`TrainError::Stopped`] after `on_event` breaks, and then the same call resumes. Of several ranks all fail when one
+/// does.
 pub fn encode_photos(
+    group: &dyn Group,
+    system: &FileSystem,
     photos: &Photos,
-    settings: &ImageSettings,
     cache: &Path,
     encoder: &LatentEncoder<'_>,
     features: Option<&FeatureExtractor<'_>>,
     on_event: &mut OnEvent<'_>,
 ) -> Result<LatentCache, TrainError> {
-    encode_photos_in(&Alone, photos, settings, cache, encoder, features, on_event)
+    agreed(group, encode(group, system, photos, cache, encoder, features, on_event))?;
+    let cache = LatentCache::open(cache);
+    let verified = cache.and_then(|it| it.verify_some(group.rank(), group.size(), |_, _| {}).map(|()| it));
+    agreed(group, verified)
 }
 
-/// [`encode_photos`] by several ranks, each a batch in turn; the cache has the same bytes as by one.
-pub(crate) fn encode_photos_in(
+fn encode(
     group: &dyn Group,
+    system: &FileSystem,
     photos: &Photos,
-    settings: &ImageSettings,
     cache: &Path,
     encoder: &LatentEncoder<'_>,
     features: Option<&FeatureExtractor<'_>>,
     on_event: &mut OnEvent<'_>,
-) -> Result<LatentCache, TrainError> {
+) -> Result<(), TrainError> {
+    let settings = &photos.settings;
     let mut made_from = BTreeMap::from([
         ("images".to_owned(), photos.folder.identity()?),
         ("size".to_owned(), settings.size.to_string()),
@@ -204,7 +215,8 @@ pub(crate) fn encode_photos_in(
     };
     let per_image = 4 * content.values_per_image();
     // Rank 0 writes what all encode.
-    let open = || LatentCacheWriter::open(cache, content.clone(), DType::F16, SHARD_BYTES / per_image.max(1));
+    let shard_images = SHARD_BYTES / per_image.max(1);
+    let open = || LatentCacheWriter::open_on(system, cache, content.clone(), DType::F16, shard_images);
     let writer = (group.rank() == 0).then(open).transpose();
     let say = |it: &Option<LatentCacheWriter>| {
         it.as_ref().map_or(Vec::new(), |it| {
@@ -222,6 +234,7 @@ pub(crate) fn encode_photos_in(
         let mut next = None;
         for first in (begin..end).step_by(round) {
             let stop = on_event(Event::Encoding(first as u64, end as u64)).is_break();
+            go_on(group, stop, on_event)?;
             let own = own(first);
             let mut samples = Vec::new();
             let encoded = loop {
@@ -231,38 +244,39 @@ pub(crate) fn encode_photos_in(
                     // Of a later round; the photos before it may all have been skipped.
                     later => {
                         next = later;
-                        break encode(samples, settings.flips, encoder, features);
+                        break encode_batch(samples, settings.flips, encoder, features);
                     }
                 }
             };
-            let say = |it: &EncodedImages| [&[stop.into()], &it.labels.len().to_le_bytes()[..]].concat();
-            let encoded = encoded.and_then(|it| content.check(&it).map(|()| it));
-            let (encoded, heard) = agree_on::<_, TrainError>(group, encoded, say)?;
-            if heard.iter().any(|it| it.first() == Some(&1)) {
-                return Err(TrainError::Stopped);
-            }
-            let count = |it: &Vec<u8>| it.get(1..)?.try_into().ok().map(usize::from_le_bytes);
-            let counts: Vec<usize> = heard.iter().map(|it| count(it).unwrap_or_default()).collect();
+            // Nothing that may fail on one rank alone stands between the counts and the images.
+            let encoded = encoded.and_then(|it| {
+                content.check(&it)?;
+                let sent = if group.rank() > 0 { it.to_bytes(&content)? } else { Vec::new() };
+                Ok((it, sent))
+            });
+            let say = |it: &(EncodedImages, Vec<u8>)| it.0.labels.len().to_le_bytes().to_vec();
+            let ((encoded, sent), heard) = agree_on::<_, TrainError>(group, encoded, say)?;
             let Some(writer) = &mut writer else {
-                group.exchange(0, &encoded.to_bytes(&content)?, &mut [])?;
+                group.exchange(0, &sent, &mut [])?;
                 continue;
             };
+            let mut received = Vec::new();
+            for (rank, said) in heard.into_iter().enumerate().skip(1) {
+                let count = said.try_into().map_or(0, usize::from_le_bytes);
+                let mut bytes = vec![0; 4 * count * (1 + content.values_per_image())];
+                group.exchange(rank, &[], &mut bytes)?;
+                received.push((count, bytes));
+            }
             writer.push(encoded, own.end as u64)?;
-            for (rank, count) in counts.into_iter().enumerate().skip(1) {
+            for (rank, (count, bytes)) in (1..).zip(received) {
                 let source_end = end.min(first + BATCH * (rank + 1));
-                writer.push(EncodedImages::receive(group, rank, count, &content)?, source_end as u64)?;
+                writer.push(EncodedImages::of_bytes(count, &bytes, &content)?, source_end as u64)?;
             }
         }
         let stop = loader.skipped().count > 0 && on_event(Event::Skipped(loader.skipped())).is_break();
-        let (_, heard) = agree_on::<_, TrainError>(group, Ok(stop), |it| vec![u8::from(*it)])?;
-        if heard.iter().any(|it| *it == [1]) {
-            return Err(TrainError::Stopped);
-        }
+        go_on(group, stop, on_event)?;
     }
-    agreed(group, writer.map_or(Ok(()), LatentCacheWriter::finish))?;
-    let cache = LatentCache::open(cache)?;
-    agreed(group, cache.verify_some(group.rank(), group.size(), |_, _| {}))?;
-    Ok(cache)
+    writer.map_or(Ok(()), LatentCacheWriter::finish)
 }
 
 impl EncodedImages {
@@ -277,15 +291,8 @@ impl EncodedImages {
         Ok(bytes)
     }
 
-    /// As many images from another rank.
-    fn receive(
-        group: &dyn Group,
-        rank: usize,
-        count: usize,
-        content: &CacheContent,
-    ) -> Result<Self, TrainError> {
-        let mut bytes = vec![0; 4 * count * (1 + content.values_per_image())];
-        group.exchange(rank, &[], &mut bytes)?;
+    /// As many images of another rank.
+    fn of_bytes(count: usize, bytes: &[u8], content: &CacheContent) -> Result<Self, TrainError> {
         let mut words = bytes.chunks_exact(4).map(|it| [it[0], it[1], it[2], it[3]]);
         let labels = words.by_ref().take(count).map(u32::from_le_bytes).collect();
         let mut fields = BTreeMap::new();
@@ -298,7 +305,7 @@ impl EncodedImages {
     }
 }
 
-fn encode(
+fn encode_batch(
     samples: Vec<Sample>,
     flips: bool,
     encoder: &LatentEncoder<'_>,

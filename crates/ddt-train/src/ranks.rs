@@ -1,6 +1,6 @@
 //! Ranks of a run: whose micro-batches and parameters are which, and the exchange of gradients and weights.
 
-use std::{fmt::Display, ops::Range, sync::Arc};
+use std::{error::Error, fmt::Display, ops::Range, sync::Arc};
 
 use candle_core::{Tensor, Var};
 use ddt_dist::{Group, Halving, agree, own_run, tree};
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     config::TrainConfig,
-    error::TrainError,
+    error::{TrainError, in_full},
     objective::{Gradients, Parameters},
     optimiser::with_values,
 };
@@ -19,37 +19,37 @@ use crate::{
 pub(crate) struct Ranks {
     group: Arc<dyn Group>,
     halving: Halving,
+    /// Of a step, those that this rank computes.
+    micro_batches: Range<usize>,
     /// First element of each parameter in the network as one vector, and the vector's end.
     firsts: Vec<usize>,
 }
 
-/// Gradients summed over the batch: of all parameters with one rank, else only those of the own ones are valid.
+/// Gradients summed over the batch. With one rank all are valid, else only those of the own parameters.
 pub(crate) enum Summed {
     Tensors(Vec<Tensor>),
     Flat(Vec<f32>),
 }
 
 /// The result of every rank, or the error of the lowest that failed; `say` tells the others something about it.
-///
-/// A failure that the ranks know already is not told again: so one call around several is enough.
-pub(crate) fn agree_on<T, E: Display + From<TrainError>>(
+pub(crate) fn agree_on<T, E: Error + From<TrainError>>(
     group: &dyn Group,
     own: Result<T, E>,
     say: impl FnOnce(&T) -> Vec<u8>,
 ) -> Result<(T, Vec<Vec<u8>>), E> {
-    let said = own.as_ref().map(say);
-    let said = said.as_ref().map(Vec::as_slice).map_err(|it| *it as &dyn Display);
+    let said = own.as_ref().map(say).map_err(|it| in_full(it));
+    let said = said.as_ref().map(Vec::as_slice).map_err(|it| it as &dyn Display);
     match (agree(group, said), own) {
-        (Ok(heard), Ok(own)) => Ok((own, heard)),
-        (Err(failed), Ok(_)) => Err(TrainError::Rank(failed).into()),
         // With one rank its own error, of its own kind.
         (_, Err(error)) if group.size() == 1 => Err(error),
-        (Err(failed), Err(_)) => Err(TrainError::Rank(failed).into()),
-        (Ok(_), Err(error)) => Err(error),
+        (Err(failed), _) => Err(TrainError::Rank(failed).into()),
+        (Ok(heard), own) => own.map(|own| (own, heard)),
     }
 }
 
 /// [`agree_on`] nothing but that all is well.
+///
+/// A failure that the ranks know already is not told again: so one call around several is enough.
 pub(crate) fn agreed<T>(group: &dyn Group, own: Result<T, TrainError>) -> Result<T, TrainError> {
     match own {
         // Ranks stop together.
@@ -66,14 +66,15 @@ impl Ranks {
         parameters: &Parameters,
         cfg: &TrainConfig,
     ) -> Result<Self, TrainError> {
-        own_run(group.rank(), group.size(), cfg.micro_batches(), MICRO_BATCHES)?;
+        let (rank, ranks, what) = (group.rank(), group.size(), "micro-batches of a step");
+        let micro_batches = own_run(rank, ranks, cfg.micro_batches(), what)?;
         let sizes: Vec<usize> = parameters.iter().map(|it| it.1.elem_count()).collect();
         let mut firsts = vec![0];
         firsts.extend(sizes.iter().scan(0, |end, size| {
             *end += size;
             Some(*end)
         }));
-        Ok(Self { halving: Halving::new(group.as_ref(), &sizes), group, firsts })
+        Ok(Self { halving: Halving::new(group.as_ref(), &sizes), group, micro_batches, firsts })
     }
 
     pub(crate) fn group(&self) -> &Arc<dyn Group> {
@@ -85,8 +86,8 @@ impl Ranks {
     }
 
     /// The micro-batches of a step that this rank computes.
-    pub(crate) fn micro_batches(&self, cfg: &TrainConfig) -> Result<Range<usize>, TrainError> {
-        Ok(own_run(self.group.rank(), self.group.size(), cfg.micro_batches(), MICRO_BATCHES)?)
+    pub(crate) fn micro_batches(&self) -> Range<usize> {
+        self.micro_batches.clone()
     }
 
     /// The parameters whose optimiser state this rank has.
@@ -101,11 +102,11 @@ impl Ranks {
 
     /// Adds up the loss and its parts in the order of the tree, if every rank has gradients. Also returns the lowest
     /// rank whose loss is not finite, else 0.
-    pub(crate) fn meet<E: Display + From<TrainError>>(
+    pub(crate) fn meet<E: Error + From<TrainError>>(
         &self,
         own: Result<Gradients, E>,
     ) -> Result<(Gradients, usize), E> {
-        let say = |it: &Gradients| it.numbers().flat_map(f64::to_le_bytes).collect();
+        let say = |it: &Gradients| bytes_of(it.numbers());
         let (mut own, heard) = agree_on(self.group.as_ref(), own, say)?;
         let told: Vec<Vec<f64>> = heard.iter().map(|it| numbers(it)).collect();
         let culprit = told.iter().position(|it| it.first().is_some_and(|loss| !loss.is_finite()));
@@ -190,9 +191,12 @@ impl Ranks {
     }
 }
 
-const MICRO_BATCHES: &str = "micro-batches of a step";
+/// Numbers that a rank tells the others.
+pub(crate) fn bytes_of(numbers: impl IntoIterator<Item = f64>) -> Vec<u8> {
+    numbers.into_iter().flat_map(f64::to_le_bytes).collect()
+}
 
-/// The numbers that a rank tells the others.
+/// The numbers in [`bytes_of`] them.
 pub(crate) fn numbers(bytes: &[u8]) -> Vec<f64> {
     let number = |it: &[u8]| it.try_into().map(f64::from_le_bytes).unwrap_or(f64::NAN);
     bytes.chunks(8).map(number).collect()

@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, path::Path, sync::Arc, time::Instant};
 
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
-use ddt_dist::{Alone, Group};
+use ddt_dist::Group;
 use ddt_files::FileSystem;
 use ddt_flow::{EULER, Guidance, TimeGrid, TimeSampling, noise_batch};
 use ddt_model::{LatentInfo, NetworkConfig, SampleOptions, VelocityNetwork, sample};
@@ -17,13 +17,14 @@ use crate::{
     event::{Event, OnEvent, Samples},
     flow_matching::{FlowMatching, evaluate_loss_in},
     latent_cache::LatentCache,
-    photos::{Frozen, LatentEncoder, LiveFeatures, Photos, encode_photos_in},
-    ranks::{agree_on, agreed},
+    photos::{Frozen, LatentEncoder, LiveFeatures, Photos, encode_photos},
+    ranks::agreed,
     run_folder::{RunFolder, read_log},
     settings::Settings,
     tensorboard::EventsFile,
     trainer::Trainer,
     weight_files::{Exported, Start, export},
+    wishes::{Wishes, go_on},
 };
 
 /// Classes that samples show, images of each, and solver steps.
@@ -33,47 +34,37 @@ const SAMPLE_STEPS: usize = 25;
 
 /// Trains as the settings state, or resumes the run in their folder, and writes the averaged weights to `out`.
 ///
-/// Ends with the same bytes however often it is stopped or killed on the way.
+/// Ends with the same bytes however often it is stopped or killed on the way, and with any number of ranks: they make
+/// the same call on folders that all of them see. One process is [`Alone`](ddt_dist::Alone).
 ///
 /// # Errors
 /// [`TrainError`] when settings, photos or weights do not fit, or a file fails; [`TrainError::Stopped`] after
-/// `on_event` breaks, with everything saved. Reports never fail a run.
+/// `on_event` breaks, with everything saved. Reports never fail a run. Of several ranks all return
+/// [`TrainError::Rank`] when one fails, and [`TrainError::Stopped`] when `on_event` breaks on one;
+/// [`TrainError::Group`] for a number of ranks that cannot share a step's micro-batches.
 pub fn run(
+    group: Arc<dyn Group>,
+    system: &FileSystem,
     settings: &Settings,
     frozen: &Frozen<'_>,
     out: &Path,
     on_event: &mut OnEvent<'_>,
 ) -> Result<Exported, TrainError> {
-    run_in(&(Arc::new(Alone) as Arc<dyn Group>), settings, frozen, out, on_event)
-}
-
-/// [`run`] as one of several ranks, which make the same call on folders that all of them see, and end with the same
-/// bytes as one.
-///
-/// # Errors
-/// As [`run`]; all ranks return [`TrainError::Rank`] when one fails, and [`TrainError::Stopped`] when `on_event`
-/// breaks on one. [`TrainError::Group`] for a number of ranks that cannot share a step's micro-batches.
-pub fn run_in(
-    group: &Arc<dyn Group>,
-    settings: &Settings,
-    frozen: &Frozen<'_>,
-    out: &Path,
-    on_event: &mut OnEvent<'_>,
-) -> Result<Exported, TrainError> {
-    agreed(group.as_ref(), run_rank(group, settings, frozen, out, on_event))
+    agreed(group.as_ref(), run_rank(&group, system, settings, frozen, out, on_event))
 }
 
 fn run_rank(
     group: &Arc<dyn Group>,
+    system: &FileSystem,
     settings: &Settings,
     frozen: &Frozen<'_>,
     out: &Path,
     on_event: &mut OnEvent<'_>,
 ) -> Result<Exported, TrainError> {
     settings.validate()?;
-    let mut folder = RunFolder::open_in(group.clone(), &FileSystem::default(), &settings.run)?;
+    let mut folder = RunFolder::open_in(group.clone(), system, &settings.run)?;
     let start = settings.start.as_ref().map(Start::open).transpose()?;
-    let data = Data::prepare(group.as_ref(), settings, frozen, start.as_ref(), on_event)?;
+    let data = Data::prepare(group.as_ref(), system, settings, frozen, start.as_ref(), on_event)?;
 
     let flow = settings.flow_config(frozen.features.as_ref().map_or(1, |it| it.shape.dim));
     let build = |vb: VarBuilder| FlowMatching::new(&data.network, flow, vb);
@@ -89,38 +80,14 @@ fn run_rank(
         }
         (None, None) => {}
     }
-    if tell(group.as_ref(), Ok(Wishes { stop, save: false }), on_event)?.stop {
-        return Err(TrainError::Stopped);
-    }
+    go_on(group.as_ref(), stop, on_event)?;
 
     train(settings, frozen, &data, &mut trainer, &mut folder, on_event)?;
     let test = data.test.as_ref();
-    export(out, &trainer, test, &data.classes, &data.info, |decay, loss| {
+    export(system, out, &trainer, test, &data.classes, &data.info, |decay, loss| {
         // The run is over: there is nothing left to stop.
         let _ = on_event(Event::AverageLoss(decay, loss));
     })
-}
-
-/// What a rank wants after a step; what one wants, all do.
-#[derive(Clone, Copy)]
-struct Wishes {
-    stop: bool,
-    save: bool,
-}
-
-/// What any of the ranks wants, if all are well.
-fn tell(
-    group: &dyn Group,
-    own: Result<Wishes, TrainError>,
-    on_event: &mut OnEvent<'_>,
-) -> Result<Wishes, TrainError> {
-    let (_, heard) = agree_on(group, own, |it| vec![it.stop.into(), it.save.into()])?;
-    let first = |wish: usize| heard.iter().position(|it| it.get(wish) == Some(&1));
-    if let Some(rank) = first(0) {
-        // All stop already.
-        let _ = on_event(Event::Stopping(rank));
-    }
-    Ok(Wishes { stop: first(0).is_some(), save: first(1).is_some() })
 }
 
 /// Everything that training reads.
@@ -136,6 +103,7 @@ struct Data {
 impl Data {
     fn prepare(
         group: &dyn Group,
+        system: &FileSystem,
         settings: &Settings,
         frozen: &Frozen<'_>,
         start: Option<&Start>,
@@ -150,8 +118,8 @@ impl Data {
         let mut open = |path: &Path| {
             let photos = Photos::open(path, images)?;
             let stop = on_event(Event::Photos(path, &photos.folder().report())).is_break();
-            let told = tell(group, Ok(Wishes { stop, save: false }), on_event)?;
-            if told.stop { Err(TrainError::Stopped) } else { Ok(photos) }
+            go_on(group, stop, on_event)?;
+            Ok::<_, TrainError>(photos)
         };
         let photos = open(&images.train)?;
         let test = images.test.as_deref().map(&mut open).transpose()?;
@@ -173,8 +141,10 @@ impl Data {
         }
 
         let cached = features.as_ref().filter(|_| settings.alignment.as_ref().is_some_and(|it| it.cache));
-        let train =
-            encode_photos_in(group, &photos, images, &place.join("train"), encoder, cached, on_event)?;
+        let mut encode = |photos: &Photos, name: &str, features| {
+            encode_photos(group, system, photos, &place.join(name), encoder, features, on_event)
+        };
+        let train = encode(&photos, "train", cached)?;
         let info = match start.and_then(|it| it.latents(&encoder.name)) {
             Some(it) => LatentInfo { height: shape.1, width: shape.2, ..it.clone() },
             None => latent_info(encoder, &train, shape),
@@ -182,14 +152,7 @@ impl Data {
         let normalised = |cache: LatentCache| {
             Ok::<_, TrainError>(LatentDataset::cached(cache.normalised_with(&info.mean, &info.std)?))
         };
-        let test = match &test {
-            None => None,
-            Some(it) => {
-                let cache =
-                    encode_photos_in(group, it, images, &place.join("test"), encoder, None, on_event)?;
-                Some(normalised(cache)?)
-            }
-        };
+        let test = test.map(|it| normalised(encode(&it, "test", None)?)).transpose()?;
         Ok(Self { train: normalised(train)?, photos, classes, network, info, test })
     }
 }
@@ -209,7 +172,7 @@ fn latent_info(
     LatentInfo { autoencoder: encoder.name.clone(), height, width, mean, std }
 }
 
-/// The loop, to the end or until `on_event` breaks; saves in either case.
+/// The loop, to the end or until `on_event` breaks on a rank; saves in either case.
 fn train(
     settings: &Settings,
     frozen: &Frozen<'_>,
@@ -219,16 +182,14 @@ fn train(
     on_event: &mut OnEvent<'_>,
 ) -> Result<(), TrainError> {
     let watch = &settings.watch;
-    let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
     let order = EpochOrder::new(settings.train.seed, data.train.len(), settings.images.flips)?;
     let live = frozen.features.as_ref().filter(|_| settings.alignment.as_ref().is_some_and(|it| !it.cache));
-    let (begin, batch_size) = (trainer.steps(), settings.train.batch_size as u64);
-    let first = trainer.own_images(begin)?;
+    let (first, batch_size) = (trainer.own_images(), settings.train.batch_size as u64);
     let own = (0..).flat_map(move |step| first.start + step * batch_size..first.end + step * batch_size);
     let mut live = live.map(|it| LiveFeatures::start(&data.photos, &order, it, own)).transpose()?;
     let group = trainer.group().clone();
-    let (group, leads) = (group.as_ref(), group.rank() == 0);
-    let mut log = Log::open(&settings.run, watch.tensorboard && leads, on_event);
+    let group = group.as_ref();
+    let mut log = Log::open(folder, watch.tensorboard && group.rank() == 0, on_event);
     let (mut saved, mut stop) = (Instant::now(), false);
     while !trainer.finished() && !stop {
         let report = trainer.step(|positions| {
@@ -238,55 +199,73 @@ fn train(
             }
             Ok::<Batch, TrainError>(batch)
         })?;
-        let stops = on_event(Event::Step(&report)).is_break();
-        let save = saved.elapsed().as_secs() >= watch.save_every_seconds;
-        let logged = match due(report.step, watch.log_every) {
-            true => log.add(folder, &report.record(), on_event),
-            false => Ok(()),
-        };
-        // What a rank does alone is told before the next thing that all do.
-        let wishes = tell(group, logged.map(|()| Wishes { stop: stops, save }), on_event)?;
-        stop |= wishes.stop;
-        if let Some(test) = data.test.as_ref().filter(|_| due(report.step, watch.test_every)) {
-            let (average, times) = (trainer.averaged_network(0)?, TimeSampling::LogitNormal);
-            let images = watch.test_images;
-            let loss = evaluate_loss_in(group, average.as_ref(), test, images, times, &Device::Cpu)?;
-            let (step, images_seen) = (report.step, report.images_seen);
-            let record = json!({ "step": step, "images_seen": images_seen, "test_loss": loss });
-            let logged = log.add(folder, &record, on_event);
-            let stops = on_event(Event::TestLoss(step, loss)).is_break();
-            stop |= tell(group, logged.map(|()| Wishes { stop: stops, save: false }), on_event)?.stop;
+        let mut own = Wishes::stop(on_event(Event::Step(&report)).is_break());
+        own.save = saved.elapsed().as_secs() >= watch.save_every_seconds;
+        if due(report.step, watch.log_every) {
+            log.add(folder, &report.record(), on_event)?;
         }
-        if due(report.step, watch.samples_every) {
-            let network = trainer.averaged_network(0)?;
-            let samples = leads.then(|| generate(trainer, network.as_ref(), watch.guidance, data));
-            let stops = match &samples {
-                Some(Ok(samples)) => on_event(Event::Samples(samples)).is_break(),
-                Some(Err(error)) => on_event(Event::ReportFailed(error)).is_break(),
-                None => false,
-            };
-            stop |= tell(group, Ok(Wishes { stop: stops, save: false }), on_event)?.stop;
-        }
-        if wishes.save {
-            stop |= save_and_tell(trainer, folder, false, on_event)?;
+        // Also meets a rank that failed alone, before the next thing that all do.
+        let wishes = Wishes::together(group, own, false, on_event)?;
+        // The reports of a step are made even before a stop, so that the log does not depend on it.
+        stop = report_step(settings, data, trainer, folder, &mut log, wishes.stop, on_event)?;
+        if wishes.save && !stop {
+            stop = save(trainer, folder, stop, on_event)?;
             saved = Instant::now();
         }
     }
-    if save_and_tell(trainer, folder, true, on_event)? || stop { Err(TrainError::Stopped) } else { Ok(()) }
+    if save(trainer, folder, stop, on_event)? { Err(TrainError::Stopped) } else { Ok(()) }
 }
 
-/// Saves, and returns whether to stop. At the `last` save the run stops anyway, which needs no message.
-fn save_and_tell(
+/// Whether something is due that happens every so many steps; 0 for never.
+fn due(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+/// The loss on test images and samples, where they are due. Returns whether to stop.
+fn report_step(
+    settings: &Settings,
+    data: &Data,
     trainer: &Trainer<FlowMatching>,
     folder: &mut RunFolder,
-    last: bool,
+    log: &mut Log,
+    stop: bool,
+    on_event: &mut OnEvent<'_>,
+) -> Result<bool, TrainError> {
+    let (watch, group, step) = (&settings.watch, trainer.group().as_ref(), trainer.steps());
+    let test = data.test.as_ref().filter(|_| due(step, watch.test_every));
+    let shows = due(step, watch.samples_every);
+    if test.is_none() && !shows {
+        return Ok(stop);
+    }
+    let (weights, shows) = (trainer.averaged_weights(0)?, shows && group.rank() == 0);
+    let network = (test.is_some() || shows).then(|| trainer.network_of(weights)).transpose()?;
+    let mut own = Wishes::default();
+    if let (Some(test), Some(network)) = (test, &network) {
+        let (images, times) = (watch.test_images, TimeSampling::LogitNormal);
+        let loss = evaluate_loss_in(group, network.as_ref(), test, images, times, &Device::Cpu)?;
+        let record = json!({ "step": step, "images_seen": trainer.images_seen(), "test_loss": loss });
+        log.add(folder, &record, on_event)?;
+        own.stop |= on_event(Event::TestLoss(step, loss)).is_break();
+    }
+    if let Some(network) = network.filter(|_| shows) {
+        own.stop |= match generate(trainer, network.as_ref(), watch.guidance, data) {
+            Ok(samples) => on_event(Event::Samples(&samples)).is_break(),
+            Err(error) => on_event(Event::ReportFailed(&error)).is_break(),
+        };
+    }
+    Ok(Wishes::together(group, own, stop, on_event)?.stop)
+}
+
+/// Saves, and returns whether to stop.
+fn save(
+    trainer: &Trainer<FlowMatching>,
+    folder: &mut RunFolder,
+    stop: bool,
     on_event: &mut OnEvent<'_>,
 ) -> Result<bool, TrainError> {
     let path = folder.save(trainer)?;
-    let stop = on_event(Event::Saved(&path)).is_break();
-    let mut silent = |_: Event<'_>| ControlFlow::Continue(());
-    let on_event = if last { &mut silent } else { on_event };
-    Ok(tell(trainer.group().as_ref(), Ok(Wishes { stop, save: false }), on_event)?.stop)
+    let own = Wishes::stop(on_event(Event::Saved(&path)).is_break());
+    Ok(Wishes::together(trainer.group().as_ref(), own, stop, on_event)?.stop)
 }
 
 /// Samples of the first classes with the averaged weights, always from the same noise.
@@ -329,13 +308,13 @@ struct Log {
 }
 
 impl Log {
-    fn open(folder: &Path, tensorboard: bool, on_event: &mut OnEvent<'_>) -> Self {
+    fn open(folder: &RunFolder, tensorboard: bool, on_event: &mut OnEvent<'_>) -> Self {
         if !tensorboard {
             return Self { events: None };
         }
         // Rewritten from the log, which was cut back to the step that the run resumes from.
-        let events = EventsFile::create(folder).and_then(|mut events| {
-            read_log(folder)?.iter().try_for_each(|it| events.add(it))?;
+        let events = EventsFile::create(folder.system(), folder.path()).and_then(|mut events| {
+            read_log(folder.path())?.iter().try_for_each(|it| events.add(it))?;
             Ok(events)
         });
         Self { events: or_report(events, on_event) }

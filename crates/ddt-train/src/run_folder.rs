@@ -158,6 +158,16 @@ impl RunFolder {
         Ok(Self { system: system.clone(), path: path.to_owned(), group, log })
     }
 
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file layer that it is written through.
+    pub(crate) fn system(&self) -> &FileSystem {
+        &self.system
+    }
+
     /// Restores `trainer` and the log to the newest complete checkpoint; without one, the run starts.
     ///
     /// Finishes or removes what a killed process left half done. On an error, `trainer` is unchanged.
@@ -267,7 +277,7 @@ impl RunFolder {
         self.log.as_mut().ok_or_else(|| TrainError::Locked { path: path.clone() })
     }
 
-    /// What rank 0 finds, or as much of it, newest first, as it can say.
+    /// The folders that rank 0 finds, newest first: all of them with one rank, else as many as fit into a message.
     fn found_by_all(&self) -> Result<Vec<Found>, TrainError> {
         const EACH: usize = 9;
         let found = if self.log.is_some() { self.found() } else { Ok(Vec::new()) };

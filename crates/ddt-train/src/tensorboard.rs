@@ -30,8 +30,8 @@ impl EventsFile {
     ///
     /// # Errors
     /// [`TrainError::File`] when the file cannot be written.
-    pub fn create(folder: &Path) -> Result<Self, TrainError> {
-        let mut file = FileSystem::default().open(&folder.join(Self::NAME))?;
+    pub fn create(system: &FileSystem, folder: &Path) -> Result<Self, TrainError> {
+        let mut file = system.open(&folder.join(Self::NAME))?;
         file.resize(0)?;
         let mut events = Self { file, end: 0 };
         let version = [now_field(), bytes_field(3, b"brain.Event:2")].concat();
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_record_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
-        let mut events = EventsFile::create(folder.path()).unwrap();
+        let mut events = EventsFile::create(&FileSystem::default(), folder.path()).unwrap();
         events.add(&serde_json::json!({ "step": 300, "loss": 1.5, "note": "text" })).unwrap();
         let bytes = std::fs::read(folder.path().join(EventsFile::NAME)).unwrap();
         let mut rest = bytes.as_slice();

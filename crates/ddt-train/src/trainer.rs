@@ -1,6 +1,6 @@
 //! Trainer: a run in memory, and the step that updates parameters, optimiser and averages.
 
-use std::{collections::BTreeMap, fmt::Display, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, error::Error, ops::Range, sync::Arc};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -187,7 +187,7 @@ impl<O: Objective> Trainer<O> {
     /// Those of `batch`; [`TrainError::NotFinite`] after 20 skipped steps in a row; [`TrainError::Data`] when
     /// the data does not fit the network; [`TrainError::NoGradient`] when a parameter takes no part in the
     /// loss. Of several ranks all return [`TrainError::Rank`] when one fails.
-    pub fn step<E: From<TrainError> + Display>(
+    pub fn step<E: Error + From<TrainError>>(
         &mut self,
         mut batch: impl FnMut(Range<u64>) -> Result<O::Batch, E>,
     ) -> Result<StepReport, E> {
@@ -200,16 +200,16 @@ impl<O: Objective> Trainer<O> {
             let share = (images.end - images.start) as f64 / of as f64;
             Ok::<_, E>(Gradients::of(&self.parameters, &loss, share)?)
         };
-        let own = tree(self.ranks.micro_batches(&self.cfg)?, &mut leaf, &mut |a, b| Ok(a.plus(b)?));
+        let own = tree(self.ranks.micro_batches(), &mut leaf, &mut |a, b| Ok(a.plus(b)?));
         let (sums, culprit) = self.ranks.meet(own)?;
         Ok(self.apply(sums, culprit)?)
     }
 
-    /// Positions in the run of the images of a step that this rank computes; `step` counts from 0.
-    pub(crate) fn own_images(&self, step: u64) -> Result<Range<u64>, TrainError> {
-        let (run, begin) = (self.ranks.micro_batches(&self.cfg)?, step * self.cfg.batch_size as u64);
+    /// Positions in the run of the images of the next step that this rank computes.
+    pub(crate) fn own_images(&self) -> Range<u64> {
+        let (run, begin) = (self.ranks.micro_batches(), self.images_seen());
         let (first, last) = (self.cfg.images_of(run.start), self.cfg.images_of(run.end - 1));
-        Ok(begin + first.start..begin + last.end)
+        begin + first.start..begin + last.end
     }
 
     /// The ranks that share the run.

@@ -125,6 +125,7 @@ pub struct Exported {
 /// Writes the average with the smallest loss on `test` (the first, without test images), in 16 bits.
 /// `on_loss` is called with each decay and its loss. All ranks call this together; rank 0 writes.
 pub(crate) fn export(
+    system: &FileSystem,
     path: &Path,
     trainer: &Trainer<FlowMatching>,
     test: Option<&LatentDataset>,
@@ -132,9 +133,6 @@ pub(crate) fn export(
     info: &LatentInfo,
     mut on_loss: impl FnMut(f64, f64),
 ) -> Result<Exported, TrainError> {
-    if let Some(parent) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
-        FileSystem::default().create_folders(parent)?;
-    }
     let decays = &trainer.config().ema_decays;
     let (mut best, mut best_loss) = (0, None);
     for (i, &decay) in decays.iter().enumerate() {
@@ -151,6 +149,12 @@ pub(crate) fn export(
             (best, best_loss) = (i, Some(loss));
         }
     }
+    let (weights, exported) =
+        (trainer.averaged_weights(best)?, Exported { decay: decays[best], test_loss: best_loss });
+    // What may fail on rank 0 alone follows the last exchange.
+    if trainer.group().rank() > 0 {
+        return Ok(exported);
+    }
     let mut metadata = BTreeMap::from([
         ("images_seen".to_owned(), trainer.images_seen().to_string()),
         ("train".to_owned(), json(trainer.config())?),
@@ -163,13 +167,14 @@ pub(crate) fn export(
     let config = trainer.objective().network().config().clone();
     // Without the projection head of the alignment, which only training uses.
     let names = config.parameter_shapes()?;
-    let weights = trainer.averaged_weights(best)?.into_iter().filter(|it| names.contains_key(&it.0));
+    let weights = weights.into_iter().filter(|it| names.contains_key(&it.0));
     let weights = weights.map(half).collect::<Result<BTreeMap<_, _>, _>>()?;
     let (classes, latents) = (Some(classes.to_vec()), Some(info.clone()));
-    if trainer.group().rank() == 0 {
-        DdtFile::write(path, &Description { config, classes, latents, metadata }, &weights)?;
+    if let Some(parent) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
+        system.create_folders(parent)?;
     }
-    Ok(Exported { decay: decays[best], test_loss: best_loss })
+    DdtFile::write_on(system, path, &Description { config, classes, latents, metadata }, &weights)?;
+    Ok(exported)
 }
 
 fn half((name, tensor): (String, Tensor)) -> Result<(String, Tensor), TrainError> {

@@ -4,7 +4,6 @@
 //! evaluation that was stopped resumes at its chunk, and a reference is measured once.
 
 use std::{
-    fmt::Display,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -18,7 +17,7 @@ use ddt::{
         sha256,
     },
 };
-use ddt_dist::{Group, agree};
+use ddt_dist::Group;
 use ddt_metrics::{
     Duplicates, Features, InceptionScore, InceptionScoreAccumulator, Moments, Statistics, predicted_classes,
 };
@@ -27,7 +26,7 @@ use super::{
     extractor::{Extracted, Extractor, Rows},
     input::{Chunk, Images},
 };
-use crate::terminal::Terminal;
+use crate::{ranks::agreed, terminal::Terminal};
 
 /// Part of every name; another number when features change for the same weights.
 const VERSION: &str = "ddt features 1";
@@ -49,14 +48,16 @@ impl Cache {
 
     /// The features of a chunk, from the folder or from the extractor.
     pub(super) fn features(&self, extractor: &Extractor, chunk: &Chunk) -> Result<Extracted> {
-        let path = self.folder.join(format!("{}.npz", name(extractor, chunk)));
-        if path.try_exists().with_context(|| format!("cannot read {}", path.display()))? {
+        let path = self.path(extractor, chunk);
+        if exists(&path)? {
             let read = read(&path, chunk.num_images());
             return read.context("--cache: features are damaged; delete the file");
         }
-        let extracted = (extractor.extract)(chunk)?;
-        write(&path, &extracted, chunk.num_images())?;
-        Ok(extracted)
+        extract(&path, extractor, chunk)
+    }
+
+    fn path(&self, extractor: &Extractor, chunk: &Chunk) -> PathBuf {
+        self.folder.join(format!("{}.npz", name(extractor, chunk)))
     }
 
     /// Puts the features of all images into the folder, which all ranks see: each takes a chunk in turn.
@@ -67,21 +68,31 @@ impl Cache {
             return Ok(());
         }
         let mut at = 0;
-        let meet = |own: Result<()>| -> Result<()> {
-            let own = own.as_ref().map(|()| &[][..]).map_err(|it| format!("{it:#}"));
-            agree(group, own.as_ref().copied().map_err(|it| it as &dyn Display))?;
-            Ok(())
+        let make = |chunk: &Chunk| {
+            let path = self.path(extractor, chunk);
+            if exists(&path)? { Ok(()) } else { extract(&path, extractor, chunk).map(drop) }
         };
         let mut own = Ok(());
         images.for_each_chunk(|chunk| {
             if at % group.size() == group.rank() {
-                own = self.features(extractor, &chunk).map(drop);
+                own = make(&chunk);
             }
             at += 1;
-            if at % group.size() == 0 { meet(std::mem::replace(&mut own, Ok(()))) } else { Ok(()) }
+            if at % group.size() == 0 { Ok(agreed(group, &own)?) } else { Ok(()) }
         })?;
-        meet(own)
+        Ok(agreed(group, &own)?)
     }
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Computes the features of a chunk, and writes them.
+fn extract(path: &Path, extractor: &Extractor, chunk: &Chunk) -> Result<Extracted> {
+    let extracted = (extractor.extract)(chunk)?;
+    write(path, &extracted, chunk.num_images())?;
+    Ok(extracted)
 }
 
 fn name(extractor: &Extractor, chunk: &Chunk) -> String {

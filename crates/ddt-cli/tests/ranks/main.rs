@@ -225,6 +225,22 @@ fn a_rank_that_is_asked_to_stop_stops_all() {
 }
 
 #[test]
+fn photos_that_any_rank_skips_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    begin(folder.path());
+    let settings = fs::read_to_string(folder.path().join("settings.toml")).unwrap();
+    let settings = settings.replace("size = 16,", "size = 16, skip_corrupt = true,");
+    fs::write(folder.path().join("settings.toml"), settings).unwrap();
+    // Of a batch of 64, those of the first rank and of the second.
+    for photo in ["photos/cat/07.png", "photos/dog/07.png"] {
+        fs::write(folder.path().join(photo), b"no image").unwrap();
+    }
+    let Output { status, stderr, .. } = train(folder.path(), 2, "--images 16").output().unwrap();
+    let stderr = String::from_utf8_lossy(&stderr);
+    assert!(status.success() && stderr.contains("cat/07.png") && stderr.contains("dog/07.png"), "{stderr}");
+}
+
+#[test]
 fn other_numbers_of_processes_are_refused_once() {
     let folder = tempfile::tempdir().unwrap();
     begin(folder.path());

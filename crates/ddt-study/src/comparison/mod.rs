@@ -5,7 +5,7 @@
 
 mod settings;
 
-use std::{collections::BTreeMap, fmt::Write, fs, time::Instant};
+use std::{collections::BTreeMap, fmt::Write, fs, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
 use ddt::{
@@ -14,7 +14,7 @@ use ddt::{
     model::{DdtFile, SampleOptions},
 };
 use ddt_plot::{LinePlot, Series};
-use ddt_train::read_log;
+use ddt_train::{Alone, FileSystem, read_log};
 use serde_json::json;
 
 use self::settings::{BLOCKS, System};
@@ -88,7 +88,8 @@ impl Comparison {
         OutputFile::new(&file, &[])?.write(toml::to_string(&settings)?.as_bytes())?;
         let weights = settings.run.join("weights.safetensors");
         let frozen = crate::frozen_networks(&settings)?;
-        ddt_train::run(&settings, &frozen, &weights, &mut |event| {
+        let (alone, disk) = (Arc::new(Alone), FileSystem::default());
+        ddt_train::run(alone, &disk, &settings, &frozen, &weights, &mut |event| {
             on_news(News::Training(&settings, &event))
         })?;
         let train_seconds = started.elapsed().as_secs_f64();

@@ -1,12 +1,12 @@
 //! Whole runs from settings and photos on disk.
 
-use std::{fs, ops::ControlFlow, path::Path};
+use std::{fs, ops::ControlFlow, path::Path, sync::Arc};
 
 use candle_core::Tensor;
 use ddt_model::DdtFile;
 use ddt_train::{
-    AlignmentSettings, Event, Exported, FeatureExtractor, FeatureShape, Frozen, LatentEncoder, Precision,
-    RunFolder, Settings, StartSettings, TrainError, read_log, run,
+    AlignmentSettings, Alone, Event, Exported, FeatureExtractor, FeatureShape, FileSystem, Frozen,
+    LatentEncoder, Precision, RunFolder, Settings, StartSettings, TrainError, read_log, run,
 };
 
 /// Eight photos of 40 x 24 pixels in each class, half of them JPEG.
@@ -63,7 +63,8 @@ fn train_with(
     mut go_on: impl FnMut(&Event<'_>) -> bool,
 ) -> (Result<Exported, TrainError>, Vec<String>) {
     let mut events = Vec::new();
-    let outcome = run(settings, frozen, &out(settings), &mut |event| {
+    let (alone, disk) = (Arc::new(Alone), FileSystem::default());
+    let outcome = run(alone, &disk, settings, frozen, &out(settings), &mut |event| {
         if !matches!(event, Event::Step(_)) {
             events.push(format!("{event:?}"));
         }

@@ -1,13 +1,21 @@
 //! Several ranks end with the same bytes as one, and fail together. Threads stand for processes here.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::{Error as IoError, ErrorKind},
+    ops::ControlFlow,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use candle_core::Device;
 use ddt_dist::{Group, RankFailed, ThreadRank, thread_group};
 use ddt_files::{FileSystem, Step};
 use ddt_model::NetworkConfig;
 use ddt_train::{
-    Batch, EpochOrder, FlowConfig, FlowMatching, Precision, RunFolder, TrainConfig, TrainError, Trainer,
+    Batch, EpochOrder, Event, FlowConfig, FlowMatching, ImageSettings, LatentCache, LatentEncoder, Photos,
+    Precision, RunFolder, TrainConfig, TrainError, Trainer, encode_photos,
 };
 
 use crate::runs::{config, data, names, outcome, sizes};
@@ -70,6 +78,42 @@ fn train(
             let system = system(group.rank());
             let group = group.with_limit(Duration::from_secs(20));
             scope.spawn(move || train_rank(group, cfg, &system, folder, until, change))
+        };
+        let ranks: Vec<_> = thread_group(size).into_iter().map(start).collect();
+        ranks.into_iter().map(|it| it.join().unwrap()).collect()
+    })
+}
+
+/// Encodes photos with all ranks, each with its own file layer; the outcome of each, and the files that it skipped.
+fn encode(
+    size: usize,
+    settings: &ImageSettings,
+    cache: &Path,
+    system: impl Fn(usize) -> FileSystem,
+) -> Vec<(Result<LatentCache, TrainError>, Vec<String>)> {
+    std::thread::scope(|scope| {
+        let start = |group: ThreadRank| {
+            let (system, group) = (system(group.rank()), group.with_limit(Duration::from_secs(20)));
+            scope.spawn(move || {
+                let photos = Photos::open(&settings.train, settings).unwrap();
+                // Latents so large that a batch fills a file.
+                let encode = |pixels: &candle_core::Tensor| {
+                    let latents = pixels.mean(1)?.unsqueeze(1)?.repeat((1, 512, 1, 1))?;
+                    Ok((latents, None))
+                };
+                let encoder =
+                    LatentEncoder { channels: 512, encode: Box::new(encode), ..LatentEncoder::pixels() };
+                let mut skipped = Vec::new();
+                let mut on_event = |event: Event<'_>| {
+                    if let Event::Skipped(it) = event {
+                        let name = |it: &Path| it.file_name().unwrap().to_string_lossy().into_owned();
+                        skipped.extend(it.files.iter().map(|it| name(&it.path)));
+                    }
+                    ControlFlow::Continue(())
+                };
+                let done = encode_photos(&group, &system, &photos, cache, &encoder, None, &mut on_event);
+                (done, skipped)
+            })
         };
         let ranks: Vec<_> = thread_group(size).into_iter().map(start).collect();
         ranks.into_iter().map(|it| it.join().unwrap()).collect()
@@ -201,10 +245,62 @@ fn a_rank_whose_loss_is_not_finite_is_named() {
 fn a_full_disk_on_one_rank_stops_all() {
     let full = |rank| match rank {
         1 => FileSystem::checked_by(|step, _| {
-            let full = std::io::Error::new(std::io::ErrorKind::StorageFull, "no space left");
+            let full = IoError::new(ErrorKind::StorageFull, "no space left");
             if matches!(step, Step::Write) { Err(full) } else { Ok(()) }
         }),
         _ => FileSystem::default(),
     };
     fails_together(1, "first-moments", full, &|_, _, batch| Ok(batch));
+}
+
+#[test]
+fn a_full_disk_on_rank_0_stops_all_while_photos_are_encoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let class = folder.path().join("photos/cat");
+    fs::create_dir_all(&class).unwrap();
+    // Two rounds of two ranks. The second rank's first batch has a file that is no image.
+    for i in 0..230u8 {
+        let path = class.join(format!("{i:03}.png"));
+        image::RgbImage::from_pixel(16, 16, image::Rgb([i, 0, 0])).save(&path).unwrap();
+        if i == 100 {
+            fs::write(path, b"no image").unwrap();
+        }
+    }
+    let photos = folder.path().join("photos");
+    let settings = ImageSettings { skip_corrupt: true, ..ImageSettings::plain(photos, 16) };
+    let files = |cache: &Path| {
+        let entry = |it: fs::DirEntry| (it.file_name(), ddt_files::sha256_file(&it.path()).unwrap());
+        let mut files: Vec<_> = fs::read_dir(cache).unwrap().map(|it| entry(it.unwrap())).collect();
+        files.sort();
+        files
+    };
+    let (alone, cache) = (folder.path().join("alone"), folder.path().join("cache"));
+    encode(1, &settings, &alone, |_| FileSystem::default()).pop().unwrap().0.unwrap();
+    // Three shards, the index and the lock.
+    assert_eq!(files(&alone).len(), 5);
+    for fails in
+        ["index.json", "shard-00000.safetensors", "shard-00001.safetensors", "shard-00002.safetensors"]
+    {
+        let system = |rank| match rank {
+            0 => FileSystem::checked_by(move |step, path| match step {
+                Step::Rename if path.ends_with(fails) => {
+                    Err(IoError::new(ErrorKind::StorageFull, "no space left"))
+                }
+                _ => Ok(()),
+            }),
+            _ => FileSystem::default(),
+        };
+        for (outcome, _) in encode(2, &settings, &cache, system) {
+            let Err(TrainError::Rank(failed)) = outcome else { panic!("{outcome:?}") };
+            assert!(failed.rank == 0 && failed.cause.contains(fails), "{failed}");
+            assert!(failed.cause.contains("no space left"), "{failed}");
+        }
+    }
+    let outcomes = encode(2, &settings, &cache, |_| FileSystem::default());
+    assert!(outcomes.iter().all(|it| it.0.is_ok()), "{outcomes:?}");
+    assert_eq!(files(&cache), files(&alone));
+    // Each rank reports those of its own photos.
+    fs::remove_dir_all(&cache).unwrap();
+    let skipped = encode(2, &settings, &cache, |_| FileSystem::default()).into_iter().map(|it| it.1);
+    assert_eq!(skipped.collect::<Vec<_>>(), [vec![], vec!["100.png".to_owned()]]);
 }
