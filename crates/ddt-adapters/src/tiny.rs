@@ -31,7 +31,6 @@ impl TinyAutoencoder {
     /// Builds both halves; `vb` is the root of the file's names, above `encoder.` and `decoder.`.
     ///
     /// # Errors
-    ///
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
@@ -43,7 +42,6 @@ impl TinyAutoencoder {
     /// Builds both halves in `dtype` from a source that holds their tensors and no others.
     ///
     /// # Errors
-    ///
     /// [`LoadError::Unrecognised`] without a `decoder.1.weight`;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
@@ -89,7 +87,6 @@ impl TinyConfig {
     /// Refuses a number of channels that no autoencoder has.
     ///
     /// # Errors
-    ///
     /// Latent channels or a width of zero or beyond 65536.
     pub fn validate(&self) -> Result<()> {
         check_sizes([("latent_channels", self.latent_channels), ("width", self.width)])
@@ -166,7 +163,6 @@ impl TinyEncoder {
     /// Builds the encoder; `vb` is where `0.weight` is.
     ///
     /// # Errors
-    ///
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
@@ -191,7 +187,6 @@ impl TinyEncoder {
     /// too, and are not read.
     ///
     /// # Errors
-    ///
     /// [`LoadError::Unrecognised`] if the last convolution is absent;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
@@ -216,11 +211,9 @@ impl TinyEncoder {
     /// Latents of pixels in `[0, 1]`, as the network takes them.
     ///
     /// # Shapes
-    ///
     /// `(B, 3, 8 H, 8 W) -> (B, C, H, W)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn encode_raw(&self, pixels: &Tensor) -> Result<Tensor> {
         check_pixels(pixels, DOWNSCALE)?;
@@ -278,7 +271,6 @@ impl TinyDecoder {
     /// Builds the decoder; `vb` is where `1.weight` is.
     ///
     /// # Errors
-    ///
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
@@ -303,7 +295,6 @@ impl TinyDecoder {
     /// too, and are not read.
     ///
     /// # Errors
-    ///
     /// [`LoadError::Unrecognised`] if the first convolution is absent;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
@@ -328,11 +319,9 @@ impl TinyDecoder {
     /// Pixels as the network gives them: mostly in `[0, 1]`, not clamped.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W) -> (B, 3, 8 H, 8 W)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
         check_latents(latents, self.cfg.latent_channels)?;

@@ -75,7 +75,6 @@ impl Rgb8 {
     /// Takes `height * width * 3` bytes.
     ///
     /// # Errors
-    ///
     /// [`PictureError::Shape`] for another number of bytes or a side of zero.
     pub fn new(width: u32, height: u32, bytes: Vec<u8>) -> Result<Self, PictureError> {
         let expected = (width as usize).checked_mul(height as usize).and_then(|it| it.checked_mul(3));
@@ -88,7 +87,6 @@ impl Rgb8 {
     /// An image of one colour.
     ///
     /// # Errors
-    ///
     /// [`PictureError::Size`] if it is empty, above 32768 pixels a side or above 1 GiB.
     pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Result<Self, PictureError> {
         check_size(width, height)?;

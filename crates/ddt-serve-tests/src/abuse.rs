@@ -50,7 +50,6 @@ struct Abuse {
 /// Runs everything and prints the figures.
 ///
 /// # Errors
-///
 /// A server that crashed, took too much memory, does not answer at the end, or left its good client without a picture.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut program = Program::start(0, &[])?;

@@ -92,7 +92,6 @@ impl SharingPlan {
     /// The plan that recomputes at `recompute_steps`, out of `num_steps` sampling steps, and reuses between.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless the steps are `0 = a_1 < a_2 < ... < num_steps`, and `num_steps` is in
     /// `1..=`[`MAX_STEPS`].
     pub fn new(recompute_steps: Vec<usize>, num_steps: usize) -> Result<Self, PlanError> {
@@ -116,7 +115,6 @@ impl SharingPlan {
     /// The plan that recomputes at every step.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `num_steps` is in `1..=`[`MAX_STEPS`].
     pub fn every_step(num_steps: usize) -> Result<Self, PlanError> {
         Self::uniform(num_steps, 1)
@@ -129,7 +127,6 @@ impl SharingPlan {
     /// ```
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `every` is above 0 and `num_steps` is in `1..=`[`MAX_STEPS`].
     pub fn uniform(num_steps: usize, every: usize) -> Result<Self, PlanError> {
         check_num_steps(num_steps, MAX_STEPS)?;
@@ -146,7 +143,6 @@ impl SharingPlan {
     /// ```
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `1 <= num_recompute <= num_steps <= `[`MAX_STEPS`].
     pub fn uniform_budget(num_steps: usize, num_recompute: usize) -> Result<Self, PlanError> {
         check_num_steps(num_steps, MAX_STEPS)?;
@@ -189,7 +185,6 @@ impl SharingPlan {
     /// Refuses a sampler with another number of steps.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] naming both.
     pub fn check_num_steps(&self, wanted: usize) -> Result<(), PlanError> {
         PlanError::check_steps("the sharing plan", wanted, self.num_steps)
@@ -198,7 +193,6 @@ impl SharingPlan {
     /// Refuses a sampler with forecasts of another order.
     ///
     /// # Errors
-    ///
     /// [`PlanError::WrongOrder`] naming both.
     pub fn check_order(&self, wanted: ForecastOrder) -> Result<(), PlanError> {
         if self.order == wanted {

@@ -67,7 +67,6 @@ impl Analyses {
     /// Measures, and writes each figure when its numbers are known; returns the errors of the solvers as a table.
     ///
     /// # Errors
-    ///
     /// A folder that cannot be written; weights that cannot be read; an unusable time shift;
     /// [`ddt::Error::Cancelled`].
     pub fn run(&self, subject: Subject, on_news: &mut OnNews<'_>) -> Result<String> {

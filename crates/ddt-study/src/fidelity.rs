@@ -31,7 +31,6 @@ impl FidelityStudy {
     /// the operations of the paper's networks at 256 px.
     ///
     /// # Errors
-    ///
     /// A network without two halves; [`ddt::Error::Cancelled`].
     pub fn run(&self, subject: Subject, on_news: &mut OnNews<'_>) -> Result<String> {
         let Subject { opened, seed, rng, batch } = subject;

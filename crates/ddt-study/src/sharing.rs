@@ -62,7 +62,6 @@ pub struct SharingStudy {
 /// Reads a sharing ratio.
 ///
 /// # Errors
-///
 /// Says what was expected, unless it is in [0, 1).
 pub fn parse_ratio(text: &str) -> Result<f64, String> {
     let ratio = text.trim().parse().ok().filter(|it| (0.0..1.0).contains(it));
@@ -160,7 +159,6 @@ impl Batches {
 /// Samples the same images from the same noise in several ways; errors are relative to the first. `sampled` sees the latents of each way.
 ///
 /// # Errors
-///
 /// Those of [`Pipeline::sample_with`].
 pub fn compare(
     pipeline: &Pipeline,
@@ -221,7 +219,6 @@ impl SharingStudy {
     /// Measures what is not measured yet, and writes table, plot and report; returns the table.
     ///
     /// # Errors
-    ///
     /// A network without two halves; a folder that cannot be written, or has results of other settings;
     /// [`ddt::Error::Cancelled`].
     pub fn run(&self, subject: Subject, on_news: &mut OnNews<'_>) -> Result<String> {

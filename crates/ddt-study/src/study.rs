@@ -82,7 +82,6 @@ impl<T: Serialize + DeserializeOwned> ResultsFile<T> {
     /// Opens the results at `path`, or begins a file of results that depend on `header`.
     ///
     /// # Errors
-    ///
     /// A file that cannot be read or written, or holds results of another header.
     pub fn open(path: &Path, header: &serde_json::Value) -> Result<Self> {
         let named = || path.display().to_string();
@@ -118,7 +117,6 @@ impl<T: Serialize + DeserializeOwned> ResultsFile<T> {
     /// Adds the result of a name; it is on the disk when this returns.
     ///
     /// # Errors
-    ///
     /// A file that cannot be written.
     pub fn add(&mut self, key: String, measured: T) -> Result<()> {
         let line = (key, measured);

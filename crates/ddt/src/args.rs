@@ -147,7 +147,6 @@ impl Threads {
     /// [`ddt::start`](crate::start) with these threads.
     ///
     /// # Errors
-    ///
     /// As [`ddt::start`](crate::start).
     pub fn start(self) -> Result<()> {
         crate::start(self.threads as usize).context("--threads")
@@ -167,7 +166,6 @@ impl SampleArgs {
     /// Finds the weights and checks everything that can be wrong before they are read.
     ///
     /// # Errors
-    ///
     /// As [`PipelineArgs::open`] and [`ClassTable::parse_list`](crate::ClassTable::parse_list).
     pub fn open(&self, release: Release, hub: &Hub) -> Result<(Opened, Request)> {
         let opened = self.pipeline.open(release, hub)?;
@@ -200,7 +198,6 @@ impl PipelineArgs {
     /// Finds the weights, which `auto` and `hub` choose for this release, and checks all settings.
     ///
     /// # Errors
-    ///
     /// As [`Opened::new`], with the flag to blame.
     pub fn open(&self, release: Release, hub: &Hub) -> Result<Opened> {
         Opened::new(&self.config(release, hub)?, hub)
@@ -215,7 +212,6 @@ impl PipelineArgs {
     /// The description that the flags stand for.
     ///
     /// # Errors
-    ///
     /// Numbers that make no grid or guidance; a preset that does not exist; published weights without their
     /// autoencoder.
     pub fn config(&self, release: Release, hub: &Hub) -> Result<PipelineConfig> {
@@ -318,7 +314,6 @@ impl PipelineArgs {
     /// Refuses flags that `what`, such as "plans are made", has no use for.
     ///
     /// # Errors
-    ///
     /// `--guiding-network` or `--guided-channels`; `--share` or `--fidelity`.
     pub fn expect_unshared(&self, what: &str) -> Result<()> {
         if self.share != Sharing::None || self.fidelity.is_some() {

@@ -282,7 +282,6 @@ impl SolverName {
     /// The solver.
     ///
     /// # Errors
-    ///
     /// None in practice: names are checked when they are made.
     pub fn solver(&self) -> Result<Box<dyn Solver>, FlowError> {
         solver_by_name(&self.0)

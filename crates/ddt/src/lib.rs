@@ -86,7 +86,6 @@ pub use ddt_sharing as sharing;
 /// next step.
 ///
 /// # Errors
-///
 /// If threads were started before.
 pub fn start(threads: usize) -> Result<()> {
     ddt_kernels::retain_freed_memory();

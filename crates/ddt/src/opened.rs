@@ -50,7 +50,6 @@ impl Opened {
     /// Finds and opens the files, and checks that all settings fit each other.
     ///
     /// # Errors
-    ///
     /// [`Error::NotFetched`](crate::Error::NotFetched) for published weights that are not in the cache of `hub`; a file that is absent,
     /// damaged or holds no network; sizes that are unknown or contradict each other; an autoencoder, guiding
     /// network, plan or device that does not fit.
@@ -188,7 +187,6 @@ impl Opened {
     /// Checks that a request fits the weights.
     ///
     /// # Errors
-    ///
     /// A label that is no class, no class at all, a batch of no images, or more images than a class can have.
     pub fn check(&self, request: &Request) -> Result<()> {
         let count = self.classes.len();

@@ -63,7 +63,6 @@ impl Sharing {
     /// whatever its network.
     ///
     /// # Errors
-    ///
     /// As [`plan`](Self::plan), but for another network.
     pub fn check(&self, wanted: &MadeFor, num_steps: usize) -> Result<()> {
         match self {
@@ -79,7 +78,6 @@ impl Sharing {
     /// The plan for a sampler with the settings `wanted` and this many steps; `None` shares nothing.
     ///
     /// # Errors
-    ///
     /// A plan file that cannot be read, or was made for another network, step grid, guidance or solver; a plan of
     /// another number of steps.
     pub fn plan(&self, wanted: &MadeFor, num_steps: usize) -> Result<Option<SharingPlan>> {

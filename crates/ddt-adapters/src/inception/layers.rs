@@ -97,7 +97,6 @@ impl<C> Layers<C> {
     /// The same layers with other convolutions.
     ///
     /// # Errors
-    ///
     /// The first of `f`.
     pub fn try_map<D, E>(
         &self,

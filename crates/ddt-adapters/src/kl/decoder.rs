@@ -35,7 +35,6 @@ impl KlDecoder {
     /// Builds the decoder; `vb` is the root of the file's names, above `decoder.` and `post_quant_conv.`.
     ///
     /// # Errors
-    ///
     /// A configuration that [`KlConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
@@ -73,7 +72,6 @@ impl KlDecoder {
     /// there too, and are not read.
     ///
     /// # Errors
-    ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load(
@@ -98,11 +96,9 @@ impl KlDecoder {
     /// Pixels of unscaled latents.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W) -> (B, 3, f H, f W)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
         check_latents(latents, self.cfg.latent_channels)?;

@@ -35,7 +35,6 @@ impl KlEncoder {
     /// Builds the encoder; `vb` is the root of the file's names, above `encoder.` and `quant_conv.`.
     ///
     /// # Errors
-    ///
     /// A configuration that [`KlConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
@@ -73,7 +72,6 @@ impl KlEncoder {
     /// be there too, and are not read.
     ///
     /// # Errors
-    ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load(
@@ -94,11 +92,9 @@ impl KlEncoder {
     /// The distribution of the unscaled latents of some images.
     ///
     /// # Shapes
-    ///
     /// `pixels: (B, 3, f H, f W)` in `[-1, 1]`; mean and log-variance `(B, C, H, W)`, `f32`.
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn posterior(&self, pixels: &Tensor) -> Result<Posterior> {
         check_pixels(pixels, self.downscale())?;
@@ -108,11 +104,9 @@ impl KlEncoder {
     /// Scaled latents sampled from the posterior, as a network is trained on them.
     ///
     /// # Shapes
-    ///
     /// `pixels: (B, 3, f H, f W)`, `noise: (B, C, H, W)` standard normal, `-> (B, C, H, W)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn encode_sampled(&self, pixels: &Tensor, noise: &Tensor) -> Result<Tensor> {
         self.posterior(pixels)?.sample(noise)? * self.cfg.scaling_factor
@@ -168,7 +162,6 @@ impl Posterior {
     /// A sample: `mean + exp(logvar / 2) * noise`, with `noise` standard normal `(B, C, H, W)`.
     ///
     /// # Errors
-    ///
     /// Noise of another shape.
     pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
         if noise.dims() != self.mean.dims() {

@@ -54,7 +54,6 @@ impl RaeDecoder {
     /// Builds the decoder; `vb` is where `decoder_embed.weight` is. Without statistics latents are the features.
     ///
     /// # Errors
-    ///
     /// A configuration that [`RaeDecoderConfig::validate`] refuses; statistics of another size; the first missing or
     /// misshapen tensor.
     pub fn new(cfg: &RaeDecoderConfig, statistics: Option<RaeStatistics>, vb: VarBuilder) -> Result<Self> {
@@ -86,7 +85,6 @@ impl RaeDecoder {
     /// published files may have them.
     ///
     /// # Errors
-    ///
     /// As [`new`](Self::new); [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing, unexpected
     /// and misshapen name.
     pub fn load(
@@ -108,11 +106,9 @@ impl RaeDecoder {
     /// DINOv2's features that latents stand for.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W) -> same`, `f32`; H = W = n where there are statistics
     ///
     /// # Errors
-    ///
     /// Any other shape, and a latent that is NaN or infinite.
     pub fn features(&self, latents: &Tensor) -> Result<Tensor> {
         check_latents(latents, self.cfg.latent_channels)?;
@@ -130,11 +126,9 @@ impl RaeDecoder {
     /// trained one, bilinearly, so the images keep their size.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W) -> (B, 3, n p, n p)`
     ///
     /// # Errors
-    ///
     /// As [`features`](Self::features).
     pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
         self.finished(&self.features(latents)?, Ok)

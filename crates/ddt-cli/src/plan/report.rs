@@ -133,7 +133,6 @@ impl Report {
     /// Gathers the findings; `compared` is absent where no images were generated.
     ///
     /// # Errors
-    ///
     /// Those of [`Speed::predict`].
     pub(crate) fn new(
         pipeline: &Pipeline,
@@ -192,7 +191,6 @@ impl Report {
     /// The text of the JSON file.
     ///
     /// # Errors
-    ///
     /// None in practice: there is nothing in a report that JSON does not know.
     pub(crate) fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
@@ -245,7 +243,6 @@ fn line<S: AsRef<str>>(cells: &[S; 10]) -> String {
 /// The similarity as a picture, as Fig. 5 of arXiv:2504.05741.
 ///
 /// # Errors
-///
 /// None in practice: a similarity is a finite square matrix.
 pub(crate) fn heat_map(measured: &SimilarityFile) -> Result<Rgb8> {
     let SimilarityFile { images, similarity, .. } = measured;

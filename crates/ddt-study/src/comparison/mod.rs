@@ -30,7 +30,6 @@ impl Comparison {
     /// returns the table.
     ///
     /// # Errors
-    ///
     /// Photos or weights that cannot be read, a folder that cannot be written, results of other settings;
     /// [`ddt::Error::Cancelled`] after a break, with everything saved.
     pub fn run(&self, table: Table, on_news: &mut OnNews<'_>) -> Result<String> {

@@ -41,7 +41,6 @@ impl DemoStudy {
     /// Measures the settings that are not measured yet, and writes tables and plots of all of them; returns the tables.
     ///
     /// # Errors
-    ///
     /// Photos or weights that cannot be read, a folder that cannot be written, results of other settings;
     /// [`ddt::Error::Cancelled`].
     pub fn run(&self, on_news: &mut OnNews<'_>) -> Result<String> {
