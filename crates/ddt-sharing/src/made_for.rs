@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::error::PlanError;
 
-/// How far numbers of equal settings may differ, relatively: they may have been computed in different ways.
+/// Relative difference at which numbers still count as equal: they may have been computed in different ways.
 const TOLERANCE: f64 = 1e-9;
 
 /// A model and the sampler settings that its self-conditions depend on.

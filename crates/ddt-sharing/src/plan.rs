@@ -190,26 +190,9 @@ impl SharingPlan {
         PlanError::check_steps("the sharing plan", wanted, self.num_steps)
     }
 
-    /// Refuses a sampler with forecasts of another order.
-    ///
-    /// # Errors
-    /// [`PlanError::WrongOrder`] naming both.
-    pub fn check_order(&self, wanted: ForecastOrder) -> Result<(), PlanError> {
-        if self.order == wanted {
-            return Ok(());
-        }
-        Err(PlanError::WrongOrder { plan: self.order.into(), wanted: wanted.into() })
-    }
-
     /// Whether the encoder runs at `step`.
     pub fn is_recompute(&self, step: usize) -> bool {
         self.recompute_steps.binary_search(&step).is_ok()
-    }
-
-    /// First recompute step after `step`, or `N` if there is none.
-    pub fn next_recompute(&self, step: usize) -> usize {
-        let after = self.recompute_steps.partition_point(|&it| it <= step);
-        self.recompute_steps.get(after).copied().unwrap_or(self.num_steps)
     }
 
     /// Stretches of steps from one recompute to the next, as `(first, end)` with `end` excluded.
@@ -361,8 +344,6 @@ mod tests {
     #[test]
     fn a_plan_knows_how_long_a_state_lasts() {
         let plan = SharingPlan::new(vec![0, 2, 3], 6).unwrap();
-        let next: Vec<_> = (0..8).map(|step| plan.next_recompute(step)).collect();
-        assert_eq!(next, [2, 2, 3, 6, 6, 6, 6, 6]);
         assert_eq!(plan.segments().collect::<Vec<_>>(), [(0, 2), (2, 3), (3, 6)]);
         assert!(!plan.is_recompute(6));
         plan.check_num_steps(6).unwrap();
@@ -391,11 +372,6 @@ mod tests {
 
     #[test]
     fn orders_are_checked() {
-        let plan = SharingPlan::uniform(6, 2).unwrap().with_order(ForecastOrder::Linear);
-        plan.check_order(ForecastOrder::Linear).unwrap();
-        let error = plan.check_order(ForecastOrder::Reuse).unwrap_err();
-        assert!(matches!(error, PlanError::WrongOrder { plan: 1, wanted: 0 }));
-        assert!(error.to_string().contains("order 1, wanted order 0"));
         let orders = [0, 1, 2].map(|it| ForecastOrder::try_from(it).unwrap());
         assert_eq!(orders, [ForecastOrder::Reuse, ForecastOrder::Linear, ForecastOrder::Quadratic]);
         let message = ForecastOrder::try_from(3).unwrap_err().to_string();

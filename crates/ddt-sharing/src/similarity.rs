@@ -11,7 +11,7 @@ use crate::plan::check_num_steps;
 /// Most steps of a similarity: a matrix of 32 MiB.
 pub const MAX_SIMILARITY_STEPS: usize = 2048;
 
-/// How far a matrix from elsewhere may be from symmetric, a unit diagonal and [-1, 1].
+/// Largest deviation of a given matrix from symmetry, a unit diagonal and [-1, 1].
 const TOLERANCE: f64 = 1e-9;
 
 /// Mean cosine between the self-conditions of every two of `N` steps (unitless, f64).
