@@ -50,7 +50,7 @@ impl TinyAutoencoder {
         dtype: DType,
         device: &Device,
     ) -> std::result::Result<Self, LoadError> {
-        let cfg = TinyConfig::of_decoder(source, "decoder.")?;
+        let cfg = Half::Decoder.config(source, "decoder.")?;
         load_network(source, dtype, device, |_| true, |vb| Self::new(&cfg, vb))
     }
 }
@@ -92,32 +92,6 @@ impl TinyConfig {
         check_sizes([("latent_channels", self.latent_channels), ("width", self.width)])
     }
 
-    /// Of the decoder in `source`, its names beginning with `prefix`.
-    fn of_decoder(
-        source: &(impl TensorSource + ?Sized),
-        prefix: &str,
-    ) -> std::result::Result<Self, LoadError> {
-        let Some([width, latent_channels]) = channels(source, &format!("{prefix}1.weight")) else {
-            let expected = "decoder.1.weight (or 1.weight) of 4 dimensions";
-            return Err(LoadError::unrecognised("tiny decoder", expected, source));
-        };
-        let mid_pool = source.info(&format!("{prefix}3.pool.0.weight")).is_some();
-        Ok(Self { latent_channels, width, mid_pool })
-    }
-
-    /// Of the encoder in `source`, its names beginning with `prefix`.
-    fn of_encoder(
-        source: &(impl TensorSource + ?Sized),
-        prefix: &str,
-    ) -> std::result::Result<Self, LoadError> {
-        let Some([latent_channels, width]) = channels(source, &format!("{prefix}14.weight")) else {
-            let expected = "encoder.14.weight (or 14.weight) of 4 dimensions";
-            return Err(LoadError::unrecognised("tiny encoder", expected, source));
-        };
-        let mid_pool = source.info(&format!("{prefix}11.pool.0.weight")).is_some();
-        Ok(Self { latent_channels, width, mid_pool })
-    }
-
     /// Builds the blocks at latent resolution.
     fn mid_block(self) -> fn(usize, VarBuilder) -> Result<Block> {
         if self.mid_pool { Block::with_pool } else { Block::new }
@@ -128,9 +102,52 @@ fn published_width() -> usize {
     64
 }
 
-/// `prefix` if any name has it, otherwise nothing: the published files of one half have bare names.
-fn prefix_in(source: &(impl TensorSource + ?Sized), prefix: &'static str) -> &'static str {
-    if source.names().iter().any(|name| name.starts_with(prefix)) { prefix } else { "" }
+/// A half of a tiny autoencoder in a file.
+#[derive(Clone, Copy, PartialEq)]
+enum Half {
+    Encoder,
+    Decoder,
+}
+
+impl Half {
+    /// The configuration of this half in `source`, its names beginning with `prefix`.
+    fn config(
+        self,
+        source: &(impl TensorSource + ?Sized),
+        prefix: &str,
+    ) -> std::result::Result<TinyConfig, LoadError> {
+        let (network, conv, block, expected) = match self {
+            Self::Encoder => ("tiny encoder", 14, 11, "encoder.14.weight (or 14.weight) of 4 dimensions"),
+            Self::Decoder => ("tiny decoder", 1, 3, "decoder.1.weight (or 1.weight) of 4 dimensions"),
+        };
+        let Some([out, inp]) = channels(source, &format!("{prefix}{conv}.weight")) else {
+            return Err(LoadError::unrecognised(network, expected, source));
+        };
+        let (latent_channels, width) = if self == Self::Encoder { (out, inp) } else { (inp, out) };
+        let mid_pool = source.info(&format!("{prefix}{block}.pool.0.weight")).is_some();
+        Ok(TinyConfig { latent_channels, width, mid_pool })
+    }
+
+    /// Builds this half from a file of both, or of this one, whose published names are bare.
+    fn load<N>(
+        self,
+        source: &(impl TensorSource + Sync + ?Sized),
+        dtype: DType,
+        device: &Device,
+        new: fn(&TinyConfig, VarBuilder) -> Result<N>,
+    ) -> std::result::Result<N, LoadError> {
+        let (own, other) = match self {
+            Self::Encoder => ("encoder.", "decoder."),
+            Self::Decoder => ("decoder.", "encoder."),
+        };
+        if !source.names().iter().any(|name| name.starts_with(own)) {
+            let cfg = self.config(source, "")?;
+            return load_network(source, dtype, device, |_| true, |vb| new(&cfg, vb));
+        }
+        let cfg = self.config(source, own)?;
+        let wanted = |name: &str| !name.starts_with(other);
+        load_network(source, dtype, device, wanted, |vb| new(&cfg, vb.pp(own.trim_end_matches('.'))))
+    }
 }
 
 /// Output and input channels of a convolution.
@@ -195,12 +212,7 @@ impl TinyEncoder {
         dtype: DType,
         device: &Device,
     ) -> std::result::Result<Self, LoadError> {
-        let prefix = prefix_in(source, "encoder.");
-        let cfg = TinyConfig::of_encoder(source, prefix)?;
-        let wanted = |name: &str| prefix.is_empty() || !name.starts_with("decoder.");
-        load_network(source, dtype, device, wanted, |vb| {
-            Self::new(&cfg, if prefix.is_empty() { vb } else { vb.pp("encoder") })
-        })
+        Half::Encoder.load(source, dtype, device, Self::new)
     }
 
     /// The configuration that it was built with.
@@ -303,12 +315,7 @@ impl TinyDecoder {
         dtype: DType,
         device: &Device,
     ) -> std::result::Result<Self, LoadError> {
-        let prefix = prefix_in(source, "decoder.");
-        let cfg = TinyConfig::of_decoder(source, prefix)?;
-        let wanted = |name: &str| prefix.is_empty() || !name.starts_with("encoder.");
-        load_network(source, dtype, device, wanted, |vb| {
-            Self::new(&cfg, if prefix.is_empty() { vb } else { vb.pp("decoder") })
-        })
+        Half::Decoder.load(source, dtype, device, Self::new)
     }
 
     /// The configuration that it was built with.

@@ -18,7 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub enum News<'a> {
     /// A line to show.
     Message(String),
-    /// So much of some work is done.
+    /// `done` of `total` parts of some work are finished.
     Progress {
         /// The work, such as "generating images".
         work: &'static str,
@@ -49,7 +49,7 @@ pub struct Subject {
     pub opened: Opened,
     /// Seed of all noise.
     pub seed: u64,
-    /// Where noise comes from.
+    /// Source of the noise.
     pub rng: NoiseSource,
     /// Images made at once.
     pub batch: usize,
@@ -68,6 +68,26 @@ pub(crate) fn measure_similarity(
         on_news(News::Progress { work, done: progress.finished as u64, total })
     };
     Ok(pipeline.measure_similarity(images, seed, rng, &mut watch)?)
+}
+
+/// The folder that a study writes into.
+pub(crate) struct Folder<'a>(&'a Path);
+
+impl<'a> Folder<'a> {
+    /// Makes the folder, and checks before the work that it can hold files of these names.
+    pub(crate) fn open(path: &'a Path, names: &[&str]) -> Result<Self> {
+        fs::create_dir_all(path)
+            .with_context(|| format!("--out: cannot make the folder {}", path.display()))?;
+        for name in names {
+            OutputFile::new(&path.join(name), &[]).context("--out")?;
+        }
+        Ok(Self(path))
+    }
+
+    /// Writes a file.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
+        Ok(OutputFile::new(&self.0.join(name), &[])?.write(text.as_bytes())?)
+    }
 }
 
 /// A file of results: the first line holds the settings that all results depend on, every other line a name and a
