@@ -19,7 +19,7 @@ use crate::vit::{Block, BlockNames, BlockSizes, MlpNames};
 pub(crate) const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 pub(crate) const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Of every norm: ten times below PyTorch's default.
+/// Epsilon of every norm: a tenth of PyTorch's default.
 const NORM_EPS: f64 = 1e-6;
 
 /// Tokens that pass through the network at once, if they are not one image.
@@ -33,7 +33,7 @@ struct Names {
     positions: &'static str,
     patch_embed: &'static str,
     blocks: &'static str,
-    /// With the names of the GELU layers.
+    /// Names within a block; `mlp` has those of a GELU MLP.
     block: BlockNames,
     swiglu: [&'static str; 2],
     norm: &'static str,
@@ -103,15 +103,15 @@ pub struct DinoV2Features {
 #[derive(Debug, Clone)]
 pub struct DinoV2 {
     patch_embed: Conv2d,
-    /// With its position: `(1, 1, D)`.
+    /// Class token plus its position, `(1, 1, D)`.
     class_token: Tensor,
     registers: Option<Tensor>,
-    /// Of the class token `(1, 1, D)`, and of the patches `(D, grid, grid)`, in `f32`.
+    /// Positions of the class token, `(1, 1, D)`, and of the patches, `(D, grid, grid)`, in `f32`.
     positions: (Tensor, Tensor),
     blocks: Vec<Block>,
     norm: LayerNorm,
     cfg: DinoV2Config,
-    /// Of the numbers between layers.
+    /// Dtype of the tensors between layers.
     dtype: DType,
 }
 

@@ -1,4 +1,4 @@
-//! The Inception network of 2015, whose features FID and its kin compare.
+//! The Inception network of 2015, whose features FID and related metrics compare.
 //!
 //! Follows [`FIDInceptionV3`], the PyTorch port, and keeps the names of its file (`pt_inception-2015-12-05`).
 //!
@@ -77,7 +77,7 @@ pub struct Inception {
 pub struct FoldedInception {
     /// The convolutions, and the pools between them.
     pub layers: Layers<FoldedConv>,
-    /// Of the logits, (1008, 2048).
+    /// Weight of the logits' linear layer, (1008, 2048).
     pub fc: Tensor,
     /// (1008).
     pub fc_bias: Tensor,

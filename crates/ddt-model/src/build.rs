@@ -1,4 +1,4 @@
-//! From a configuration to its network, in any form, and to the names and shapes of its parameters.
+//! Builds the network of a configuration, in any form, and lists the names and shapes of its parameters.
 
 use std::collections::BTreeMap;
 

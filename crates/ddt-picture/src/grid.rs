@@ -30,7 +30,7 @@ pub struct Grid<'a> {
     pub footer: &'a str,
 }
 
-/// Where everything goes, in pixels.
+/// Positions and sizes, in pixels.
 struct Layout {
     /// Factor by which images are enlarged.
     factor: usize,

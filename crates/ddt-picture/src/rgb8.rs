@@ -15,9 +15,9 @@ pub enum PictureError {
     /// Bytes that are no image of the given size.
     #[error("expected {width} x {height} x 3 bytes and no empty side, got {bytes} bytes")]
     Shape {
-        /// In pixels.
+        /// Width in pixels.
         width: u32,
-        /// In pixels.
+        /// Height in pixels.
         height: u32,
         /// Number of bytes.
         bytes: usize,
@@ -30,9 +30,9 @@ pub enum PictureError {
         MAX_PIXELS / 1_000_000
     )]
     Size {
-        /// In pixels.
+        /// Width in pixels.
         width: usize,
-        /// In pixels.
+        /// Height in pixels.
         height: usize,
     },
     /// Images, labels or values that do not fit together.
@@ -93,13 +93,13 @@ impl Rgb8 {
         Self::new(width as u32, height as u32, colour.repeat(width * height))
     }
 
-    /// In pixels.
+    /// Width in pixels.
     #[must_use]
     pub fn width(&self) -> u32 {
         self.width
     }
 
-    /// In pixels.
+    /// Height in pixels.
     #[must_use]
     pub fn height(&self) -> u32 {
         self.height

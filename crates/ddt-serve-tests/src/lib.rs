@@ -41,7 +41,7 @@ impl Program {
         Ok(Self { child, _stdout: stdout, address })
     }
 
-    /// Whether it still runs.
+    /// Whether the server still runs.
     ///
     /// # Errors
     /// None in practice.

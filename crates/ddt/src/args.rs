@@ -174,9 +174,10 @@ impl SampleArgs {
         let mut classes = match self.classes.as_slice() {
             [] if imagenet => SHOWN.to_vec(),
             [] => (0..table.len().min(10) as u32).collect(),
-            named => table.parse_list(named).context(match opened.is_demo() {
-                true => "--class: the demo has few classes, --weights hub has all of ImageNet's",
-                false => "--class",
+            named => table.parse_list(named).context(if opened.is_demo() {
+                "--class: the demo has few classes, --weights hub has all of ImageNet's"
+            } else {
+                "--class"
             })?,
         };
         let mut seen = std::collections::BTreeSet::new();

@@ -24,7 +24,7 @@ macro_rules! ensure {
 /// A row per class: label, WordNet synset, name.
 const IMAGENET: &str = include_str!("imagenet_classes.tsv");
 
-/// How many classes a message lists before it says "and more".
+/// Number of classes that a message lists before it says "and more".
 const MAX_LISTED: usize = 8;
 
 /// Names nearer than this (1 is equal, 0 has nothing in common) are offered as near misses.

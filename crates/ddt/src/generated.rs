@@ -29,9 +29,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct Record {
     /// Version of this library.
     pub version: String,
-    /// How the images were made.
+    /// Settings of the pipeline.
     pub pipeline: PipelineConfig,
-    /// Which images were made.
+    /// The request.
     pub request: Request,
     /// Names of the classes, in the order of the request.
     pub class_names: Vec<String>,
@@ -77,7 +77,7 @@ pub struct Generated {
     pub images: Vec<Rgb8>,
     /// Their latents, `(images, C, H, W)` f32.
     pub latents: Tensor,
-    /// How they were made.
+    /// Record of their settings.
     pub record: Record,
     /// Time and calls of the network.
     pub report: Report,
@@ -88,7 +88,7 @@ pub struct Generated {
 pub struct Report {
     /// Number of images.
     pub images: usize,
-    /// How often each half of the network ran in one batch, which is the same for all batches.
+    /// Calls of each half of the network in one batch, the same for all batches.
     pub calls: NetworkCalls,
     /// Time without reading weights.
     pub elapsed: Duration,

@@ -1,4 +1,4 @@
-//! From a description to files that were found, opened and checked, before any weights are read.
+//! Finds, opens and checks the files of a description, before any weights are read.
 
 use std::{
     fmt,

@@ -39,14 +39,10 @@ impl OutputFile {
         }
         let target = match path.canonicalize() {
             Ok(target) => target,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match path.is_symlink() {
-                true => {
-                    return invalid(format!(
-                        "cannot write {shown}: it is a link to a file that does not exist"
-                    ));
-                }
-                false => path.to_owned(),
-            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+                return invalid(format!("cannot write {shown}: it is a link to a file that does not exist"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
             Err(error) => return Err(error).context(format!("cannot write {shown}")),
         };
         if let Ok(metadata) = target.metadata()
@@ -75,7 +71,7 @@ impl OutputFile {
         Ok(Self { path: path.to_owned(), target })
     }
 
-    /// As [`new`](Self::new), for a program's own default path, whose folder is made if it is missing.
+    /// [`new`](Self::new) for a program's own default path, whose folder is made if it is missing.
     ///
     /// # Errors
     /// As [`new`](Self::new), or if the folder cannot be made.

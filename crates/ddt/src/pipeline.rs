@@ -153,7 +153,7 @@ impl Pipeline {
         &self.made_for
     }
 
-    /// How to sample with another plan, or with none.
+    /// The pipeline's sampler with another plan, or with none.
     #[must_use]
     pub fn sample_options<'a>(&'a self, plan: Option<&'a SharingPlan>) -> SampleOptions<'a> {
         let guidance = self.config.guidance.unwrap_or(Guidance::none());

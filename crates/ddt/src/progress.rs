@@ -1,4 +1,4 @@
-//! How far generating is.
+//! Progress of a run.
 
 use std::{fmt, time::Duration};
 

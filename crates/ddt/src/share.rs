@@ -1,4 +1,4 @@
-//! At which steps the condition encoder runs, and how the others forecast its output.
+//! Steps at which the condition encoder runs, and forecasts of its output at the others.
 
 use std::{
     fmt,
@@ -27,23 +27,23 @@ pub enum Sharing {
     /// The encoder runs at every step.
     #[default]
     None,
-    /// It runs at every `every`-th step.
+    /// At every `every`-th step.
     Uniform {
         /// Steps from one run to the next.
         every: usize,
-        /// Of the forecasts.
+        /// Order of the forecasts.
         order: ForecastOrder,
     },
-    /// It skips this share of the steps, evenly.
+    /// At evenly spaced steps, of which it skips this share.
     Ratio {
-        /// In [0, 1).
+        /// Share of the steps without the encoder, in [0, 1).
         ratio: f64,
-        /// Of the forecasts.
+        /// Order of the forecasts.
         order: ForecastOrder,
     },
-    /// It runs where a plan file says.
+    /// At the steps of a plan file.
     File(PathBuf),
-    /// It runs where this plan says.
+    /// At the steps of this plan.
     Plan(SharingPlan),
 }
 
@@ -141,7 +141,7 @@ impl FromStr for Sharing {
     }
 }
 
-/// As it is read; of a plan its number of recomputes.
+/// The form that [`FromStr`] reads; for a plan, its number of recomputes.
 impl fmt::Display for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

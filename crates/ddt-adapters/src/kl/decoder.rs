@@ -27,7 +27,7 @@ pub struct KlDecoder {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     cfg: KlConfig,
-    /// Of the numbers between layers.
+    /// Dtype of the tensors between layers.
     dtype: DType,
 }
 
@@ -49,9 +49,10 @@ impl KlDecoder {
         for (i, &channels) in cfg.block_out_channels.iter().rev().enumerate() {
             let vb = vb.pp("up_blocks").pp(i);
             let stage = Stage::new(cfg, inp, channels, cfg.layers_per_block + 1, vb.clone())?;
-            up_blocks.push(match i == last {
-                true => stage,
-                false => stage.then(Conv2d::upsampling(channels, channels, vb.pp("upsamplers.0.conv"))?),
+            up_blocks.push(if i == last {
+                stage
+            } else {
+                stage.then(Conv2d::upsampling(channels, channels, vb.pp("upsamplers.0.conv"))?)
             });
             inp = channels;
         }

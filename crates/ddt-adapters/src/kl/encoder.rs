@@ -27,7 +27,7 @@ pub struct KlEncoder {
     conv_out: Conv2d,
     quant_conv: Conv2d,
     cfg: KlConfig,
-    /// Of the numbers between layers.
+    /// Dtype of the tensors between layers.
     dtype: DType,
 }
 
@@ -51,9 +51,10 @@ impl KlEncoder {
             inp = channels;
             // Padded on the right and below only.
             let window = Window2d { pad_before: (0, 0), ..Window2d::new((3, 3), 2, (1, 1)) };
-            down_blocks.push(match i == last {
-                true => stage,
-                false => stage.then(Conv2d::new(channels, channels, window, vb.pp("downsamplers.0.conv"))?),
+            down_blocks.push(if i == last {
+                stage
+            } else {
+                stage.then(Conv2d::new(channels, channels, window, vb.pp("downsamplers.0.conv"))?)
             });
         }
         Ok(Self {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{LoadError, check_sizes};
 
-/// Of every norm of the decoder.
+/// Epsilon of every norm of the decoder.
 pub(super) const NORM_EPS: f64 = 1e-12;
 
 /// Sizes of the decoder of a representation autoencoder.

@@ -36,17 +36,17 @@ const PIXELS_PER_POSITION: usize = 4;
 #[derive(Debug, Clone)]
 pub struct RaeDecoder {
     embed: Linear,
-    /// With its position: `(1, 1, W)`.
+    /// Class token plus its position, `(1, 1, W)`.
     class_token: Tensor,
     /// `(1, n n, W)`.
     positions: Tensor,
     blocks: Vec<Block>,
     norm: LayerNorm,
-    /// To pixels in `[0, 1]`: ImageNet's mean and standard deviation are part of it.
+    /// Tokens to pixels in `[0, 1]`; ImageNet's mean and standard deviation are folded in.
     pred: Linear,
     statistics: Option<RaeStatistics>,
     cfg: RaeDecoderConfig,
-    /// Of the numbers between layers.
+    /// Dtype of the tensors between layers.
     dtype: DType,
 }
 
@@ -194,7 +194,7 @@ impl LatentSpace for RaeDecoder {
 }
 
 impl Decode for RaeDecoder {
-    /// Of latents on the trained grid; [`RaeDecoder::decode_raw`] takes others.
+    /// Takes latents on the trained grid; [`RaeDecoder::decode_raw`] takes others.
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let features = self.features(latents)?;
         self.check_grid(&features)?;

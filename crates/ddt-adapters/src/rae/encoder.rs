@@ -113,7 +113,7 @@ impl LatentSpace for RaeEncoder {
 }
 
 impl Encode for RaeEncoder {
-    /// Of images of one size, `n` times the downscale a side; [`RaeEncoder::encode_raw`] takes any.
+    /// Takes images of one size, `n` times the downscale per side; [`RaeEncoder::encode_raw`] takes any.
     fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
         let side = self.cfg.grid() * self.cfg.downscale;
         check_pixels(pixels, side)?;

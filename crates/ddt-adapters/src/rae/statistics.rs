@@ -21,7 +21,7 @@ pub struct RaeStatistics {
 }
 
 impl RaeStatistics {
-    /// Of these tensors `(C, n, n)`; no mean is a mean of 0.
+    /// Builds them from tensors `(C, n, n)`; no mean is a mean of 0.
     ///
     /// # Errors
     /// Other or different shapes; a mean or variance that is NaN or infinite, a variance below zero.

@@ -1,4 +1,4 @@
-//! From a measurement to plans: the best of each budget, and the even one of as many recomputes.
+//! Plans from a measurement: the best plan for each budget, and the evenly spaced one with as many recomputes.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ impl Target {
     }
 }
 
-/// As in the name of its plan file.
+/// The form used in the name of the plan file.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -124,7 +124,7 @@ pub(crate) struct Speed {
 }
 
 impl Speed {
-    /// How many times fewer operations sampling needs with `plan` than without.
+    /// Predicted speed-up: operations of sampling without `plan` over those with it.
     ///
     /// # Errors
     /// A plan of another number of steps.

@@ -1,4 +1,4 @@
-//! From the JSON of a client to a job whose settings are known to be right.
+//! Parses the JSON of a client into a job whose settings are checked.
 
 use anyhow::{Context, Result, ensure};
 use ddt::{

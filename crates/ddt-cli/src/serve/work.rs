@@ -183,7 +183,7 @@ fn generate(
     Ok(json!({ "runs": runs, "comparison": comparison }))
 }
 
-/// How far the second images are from the first, and how much faster they were made.
+/// Distance of the second images from the first, and their speed-up.
 fn compare(first: &Generated, second: &Generated) -> Result<Value> {
     let pixels = first.images.iter().zip(&second.images).map(|(a, b)| pixel_error(a, b));
     let seconds = |it: &Generated| it.report.elapsed.as_secs_f64();
