@@ -50,8 +50,8 @@ pub trait Form: fmt::Debug + Clone + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub struct Plain;
 
-/// Form for training: a block is one differentiable operation, [`transformer_block`], that computes in f32 or bf16, the dtype
-/// that it was built with. Weights and the tokens between blocks are f32. On the CPU.
+/// Form for training: a block is one differentiable operation, [`transformer_block`], that computes in f32 or bf16,
+/// the dtype that it was built with. Weights and the tokens between blocks are f32. On the CPU.
 #[derive(Debug, Clone, Copy)]
 pub struct Fused;
 

@@ -94,8 +94,8 @@ pub struct EvaluationProtocol {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Protocol {
-    /// Settings of the sample's generation, as its generator states them: weights and autoencoder by hash, solver, steps,
-    /// guidance and its interval, plan, classes, seed, order of rows, rounding. `None` where that is unknown.
+    /// Settings of the sample's generation, as its generator states them: weights and autoencoder by hash, solver,
+    /// steps, guidance and its interval, plan, classes, seed, order of rows, rounding. `None` where that is unknown.
     pub sample: Option<Value>,
     /// Settings of the measurement.
     pub evaluation: EvaluationProtocol,

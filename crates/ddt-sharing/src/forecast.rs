@@ -11,10 +11,10 @@
 //! C_k(N)            = min_b D_k(b, N)                  ties: the smallest b
 //! ```
 //!
-//! `v_i`, of mean 1, is the length of step `i` times the factor by which guidance enlarges errors there: it says how far
-//! an error of that step's velocity moves the latents. The cost of a segment depends on the recompute before it, so the
-//! state of the dynamic programme is the pair of a segment's ends. Segments have at most [`MAX_SEGMENT`] steps.
-//! Extrapolating features of a network over sampling steps is known from undivided transformers: TaylorSeer
+//! `v_i`, of mean 1, is the length of step `i` times the factor by which guidance enlarges errors there: it says how
+//! far an error of that step's velocity moves the latents. The cost of a segment depends on the recompute before it,
+//! so the state of the dynamic programme is the pair of a segment's ends. Segments have at most [`MAX_SEGMENT`]
+//! steps. Extrapolating features of a network over sampling steps is known from undivided transformers: TaylorSeer
 //! (arXiv:2503.06923), FoCa (arXiv:2508.16211).
 
 use crate::cost::{FixedPoint, PlanWithCost};

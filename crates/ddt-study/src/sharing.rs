@@ -156,7 +156,8 @@ impl Batches {
     }
 }
 
-/// Samples the same images from the same noise in several ways; errors are relative to the first. `sampled` sees the latents of each way.
+/// Samples the same images from the same noise in several ways; errors are relative to the first. `sampled` sees the
+/// latents of each way.
 ///
 /// # Errors
 /// Those of [`Pipeline::sample_with`].

@@ -1,5 +1,5 @@
-//! Shared parts of the studies: news and cancellation, the network under study, and a file of results, a line each, from
-//! which a study resumes.
+//! Shared parts of the studies: news and cancellation, the network under study, and a file of results, a line each,
+//! from which a study resumes.
 
 use std::{
     fs::{self, OpenOptions},

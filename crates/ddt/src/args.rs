@@ -55,8 +55,9 @@ pub struct SampleArgs {
 /// How to make images.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct PipelineArgs {
-    /// Weights of the network: auto, demo, hub, ddt-xl2-256 or another release, or a file (safetensors or PyTorch). hub is
-    /// the published network of this size, from the hub's local cache; auto is that if it was fetched, else the demo
+    /// Weights of the network: auto, demo, hub, ddt-xl2-256 or another release, or a file (safetensors or PyTorch).
+    /// hub is the published network of this size, from the hub's local cache; auto is that if it was fetched, else
+    /// the demo
     #[arg(long, value_name = "auto|demo|hub|PATH", default_value = "auto")]
     pub weights: PathBuf,
     /// Sizes of the network, for a weights file that does not say its own, such as ddt-xl2-22en6de; the name of a

@@ -1,7 +1,7 @@
 //! Stable Diffusion's decoder on a device: latents to pixels.
 //!
-//! The decoder is a list of operations on three buffers (`program`) with operands on the device (`weights`) and positions in memory for a
-//! number of images (`memory`).
+//! The decoder is a list of operations on three buffers (`program`) with operands on the device (`weights`) and
+//! positions in memory for a number of images (`memory`).
 
 use std::sync::{Mutex, PoisonError};
 
