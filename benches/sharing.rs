@@ -1,5 +1,5 @@
-//! Sharing: guided sampling at the ratios of the paper's Tab. 4, in images a second, and the dynamic programmes that plan
-//! for reuse and for forecasts, for all budgets up to one.
+//! Sharing: guided sampling at the ratios of the paper's Tab. 4, in images a second, and the dynamic programmes that
+//! plan for reuse and for forecasts, for all budgets up to one.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a failure should stop")]
 

@@ -45,7 +45,7 @@ pub(crate) struct Args {
     /// Threads; 0 is one per core
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// Where to compute; cpu
+    /// Device that computes
     #[arg(long, default_value = "cpu")]
     device: String,
 }
@@ -137,7 +137,7 @@ fn median_ms(runs: usize, call: impl Fn() -> candle_core::Result<Tensor>) -> Res
     Ok(round(if runs % 2 == 1 { times[middle] } else { 0.5 * (times[middle - 1] + times[middle]) }))
 }
 
-/// How much longer a shared step of order 1, and of order 2, takes than one of order 0: medians over rounds of all three.
+/// Extra time of a shared step of order 1, and of order 2, over one of order 0: medians over rounds of all three.
 fn forecast_cost(
     runs: usize,
     halves: &dyn DecoupledNetwork,

@@ -29,11 +29,9 @@ pub trait Encode: LatentSpace {
     /// Pixels to latents, deterministically (a mean where there is a distribution).
     ///
     /// # Shapes
-    ///
     /// `(B, 3, f H, f W) -> (B, C, H, W)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     fn encode(&self, pixels: &Tensor) -> Result<Tensor>;
 }
@@ -45,11 +43,9 @@ pub trait Decode: LatentSpace {
     /// Latents to pixels; the result is a view of memory in the order (B, f H, f W, 3), that of images.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W) -> (B, 3, f H, f W)`
     ///
     /// # Errors
-    ///
     /// Any other shape, and a latent that is NaN or infinite.
     fn decode(&self, latents: &Tensor) -> Result<Tensor>;
 }
@@ -127,7 +123,6 @@ pub(crate) fn check_pixels(pixels: &Tensor, downscale: usize) -> Result<()> {
 /// A network may well turn a NaN into a plausible picture, since `relu(NaN)` is 0.
 ///
 /// # Errors
-///
 /// If it is not.
 pub fn check_latents(latents: &Tensor, channels: usize) -> Result<()> {
     match latents.dims() {

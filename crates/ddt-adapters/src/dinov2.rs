@@ -19,7 +19,7 @@ use crate::vit::{Block, BlockNames, BlockSizes, MlpNames};
 pub(crate) const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 pub(crate) const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// Of every norm: ten times below PyTorch's default.
+/// Epsilon of every norm: a tenth of PyTorch's default.
 const NORM_EPS: f64 = 1e-6;
 
 /// Tokens that pass through the network at once, if they are not one image.
@@ -33,7 +33,7 @@ struct Names {
     positions: &'static str,
     patch_embed: &'static str,
     blocks: &'static str,
-    /// With the names of the GELU layers.
+    /// Names within a block; `mlp` has those of a GELU MLP.
     block: BlockNames,
     swiglu: [&'static str; 2],
     norm: &'static str,
@@ -103,15 +103,15 @@ pub struct DinoV2Features {
 #[derive(Debug, Clone)]
 pub struct DinoV2 {
     patch_embed: Conv2d,
-    /// With its position: `(1, 1, D)`.
+    /// Class token plus its position, `(1, 1, D)`.
     class_token: Tensor,
     registers: Option<Tensor>,
-    /// Of the class token `(1, 1, D)`, and of the patches `(D, grid, grid)`, in `f32`.
+    /// Positions of the class token, `(1, 1, D)`, and of the patches, `(D, grid, grid)`, in `f32`.
     positions: (Tensor, Tensor),
     blocks: Vec<Block>,
     norm: LayerNorm,
     cfg: DinoV2Config,
-    /// Of the numbers between layers.
+    /// Dtype of the tensors between layers.
     dtype: DType,
 }
 
@@ -121,7 +121,6 @@ impl DinoV2 {
     /// The published files also hold a `mask_token`, which only training uses: it is not asked for.
     ///
     /// # Errors
-    ///
     /// A configuration that [`DinoV2Config::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &DinoV2Config, vb: VarBuilder) -> Result<Self> {
         Self::with_names(cfg, &PUBLISHED, vb)
@@ -163,7 +162,6 @@ impl DinoV2 {
     /// the names of DINOv2's own files or of Hugging Face's.
     ///
     /// # Errors
-    ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load(
@@ -192,11 +190,9 @@ impl DinoV2 {
     /// [`forward`](Self::forward).
     ///
     /// # Shapes
-    ///
     /// `pixels: (B, 3, H, W)` in `[0, 1]`; see [`DinoV2Features`].
     ///
     /// # Errors
-    ///
     /// As those two.
     pub fn features(&self, pixels: &Tensor) -> Result<DinoV2Features> {
         self.forward(&self.preprocess(pixels)?)
@@ -211,11 +207,9 @@ impl DinoV2 {
     /// Bicubic with a = -0.75, without antialiasing.
     ///
     /// # Shapes
-    ///
     /// `pixels: (B, 3, H, W)` in `[0, 1] -> (B, 3, H', W')`, `f32`
     ///
     /// # Errors
-    ///
     /// Any other shape, and sides whose resized length is not a multiple of the patch.
     pub fn preprocess(&self, pixels: &Tensor) -> Result<Tensor> {
         let &[_, 3, h, w] = pixels.dims() else {
@@ -231,11 +225,9 @@ impl DinoV2 {
     /// Features of normalised images of any size in whole patches.
     ///
     /// # Shapes
-    ///
     /// `images: (B, 3, H, W)` with sides that are multiples of the patch; see [`DinoV2Features`].
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn forward(&self, images: &Tensor) -> Result<DinoV2Features> {
         let &[b, 3, h, w] = images.dims() else {
@@ -264,7 +256,6 @@ impl DinoV2 {
     /// The positions on a grid, `(1, 1 + rows columns, D)` in `f32`, the class token's first.
     ///
     /// # Errors
-    ///
     /// A grid without patches.
     pub fn positions(&self, grid: (usize, usize)) -> Result<Tensor> {
         Tensor::cat(&[&self.positions.0, &self.patch_positions(grid)?], 1)
@@ -396,7 +387,6 @@ impl DinoV2Config {
     /// Refuses sizes that no transformer has.
     ///
     /// # Errors
-    ///
     /// A size of zero or beyond 65536, and heads that do not divide the width.
     pub fn validate(&self) -> Result<()> {
         let sizes = [

@@ -1,4 +1,4 @@
-//! The Inception network of 2015, whose features FID and its kin compare.
+//! The Inception network of 2015, whose features FID and related metrics compare.
 //!
 //! Follows [`FIDInceptionV3`], the PyTorch port, and keeps the names of its file (`pt_inception-2015-12-05`).
 //!
@@ -52,7 +52,6 @@ impl InceptionFeatures {
     /// The spatial features as sFID's vectors, in the order row, column, channel: `(B, 2023)`.
     ///
     /// # Errors
-    ///
     /// A failure of the device.
     pub fn spatial_flat(&self) -> Result<Tensor> {
         self.spatial.permute((0, 2, 3, 1))?.flatten_from(1)
@@ -78,7 +77,7 @@ pub struct Inception {
 pub struct FoldedInception {
     /// The convolutions, and the pools between them.
     pub layers: Layers<FoldedConv>,
-    /// Of the logits, (1008, 2048).
+    /// Weight of the logits' linear layer, (1008, 2048).
     pub fc: Tensor,
     /// (1008).
     pub fc_bias: Tensor,
@@ -88,7 +87,6 @@ impl FoldedInception {
     /// Reads the weights; `vb` is where `Conv2d_1a_3x3` is.
     ///
     /// # Errors
-    ///
     /// The first missing or misshapen tensor.
     pub fn new(vb: VarBuilder) -> Result<Self> {
         let at = |name: &str| vb.pp(name);
@@ -128,7 +126,6 @@ impl FoldedInception {
     /// (`*.num_batches_tracked`).
     ///
     /// # Errors
-    ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load(
@@ -143,7 +140,6 @@ impl FoldedInception {
     /// compute the same ones, as fast.
     ///
     /// # Errors
-    ///
     /// Too little memory.
     pub fn synthetic() -> Result<Self> {
         Self::new(synthetic_weights())
@@ -154,7 +150,6 @@ impl Inception {
     /// Builds the network; `vb` is where `Conv2d_1a_3x3` is.
     ///
     /// # Errors
-    ///
     /// The first missing or misshapen tensor.
     pub fn new(vb: VarBuilder) -> Result<Self> {
         Self::from_folded(&FoldedInception::new(vb)?)
@@ -163,7 +158,6 @@ impl Inception {
     /// Builds the network from its weights.
     ///
     /// # Errors
-    ///
     /// A failure of the device.
     pub fn from_folded(weights: &FoldedInception) -> Result<Self> {
         Ok(Self {
@@ -177,7 +171,6 @@ impl Inception {
     /// Builds the network, in `f32`, as [`FoldedInception::load`] reads its weights.
     ///
     /// # Errors
-    ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load(
@@ -193,11 +186,9 @@ impl Inception {
     /// An image's features do not depend on the batch it is in.
     ///
     /// # Shapes
-    ///
     /// `pixels: (B, 3, H, W)`, `u8` or any float type, from 0 to 255; see [`InceptionFeatures`].
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn forward(&self, pixels: &Tensor) -> Result<InceptionFeatures> {
         let b = images_of(pixels)?;
@@ -276,11 +267,9 @@ impl Module for Mixed<Conv2d> {
 /// Images as the network sees them: 299 x 299 by TensorFlow 1's bilinear rule, and `(x - 128) / 128`.
 ///
 /// # Shapes
-///
 /// `(B, 3, H, W)`, `u8` or any float type, from 0 to 255, to `(B, 299, 299, 3)` in `f32`.
 ///
 /// # Errors
-///
 /// Any other shape.
 pub fn prepare(pixels: &Tensor) -> Result<Tensor> {
     images_of(pixels)?;

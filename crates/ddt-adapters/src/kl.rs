@@ -34,7 +34,6 @@ impl KlAutoencoder {
     /// Builds both halves; `vb` is the root of the file's names, above `encoder.` and `decoder.`.
     ///
     /// # Errors
-    ///
     /// A configuration that [`KlConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
         Ok(Self { encoder: KlEncoder::new(cfg, vb.clone())?, decoder: KlDecoder::new(cfg, vb)? })
@@ -45,7 +44,6 @@ impl KlAutoencoder {
     /// [`KlEncoder::load`] and [`KlDecoder::load`] read one half each.
     ///
     /// # Errors
-    ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load(

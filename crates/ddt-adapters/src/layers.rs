@@ -63,19 +63,21 @@ impl Conv2d {
         Self::of_upsampling(&vb.get((outputs, inputs, 3, 3), "weight")?, None)
     }
 
-    /// From `weight: (O, C, rows, columns)` and `bias: (O)`.
+    /// Builds the layer from `weight: (O, C, rows, columns)` and `bias: (O)`.
     pub(crate) fn of(weight: &Tensor, bias: Option<&Tensor>, window: Window2d) -> Result<Self> {
-        let kernel = match is_packable(weight) {
-            true => Kernel::Packed(PackedConv2d::new(weight, bias, window)?),
-            false => Kernel::Plain(PlainConv2d::new(weight, bias, window, false)),
+        let kernel = if is_packable(weight) {
+            Kernel::Packed(PackedConv2d::new(weight, bias, window)?)
+        } else {
+            Kernel::Plain(PlainConv2d::new(weight, bias, window, false))
         };
         Ok(Self { kernel, activation: Activation::None })
     }
 
     fn of_upsampling(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
-        let kernel = match is_packable(weight) {
-            true => Kernel::Packed(PackedConv2d::upsampling(weight, bias)?),
-            false => Kernel::Plain(PlainConv2d::new(weight, bias, Window2d::SAME_3, true)),
+        let kernel = if is_packable(weight) {
+            Kernel::Packed(PackedConv2d::upsampling(weight, bias)?)
+        } else {
+            Kernel::Plain(PlainConv2d::new(weight, bias, Window2d::SAME_3, true))
         };
         Ok(Self { kernel, activation: Activation::None })
     }
@@ -85,7 +87,7 @@ impl Conv2d {
         Self { activation, ..self }
     }
 
-    /// With results in the dtype of the weights: of a layer whose results are only multiplied again.
+    /// Gives results in the dtype of the weights, for a layer whose results are only multiplied again.
     pub(crate) fn rounded(self) -> Self {
         let kernel = match self.kernel {
             Kernel::Packed(conv) => Kernel::Packed(conv.rounded()),
@@ -94,7 +96,7 @@ impl Conv2d {
         Self { kernel, ..self }
     }
 
-    /// As `forward`, adding a residual of the result's shape before the activation.
+    /// `forward` with a residual of the result's shape added before the activation.
     pub(crate) fn forward_add(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
         match &self.kernel {
             Kernel::Packed(conv) => conv.forward_add(xs, residual, self.activation),
@@ -157,7 +159,7 @@ impl Linear {
         Self::of(&vb.get((outputs, inputs), "weight")?, Some(&unrounded(&vb).get(outputs, "bias")?))
     }
 
-    /// Of these tensors: `(O, C)` and `(O)`.
+    /// Builds the layer from `weight: (O, C)` and `bias: (O)`.
     pub(crate) fn of(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
         let conv = Conv2d::of(&weight.reshape((outputs, inputs, 1, 1))?, bias, Window2d::POINT)?;
@@ -169,12 +171,12 @@ impl Linear {
         Self { conv: self.conv.then(activation), ..self }
     }
 
-    /// With results in the dtype of the weights: of a layer whose results are only multiplied again.
+    /// Gives results in the dtype of the weights, for a layer whose results are only multiplied again.
     pub(crate) fn rounded(self) -> Self {
         Self { conv: self.conv.rounded(), ..self }
     }
 
-    /// As `forward`, adding a residual of the result's shape before the activation.
+    /// `forward` with a residual of the result's shape added before the activation.
     pub(crate) fn forward_add(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let rows = |xs: &Tensor| xs.flatten_to(D::Minus2)?.unsqueeze(0)?.unsqueeze(0);
         self.conv.forward_add(&rows(xs)?, &rows(residual)?)?.reshape(residual.shape())

@@ -1,4 +1,6 @@
-//! The frozen networks around DDT: autoencoders, and the feature extractors of training and evaluation.
+#![doc = include_str!("../README.md")]
+//!
+//! # Contents
 //!
 //! An encoder ([`Encode`]) maps pixels in `[-1, 1]` to the latents that a network is trained on, a decoder
 //! ([`Decode`]) maps latents to pixels:
@@ -16,25 +18,7 @@
 //!
 //! Each is loaded from a [`TensorSource`](ddt_files::TensorSource), usually a
 //! [`Checkpoint`](ddt_files::Checkpoint): all of its tensors, or one [`LoadError`] that names
-//! everything wrong. In f32 and bf16 they run on the CPU on the operations of [`ddt_kernels`], on other devices on
-//! candle's. [`to_rgb8`] and [`from_rgb8`] convert between pixels and bytes.
-//!
-//! # Example
-//!
-//! ```
-//! use candle_core::{DType, Device, Tensor};
-//! use candle_nn::VarBuilder;
-//! use ddt_adapters::{Decode, LatentSpace, TinyConfig, TinyDecoder, to_rgb8};
-//!
-//! let weights = VarBuilder::zeros(DType::F32, &Device::Cpu);
-//! let decoder = TinyDecoder::new(&TinyConfig::sd(), weights)?;
-//! let latents = Tensor::zeros((1, decoder.latent_channels(), 2, 3), DType::F32, &Device::Cpu)?;
-//! let pixels = decoder.decode(&latents)?;
-//! assert_eq!(pixels.dims(), [1, 3, 16, 24]);
-//! let images = to_rgb8(&pixels)?;
-//! assert_eq!(images[0].len(), 16 * 24 * 3);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! everything wrong. [`to_rgb8`] and [`from_rgb8`] convert between pixels and bytes.
 
 #![forbid(unsafe_code)]
 

@@ -49,7 +49,6 @@ impl LoadError {
 /// A 1x1 convolution `(out, in, 1, 1)` is also accepted as a matrix `(out, in)`, and the reverse.
 ///
 /// # Errors
-///
 /// [`FileError::Mismatch`] with every missing, unexpected and misshapen name; else what reading a tensor or
 /// `make` returned.
 pub fn load_network<T, S: TensorSource + Sync + ?Sized>(
@@ -118,7 +117,6 @@ impl<S: TensorSource + Sync + ?Sized> SimpleBackend for Recording<'_, S> {
 /// Refuses a size of a configuration, given with its name, that no network has.
 ///
 /// # Errors
-///
 /// Zero, and more than 65536.
 pub(crate) fn check_sizes<'a>(sizes: impl IntoIterator<Item = (&'a str, usize)>) -> candle_core::Result<()> {
     match sizes.into_iter().find(|it| !(1..=65536).contains(&it.1)) {

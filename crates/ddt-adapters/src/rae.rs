@@ -1,7 +1,7 @@
 //! The representation autoencoder: DINOv2 encodes, and a vision transformer that was trained for it decodes.
 //!
-//! Follows [`stage1`] of RAE (arXiv:2510.11690) and keeps the names of its files. A published autoencoder is in three of
-//! them: the encoder, the decoder, and the statistics of the latents.
+//! Follows [`stage1`] of RAE (arXiv:2510.11690) and keeps the names of its files. A published autoencoder is in three
+//! of them: the encoder, the decoder, and the statistics of the latents.
 //!
 //! [`stage1`]: https://github.com/bytetriper/RAE/tree/main/src/stage1
 

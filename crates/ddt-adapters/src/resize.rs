@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Result, Tensor, bail};
 
-/// How a pixel is made of its neighbours; pixels beyond the edge repeat it.
+/// Interpolation between pixels; pixels beyond the edge repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interpolation {
     /// Bicubic with a = -0.75, pixel centres at halves, no antialiasing: four neighbours always.

@@ -40,17 +40,14 @@ pub enum Rgb8Error {
 /// ```
 ///
 /// # Shapes
-///
 /// `(B, 3, H, W)` in `[-1, 1]`, values outside are clamped, to `B` times `H W 3` bytes. Memory in the order
 /// (B, H, W, 3), as decoders give it, is not copied into another first.
 ///
 /// # Errors
-///
 /// [`Rgb8Error::NotFinite`] for a NaN or an infinity, which never becomes a black picture;
 /// [`Rgb8Error::Tensor`] for any other shape.
 ///
 /// # Example
-///
 /// ```
 /// use candle_core::{Device, Tensor};
 /// let red = Tensor::new(&[[[[1f32]], [[-1.0]], [[-1.0]]]], &Device::Cpu)?;
@@ -78,12 +75,10 @@ pub fn to_rgb8(pixels: &Tensor) -> Result<Vec<Vec<u8>>, Rgb8Error> {
 /// Bytes of one image, rows of interleaved red, green, blue, to pixels `byte / 127.5 - 1`.
 ///
 /// # Shapes
-///
 /// `H W 3` bytes to `(1, 3, H, W)` in `[-1, 1]`, `f32`: a view of memory in the order (1, H, W, 3), which encoders
 /// take as it is.
 ///
 /// # Errors
-///
 /// [`Rgb8Error::Length`] unless there are `height * width * 3` bytes.
 pub fn from_rgb8(
     bytes: &[u8],

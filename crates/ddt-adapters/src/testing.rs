@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Shape, Tensor};
+use candle_core::{Device, Shape, Tensor};
 use ddt_files::{FileError, TensorInfo, TensorSource};
 
 /// Uniform numbers in [-1, 1), a pure function of the seed (splitmix64).
@@ -23,15 +23,7 @@ pub(crate) fn random(seed: u64, shape: impl Into<Shape>) -> Tensor {
 
 /// Root mean square of the difference over that of `want`.
 pub(crate) fn rel_rms(got: &Tensor, want: &Tensor) -> f64 {
-    let all = |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
-    let (got, want) = (all(got), all(want));
-    assert_eq!(got.len(), want.len());
-    let error: f64 = got.iter().zip(&want).map(|(a, b)| (a - b).powi(2)).sum();
-    // Equal, where all is zero too.
-    if error == 0.0 {
-        return 0.0;
-    }
-    (error / want.iter().map(|b| b * b).sum::<f64>()).sqrt()
+    ddt_parity::relative_rms(got, want).unwrap()
 }
 
 /// Tensors in memory, as if from a file.

@@ -31,7 +31,6 @@ impl TinyAutoencoder {
     /// Builds both halves; `vb` is the root of the file's names, above `encoder.` and `decoder.`.
     ///
     /// # Errors
-    ///
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
@@ -43,7 +42,6 @@ impl TinyAutoencoder {
     /// Builds both halves in `dtype` from a source that holds their tensors and no others.
     ///
     /// # Errors
-    ///
     /// [`LoadError::Unrecognised`] without a `decoder.1.weight`;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
@@ -52,7 +50,7 @@ impl TinyAutoencoder {
         dtype: DType,
         device: &Device,
     ) -> std::result::Result<Self, LoadError> {
-        let cfg = TinyConfig::of_decoder(source, "decoder.")?;
+        let cfg = Half::Decoder.config(source, "decoder.")?;
         load_network(source, dtype, device, |_| true, |vb| Self::new(&cfg, vb))
     }
 }
@@ -89,36 +87,9 @@ impl TinyConfig {
     /// Refuses a number of channels that no autoencoder has.
     ///
     /// # Errors
-    ///
     /// Latent channels or a width of zero or beyond 65536.
     pub fn validate(&self) -> Result<()> {
         check_sizes([("latent_channels", self.latent_channels), ("width", self.width)])
-    }
-
-    /// Of the decoder in `source`, its names beginning with `prefix`.
-    fn of_decoder(
-        source: &(impl TensorSource + ?Sized),
-        prefix: &str,
-    ) -> std::result::Result<Self, LoadError> {
-        let Some([width, latent_channels]) = channels(source, &format!("{prefix}1.weight")) else {
-            let expected = "decoder.1.weight (or 1.weight) of 4 dimensions";
-            return Err(LoadError::unrecognised("tiny decoder", expected, source));
-        };
-        let mid_pool = source.info(&format!("{prefix}3.pool.0.weight")).is_some();
-        Ok(Self { latent_channels, width, mid_pool })
-    }
-
-    /// Of the encoder in `source`, its names beginning with `prefix`.
-    fn of_encoder(
-        source: &(impl TensorSource + ?Sized),
-        prefix: &str,
-    ) -> std::result::Result<Self, LoadError> {
-        let Some([latent_channels, width]) = channels(source, &format!("{prefix}14.weight")) else {
-            let expected = "encoder.14.weight (or 14.weight) of 4 dimensions";
-            return Err(LoadError::unrecognised("tiny encoder", expected, source));
-        };
-        let mid_pool = source.info(&format!("{prefix}11.pool.0.weight")).is_some();
-        Ok(Self { latent_channels, width, mid_pool })
     }
 
     /// Builds the blocks at latent resolution.
@@ -131,9 +102,52 @@ fn published_width() -> usize {
     64
 }
 
-/// `prefix` if any name has it, otherwise nothing: the published files of one half have bare names.
-fn prefix_in(source: &(impl TensorSource + ?Sized), prefix: &'static str) -> &'static str {
-    if source.names().iter().any(|name| name.starts_with(prefix)) { prefix } else { "" }
+/// A half of a tiny autoencoder in a file.
+#[derive(Clone, Copy, PartialEq)]
+enum Half {
+    Encoder,
+    Decoder,
+}
+
+impl Half {
+    /// The configuration of this half in `source`, its names beginning with `prefix`.
+    fn config(
+        self,
+        source: &(impl TensorSource + ?Sized),
+        prefix: &str,
+    ) -> std::result::Result<TinyConfig, LoadError> {
+        let (network, conv, block, expected) = match self {
+            Self::Encoder => ("tiny encoder", 14, 11, "encoder.14.weight (or 14.weight) of 4 dimensions"),
+            Self::Decoder => ("tiny decoder", 1, 3, "decoder.1.weight (or 1.weight) of 4 dimensions"),
+        };
+        let Some([out, inp]) = channels(source, &format!("{prefix}{conv}.weight")) else {
+            return Err(LoadError::unrecognised(network, expected, source));
+        };
+        let (latent_channels, width) = if self == Self::Encoder { (out, inp) } else { (inp, out) };
+        let mid_pool = source.info(&format!("{prefix}{block}.pool.0.weight")).is_some();
+        Ok(TinyConfig { latent_channels, width, mid_pool })
+    }
+
+    /// Builds this half from a file of both, or of this one, whose published names are bare.
+    fn load<N>(
+        self,
+        source: &(impl TensorSource + Sync + ?Sized),
+        dtype: DType,
+        device: &Device,
+        new: fn(&TinyConfig, VarBuilder) -> Result<N>,
+    ) -> std::result::Result<N, LoadError> {
+        let (own, other) = match self {
+            Self::Encoder => ("encoder.", "decoder."),
+            Self::Decoder => ("decoder.", "encoder."),
+        };
+        if !source.names().iter().any(|name| name.starts_with(own)) {
+            let cfg = self.config(source, "")?;
+            return load_network(source, dtype, device, |_| true, |vb| new(&cfg, vb));
+        }
+        let cfg = self.config(source, own)?;
+        let wanted = |name: &str| !name.starts_with(other);
+        load_network(source, dtype, device, wanted, |vb| new(&cfg, vb.pp(own.trim_end_matches('.'))))
+    }
 }
 
 /// Output and input channels of a convolution.
@@ -166,7 +180,6 @@ impl TinyEncoder {
     /// Builds the encoder; `vb` is where `0.weight` is.
     ///
     /// # Errors
-    ///
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
@@ -191,7 +204,6 @@ impl TinyEncoder {
     /// too, and are not read.
     ///
     /// # Errors
-    ///
     /// [`LoadError::Unrecognised`] if the last convolution is absent;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
@@ -200,12 +212,7 @@ impl TinyEncoder {
         dtype: DType,
         device: &Device,
     ) -> std::result::Result<Self, LoadError> {
-        let prefix = prefix_in(source, "encoder.");
-        let cfg = TinyConfig::of_encoder(source, prefix)?;
-        let wanted = |name: &str| prefix.is_empty() || !name.starts_with("decoder.");
-        load_network(source, dtype, device, wanted, |vb| {
-            Self::new(&cfg, if prefix.is_empty() { vb } else { vb.pp("encoder") })
-        })
+        Half::Encoder.load(source, dtype, device, Self::new)
     }
 
     /// The configuration that it was built with.
@@ -216,11 +223,9 @@ impl TinyEncoder {
     /// Latents of pixels in `[0, 1]`, as the network takes them.
     ///
     /// # Shapes
-    ///
     /// `(B, 3, 8 H, 8 W) -> (B, C, H, W)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn encode_raw(&self, pixels: &Tensor) -> Result<Tensor> {
         check_pixels(pixels, DOWNSCALE)?;
@@ -278,7 +283,6 @@ impl TinyDecoder {
     /// Builds the decoder; `vb` is where `1.weight` is.
     ///
     /// # Errors
-    ///
     /// A configuration that [`TinyConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &TinyConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
@@ -303,7 +307,6 @@ impl TinyDecoder {
     /// too, and are not read.
     ///
     /// # Errors
-    ///
     /// [`LoadError::Unrecognised`] if the first convolution is absent;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
@@ -312,12 +315,7 @@ impl TinyDecoder {
         dtype: DType,
         device: &Device,
     ) -> std::result::Result<Self, LoadError> {
-        let prefix = prefix_in(source, "decoder.");
-        let cfg = TinyConfig::of_decoder(source, prefix)?;
-        let wanted = |name: &str| prefix.is_empty() || !name.starts_with("encoder.");
-        load_network(source, dtype, device, wanted, |vb| {
-            Self::new(&cfg, if prefix.is_empty() { vb } else { vb.pp("decoder") })
-        })
+        Half::Decoder.load(source, dtype, device, Self::new)
     }
 
     /// The configuration that it was built with.
@@ -328,11 +326,9 @@ impl TinyDecoder {
     /// Pixels as the network gives them: mostly in `[0, 1]`, not clamped.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W) -> (B, 3, 8 H, 8 W)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
         check_latents(latents, self.cfg.latent_channels)?;

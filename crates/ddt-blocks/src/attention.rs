@@ -166,7 +166,7 @@ fn integers(n: usize) -> Vec<f32> {
 #[derive(Debug, Clone)]
 pub struct Attention {
     pub(crate) qkv: Linear,
-    /// Of queries and of keys.
+    /// Norms of queries and of keys.
     pub(crate) qk_norm: Option<[RmsNorm; 2]>,
     pub(crate) proj: Linear,
     pub(crate) num_heads: usize,

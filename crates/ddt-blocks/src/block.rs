@@ -29,7 +29,7 @@ impl Modulation {
         Self(vec![condition.clone().into()])
     }
 
-    /// One tensor, `(B, M, 6D)`.
+    /// Computes the modulation as one tensor, `(B, M, 6D)`.
     pub(crate) fn joint(ada_ln: &impl Module, condition: &Tensor) -> Result<Self> {
         Ok(Self(vec![ada_ln.forward(condition)?.into()]))
     }

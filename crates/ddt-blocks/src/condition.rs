@@ -28,7 +28,7 @@ pub struct TimestepEmbed {
 
 #[derive(Debug, Clone)]
 enum Frequencies {
-    /// From 1 down to one over this longest period; cosines come before sines.
+    /// Frequencies from 1 down to one over this longest period; cosines come before sines.
     UpTo(f64),
     /// A parameter, `(256)` f32; sines come before cosines.
     Gaussian(Tensor),

@@ -13,7 +13,7 @@ use crate::{
     linear::Linear,
 };
 
-/// How the layers of a network compute.
+/// The way in which the layers of a network compute.
 ///
 /// A network is built in the form [`Plain`], its definition, and converted as a whole. Conversion consumes a layer,
 /// so the memory of the original is free before the next one is converted.
@@ -50,12 +50,12 @@ pub trait Form: fmt::Debug + Clone + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub struct Plain;
 
-/// For training: a block is one differentiable operation, [`transformer_block`], that computes in f32 or bf16, the dtype
-/// that it was built with. Weights and the tokens between blocks are f32. On the CPU.
+/// Form for training: a block is one differentiable operation, [`transformer_block`], that computes in f32 or bf16,
+/// the dtype that it was built with. Weights and the tokens between blocks are f32. On the CPU.
 #[derive(Debug, Clone, Copy)]
 pub struct Fused;
 
-/// For sampling: weights are packed once for matmul, and a block is one operation, [`packed_block`], that is not
+/// Form for sampling: weights are packed once for matmul, and a block is one operation, [`packed_block`], that is not
 /// differentiable. In f32 and bf16 on the CPU.
 #[derive(Debug, Clone, Copy)]
 pub struct Frozen;

@@ -1,39 +1,24 @@
-//! The differentiable transformer layers that DDT and its baselines are made of.
+#![doc = include_str!("../README.md")]
 //!
-//! A [`Block`] is attention and a gated MLP, both steered by a [`Modulation`]: shifts, scales and gates computed
-//! from a condition. [`Attention`] normalises queries and keys and rotates them by the angles of an
-//! [`AxialRope2d`]; [`SwiGlu`] is the MLP. Around the blocks, [`PatchEmbed`] turns a latent into tokens,
-//! [`ConditionEmbed`] embeds time and class, and [`FinalLayer`] turns tokens into patches.
+//! # Contents
+//!
+//! A [`Block`] is [`Attention`] and a gated MLP ([`SwiGlu`]), both under a [`Modulation`]: shifts, scales and gates
+//! computed from a condition. Attention rotates queries and keys by the angles of an [`AxialRope2d`]. Around the
+//! blocks, [`PatchEmbed`] turns a latent into tokens, [`ConditionEmbed`] embeds time and class, and [`FinalLayer`]
+//! turns tokens into patches.
 //!
 //! These layers are the definition. A [`Form`] is another way to compute them: [`Fused`] for training, [`Frozen`]
 //! for sampling.
 //!
 //! Where DiT^DH's layers differ in a few parts, they are constructors of their own, such as [`Block::dit_dh`].
-//!
 //! [`SitBlock`], [`SitPatchEmbed`] and [`SitAttention`] are the layers of SiT, and [`MixerBlock`] is a decoder block
 //! without attention: the paper's baselines.
 //!
-//! Layers follow candle's dialect: `Type::new(sizes.., vb)` reads or initialises parameters under the names of the
-//! published DDT checkpoints, and a layer of one tensor is a [`Module`](candle_core::Module).
+//! Layers follow candle's dialect: `Type::new(sizes.., vb)` reads or initialises parameters, and a layer of one tensor
+//! is a [`Module`](candle_core::Module).
 //!
 //! Shape letters: `B` batch, `C` channels, `H W` latent height and width, `P` patch, `L` tokens,
 //! `D` hidden size, `N` heads, `K` head size, `F` hidden size of the MLP.
-//!
-//! ```
-//! use candle_core::{DType, Device, Tensor};
-//! use candle_nn::{VarBuilder, VarMap};
-//! use ddt_blocks::{Block, TokenGrid, TransformerBlock};
-//!
-//! let vars = VarMap::new();
-//! let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-//! let block = Block::new(32, 2, vb)?;
-//! let grid = TokenGrid::new(4, 4, 16, &Device::Cpu)?;
-//! let tokens = Tensor::zeros((1, 16, 32), DType::F32, &Device::Cpu)?;
-//! let condition = Tensor::ones((1, 1, 32), DType::F32, &Device::Cpu)?;
-//! let modulation = block.modulation(&condition)?;
-//! assert_eq!(block.forward(&tokens, &modulation, &grid)?.dims(), &[1, 16, 32]);
-//! # Ok::<(), candle_core::Error>(())
-//! ```
 
 #![forbid(unsafe_code)]
 

@@ -32,14 +32,14 @@ enum Mixer {
 }
 
 impl MixerBlock {
-    /// With a 3 x 3 convolution on the token grid; parameters `norm1`, `mixer`, `norm2`, `mlp`,
+    /// Builds a block with a 3 x 3 convolution on the token grid; parameters `norm1`, `mixer`, `norm2`, `mlp`,
     /// `adaLN_modulation.0`.
     pub fn convolution(hidden_size: usize, vb: VarBuilder) -> Result<Self> {
         let mixer = Mixer::Conv(GridConv::new(hidden_size, vb.pp("mixer"))?);
         Self::new(hidden_size, mixer, vb)
     }
 
-    /// With a second MLP, so that tokens do not see each other; parameters as
+    /// Builds a block with a second MLP, so that tokens do not see each other; parameters as
     /// [`convolution`](Self::convolution)'s.
     pub fn mlp(hidden_size: usize, vb: VarBuilder) -> Result<Self> {
         let mixer = SwiGlu::new(hidden_size, swiglu_hidden_size(hidden_size), vb.pp("mixer"))?;

@@ -116,7 +116,7 @@ impl<L: Module> Module for PatchEmbed<L> {
 /// Both linear layers start at zero, so an untrained network predicts a zero velocity.
 #[derive(Debug, Clone)]
 pub struct FinalLayer<L = Linear> {
-    /// Without one, it is the LayerNorm.
+    /// RMSNorm; `None` is LayerNorm.
     norm: Option<RmsNorm>,
     linear: L,
     ada_ln: L,

@@ -111,8 +111,8 @@ pub struct SitPatchEmbed {
 }
 
 impl SitPatchEmbed {
-    /// Parameters as [`PatchEmbed::convolution`]'s. The positions, those of [`sincos_positions`] for `grid_side` patches
-    /// along each side, are no parameter.
+    /// Parameters as [`PatchEmbed::convolution`]'s. The positions, those of [`sincos_positions`] for `grid_side`
+    /// patches along each side, are no parameter.
     pub fn new(
         in_channels: usize,
         patch_size: usize,

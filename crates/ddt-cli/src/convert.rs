@@ -41,8 +41,8 @@ pub(crate) struct Args {
     /// Class names: imagenet, or a text file with a name per line [default: those of the file]
     #[arg(long, value_name = "imagenet|PATH")]
     classes: Option<PathBuf>,
-    /// Height and width of the latents, such as 32, for a file that does not say its latents: those of sd-vae-ft-ema, of
-    /// DiT^DH those of its representation autoencoder
+    /// Height and width of the latents, such as 32, for a file that does not say its latents: those of sd-vae-ft-ema,
+    /// of DiT^DH those of its representation autoencoder
     #[arg(long, value_name = "SIDE")]
     latents: Option<usize>,
     /// Write the names of a published training checkpoint, without a description

@@ -46,7 +46,7 @@ struct Row {
     shape: Vec<usize>,
 }
 
-/// How two files differ; nothing in it means equal tensors.
+/// Differences between two files; empty for equal tensors.
 #[derive(Debug, Default, Serialize)]
 struct Difference {
     only_in_first: Vec<String>,
@@ -135,11 +135,10 @@ impl Difference {
             let values = |from: &Checkpoint| -> Result<candle_core::Tensor> {
                 Ok(from.tensor(name, &cpu)?.to_dtype(candle_core::DType::F64)?)
             };
-            let largest = match a.shape.contains(&0) {
-                true => 0.0,
-                false => {
-                    (values(first)? - values(second)?)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?
-                }
+            let largest = if a.shape.contains(&0) {
+                0.0
+            } else {
+                (values(first)? - values(second)?)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?
             };
             if largest != 0.0 {
                 difference.other_values.push((name.to_owned(), largest));

@@ -12,8 +12,8 @@ const WIDTH: usize = 100;
 pub(crate) fn page(command: Command) -> Result<String> {
     let mut command = command.term_width(WIDTH).disable_help_subcommand(true);
     command.build();
-    let mut page = "# Options\n\n`ddt COMMAND --help`, of every command. \
-                    The page is the output of `ddt options`, and a test compares the two.\n"
+    let mut page = "# Options\n\nThe output of `ddt COMMAND --help`, of every command. \
+                    `ddt options` prints this page, and a test compares the two.\n"
         .to_owned();
     section(&mut page, &mut command)?;
     // The program ends its output with a line break.

@@ -23,7 +23,7 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 /// Resolution of a progress bar.
 const BAR: f64 = 1000.0;
 
-/// Where messages and progress go, and whether to stop.
+/// Destination of messages and progress, and the user's request to stop.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Terminal {
     quiet: bool,
@@ -82,7 +82,7 @@ impl Terminal {
     }
 }
 
-/// How far some work is; its bar disappears when this is dropped.
+/// Progress bar of some work; it disappears when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Meter {
     terminal: Terminal,
@@ -156,7 +156,7 @@ pub(crate) fn is_interruption(error: &anyhow::Error) -> bool {
         || matches!(error.downcast_ref(), Some(ddt_train::TrainError::Stopped))
 }
 
-/// Whether the user has asked to stop; clones share it.
+/// The user's request to stop; clones share it.
 ///
 /// Ctrl-C ends the program at once, except while some work promises to look here after each step.
 #[derive(Debug, Clone, Default)]
@@ -205,7 +205,7 @@ impl Cancel {
         self.requested.load(Ordering::Relaxed)
     }
 
-    /// Whether to stop, as solvers ask it after each step.
+    /// `Break` once the user has asked to stop; solvers ask after each step.
     pub(crate) fn flow(&self) -> ControlFlow<()> {
         if self.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

@@ -285,7 +285,7 @@ mod tests {
         assert!(args.published(Release::DitDhXlR256).is_err());
     }
 
-    /// With the demo: the published network would take days.
+    /// Uses the demo: the published network would take days.
     #[test]
     fn the_protocol_runs_from_weights_to_numbers_and_resumes() {
         let folder = tempfile::tempdir().unwrap();

@@ -62,10 +62,10 @@ impl Element {
     }
 }
 
-/// How long the contents of a buffer matter.
+/// Lifetime of a buffer's contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// From one step to the next: its memory is its own.
+    /// Kept from one step to the next, in memory of its own.
     Run,
     /// Within a step: its memory is reused by others.
     Step,
@@ -74,13 +74,13 @@ pub enum Lifetime {
 /// A buffer of a [`Batch`]'s programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Buffer {
-    /// Its contents.
+    /// Name of its contents.
     pub name: String,
     /// Type of its elements.
     pub element: Element,
     /// Elements it has room for.
     pub len: usize,
-    /// How long its contents matter.
+    /// Lifetime of its contents.
     pub lifetime: Lifetime,
 }
 
@@ -114,7 +114,7 @@ pub struct Span {
     pub buffer: BufferId,
     /// The first element.
     pub start: usize,
-    /// How many.
+    /// Number of elements.
     pub len: usize,
 }
 

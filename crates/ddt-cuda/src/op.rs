@@ -26,16 +26,16 @@ pub struct Modulation {
 /// Modulations as weighted sums of a few sets of them, computed where they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forecast {
-    /// How many sets are combined, 2 or 3; a [`Modulation`] is that of the first.
+    /// Number of sets combined, 2 or 3; a [`Modulation`] is that of the first.
     pub sets: usize,
-    /// From an element of one set to that of the next.
+    /// Distance from an element of one set to that of the next.
     pub stride: usize,
     /// The step's scalars, which have the weights.
     pub scalars: Span,
 }
 
 impl Modulation {
-    /// From the first element to the last.
+    /// The elements from the first to the last.
     pub fn span(&self) -> Span {
         let len = self.rows.saturating_sub(1).saturating_mul(self.stride).saturating_add(self.width);
         self.buffer.span(self.start, len)
@@ -126,7 +126,7 @@ pub enum Op {
         branch: Option<(Span, Modulation)>,
         /// The norm that the next layer reads.
         norm: Option<Norm>,
-        /// How gate, shift and scale are combined; as they are if `None`.
+        /// Weighted sum that gives gate, shift and scale; `None` uses them as they are.
         forecast: Option<Forecast>,
     },
     /// Attention with normalised and rotated queries and keys.

@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct Programs {
     pub(crate) operands: Operands,
-    /// By set, then by kind.
+    /// Programs of a step, by set, then by kind.
     steps: Vec<[Vec<Op>; 5]>,
 }
 
@@ -176,7 +176,7 @@ impl Builder<'_> {
         time
     }
 
-    /// From the cached modulations of these sets to the next latents.
+    /// Adds the operations from the cached modulations of these sets to the next latents.
     fn decode(&mut self, rows: CfgBatch, combined: RangeInclusive<usize>) {
         let (ids, weights, d) = (&self.of.ids, &self.of.weights, self.hidden());
         let (r, l) = (self.of.rows(rows), self.of.tokens());

@@ -1,4 +1,4 @@
-//! One run: all that is known before its first step.
+//! A run: everything that is known before its first step.
 
 use std::ops::ControlFlow;
 
@@ -12,14 +12,14 @@ use crate::{
     step_kind::{StepKind, step_kinds},
 };
 
-/// How to sample with Euler's method; as [`SampleOptions`](ddt_model::SampleOptions), which has any solver.
+/// Options of sampling with Euler's method; [`SampleOptions`](ddt_model::SampleOptions) has any solver.
 #[derive(Debug, Clone)]
 pub struct EulerOptions<'a> {
     /// The steps.
     pub grid: TimeGrid,
-    /// How strongly to follow the class, and when.
+    /// Scale and interval of classifier-free guidance.
     pub guidance: Guidance,
-    /// Where to recompute the self-condition; everywhere without a plan.
+    /// Steps at which to recompute the self-condition; all without a plan.
     pub plan: Option<&'a SharingPlan>,
 }
 
@@ -94,7 +94,7 @@ impl Run {
         Tensor::stack(&[table.cos(), table.sin()], 2)?.flatten_all()?.to_vec1()
     }
 
-    /// How often each half of the network runs.
+    /// Number of runs of each half of the network.
     pub fn calls(&self) -> NetworkCalls {
         let encoder = self.steps.iter().filter(|it| it.kind.encode().is_some()).count();
         NetworkCalls { encoder, decoder: self.steps.len() }
@@ -174,7 +174,7 @@ mod tests {
     /// Elements of the decoder's modulations, all sets of them.
     type Elements = BTreeSet<usize>;
 
-    /// Those that a program writes, those that it reads, and whether it weights what it reads.
+    /// Elements that a program writes, elements that it reads, and whether it weights those it reads.
     fn touched(programs: &Programs, ops: &[Op]) -> (Elements, Elements, bool) {
         let buffer = programs.operands.ids.decoder_modulations.buffer;
         let elements = |spans: Vec<Span>| -> Elements {

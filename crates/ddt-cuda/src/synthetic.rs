@@ -45,7 +45,7 @@ impl SimpleBackend for Synthetic {
         bail!("expected a shape with the name {name}, got none")
     }
 
-    /// Where files differ in a name, the first that is asked for is absent: it is the older one.
+    /// Claims to have no tensor: where files differ in a name, the older one is asked for first.
     fn contains_tensor(&self, _: &str) -> bool {
         false
     }

@@ -80,11 +80,11 @@ pub struct WeightTable {
     pub(crate) time: [Linear; 2],
     /// A row per class, and one for none.
     pub(crate) labels: WeightId,
-    /// Of all encoder blocks, stacked; none where there are none.
+    /// Modulation layers of all encoder blocks, stacked; `None` without encoder blocks.
     pub(crate) encoder_modulations: Option<Linear>,
     pub(crate) encoder: Vec<Block>,
     pub(crate) decoder: Vec<Block>,
-    /// One per decoder block.
+    /// Modulation layer of each decoder block.
     pub(crate) decoder_modulations: Vec<Linear>,
     pub(crate) final_modulation: Linear,
     pub(crate) final_linear: Linear,

@@ -75,7 +75,7 @@ pub struct Sample {
 /// Files that were skipped because they are not images.
 #[derive(Debug, Default)]
 pub struct Skipped {
-    /// How many.
+    /// Number of files.
     pub count: u64,
     /// The first 1000 of them, in order of delivery.
     pub files: Vec<SkippedFile>,
@@ -102,7 +102,7 @@ pub struct SkippedFile {
 #[derive(Debug)]
 pub struct Loader<I> {
     folder: Arc<ImageFolder>,
-    /// None once it has ended.
+    /// `None` once it has ended.
     order: Option<I>,
     pool: OrderedPool<Job, Result<Rgb8, DataError>>,
     /// Indices submitted and not delivered, oldest first.

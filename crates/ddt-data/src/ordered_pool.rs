@@ -17,7 +17,7 @@ use std::{
 pub(crate) struct OrderedPool<J, R> {
     /// Each job with the place of its result; none once the pool is dropped.
     jobs: Option<Sender<(J, Sender<R>)>>,
-    /// Of the jobs in flight, oldest first.
+    /// Results of the jobs in flight, oldest first.
     results: VecDeque<Receiver<R>>,
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,

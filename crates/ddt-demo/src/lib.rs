@@ -1,20 +1,4 @@
-//! Demo weights: bytes of safetensors files, as parts of the program.
-//!
-//! - [`NETWORK`] is a latent DDT of 9.7 million parameters (6 encoder and 2 decoder blocks of 256 channels), trained
-//!   by this project on CIFAR-10: ten classes, 32 x 32 pixels. Its metadata says how.
-//! - [`TINY_ENCODER`] and [`TINY_DECODER`] are the halves of the 32-channel tiny autoencoder whose latents it
-//!   generates. MIT, © 2023 Ollin Boer Bohan; the notice is in the files' metadata.
-//! - [`CLASSIFIER`] is a small network that tells CIFAR-10's classes apart (80 % of the test photos), to measure
-//!   generated images without any download.
-//!
-//! The bytes are static, so reading them copies nothing.
-//!
-//! ```
-//! // A safetensors file begins with the length of its JSON header.
-//! let length = u64::from_le_bytes(*ddt_demo::NETWORK.first_chunk().unwrap()) as usize;
-//! assert!(ddt_demo::NETWORK[8..8 + length].starts_with(b"{"));
-//! ```
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 use {ddt_demo_a::PART as FIRST, ddt_demo_b::PART as SECOND, ddt_demo_c::PART as THIRD};

@@ -110,7 +110,7 @@ impl Guidance {
         self.scale != 1.0 && (low < t && t < high || self.closed && (t == low || t == high))
     }
 
-    /// How much an error of the network's velocity grows at each step of a grid: the larger factor of the two
+    /// Growth of an error of the network's velocity at each step of a grid: the larger factor of the two
     /// batches in `v_uncond + scale (v_cond - v_uncond)`, and 1 where a step is not guided.
     pub fn step_factors(&self, grid: &TimeGrid) -> Vec<f64> {
         let factor = self.scale.abs().max((1.0 - self.scale).abs());

@@ -135,7 +135,7 @@ impl TimeGrid {
         self.last_step
     }
 
-    /// Where the grid ends before shifting: 1, or less for one that is made by [`until`](Self::until).
+    /// End of the grid before shifting: 1, or less for one made by [`until`](Self::until).
     pub fn end(&self) -> f64 {
         self.end
     }

@@ -150,7 +150,7 @@ fn adaptive_errors(rate: f64) -> Vec<(f64, f64, usize)> {
     (6..=22).map(|half_decades| run(10f64.powf(f64::from(-half_decades) / 2.0))).collect()
 }
 
-/// Of the logarithm of the error against that of the tolerance, in least squares.
+/// Least-squares slope of the logarithm of the error against that of the tolerance.
 fn slope(runs: &[(f64, f64, usize)]) -> f64 {
     let mean = |of: &dyn Fn(&(f64, f64, usize)) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
     let (x, y) = (mean(&|it| it.0.ln()), mean(&|it| it.1.ln()));

@@ -15,12 +15,11 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{MetricsError, check_range, check_row_size, check_rows, overflow},
-    features::{Features, check_finite, check_size},
-    statistics::{Statistics, check_square},
+    features::{Features, check_size},
+    statistics::Statistics,
 };
 
 /// Rows of a block.
@@ -30,7 +29,7 @@ const STRIP: usize = 128;
 /// Counts up to here are exact in f64.
 const MAX_ROWS: u64 = 1 << 53;
 
-/// Moments of rows, which may be pushed in parts; the moments of several processes can be merged.
+/// Moments of rows, which may be pushed in parts; moments of different rows can be merged.
 ///
 /// ```
 /// use ddt_metrics::{Features, Moments};
@@ -56,18 +55,6 @@ pub struct Moments {
     scatter: Vec<f64>,
     /// Rows waiting for a full block.
     pending: Vec<f32>,
-}
-
-/// [`Moments`] as plain numbers, to be written to a file or sent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MomentParts {
-    /// Number of rows.
-    pub num_rows: u64,
-    /// Their mean, `(size)`.
-    pub mean: Vec<f64>,
-    /// Sum of the products of deviations from the mean, `(size, size)`, row-major.
-    pub scatter: Vec<f64>,
 }
 
 impl Moments {
@@ -154,30 +141,6 @@ impl Moments {
             return Err(overflow("the features"));
         }
         Ok(Statistics::from_moments(self.mean, self.scatter, self.num_rows))
-    }
-
-    /// The sums as plain numbers.
-    #[must_use]
-    pub fn into_parts(mut self) -> MomentParts {
-        self.flush();
-        self.mirror();
-        MomentParts { num_rows: self.num_rows, mean: self.mean, scatter: self.scatter }
-    }
-
-    /// Moments from the numbers of [`Moments::into_parts`].
-    ///
-    /// # Errors
-    /// [`MetricsError::Input`] for an impossible size or number of rows, a scatter that is not square, or numbers
-    /// that are not finite.
-    pub fn from_parts(parts: MomentParts) -> Result<Self, MetricsError> {
-        let MomentParts { num_rows, mean, scatter } = parts;
-        let size = mean.len();
-        check_size(size)?;
-        check_range("rows", 0, MAX_ROWS, num_rows)?;
-        check_square(size, &scatter)?;
-        check_finite("the mean", &mean, size)?;
-        check_finite("the scatter", &scatter, size)?;
-        Ok(Self { size, num_rows, mean, scatter, pending: Vec::new() })
     }
 
     /// Adds the waiting rows.
@@ -293,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_and_threads_change_nothing_and_parts_come_back() {
+    fn batches_and_threads_change_nothing() {
         let size = 130;
         let values = gaussian(1200 * size, 3);
         let features = |rows: std::ops::Range<usize>| {
@@ -305,10 +268,7 @@ mod tests {
             moments.push(features(rows)).unwrap();
         }
         assert_eq!(moments.num_rows(), 1200);
-        assert_eq!(moments.clone().finish().unwrap(), whole);
-        let json = serde_json::to_string(&moments.into_parts()).unwrap();
-        let parts: MomentParts = serde_json::from_str(&json).unwrap();
-        assert_eq!(Moments::from_parts(parts).unwrap().finish().unwrap(), whole);
+        assert_eq!(moments.finish().unwrap(), whole);
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         assert_eq!(one.install(|| Statistics::of(features(0..1200))).unwrap(), whole);
     }
@@ -324,15 +284,13 @@ mod tests {
         assert!(error.contains("in the moments to merge"), "{error}");
         moments.push(Features::new(&[1.0; 2], 2).unwrap()).unwrap();
         assert!(message(moments.clone().finish().unwrap_err()).contains("at least 2 rows"));
-        let parts = MomentParts { num_rows: 2, mean: vec![0.0; 2], scatter: vec![0.0; 3] };
-        assert!(message(Moments::from_parts(parts.clone()).unwrap_err()).contains("got 3"));
-        let parts = MomentParts { scatter: vec![1.7e308; 4], ..parts };
-        let mut huge = Moments::from_parts(parts.clone()).unwrap();
-        huge.merge(&Moments::from_parts(parts.clone()).unwrap()).unwrap();
+        let of = |num_rows| {
+            let (mean, scatter) = (vec![0.0; 2], vec![1.7e308; 4]);
+            Moments { size: 2, num_rows, mean, scatter, pending: Vec::new() }
+        };
+        let mut huge = of(2);
+        huge.merge(&of(2)).unwrap();
         assert!(matches!(huge.finish(), Err(MetricsError::Numerical(_))));
-        let parts = MomentParts { num_rows: u64::MAX, ..parts };
-        assert!(message(Moments::from_parts(parts.clone()).unwrap_err()).contains("rows from 0"));
-        let mut most = Moments::from_parts(MomentParts { num_rows: MAX_ROWS, ..parts }).unwrap();
-        assert!(message(most.merge(&moments).unwrap_err()).contains("rows from 0"));
+        assert!(message(of(MAX_ROWS).merge(&moments).unwrap_err()).contains("rows from 0"));
     }
 }

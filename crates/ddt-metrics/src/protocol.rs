@@ -74,7 +74,7 @@ pub struct Evaluator {
 /// Name of TensorFlow's Inception of 2015, with its resize and its bias-free logits.
 pub const INCEPTION_2015: &str = "inception-2015-tf";
 
-/// How samples and references were compared.
+/// Settings of a comparison of samples and references.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvaluationProtocol {
@@ -94,10 +94,10 @@ pub struct EvaluationProtocol {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Protocol {
-    /// How the sample was generated, as stated by its generator: weights and autoencoder by hash, solver, steps,
-    /// guidance and its interval, plan, classes, seed, order of rows, rounding. `None` where that is unknown.
+    /// Settings of the sample's generation, as its generator states them: weights and autoencoder by hash, solver,
+    /// steps, guidance and its interval, plan, classes, seed, order of rows, rounding. `None` where that is unknown.
     pub sample: Option<Value>,
-    /// How it was measured.
+    /// Settings of the measurement.
     pub evaluation: EvaluationProtocol,
 }
 

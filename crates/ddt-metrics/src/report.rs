@@ -39,7 +39,7 @@ pub struct Report {
     pub verdict: Option<Verdict>,
     /// Reasons not to trust the numbers.
     pub warnings: Vec<Warning>,
-    /// How they were measured.
+    /// Settings of their measurement.
     pub protocol: Protocol,
 }
 

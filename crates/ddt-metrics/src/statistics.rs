@@ -56,7 +56,7 @@ impl Statistics {
         Ok(Self { mean, covariance, num_rows })
     }
 
-    /// For [`Moments`](crate::Moments), which keeps the invariant itself.
+    /// Statistics without a check, for [`Moments`](crate::Moments), which keeps the invariant itself.
     pub(crate) fn from_moments(mean: Vec<f64>, covariance: Vec<f64>, num_rows: u64) -> Self {
         Self { mean, covariance, num_rows: Some(num_rows) }
     }
@@ -86,7 +86,7 @@ impl Statistics {
     }
 }
 
-pub(crate) fn check_square(size: usize, matrix: &[f64]) -> Result<(), MetricsError> {
+fn check_square(size: usize, matrix: &[f64]) -> Result<(), MetricsError> {
     let expected = size * size;
     if matrix.len() == expected {
         return Ok(());

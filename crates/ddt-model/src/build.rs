@@ -1,4 +1,4 @@
-//! From a configuration to its network, in any form, and to the names and shapes of its parameters.
+//! Builds the network of a configuration, in any form, and lists the names and shapes of its parameters.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +34,8 @@ impl NetworkConfig {
         if self.family == Family::DitDh { self.build(vb) } else { self.build_as::<Fused>(vb) }
     }
 
-    /// Builds the form for sampling in f32 or bf16 on the CPU: the weights of DDT's and DiT^DH's layers are packed and the
-    /// originals dropped. SiT's blocks have no such form and stay as they are.
+    /// Builds the form for sampling in f32 or bf16 on the CPU: the weights of DDT's and DiT^DH's layers are packed
+    /// and the originals dropped. SiT's blocks have no such form and stay as they are.
     ///
     /// # Errors
     /// As [`build`](Self::build), and for DDT's layers in another dtype or on another device.

@@ -143,7 +143,7 @@ impl DdtConfig {
         rows * columns
     }
 
-    /// Whether these sizes make a network.
+    /// Checks that these sizes make a network.
     ///
     /// # Errors
     /// Names the first size that does not, and what it may be.

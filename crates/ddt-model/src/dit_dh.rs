@@ -37,7 +37,7 @@ pub struct DitDh<F: Form = Plain> {
     positions: Option<Tensor>,
     blocks: Vec<F::Block>,
     rope: AxialRope2d,
-    /// Where the widths differ.
+    /// Projection between the two widths, where they differ.
     s_projector: Option<F::Linear>,
     decoder: VelocityDecoder<F::Block, F::Linear>,
 }

@@ -92,7 +92,7 @@ impl DitDhConfig {
         self.decoder_hidden_size.checked_div(self.decoder_num_heads).unwrap_or(0)
     }
 
-    /// Whether these sizes make a network with `sizes`, which are valid.
+    /// Checks that these settings make a network with `sizes`, which are valid.
     pub(crate) fn validate(&self, sizes: &DdtConfig) -> Result<(), ConfigError> {
         let (width, heads) = (self.decoder_hidden_size, self.decoder_num_heads);
         if !(1..=1 << 14).contains(&heads) {

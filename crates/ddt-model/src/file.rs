@@ -320,7 +320,7 @@ fn described<T: DeserializeOwned>(checkpoint: &Checkpoint, key: &str) -> Result<
     checkpoint.metadata().get(key).map(parse).transpose()
 }
 
-/// Whether the tensors that are no parameters are those that the network computes.
+/// Checks that the tensors that are no parameters are those that the network computes.
 fn check_fixed(
     file: &Path,
     fixed: &BTreeMap<String, Tensor>,
@@ -342,7 +342,7 @@ fn check_fixed(
     Ok(())
 }
 
-/// Whether classes and latents fit the sizes.
+/// Checks that classes and latents fit the sizes.
 fn check_description(
     file: &Path,
     cfg: &DdtConfig,

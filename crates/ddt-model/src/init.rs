@@ -1,4 +1,4 @@
-//! Where the parameters of a network come from when there is no file: a seed, or nothing but their shapes.
+//! Sources of a network's parameters when there is no file: a seed, or nothing but their shapes.
 
 use std::{
     collections::BTreeMap,

@@ -49,16 +49,16 @@ impl Family {
     }
 }
 
-/// How the tokens of a decoder block see each other (Tab. 5 of arXiv:2504.05741).
+/// Token mixer of a decoder block (Tab. 5 of arXiv:2504.05741).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenMixer {
-    /// By attention.
+    /// Attention.
     #[default]
     Attention,
-    /// By a 3 x 3 convolution on the token grid.
+    /// A 3 x 3 convolution on the token grid.
     Conv3x3,
-    /// Not at all: a second MLP in place of attention.
+    /// None: a second MLP in place of attention.
     Mlp,
 }
 
@@ -123,7 +123,7 @@ impl From<DdtConfig> for NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// Whether this makes a network.
+    /// Checks that this configuration makes a network.
     ///
     /// # Errors
     /// Names the first part that does not, and what it may be.

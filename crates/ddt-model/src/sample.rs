@@ -16,16 +16,16 @@ use crate::{
     shared::{NetworkCalls, RecomputeSchedule, Shared, SharedState},
 };
 
-/// How to sample.
+/// Options of [`sample`].
 #[derive(Debug, Clone)]
 pub struct SampleOptions<'a> {
-    /// The steps.
+    /// Times of the steps.
     pub grid: TimeGrid,
-    /// How to take one.
+    /// Solver that takes them.
     pub solver: &'a dyn Solver,
-    /// How strongly to follow the class, and when.
+    /// Scale and interval of classifier-free guidance.
     pub guidance: Guidance,
-    /// Where to recompute the self-condition, and how to forecast it elsewhere; recomputed everywhere without a plan.
+    /// Steps at which to recompute the self-condition, and the order of forecasts elsewhere; all steps without a plan.
     pub plan: Option<&'a SharingPlan>,
 }
 
@@ -34,7 +34,7 @@ pub struct SampleOptions<'a> {
 pub struct Sampled {
     /// Latents at `t = 1`, `(B, C, H, W)` f32, in the scale the network was trained on.
     pub latents: Tensor,
-    /// How often each half of the network ran; calls of a guiding network are not counted.
+    /// Calls of each half of the network; those of a guiding network are not counted.
     pub calls: NetworkCalls,
 }
 

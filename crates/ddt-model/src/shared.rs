@@ -63,7 +63,7 @@ struct Recomputed<K> {
     cached: K,
 }
 
-/// How often each half of the network ran; one without halves counts as a decoder.
+/// Calls of each half of the network; one without halves counts as a decoder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NetworkCalls {
     /// Calls of the condition encoder.
@@ -80,7 +80,7 @@ impl<M> Shared<M> {
 }
 
 impl<K> SharedState<K> {
-    /// How often each half ran so far.
+    /// Calls of each half so far.
     pub fn calls(&self) -> NetworkCalls {
         self.calls
     }

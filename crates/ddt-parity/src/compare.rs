@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
 
-/// How far an output may be from the fixture's.
+/// Largest accepted difference of an output from the fixture's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Tolerance {
     /// Root mean square of the error over that of the fixture.
@@ -64,7 +64,7 @@ pub struct Comparison {
     pub relative_rms: f64,
     /// Largest error.
     pub largest: f64,
-    /// How far it may be.
+    /// Largest accepted error.
     pub tolerance: Tolerance,
 }
 

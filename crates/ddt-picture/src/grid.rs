@@ -30,7 +30,7 @@ pub struct Grid<'a> {
     pub footer: &'a str,
 }
 
-/// Where everything goes, in pixels.
+/// Positions and sizes, in pixels.
 struct Layout {
     /// Factor by which images are enlarged.
     factor: usize,
@@ -49,7 +49,6 @@ impl Grid<'_> {
     /// Draws dark text on a light ground; small images are enlarged by a whole factor.
     ///
     /// # Errors
-    ///
     /// [`PictureError::Content`] without images, for images of different sizes, or a number of them that does not
     /// fit the labels; [`PictureError::Size`] for a grid that is too large.
     pub fn draw(&self) -> Result<Rgb8, PictureError> {
@@ -87,7 +86,6 @@ impl Grid<'_> {
     /// images exist, with room for the longest footer.
     ///
     /// # Errors
-    ///
     /// As [`draw`](Self::draw).
     pub fn check_size(&self, columns: usize, width: usize, height: usize) -> Result<(), PictureError> {
         let layout = self.layout(columns, (width, height));

@@ -38,7 +38,6 @@ impl HeatMap<'_> {
     /// Values outside `low..=high` get the colour of the nearer end.
     ///
     /// # Errors
-    ///
     /// [`PictureError::Content`] for a matrix that is empty, not square or not finite, and unless `low < high`;
     /// [`PictureError::Size`] for one too large to draw.
     pub fn draw(&self) -> Result<Rgb8, PictureError> {

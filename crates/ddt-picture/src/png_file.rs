@@ -16,7 +16,6 @@ use crate::rgb8::{MAX_PIXELS, PictureError, Rgb8, content};
 /// ASCII values become `tEXt` chunks, which every reader knows; others become `iTXt` (UTF-8).
 ///
 /// # Errors
-///
 /// [`PictureError::Content`] if a key is not 1 to 79 printable ASCII characters, or a value holds a NUL.
 pub fn encode_png(picture: &Rgb8, text: &[(&str, &str)]) -> Result<Vec<u8>, PictureError> {
     let mut bytes = Vec::new();
@@ -53,7 +52,6 @@ pub fn encode_png(picture: &Rgb8, text: &[(&str, &str)]) -> Result<Vec<u8>, Pict
 /// Other kinds of PNG (palette, grey, 16 bits) are refused: this reads what [`encode_png`] makes.
 ///
 /// # Errors
-///
 /// [`PictureError::Read`] if the file cannot be read, is no PNG, is damaged, or is not 8-bit RGB.
 pub fn read_png(path: &Path) -> Result<(Rgb8, Vec<(String, String)>), PictureError> {
     let refuse = |reason: String| PictureError::Read { path: path.to_owned(), reason };

@@ -15,9 +15,9 @@ pub enum PictureError {
     /// Bytes that are no image of the given size.
     #[error("expected {width} x {height} x 3 bytes and no empty side, got {bytes} bytes")]
     Shape {
-        /// In pixels.
+        /// Width in pixels.
         width: u32,
-        /// In pixels.
+        /// Height in pixels.
         height: u32,
         /// Number of bytes.
         bytes: usize,
@@ -30,9 +30,9 @@ pub enum PictureError {
         MAX_PIXELS / 1_000_000
     )]
     Size {
-        /// In pixels.
+        /// Width in pixels.
         width: usize,
-        /// In pixels.
+        /// Height in pixels.
         height: usize,
     },
     /// Images, labels or values that do not fit together.
@@ -75,7 +75,6 @@ impl Rgb8 {
     /// Takes `height * width * 3` bytes.
     ///
     /// # Errors
-    ///
     /// [`PictureError::Shape`] for another number of bytes or a side of zero.
     pub fn new(width: u32, height: u32, bytes: Vec<u8>) -> Result<Self, PictureError> {
         let expected = (width as usize).checked_mul(height as usize).and_then(|it| it.checked_mul(3));
@@ -88,20 +87,19 @@ impl Rgb8 {
     /// An image of one colour.
     ///
     /// # Errors
-    ///
     /// [`PictureError::Size`] if it is empty, above 32768 pixels a side or above 1 GiB.
     pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Result<Self, PictureError> {
         check_size(width, height)?;
         Self::new(width as u32, height as u32, colour.repeat(width * height))
     }
 
-    /// In pixels.
+    /// Width in pixels.
     #[must_use]
     pub fn width(&self) -> u32 {
         self.width
     }
 
-    /// In pixels.
+    /// Height in pixels.
     #[must_use]
     pub fn height(&self) -> u32 {
         self.height

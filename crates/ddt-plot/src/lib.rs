@@ -1,13 +1,4 @@
-//! Line plots as SVG.
-//!
-//! ```
-//! use ddt_plot::{LinePlot, Series};
-//!
-//! let series = [Series { name: "train".to_owned(), points: vec![(0.0, 1.0), (10.0, 0.5)] }];
-//! let plot = LinePlot { title: "loss", x_label: "images seen", y_label: "mean squared error", log_y: false, series: &series };
-//! assert!(plot.svg().starts_with("<svg"));
-//! ```
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 use plotters::prelude::*;
@@ -166,9 +157,8 @@ fn ranges<'a>(
 /// A number as a tick says it: short, without the noise of binary fractions.
 #[must_use]
 pub fn number(value: f64) -> String {
-    let trimmed = |text: String| match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
+    let trimmed = |text: String| {
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
     };
     match value.abs() {
         0.0 => "0".to_owned(),

@@ -18,19 +18,19 @@ use serde_json::json;
 /// Flags of the abuse.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long
+    /// Length of the abuse, in seconds
     #[arg(long, default_value_t = 600)]
     seconds: u64,
-    /// Malformed requests, spread over the time
+    /// Malformed requests, spread over its length
     #[arg(long, default_value_t = 10_000)]
     malformed: u64,
     /// Slow connections that are open at any time
     #[arg(long, default_value_t = 200)]
     slow: usize,
-    /// Jobs, spread over the time
+    /// Jobs, spread over its length
     #[arg(long, default_value_t = 1000)]
     jobs: u64,
-    /// Bodies of 1 GiB, spread over the time
+    /// Bodies of 1 GiB, spread over its length
     #[arg(long, default_value_t = 20)]
     bodies: u64,
 }
@@ -50,7 +50,6 @@ struct Abuse {
 /// Runs everything and prints the figures.
 ///
 /// # Errors
-///
 /// A server that crashed, took too much memory, does not answer at the end, or left its good client without a picture.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut program = Program::start(0, &[])?;

@@ -27,7 +27,6 @@ impl Program {
     /// Starts the program of this build on a port, 0 for any, with further flags.
     ///
     /// # Errors
-    ///
     /// A program that was not built, or prints no address.
     pub fn start(port: u16, flags: &[&str]) -> Result<Self> {
         let program = built("ddt")?;
@@ -42,10 +41,9 @@ impl Program {
         Ok(Self { child, _stdout: stdout, address })
     }
 
-    /// Whether it still runs.
+    /// Whether the server still runs.
     ///
     /// # Errors
-    ///
     /// None in practice.
     pub fn is_running(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_none())
@@ -62,7 +60,6 @@ impl Program {
     /// Kills it, as a crash would.
     ///
     /// # Errors
-    ///
     /// None in practice.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
@@ -80,7 +77,6 @@ impl Drop for Program {
 /// A program of this build, beside the one that runs.
 ///
 /// # Errors
-///
 /// One that was not built.
 pub fn built(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
@@ -94,7 +90,6 @@ pub fn built(name: &str) -> Result<PathBuf> {
 /// A connection that waits for an answer for a minute.
 ///
 /// # Errors
-///
 /// A server that does not accept it.
 pub fn connect(address: &str) -> Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
@@ -118,7 +113,6 @@ impl Answer {
     /// The body as JSON.
     ///
     /// # Errors
-    ///
     /// A body of another form.
     pub fn json(&self) -> Result<Value> {
         Ok(serde_json::from_slice(&self.body)?)
@@ -128,7 +122,6 @@ impl Answer {
 /// Sends a request with a body of JSON, if there is one, and reads the answer.
 ///
 /// # Errors
-///
 /// A connection that ends before the answer does.
 pub fn request(address: &str, line: &str, client: &str, body: &str) -> Result<Answer> {
     let mut stream = connect(address)?;
@@ -144,7 +137,6 @@ pub fn request(address: &str, line: &str, client: &str, body: &str) -> Result<An
 /// Reads an answer.
 ///
 /// # Errors
-///
 /// A connection that ends before the answer does.
 pub fn answer(reader: &mut impl BufRead) -> Result<Answer> {
     let (mut answer, mut length) = (Answer { status: 0, retry_after: 0, body: Vec::new() }, 0);
@@ -174,7 +166,6 @@ impl Events {
     /// Follows a job.
     ///
     /// # Errors
-    ///
     /// A server that does not accept the connection.
     pub fn follow(address: &str, job: &str) -> Result<Self> {
         let mut stream = connect(address)?;

@@ -1,4 +1,4 @@
-//! How much previews slow a job.
+//! Cost of previews: the time of a job with and without them.
 
 use anyhow::{Context, Result, ensure};
 use ddt_serve_tests::{Events, Program, request};

@@ -25,7 +25,6 @@ impl<'a> OrderPlanner<'a> {
     /// of the velocity at each step, which the paper's programme does not use.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] for more steps than a plan can have, for times or factors of another grid, and for
     /// forecasts from a measurement without inner products.
     pub fn new(
@@ -75,7 +74,6 @@ impl<'a> OrderPlanner<'a> {
     /// The cheapest plan of a number of recomputes.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] outside [`budgets`](Self::budgets).
     pub fn plan(&self, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
         match self {
@@ -87,7 +85,6 @@ impl<'a> OrderPlanner<'a> {
     /// The plan whose segments differ by at most one step.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] for no recompute, and for more than there are steps.
     pub fn uniform(&self, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
         let plan = |num_steps| SharingPlan::uniform_budget(num_steps, num_recompute);

@@ -21,18 +21,10 @@ pub enum PlanError {
     WrongSetting {
         /// Name of the first setting that differs.
         setting: String,
-        /// Its value in the file.
+        /// Value in the file.
         made_for: String,
-        /// Its value in the sampler.
+        /// Value in the sampler.
         wanted: String,
-    },
-    /// A plan was made for another order of forecasts.
-    #[error("the plan is for forecasts of order {plan}, wanted order {wanted}; plan again for this order")]
-    WrongOrder {
-        /// Order of the plan.
-        plan: usize,
-        /// Order of the sampler.
-        wanted: usize,
     },
     /// A file is not JSON of the expected structure.
     #[error("malformed file")]

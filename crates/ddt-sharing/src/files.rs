@@ -39,7 +39,6 @@ impl SimilarityFile {
     /// Reads the content of a similarity file.
     ///
     /// # Errors
-    ///
     /// Those of [`PlanFile::from_json`].
     pub fn from_json(json: &[u8]) -> Result<Self, PlanError> {
         let file: Self = SIMILARITY.read(json)?;
@@ -50,7 +49,6 @@ impl SimilarityFile {
     /// Content of a similarity file.
     ///
     /// # Errors
-    ///
     /// Errors of [`validate`](Self::validate), and a file above [`MAX_JSON_BYTES`](Self::MAX_JSON_BYTES).
     pub fn to_json(&self) -> Result<String, PlanError> {
         self.validate()?;
@@ -60,7 +58,6 @@ impl SimilarityFile {
     /// Refuses a sampler with other settings than were measured.
     ///
     /// # Errors
-    ///
     /// Those of [`MadeFor::check`], naming both sides.
     pub fn check(&self, wanted: &MadeFor) -> Result<(), PlanError> {
         self.made_for.check(wanted)
@@ -69,7 +66,6 @@ impl SimilarityFile {
     /// Checks that the parts agree with each other.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] for matrices of another number of steps than the time grid, and for no images.
     pub fn validate(&self) -> Result<(), PlanError> {
         self.made_for.validate(self.similarity.num_steps())?;
@@ -166,7 +162,6 @@ impl PlanFile {
     /// Reads the content of a plan file.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Malformed`] for anything but JSON of this structure (unknown keys included);
     /// [`PlanError::Invalid`] for a file of another format or version, one above
     /// [`MAX_JSON_BYTES`](Self::MAX_JSON_BYTES), and one that contradicts itself.
@@ -179,7 +174,6 @@ impl PlanFile {
     /// Content of a plan file.
     ///
     /// # Errors
-    ///
     /// Errors of [`validate`](Self::validate), and a file above [`MAX_JSON_BYTES`](Self::MAX_JSON_BYTES).
     pub fn to_json(&self) -> Result<String, PlanError> {
         self.validate()?;
@@ -189,7 +183,6 @@ impl PlanFile {
     /// The plan, for a sampler with the settings it was made for.
     ///
     /// # Errors
-    ///
     /// Those of [`MadeFor::check`], naming both sides.
     pub fn plan_for(&self, wanted: &MadeFor) -> Result<&SharingPlan, PlanError> {
         self.made_for.check(wanted)?;
@@ -199,7 +192,6 @@ impl PlanFile {
     /// Checks that the parts agree with each other.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] for a plan of another number of steps than the time grid of `made_for`, and for
     /// impossible numbers.
     pub fn validate(&self) -> Result<(), PlanError> {

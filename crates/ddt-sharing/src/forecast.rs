@@ -11,10 +11,11 @@
 //! C_k(N)            = min_b D_k(b, N)                  ties: the smallest b
 //! ```
 //!
-//! `v_i`, of mean 1, is the length of step `i` times the factor by which guidance enlarges errors there: how far an
-//! error of that step's velocity moves the latents. The cost of a segment depends on the recompute before it, so the state of the dynamic programme is the pair
-//! of a segment's ends. Segments have at most [`MAX_SEGMENT`] steps. Extrapolating features of a network over
-//! sampling steps is known from undivided transformers: TaylorSeer (arXiv:2503.06923), FoCa (arXiv:2508.16211).
+//! `v_i`, of mean 1, is the length of step `i` times the factor by which guidance enlarges errors there: it says how
+//! far an error of that step's velocity moves the latents. The cost of a segment depends on the recompute before it,
+//! so the state of the dynamic programme is the pair of a segment's ends. Segments have at most [`MAX_SEGMENT`]
+//! steps. Extrapolating features of a network over sampling steps is known from undivided transformers: TaylorSeer
+//! (arXiv:2503.06923), FoCa (arXiv:2508.16211).
 
 use crate::cost::{FixedPoint, PlanWithCost};
 use crate::error::PlanError;
@@ -69,7 +70,6 @@ impl<'a> Forecasts<'a> {
     /// Forecasts of an order, from inner products measured on a grid of `N` steps and its `N + 1` times.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless there are `N + 1` finite, increasing times.
     pub fn new(
         products: &'a InnerProducts,
@@ -92,7 +92,6 @@ impl<'a> Forecasts<'a> {
     /// Also weighs each step by the factor by which guidance enlarges errors of the velocity there.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless there are `N` factors, finite and above 0.
     pub fn with_guidance(self, factors: &[f64]) -> Result<Self, PlanError> {
         if factors.len() != self.num_steps() {
@@ -122,7 +121,6 @@ impl<'a> Forecasts<'a> {
     /// Relative RMS error of the self-condition in use at each step, `(N)`; 0 where it is recomputed.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] for a plan of another number of steps.
     pub fn errors(&self, plan: &SharingPlan) -> Result<Vec<f64>, PlanError> {
         plan.check_num_steps(self.num_steps())?;
@@ -133,7 +131,6 @@ impl<'a> Forecasts<'a> {
     /// Cost of a plan: the sum of its steps' errors, each times the weight of the step.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] for a plan of another number of steps.
     pub fn cost(&self, plan: &SharingPlan) -> Result<f64, PlanError> {
         Ok(self.unit().value(self.units(plan)?))
@@ -211,7 +208,6 @@ impl<'a> ForecastPlanner<'a> {
     /// Plans for all budgets up to `max_budget`.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `N / `[`MAX_SEGMENT`]` <= max_budget <= N`, and for
     /// [`ForecastOrder::Reuse`], whose plans are those of [`optimal_plan`](crate::optimal_plan).
     pub fn new(forecasts: &Forecasts<'a>, max_budget: usize) -> Result<Self, PlanError> {
@@ -231,7 +227,6 @@ impl<'a> ForecastPlanner<'a> {
     /// The best plan of exactly `num_recompute` recomputes, and its cost.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `min_budget <= num_recompute <= max_budget`.
     pub fn plan(&self, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
         check_budget(num_recompute, self.min_budget(), self.max_budget())?;
@@ -329,7 +324,6 @@ fn extend(earlier: i64, segment: &[i64], gap: u8, costs: &mut [i64], gaps: &mut 
 /// [`ForecastPlanner`] gives the plans of many budgets for the price of the largest.
 ///
 /// # Errors
-///
 /// [`PlanError::Invalid`] as for [`ForecastPlanner::new`].
 pub fn forecast_plan(forecasts: &Forecasts<'_>, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
     ForecastPlanner::new(forecasts, num_recompute)?.plan(num_recompute)
@@ -338,7 +332,6 @@ pub fn forecast_plan(forecasts: &Forecasts<'_>, num_recompute: usize) -> Result<
 /// Cheapest forecast plan of the fewest recomputes whose mean error is at most `at_most`.
 ///
 /// # Errors
-///
 /// [`PlanError::Invalid`] for [`ForecastOrder::Reuse`], and unless the bound is finite and at least 0. Any such
 /// bound can be met: recomputing at every step has no error.
 pub fn forecast_plan_with_mean_error(
@@ -353,7 +346,6 @@ pub fn forecast_plan_with_mean_error(
 /// Exact for order 1; for order 2, the fewest among the plans of [`ForecastPlanner`].
 ///
 /// # Errors
-///
 /// Those of [`forecast_plan_with_mean_error`].
 pub fn forecast_plan_with_worst_error(
     forecasts: &Forecasts<'_>,

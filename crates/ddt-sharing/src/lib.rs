@@ -1,9 +1,6 @@
-//! Sharing plans for DDT samplers: at which steps to recompute the self-condition.
+#![doc = include_str!("../README.md")]
 //!
-//! The self-condition `z_t` changes little between adjacent sampling steps, so a sampler may run the condition
-//! encoder at some steps only and reuse its output at the others (arXiv:2504.05741, Sec. 3.4, eq. 6), or
-//! forecast it from the last outputs. This crate measures how the steps differ and picks the steps to
-//! recompute. It works on numbers, not tensors.
+//! # Contents
 //!
 //! - [`SimilarityAccumulator`] takes the self-conditions of unshared sampling, one image at a time, and
 //!   computes their [`Similarity`] (mean cosines) and [`InnerProducts`].
@@ -12,28 +9,13 @@
 //!   find the budget from a bound.
 //! - Forecasts: [`ForecastPlanner`] and [`forecast_plan`] do the same for a [`ForecastOrder`] above 0, from the
 //!   errors that [`Forecasts`] computes from inner products; [`forecast_weights`] is the extrapolation itself.
-//! - [`OrderPlanner`] makes the plans of whichever order is asked for.
+//! - [`OrderPlanner`] makes plans of any order.
 //! - [`predicted_speedup`] predicts the gain from a network's [`OperationCounts`].
 //! - A plan is only good for the settings it was measured with: [`MadeFor`] holds them, [`PlanFile`] and
 //!   [`SimilarityFile`] keep them beside the numbers.
 //!
 //! Formulas use `N` steps and `K` recomputes. Everything is computed in f64, and no result depends on the
 //! number of threads.
-//!
-//! ```
-//! use ddt_sharing::{SharingPlan, SimilarityAccumulator, optimal_plan, plan_cost};
-//!
-//! // Four steps, one token of two channels: the state turns by a right angle between steps 2 and 3.
-//! let states = [vec![1.0_f32, 0.0], vec![1.0, 0.1], vec![1.0, 0.0], vec![0.0, 1.0]];
-//! let mut statistic = SimilarityAccumulator::new(4)?;
-//! statistic.add(&states, 2)?;
-//! let similarity = statistic.similarity()?;
-//!
-//! let best = optimal_plan(&similarity, 2)?;
-//! assert_eq!(best.plan.recompute_steps(), [0, 3]);
-//! assert!(best.cost < plan_cost(&similarity, &SharingPlan::uniform(4, 2)?)?);
-//! # Ok::<(), ddt_sharing::PlanError>(())
-//! ```
 
 #![forbid(unsafe_code)]
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::error::PlanError;
 
-/// How far numbers of equal settings may differ, relatively: they may have been computed in different ways.
+/// Relative difference at which numbers still count as equal: they may have been computed in different ways.
 const TOLERANCE: f64 = 1e-9;
 
 /// A model and the sampler settings that its self-conditions depend on.
@@ -37,7 +37,6 @@ impl MadeFor {
     /// Adds or replaces a setting, such as `grid`, `guidance` or `solver`.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] if `value` has no JSON form.
     pub fn with(mut self, name: &str, value: &impl Serialize) -> Result<Self, PlanError> {
         let value = serde_json::to_value(value).map_err(|error| {
@@ -65,7 +64,6 @@ impl MadeFor {
     /// Refuses a sampler with another model or other settings; a setting that one side lacks is not compared.
     ///
     /// # Errors
-    ///
     /// [`PlanError::WrongSetting`] naming the first difference and both its values.
     pub fn check(&self, wanted: &MadeFor) -> Result<(), PlanError> {
         let difference = if self.model == wanted.model {

@@ -34,7 +34,6 @@ impl Planner {
     /// Plans for all budgets `1..=max_budget`.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `1 <= max_budget <= N`.
     pub fn new(similarity: &Similarity, max_budget: usize) -> Result<Self, PlanError> {
         let num_steps = similarity.num_steps();
@@ -63,7 +62,6 @@ impl Planner {
     /// Cost of the best plan of exactly `num_recompute` recomputes; it never rises with the budget.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `1 <= num_recompute <= max_budget`.
     pub fn cost(&self, num_recompute: usize) -> Result<f64, PlanError> {
         check_budget(num_recompute, 1, self.max_budget)?;
@@ -73,7 +71,6 @@ impl Planner {
     /// The best plan of exactly `num_recompute` recomputes, and its cost.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `1 <= num_recompute <= max_budget`.
     pub fn plan(&self, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
         let cost = self.cost(num_recompute)?;
@@ -99,7 +96,6 @@ impl Planner {
 /// [`Planner`] gives the plans of many budgets for the price of the largest.
 ///
 /// # Errors
-///
 /// [`PlanError::Invalid`] unless `1 <= num_recompute <= N`.
 pub fn optimal_plan(similarity: &Similarity, num_recompute: usize) -> Result<PlanWithCost, PlanError> {
     Planner::new(similarity, num_recompute)?.plan(num_recompute)
@@ -108,7 +104,6 @@ pub fn optimal_plan(similarity: &Similarity, num_recompute: usize) -> Result<Pla
 /// Cost of any plan: the sum of `E(a, b)` over its segments.
 ///
 /// # Errors
-///
 /// [`PlanError::Invalid`] if the plan and the similarity have different numbers of steps.
 pub fn plan_cost(similarity: &Similarity, plan: &SharingPlan) -> Result<f64, PlanError> {
     PlanError::check_steps("the plan", similarity.num_steps(), plan.num_steps())?;
@@ -156,7 +151,6 @@ fn add_layer(best: &[i64], segment: &[i64], next: &mut [i64], k: usize) {
 /// ```
 ///
 /// # Errors
-///
 /// [`PlanError::Invalid`] unless `at_least` is in [-1, 1]. Any such bound can be met: recomputing at every
 /// step has similarity 1.
 pub fn plan_with_mean_similarity(similarity: &Similarity, at_least: f64) -> Result<PlanWithCost, PlanError> {
@@ -177,7 +171,6 @@ pub fn plan_with_mean_similarity(similarity: &Similarity, at_least: f64) -> Resu
 /// the plans with the fewest recomputes the one of least cost is taken; ties go to the smallest `j`.
 ///
 /// # Errors
-///
 /// [`PlanError::Invalid`] unless `at_least` is in [-1, 1].
 pub fn plan_with_worst_similarity(similarity: &Similarity, at_least: f64) -> Result<PlanWithCost, PlanError> {
     check_bound(at_least)?;
@@ -216,7 +209,6 @@ pub fn plan_with_worst_similarity(similarity: &Similarity, at_least: f64) -> Res
 /// ```
 ///
 /// # Errors
-///
 /// [`PlanError::Invalid`] if the plan and the similarity have different numbers of steps.
 pub fn mean_similarity(similarity: &Similarity, plan: &SharingPlan) -> Result<f64, PlanError> {
     Ok(1.0 - plan_cost(similarity, plan)? / plan.num_steps() as f64)
@@ -225,7 +217,6 @@ pub fn mean_similarity(similarity: &Similarity, plan: &SharingPlan) -> Result<f6
 /// Least similarity, over all steps, between the state used and the step's own.
 ///
 /// # Errors
-///
 /// [`PlanError::Invalid`] if the plan and the similarity have different numbers of steps.
 pub fn worst_similarity(similarity: &Similarity, plan: &SharingPlan) -> Result<f64, PlanError> {
     PlanError::check_steps("the plan", similarity.num_steps(), plan.num_steps())?;

@@ -92,7 +92,6 @@ impl SharingPlan {
     /// The plan that recomputes at `recompute_steps`, out of `num_steps` sampling steps, and reuses between.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless the steps are `0 = a_1 < a_2 < ... < num_steps`, and `num_steps` is in
     /// `1..=`[`MAX_STEPS`].
     pub fn new(recompute_steps: Vec<usize>, num_steps: usize) -> Result<Self, PlanError> {
@@ -116,7 +115,6 @@ impl SharingPlan {
     /// The plan that recomputes at every step.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `num_steps` is in `1..=`[`MAX_STEPS`].
     pub fn every_step(num_steps: usize) -> Result<Self, PlanError> {
         Self::uniform(num_steps, 1)
@@ -129,7 +127,6 @@ impl SharingPlan {
     /// ```
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `every` is above 0 and `num_steps` is in `1..=`[`MAX_STEPS`].
     pub fn uniform(num_steps: usize, every: usize) -> Result<Self, PlanError> {
         check_num_steps(num_steps, MAX_STEPS)?;
@@ -146,7 +143,6 @@ impl SharingPlan {
     /// ```
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `1 <= num_recompute <= num_steps <= `[`MAX_STEPS`].
     pub fn uniform_budget(num_steps: usize, num_recompute: usize) -> Result<Self, PlanError> {
         check_num_steps(num_steps, MAX_STEPS)?;
@@ -189,33 +185,14 @@ impl SharingPlan {
     /// Refuses a sampler with another number of steps.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] naming both.
     pub fn check_num_steps(&self, wanted: usize) -> Result<(), PlanError> {
         PlanError::check_steps("the sharing plan", wanted, self.num_steps)
     }
 
-    /// Refuses a sampler with forecasts of another order.
-    ///
-    /// # Errors
-    ///
-    /// [`PlanError::WrongOrder`] naming both.
-    pub fn check_order(&self, wanted: ForecastOrder) -> Result<(), PlanError> {
-        if self.order == wanted {
-            return Ok(());
-        }
-        Err(PlanError::WrongOrder { plan: self.order.into(), wanted: wanted.into() })
-    }
-
     /// Whether the encoder runs at `step`.
     pub fn is_recompute(&self, step: usize) -> bool {
         self.recompute_steps.binary_search(&step).is_ok()
-    }
-
-    /// First recompute step after `step`, or `N` if there is none.
-    pub fn next_recompute(&self, step: usize) -> usize {
-        let after = self.recompute_steps.partition_point(|&it| it <= step);
-        self.recompute_steps.get(after).copied().unwrap_or(self.num_steps)
     }
 
     /// Stretches of steps from one recompute to the next, as `(first, end)` with `end` excluded.
@@ -367,8 +344,6 @@ mod tests {
     #[test]
     fn a_plan_knows_how_long_a_state_lasts() {
         let plan = SharingPlan::new(vec![0, 2, 3], 6).unwrap();
-        let next: Vec<_> = (0..8).map(|step| plan.next_recompute(step)).collect();
-        assert_eq!(next, [2, 2, 3, 6, 6, 6, 6, 6]);
         assert_eq!(plan.segments().collect::<Vec<_>>(), [(0, 2), (2, 3), (3, 6)]);
         assert!(!plan.is_recompute(6));
         plan.check_num_steps(6).unwrap();
@@ -397,11 +372,6 @@ mod tests {
 
     #[test]
     fn orders_are_checked() {
-        let plan = SharingPlan::uniform(6, 2).unwrap().with_order(ForecastOrder::Linear);
-        plan.check_order(ForecastOrder::Linear).unwrap();
-        let error = plan.check_order(ForecastOrder::Reuse).unwrap_err();
-        assert!(matches!(error, PlanError::WrongOrder { plan: 1, wanted: 0 }));
-        assert!(error.to_string().contains("order 1, wanted order 0"));
         let orders = [0, 1, 2].map(|it| ForecastOrder::try_from(it).unwrap());
         assert_eq!(orders, [ForecastOrder::Reuse, ForecastOrder::Linear, ForecastOrder::Quadratic]);
         let message = ForecastOrder::try_from(3).unwrap_err().to_string();

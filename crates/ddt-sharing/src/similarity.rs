@@ -11,7 +11,7 @@ use crate::plan::check_num_steps;
 /// Most steps of a similarity: a matrix of 32 MiB.
 pub const MAX_SIMILARITY_STEPS: usize = 2048;
 
-/// How far a matrix from elsewhere may be from symmetric, a unit diagonal and [-1, 1].
+/// Largest deviation of a given matrix from symmetry, a unit diagonal and [-1, 1].
 const TOLERANCE: f64 = 1e-9;
 
 /// Mean cosine between the self-conditions of every two of `N` steps (unitless, f64).
@@ -43,7 +43,6 @@ impl Similarity {
     /// mirrored, and the diagonal becomes 1.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `num_steps` is in `1..=`[`MAX_SIMILARITY_STEPS`] and the matrix is square,
     /// symmetric, 1 on the diagonal and in [-1, 1].
     pub fn from_matrix(values: Vec<f64>, num_steps: usize) -> Result<Self, PlanError> {
@@ -101,7 +100,6 @@ impl InnerProducts {
     /// Inner products measured elsewhere, row after row; the entries on and below the diagonal are kept.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `num_steps` is in `1..=`[`MAX_SIMILARITY_STEPS`] and the matrix is square,
     /// symmetric, positive on the diagonal and within the Cauchy-Schwarz bound, all up to a relative 1e-9.
     pub fn from_matrix(values: Vec<f64>, num_steps: usize) -> Result<Self, PlanError> {

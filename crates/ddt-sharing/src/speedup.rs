@@ -24,7 +24,6 @@ impl OperationCounts {
     /// Refuses impossible counts.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless all are finite and at least 0, the whole network is above 0, and cached
     /// modulations cost no more than computed ones.
     pub fn validate(&self) -> Result<(), PlanError> {
@@ -55,7 +54,6 @@ impl OperationCounts {
 /// state, which is not counted.
 ///
 /// # Errors
-///
 /// Errors of [`OperationCounts::validate`].
 pub fn predicted_speedup(plan: &SharingPlan, counts: &OperationCounts) -> Result<f64, PlanError> {
     predicted_speedup_guided(plan, counts, &vec![false; plan.num_steps()])
@@ -68,11 +66,9 @@ pub fn predicted_speedup(plan: &SharingPlan, counts: &OperationCounts) -> Result
 /// computes modulations for two, if a guided step combines its self-condition; every step decodes its own rows.
 ///
 /// # Shapes
-///
 /// `guided`: `(N)`, whether each step is guided.
 ///
 /// # Errors
-///
 /// [`PlanError::Invalid`] unless there is one flag per step; errors of [`OperationCounts::validate`].
 pub fn predicted_speedup_guided(
     plan: &SharingPlan,

@@ -32,7 +32,6 @@ impl SimilarityAccumulator {
     /// Starts a statistic over `num_steps` sampling steps.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] unless `num_steps` is in `1..=`[`MAX_SIMILARITY_STEPS`].
     pub fn new(num_steps: usize) -> Result<Self, PlanError> {
         check_num_steps(num_steps, MAX_SIMILARITY_STEPS)?;
@@ -48,11 +47,9 @@ impl SimilarityAccumulator {
     /// step's own state loses nothing.
     ///
     /// # Shapes
-    ///
     /// `states`: one slice per step, each `(tokens, channels)` or `(rows, tokens, channels)`, contiguous.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] for another number of steps, states that are empty, of different sizes or not a
     /// multiple of `channels`, and values that are not finite (naming the first step and token); nothing has
     /// been added then.
@@ -94,7 +91,6 @@ impl SimilarityAccumulator {
     /// Adds the sums of another accumulator.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] if the other has another number of steps.
     pub fn merge(&mut self, other: &SimilarityAccumulator) -> Result<(), PlanError> {
         PlanError::check_steps("the other accumulator", self.num_steps, other.num_steps)?;
@@ -112,7 +108,6 @@ impl SimilarityAccumulator {
     /// Mean cosines.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] if nothing was added.
     pub fn similarity(&self) -> Result<Similarity, PlanError> {
         let num_tokens = self.checked_tokens()?;
@@ -122,7 +117,6 @@ impl SimilarityAccumulator {
     /// Mean inner products.
     ///
     /// # Errors
-    ///
     /// [`PlanError::Invalid`] if nothing was added, or all states of a step are zero.
     pub fn inner_products(&self) -> Result<InnerProducts, PlanError> {
         let num_tokens = self.checked_tokens()?;

@@ -1,12 +1,12 @@
 //! The paper's analyses of one network, as figures and numbers.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use clap::value_parser;
 use ddt::{
-    Image, OutputFile, Pipeline, SolverName,
+    Image, Pipeline, SolverName,
     flow::{Guidance, LinearPath, NoiseSource, Solver, TimeGrid, solver_by_name},
     model::SampleOptions,
 };
@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{
     figures::{self, Spectra, error_plot, fmax_plot, spectrum_plot},
     spectrum::latent_spectrum,
-    study::{News, OnNews, Subject, tell},
+    study::{Folder, News, OnNews, Subject, tell},
     sweep::{sweep, sweep_settings},
 };
 
@@ -67,16 +67,11 @@ impl Analyses {
     /// Measures, and writes each figure when its numbers are known; returns the errors of the solvers as a table.
     ///
     /// # Errors
-    ///
     /// A folder that cannot be written; weights that cannot be read; an unusable time shift;
     /// [`ddt::Error::Cancelled`].
     pub fn run(&self, subject: Subject, on_news: &mut OnNews<'_>) -> Result<String> {
         let Subject { opened, seed, rng, batch } = subject;
-        fs::create_dir_all(&self.out)
-            .with_context(|| format!("--out: cannot make the folder {}", self.out.display()))?;
-        for name in FILES {
-            OutputFile::new(&self.out.join(name), &[]).context("--out")?;
-        }
+        let folder = Folder::open(&self.out, &FILES)?;
         for shift in &self.timeshifts {
             TimeGrid::new(1, None, *shift).context("--timeshifts")?;
         }
@@ -89,8 +84,8 @@ impl Analyses {
         let (data, _) = sampler.latents(usual.solver, &usual.grid, usual.guidance, on_news)?;
         let noisy = TIMES.iter().map(|&t| Ok((t, latent_spectrum(&sampler.noisy(&data, t)?)?)));
         let spectra = Spectra { data: latent_spectrum(&data)?, noisy: noisy.collect::<Result<_>>()? };
-        self.write("spectrum.svg", &spectrum_plot(&spectra))?;
-        self.write("fmax.svg", &fmax_plot(&spectra))?;
+        folder.write("spectrum.svg", &spectrum_plot(&spectra))?;
+        folder.write("fmax.svg", &fmax_plot(&spectra))?;
 
         tell(on_news, News::Message(format!("generating the reference with {REFERENCE}")))?;
         // The same guidance at all times: the field that solvers are compared on has no jump.
@@ -110,8 +105,8 @@ impl Analyses {
         let mut measure =
             |all: &[_]| sweep(all, &exact, |solver, grid| sampler.latents(solver, grid, guidance, on_news));
         let (by_solver, by_shift) = (measure(&by_solver)?, measure(&by_shift)?);
-        self.write("solvers.svg", &error_plot("Error by solver", &by_solver, figures::by_solver))?;
-        self.write(
+        folder.write("solvers.svg", &error_plot("Error by solver", &by_solver, figures::by_solver))?;
+        folder.write(
             "timeshift.svg",
             &error_plot("Error by time shift, adams2", &by_shift, figures::by_timeshift),
         )?;
@@ -128,13 +123,9 @@ impl Analyses {
             "solvers": figures::to_json(&by_solver),
             "timeshifts": figures::to_json(&by_shift),
         });
-        self.write("analysis.json", &serde_json::to_string_pretty(&report)?)?;
+        folder.write("analysis.json", &serde_json::to_string_pretty(&report)?)?;
         let table = figures::table(&by_solver, &by_shift);
         Ok(format!("{table}wrote {} to {}", FILES.join(", "), self.out.display()))
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<()> {
-        Ok(OutputFile::new(&self.out.join(name), &[])?.write(text.as_bytes())?)
     }
 }
 

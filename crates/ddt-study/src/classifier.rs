@@ -55,7 +55,6 @@ impl Classifier {
     /// The classifier in a file, or the bundled one; and the SHA-256 of its file.
     ///
     /// # Errors
-    ///
     /// A file that is absent, damaged or holds another network.
     pub fn load(path: Option<&Path>) -> Result<(Self, String)> {
         match path {
@@ -74,7 +73,6 @@ impl Classifier {
     /// Parameters `convs.i`, `residuals.i`, `norm` and `head`.
     ///
     /// # Errors
-    ///
     /// When `vb` lacks a parameter.
     pub fn new(vb: VarBuilder) -> candle_core::Result<Self> {
         let conv = |i: usize, from, to| Conv::new(from, to, vb.pp("convs").pp(i));
@@ -90,7 +88,6 @@ impl Classifier {
     /// Reads it from a file, to compute in f32.
     ///
     /// # Errors
-    ///
     /// A file that is damaged or holds another network.
     pub fn read(file: &Checkpoint) -> Result<Self> {
         let (_, parameters) = Parameters::create(0, DType::F32, &Device::Cpu, Self::new)?;
@@ -104,11 +101,9 @@ impl Classifier {
     /// Classifies images.
     ///
     /// # Shapes
-    ///
     /// `pixels: (B, 3, 32, 32)` in [-1, 1]
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn forward(&self, pixels: &Tensor) -> candle_core::Result<Classified> {
         let xs = pixels.permute((0, 2, 3, 1))?.contiguous()?; // (B, H, W, C)

@@ -49,7 +49,6 @@ impl ClassifierTraining {
     /// Trains, and writes the averaged weights in 16 bits; returns what was written and how often it is right.
     ///
     /// # Errors
-    ///
     /// Photos that cannot be read, files that cannot be written; [`ddt::Error::Cancelled`] after a break, with
     /// everything saved.
     pub fn run(&self, on_news: &mut OnNews<'_>) -> Result<String> {

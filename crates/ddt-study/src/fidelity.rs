@@ -1,4 +1,4 @@
-//! How near `--fidelity high` and `fast` are to the published sampler, and how much faster.
+//! Error and speed-up of `--fidelity high` and `fast` relative to the published sampler.
 
 use std::fmt::Write;
 
@@ -31,7 +31,6 @@ impl FidelityStudy {
     /// the operations of the paper's networks at 256 px.
     ///
     /// # Errors
-    ///
     /// A network without two halves; [`ddt::Error::Cancelled`].
     pub fn run(&self, subject: Subject, on_news: &mut OnNews<'_>) -> Result<String> {
         let Subject { opened, seed, rng, batch } = subject;
@@ -82,7 +81,7 @@ impl FidelityStudy {
     }
 }
 
-/// How many times fewer operations a network of these sizes needs for latents of 32 x 32 in another way.
+/// Operations of `slow` over those of `fast`, for a network of these sizes on latents of 32 x 32.
 fn faster_than(slow: &SampleOptions<'_>, fast: &SampleOptions<'_>, sizes: &DdtConfig) -> Result<f64> {
     let operations = sizes.operation_counts(32, 32);
     let guided = fast.guidance.guided_steps(&fast.grid);

@@ -13,9 +13,9 @@ use crate::{
 /// Spectra of clean and of noisy latents.
 #[derive(Debug, Clone)]
 pub(crate) struct Spectra {
-    /// Of the data.
+    /// Spectrum of the data.
     pub(crate) data: Spectrum,
-    /// Of the data mixed with noise, by time.
+    /// Spectra of the data mixed with noise, by time.
     pub(crate) noisy: Vec<(f64, Spectrum)>,
 }
 

@@ -39,7 +39,6 @@ const DINOV2_SIDE: usize = 224;
 /// ```
 ///
 /// # Errors
-///
 /// A file that is absent, damaged or holds another network; an unknown model; images of a size that it cannot take.
 pub fn frozen_networks(settings: &Settings) -> Result<Frozen<'static>> {
     let features = |it| features(it, settings.images.size as usize);
@@ -50,7 +49,6 @@ pub fn frozen_networks(settings: &Settings) -> Result<Frozen<'static>> {
 /// Decodes the samples of a training run, which are latents, to images.
 ///
 /// # Errors
-///
 /// Weights that cannot be read; latents that are NaN or infinite.
 pub fn decode_samples(autoencoder: &AutoencoderSettings, samples: &Samples) -> Result<Vec<Rgb8>> {
     let decoder: Box<dyn Decode> = match autoencoder {

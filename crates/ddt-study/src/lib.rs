@@ -1,4 +1,6 @@
-//! Experiments around the Decoupled Diffusion Transformer (arXiv:2504.05741), and the mathematics of its analyses.
+#![doc = include_str!("../README.md")]
+//!
+//! # Contents
 //!
 //! Mathematics, functions of numbers:
 //!
@@ -25,16 +27,6 @@
 //! [`decode_samples`] decodes its samples.
 //!
 //! Time runs from 0, pure noise, to 1, data.
-//!
-//! ```
-//! use ddt_study::PowerLaw;
-//!
-//! // Equation 1: amplitude and exponent 1, nothing above frequency 16.
-//! let law = PowerLaw { amplitude: 1.0, exponent: 1.0 };
-//! assert_eq!(law.max_frequency(0.5, 16.0), 1.0);
-//! assert_eq!(law.max_frequency(0.75, 16.0), 9.0);
-//! assert_eq!(law.max_frequency(1.0, 16.0), 16.0);
-//! ```
 
 #![forbid(unsafe_code)]
 

@@ -62,7 +62,6 @@ impl OfflineMetric {
     /// of hash `sha256`.
     ///
     /// # Errors
-    ///
     /// Photos that cannot be read, a folder that cannot be written; [`ddt::Error::Cancelled`].
     pub fn new(
         photos: &Path,
@@ -93,7 +92,6 @@ impl OfflineMetric {
     /// Measures test photos, evenly spread over the classes, after `change`.
     ///
     /// # Errors
-    ///
     /// Photos that cannot be read, errors of `change`; [`ddt::Error::Cancelled`].
     pub fn photos(
         &self,
@@ -111,7 +109,6 @@ impl OfflineMetric {
     /// Generates images from the noise of seed 0, and measures them.
     ///
     /// # Errors
-    ///
     /// Images of another size than the classifier's; a network that produced NaN or infinity;
     /// [`ddt::Error::Cancelled`].
     pub fn generated(

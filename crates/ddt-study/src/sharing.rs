@@ -1,4 +1,4 @@
-//! How near images with shared self-conditions are to those without, by order and ratio.
+//! Error and speed-up of shared self-conditions, by order and ratio.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use candle_core::Tensor;
 use clap::value_parser;
 use ddt::{
-    Image, OutputFile, Pipeline,
+    Image, Pipeline,
     flow::NoiseSource,
     model::{SampleOptions, VelocityNetwork},
     relative_errors,
@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::{
     state_forecast::sample_by_states,
-    study::{News, OnNews, ResultsFile, Subject, measure_similarity},
+    study::{Folder, News, OnNews, ResultsFile, Subject, measure_similarity},
 };
 
 /// Files that are written, beside `results.jsonl`.
@@ -62,7 +62,6 @@ pub struct SharingStudy {
 /// Reads a sharing ratio.
 ///
 /// # Errors
-///
 /// Says what was expected, unless it is in [0, 1).
 pub fn parse_ratio(text: &str) -> Result<f64, String> {
     let ratio = text.trim().parse().ok().filter(|it| (0.0..1.0).contains(it));
@@ -91,7 +90,7 @@ pub struct Mean {
 }
 
 impl Mean {
-    /// Of some values; without an interval if there is one only.
+    /// Mean and interval of values; a single value has no interval.
     pub fn of(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
         let count = values.len() as f64;
         let mean = values.clone().sum::<f64>() / count;
@@ -144,23 +143,23 @@ impl Batches {
         Mean::of(self.errors.iter().copied())
     }
 
-    /// By how much the errors of the same images are smaller in another way.
+    /// Mean of this error minus that of `other`, paired by image.
     #[must_use]
     pub fn gain(&self, other: &Self) -> Mean {
         Mean::of(self.errors.iter().zip(&other.errors).map(|(own, other)| own - other))
     }
 
-    /// How many times faster than another way.
+    /// Speed-up over `other`.
     #[must_use]
     pub fn faster_than(&self, other: &Self) -> f64 {
         other.seconds_per_image / self.seconds_per_image
     }
 }
 
-/// Samples the same images from the same noise in several ways; errors are relative to the first. `sampled` sees the latents of each way.
+/// Samples the same images from the same noise in several ways; errors are relative to the first. `sampled` sees the
+/// latents of each way.
 ///
 /// # Errors
-///
 /// Those of [`Pipeline::sample_with`].
 pub fn compare(
     pipeline: &Pipeline,
@@ -209,10 +208,10 @@ struct Row {
     predicted_speedup: f64,
     measured_speedup: f64,
     error: Mean,
-    /// With forecasts of the self-condition itself.
+    /// Error with forecasts of the self-condition itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     error_by_states: Option<Mean>,
-    /// Of a planned one: by how much the uniform plan's error is larger, paired.
+    /// For a planned way: the uniform plan's error minus its own, paired by image.
     #[serde(skip_serializing_if = "Option::is_none")]
     gain: Option<Mean>,
 }
@@ -221,16 +220,11 @@ impl SharingStudy {
     /// Measures what is not measured yet, and writes table, plot and report; returns the table.
     ///
     /// # Errors
-    ///
     /// A network without two halves; a folder that cannot be written, or has results of other settings;
     /// [`ddt::Error::Cancelled`].
     pub fn run(&self, subject: Subject, on_news: &mut OnNews<'_>) -> Result<String> {
         let Subject { opened, seed, rng, batch } = subject;
-        fs::create_dir_all(&self.out)
-            .with_context(|| format!("--out: cannot make the folder {}", self.out.display()))?;
-        for name in FILES {
-            OutputFile::new(&self.out.join(name), &[]).context("--out")?;
-        }
+        let folder = Folder::open(&self.out, &FILES)?;
         let pipeline = opened.load()?;
         let header = json!({
             "made_for": pipeline.made_for(), "seed": seed, "rng": rng, "batch": batch, "images": self.images,
@@ -238,7 +232,7 @@ impl SharingStudy {
             "orders": each_once(&self.orders), "states": self.states,
         });
         let mut results = ResultsFile::open(&self.out.join("results.jsonl"), &header)?;
-        let ways = self.ways(&self.measure(&pipeline, seed, rng, on_news)?, &pipeline)?;
+        let ways = self.ways(&self.measure(&pipeline, seed, rng, &folder, on_news)?, &pipeline)?;
         let options = ways_with_plans(&pipeline, ways.iter().map(|it| &it.plan));
 
         let classes = pipeline.classes().len();
@@ -277,13 +271,13 @@ impl SharingStudy {
         }
         let rows = rows(&pipeline, &ways, &all, &by_states)?;
         let table = self.table(&rows)?;
-        self.write("table.md", &table)?;
-        self.write("errors.svg", &plot(&pipeline, &rows))?;
+        folder.write("table.md", &table)?;
+        folder.write("errors.svg", &plot(&pipeline, &rows))?;
         let report = json!({
             "program": "ddt study sharing", "version": ddt::VERSION, "pipeline": pipeline.config(),
             "settings": header, "unshared_seconds_per_image": all[0].seconds_per_image, "plans": rows,
         });
-        self.write("report.json", &serde_json::to_string_pretty(&report)?)?;
+        folder.write("report.json", &serde_json::to_string_pretty(&report)?)?;
         Ok(format!("{table}\nwrote {} to {}", FILES.join(", "), self.out.display()))
     }
 
@@ -293,6 +287,7 @@ impl SharingStudy {
         pipeline: &Pipeline,
         seed: u64,
         rng: NoiseSource,
+        folder: &Folder<'_>,
         on_news: &mut OnNews<'_>,
     ) -> Result<SimilarityFile> {
         let images = Image::spread(self.calibration_images, pipeline.classes().len(), 0);
@@ -305,7 +300,7 @@ impl SharingStudy {
             return Ok(kept);
         }
         let measured = measure_similarity(pipeline, &images, seed, rng, on_news)?;
-        self.write(FILES[0], &measured.to_json()?)?;
+        folder.write(FILES[0], &measured.to_json()?)?;
         Ok(measured)
     }
 
@@ -349,10 +344,6 @@ impl SharingStudy {
             writeln!(text)?;
         }
         Ok(text)
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<()> {
-        Ok(OutputFile::new(&self.out.join(name), &[])?.write(text.as_bytes())?)
     }
 }
 

@@ -17,11 +17,9 @@ pub struct Spectrum {
 /// mean of the image. Bands are one wide, `[f - 1/2, f + 1/2)`.
 ///
 /// # Shapes
-///
 /// `latents`: (B, C, H, W) in any float type.
 ///
 /// # Errors
-///
 /// Another shape, or no elements.
 pub fn latent_spectrum(latents: &Tensor) -> Result<Spectrum> {
     let (b, c, h, w) = latents.dims4()?;
@@ -138,7 +136,6 @@ impl PowerLaw {
 /// has power 1 at every frequency. Cubic in the side, which is little for latents.
 ///
 /// # Shapes
-///
 /// `image`: rows x columns numbers -> as many coefficients, row frequency first; empty for any other number.
 pub fn dct2(image: &[f64], rows: usize, columns: usize) -> Vec<f64> {
     if rows.checked_mul(columns) != Some(image.len()) || image.is_empty() {

@@ -17,7 +17,6 @@ use ddt::{
 /// The latents that [`ddt::model::sample`] makes with a plan, with forecasts of the self-condition.
 ///
 /// # Errors
-///
 /// A network without two halves; a plan that does not fit.
 pub(crate) fn sample_by_states(
     network: &dyn VelocityNetwork,

@@ -1,5 +1,5 @@
-//! Shared parts of the studies: news and cancellation, the network under study, and a file of results, a line each, from
-//! which a study resumes.
+//! Shared parts of the studies: news and cancellation, the network under study, and a file of results, a line each,
+//! from which a study resumes.
 
 use std::{
     fs::{self, OpenOptions},
@@ -18,7 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub enum News<'a> {
     /// A line to show.
     Message(String),
-    /// So much of some work is done.
+    /// `done` of `total` parts of some work are finished.
     Progress {
         /// The work, such as "generating images".
         work: &'static str,
@@ -49,7 +49,7 @@ pub struct Subject {
     pub opened: Opened,
     /// Seed of all noise.
     pub seed: u64,
-    /// Where noise comes from.
+    /// Source of the noise.
     pub rng: NoiseSource,
     /// Images made at once.
     pub batch: usize,
@@ -70,6 +70,26 @@ pub(crate) fn measure_similarity(
     Ok(pipeline.measure_similarity(images, seed, rng, &mut watch)?)
 }
 
+/// The folder that a study writes into.
+pub(crate) struct Folder<'a>(&'a Path);
+
+impl<'a> Folder<'a> {
+    /// Makes the folder, and checks before the work that it can hold files of these names.
+    pub(crate) fn open(path: &'a Path, names: &[&str]) -> Result<Self> {
+        fs::create_dir_all(path)
+            .with_context(|| format!("--out: cannot make the folder {}", path.display()))?;
+        for name in names {
+            OutputFile::new(&path.join(name), &[]).context("--out")?;
+        }
+        Ok(Self(path))
+    }
+
+    /// Writes a file.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
+        Ok(OutputFile::new(&self.0.join(name), &[])?.write(text.as_bytes())?)
+    }
+}
+
 /// A file of results: the first line holds the settings that all results depend on, every other line a name and a
 /// result.
 #[derive(Debug)]
@@ -82,7 +102,6 @@ impl<T: Serialize + DeserializeOwned> ResultsFile<T> {
     /// Opens the results at `path`, or begins a file of results that depend on `header`.
     ///
     /// # Errors
-    ///
     /// A file that cannot be read or written, or holds results of another header.
     pub fn open(path: &Path, header: &serde_json::Value) -> Result<Self> {
         let named = || path.display().to_string();
@@ -118,7 +137,6 @@ impl<T: Serialize + DeserializeOwned> ResultsFile<T> {
     /// Adds the result of a name; it is on the disk when this returns.
     ///
     /// # Errors
-    ///
     /// A file that cannot be written.
     pub fn add(&mut self, key: String, measured: T) -> Result<()> {
         let line = (key, measured);

@@ -45,7 +45,6 @@ pub fn sweep_settings(solvers: &[&str], timeshifts: &[f64], steps: &[usize]) -> 
 /// evaluations. The steps are even except for the shift: the last one is not longer.
 ///
 /// # Errors
-///
 /// An unknown solver or a bad grid; errors of `run`; latents of another shape than the reference's.
 pub fn sweep<E: From<FlowError> + From<candle_core::Error>>(
     settings: &[Setting],
@@ -66,7 +65,6 @@ pub fn sweep<E: From<FlowError> + From<candle_core::Error>>(
 /// Root-mean-square of the difference relative to that of `want`, in f64.
 ///
 /// # Errors
-///
 /// Shapes differ, or there are no elements.
 pub fn relative_rms(got: &Tensor, want: &Tensor) -> Result<f64> {
     if got.dims() != want.dims() || got.elem_count() == 0 {

@@ -55,8 +55,9 @@ pub struct SampleArgs {
 /// How to make images.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct PipelineArgs {
-    /// Weights of the network: auto, demo, hub, ddt-xl2-256 or another release, or a file (safetensors or PyTorch). hub is
-    /// the published network of this size, from the hub's local cache; auto is that if it was fetched, else the demo
+    /// Weights of the network: auto, demo, hub, ddt-xl2-256 or another release, or a file (safetensors or PyTorch).
+    /// hub is the published network of this size, from the hub's local cache; auto is that if it was fetched, else
+    /// the demo
     #[arg(long, value_name = "auto|demo|hub|PATH", default_value = "auto")]
     pub weights: PathBuf,
     /// Sizes of the network, for a weights file that does not say its own, such as ddt-xl2-22en6de; the name of a
@@ -147,7 +148,6 @@ impl Threads {
     /// [`ddt::start`](crate::start) with these threads.
     ///
     /// # Errors
-    ///
     /// As [`ddt::start`](crate::start).
     pub fn start(self) -> Result<()> {
         crate::start(self.threads as usize).context("--threads")
@@ -167,7 +167,6 @@ impl SampleArgs {
     /// Finds the weights and checks everything that can be wrong before they are read.
     ///
     /// # Errors
-    ///
     /// As [`PipelineArgs::open`] and [`ClassTable::parse_list`](crate::ClassTable::parse_list).
     pub fn open(&self, release: Release, hub: &Hub) -> Result<(Opened, Request)> {
         let opened = self.pipeline.open(release, hub)?;
@@ -176,9 +175,10 @@ impl SampleArgs {
         let mut classes = match self.classes.as_slice() {
             [] if imagenet => SHOWN.to_vec(),
             [] => (0..table.len().min(10) as u32).collect(),
-            named => table.parse_list(named).context(match opened.is_demo() {
-                true => "--class: the demo has few classes, --weights hub has all of ImageNet's",
-                false => "--class",
+            named => table.parse_list(named).context(if opened.is_demo() {
+                "--class: the demo has few classes, --weights hub has all of ImageNet's"
+            } else {
+                "--class"
             })?,
         };
         let mut seen = std::collections::BTreeSet::new();
@@ -200,7 +200,6 @@ impl PipelineArgs {
     /// Finds the weights, which `auto` and `hub` choose for this release, and checks all settings.
     ///
     /// # Errors
-    ///
     /// As [`Opened::new`], with the flag to blame.
     pub fn open(&self, release: Release, hub: &Hub) -> Result<Opened> {
         Opened::new(&self.config(release, hub)?, hub)
@@ -215,7 +214,6 @@ impl PipelineArgs {
     /// The description that the flags stand for.
     ///
     /// # Errors
-    ///
     /// Numbers that make no grid or guidance; a preset that does not exist; published weights without their
     /// autoencoder.
     pub fn config(&self, release: Release, hub: &Hub) -> Result<PipelineConfig> {
@@ -318,7 +316,6 @@ impl PipelineArgs {
     /// Refuses flags that `what`, such as "plans are made", has no use for.
     ///
     /// # Errors
-    ///
     /// `--guiding-network` or `--guided-channels`; `--share` or `--fidelity`.
     pub fn expect_unshared(&self, what: &str) -> Result<()> {
         if self.share != Sharing::None || self.fidelity.is_some() {

@@ -24,7 +24,7 @@ macro_rules! ensure {
 /// A row per class: label, WordNet synset, name.
 const IMAGENET: &str = include_str!("imagenet_classes.tsv");
 
-/// How many classes a message lists before it says "and more".
+/// Number of classes that a message lists before it says "and more".
 const MAX_LISTED: usize = 8;
 
 /// Names nearer than this (1 is equal, 0 has nothing in common) are offered as near misses.
@@ -49,7 +49,6 @@ impl ClassTable {
     /// ImageNet's 1000 classes.
     ///
     /// # Errors
-    ///
     /// None in practice: the table is part of the program and is checked like any other.
     pub fn imagenet() -> Result<Self> {
         let mut rows = Vec::new();
@@ -70,7 +69,6 @@ impl ClassTable {
     /// A table of these names, numbered from 0.
     ///
     /// # Errors
-    ///
     /// If there is no name, or one is blank or holds control characters (names may come from an untrusted file,
     /// and are printed).
     pub fn from_names<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self> {
@@ -123,7 +121,6 @@ impl ClassTable {
     /// Case does not matter, and `_`, `-` and blanks are alike.
     ///
     /// # Errors
-    ///
     /// A label outside the table; text that fits several classes, or is the label of one and the name of another
     /// (they are listed); text that fits none (near misses are suggested).
     pub fn parse(&self, text: &str) -> Result<u32> {
@@ -181,7 +178,6 @@ impl ClassTable {
     /// A name that itself has commas counts as one class where it is written out in full.
     ///
     /// # Errors
-    ///
     /// As [`ClassTable::parse`]; also nothing between two commas, and ranges that run backwards.
     pub fn parse_list<S: AsRef<str>>(&self, items: &[S]) -> Result<Vec<u32>> {
         let most_parts = self.classes.iter().map(|class| class.name.split(',').count()).max().unwrap_or(1);

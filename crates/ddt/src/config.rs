@@ -1,4 +1,4 @@
-//! One description of how images are made: in code, in image metadata, beside data sets, in results.
+//! The settings that images depend on, the same in code, image metadata, data sets and results.
 
 use std::{
     fmt,
@@ -43,13 +43,13 @@ pub struct PipelineConfig {
     /// A network to guide away from instead of "no class" (autoguidance): a release or a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guiding_network: Option<Source>,
-    /// How to take a step.
+    /// Solver of the steps.
     #[serde(default)]
     pub solver: SolverName,
-    /// The steps; time 0 is noise, 1 is the image.
+    /// Times of the steps; 0 is noise, 1 is the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grid: Option<TimeGrid>,
-    /// How strongly to follow the class, and when.
+    /// Scale and interval of classifier-free guidance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guidance: Option<Guidance>,
     /// Steps that reuse the condition encoder's output.
@@ -121,7 +121,7 @@ impl PipelineConfig {
     }
 }
 
-/// How near to the published sampler, or how fast: a choice of solver, steps and sharing.
+/// A choice of solver, steps and sharing: near to the published sampler, or fast.
 ///
 /// `docs/SHARING.md` has the measured error and speed of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +177,7 @@ pub struct Request {
     pub images_per_class: u32,
     /// Seed of all noise.
     pub seed: u64,
-    /// Where noise comes from.
+    /// Source of the noise.
     #[serde(default)]
     pub rng: NoiseSource,
     /// Images that are made at once: memory and speed. Sums of another batch size may differ in their last bit.
@@ -236,7 +236,7 @@ impl Request {
     }
 }
 
-/// Where weights are, and what they are.
+/// Location of weights, and their hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
@@ -254,7 +254,7 @@ impl Source {
         Self { from: from.into(), sha256: None }
     }
 
-    /// Whether this is the name `name`.
+    /// Whether this names `name`, and no file.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
         self.from == Path::new(name)
@@ -282,7 +282,6 @@ impl SolverName {
     /// The solver.
     ///
     /// # Errors
-    ///
     /// None in practice: names are checked when they are made.
     pub fn solver(&self) -> Result<Box<dyn Solver>, FlowError> {
         solver_by_name(&self.0)

@@ -33,11 +33,9 @@ impl Scale {
 /// Decodes latents of a network that was trained on latents with the statistics `info`.
 ///
 /// # Shapes
-///
 /// `latents: (B, C, H, W)`; -> B images
 ///
 /// # Errors
-///
 /// Latents of other channels than the decoder or the statistics have, or with NaN or infinity.
 pub fn decode_latents(decoder: &dyn Decode, info: &LatentInfo, latents: &Tensor) -> Result<Vec<Rgb8>> {
     decode(decoder, Some(&Scale::new(info)?), latents)
@@ -46,7 +44,6 @@ pub fn decode_latents(decoder: &dyn Decode, info: &LatentInfo, latents: &Tensor)
 /// Decodes latents.
 ///
 /// # Shapes
-///
 /// `(B, C, H, W)` -> B images
 pub(crate) fn decode(decoder: &dyn Decode, scale: Option<&Scale>, latents: &Tensor) -> Result<Vec<Rgb8>> {
     let pixels = match scale {

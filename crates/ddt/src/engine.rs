@@ -23,14 +23,14 @@ pub(crate) type OnStep<'a> = dyn FnMut(Option<&StepReport<'_>>) -> ControlFlow<(
 
 /// A network that is ready to run.
 pub(crate) enum Engine {
-    /// On the CPU.
+    /// A network on the CPU.
     Cpu {
         /// The network.
         network: Box<dyn VelocityNetwork>,
         /// The guiding network; `None` is "no class".
         guiding: Option<Box<dyn VelocityNetwork>>,
     },
-    /// On an NVIDIA GPU.
+    /// A network on an NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Cuda(cuda::CudaEngine),
 }
@@ -110,7 +110,7 @@ pub(crate) fn load_rae_decoder(
     Ok(Box::new(RaeDecoder::load(cfg, file, Some(statistics), dtype, &Device::Cpu)?))
 }
 
-/// There is no fast decoder in f16.
+/// Dtype of the decoder: there is no fast one in f16.
 fn decoder_dtype(config: &PipelineConfig) -> DType {
     if config.dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 }
 }

@@ -29,9 +29,9 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct Record {
     /// Version of this library.
     pub version: String,
-    /// How the images were made.
+    /// Settings of the pipeline.
     pub pipeline: PipelineConfig,
-    /// Which images were made.
+    /// The request.
     pub request: Request,
     /// Names of the classes, in the order of the request.
     pub class_names: Vec<String>,
@@ -49,7 +49,6 @@ impl Record {
     /// Reads the record of a picture that [`Generated::png`] made.
     ///
     /// # Errors
-    ///
     /// A file that is no PNG, or has no record.
     pub fn read(path: &Path) -> Result<Self> {
         let (_, text) = read_png(path)?;
@@ -65,7 +64,6 @@ impl Record {
     /// The record as JSON.
     ///
     /// # Errors
-    ///
     /// A file name that is not Unicode.
     pub fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string(self)?)
@@ -79,7 +77,7 @@ pub struct Generated {
     pub images: Vec<Rgb8>,
     /// Their latents, `(images, C, H, W)` f32.
     pub latents: Tensor,
-    /// How they were made.
+    /// Record of their settings.
     pub record: Record,
     /// Time and calls of the network.
     pub report: Report,
@@ -90,7 +88,7 @@ pub struct Generated {
 pub struct Report {
     /// Number of images.
     pub images: usize,
-    /// How often each half of the network ran in one batch, which is the same for all batches.
+    /// Calls of each half of the network in one batch, the same for all batches.
     pub calls: NetworkCalls,
     /// Time without reading weights.
     pub elapsed: Duration,
@@ -100,7 +98,6 @@ impl Generated {
     /// A labelled grid: a row for each class, a column for each image.
     ///
     /// # Errors
-    ///
     /// More images than fit on a page.
     pub fn page(&self) -> Result<Rgb8> {
         Ok(Texts::new(&self.record).grid(&self.images).draw()?)
@@ -109,7 +106,6 @@ impl Generated {
     /// The page as a PNG file that carries the record; equal records and images give equal bytes.
     ///
     /// # Errors
-    ///
     /// As [`page`](Self::page).
     pub fn png(&self) -> Result<Vec<u8>> {
         Ok(encode_png(&self.page()?, &[(RECORD_KEY, &self.record.to_json()?)])?)
@@ -133,11 +129,9 @@ impl Generated {
 /// Relative RMS error of each image's latents, `|latents - reference| / |reference|`.
 ///
 /// # Shapes
-///
 /// `latents, reference: (B, ...)`; -> B numbers
 ///
 /// # Errors
-///
 /// Different shapes.
 pub fn relative_errors(latents: &Tensor, reference: &Tensor) -> Result<Vec<f64>> {
     let square_sums = |x: &Tensor| x.to_dtype(DType::F64)?.sqr()?.flatten_from(1)?.sum(1)?.to_vec1::<f64>();
@@ -150,7 +144,6 @@ impl Opened {
     /// Checks that the images of a request fit on one page.
     ///
     /// # Errors
-    ///
     /// A page that is too large for a PNG viewer or for memory.
     pub fn check_page(&self, request: &Request) -> Result<()> {
         let record = Record::new(self.config(), self.classes(), request.clone());

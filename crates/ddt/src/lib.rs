@@ -1,38 +1,14 @@
-//! The Decoupled Diffusion Transformer (arXiv:2504.05741) on candle: class-conditional images in a few lines.
+#![doc = include_str!("../README.md")]
+//!
+//! # Contents
 //!
 //! A [`PipelineConfig`] says how images are made, a [`Request`] which; a [`Pipeline`] makes them. [`Generated`] images
-//! know both, and their PNG file carries them as a [`Record`].
-//!
-//! ```
-//! use std::ops::ControlFlow;
-//!
-//! use ddt::{Pipeline, PipelineConfig, Request};
-//!
-//! # #[cfg(feature = "demo")] {
-//! let mut config = PipelineConfig::new("demo");
-//! config.grid = Some(ddt::flow::TimeGrid::new(3, None, 1.0)?);
-//! config.sharing = "uniform:3".parse()?;
-//! let pipeline = Pipeline::new(&config)?;
-//! let horse = pipeline.classes().parse("horse")?;
-//! let generated = pipeline.generate(&Request::new([horse], 2), &mut |_| ControlFlow::Continue(()))?;
-//! assert_eq!(generated.images[0].width(), 32);
-//! assert!(generated.png()?.starts_with(b"\x89PNG"));
-//! # }
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
-//!
-//! The libraries below it, each of use by itself:
+//! know both, and their PNG file carries them as a [`Record`]. The libraries below are each of use by themselves:
 //!
 //! - [`model`] is the network and its files; [`flow`] time grids, solvers, guidance, noise; [`sharing`] plans where
 //!   sampling recomputes the self-condition;
 //! - [`adapters`] are the autoencoders, [`picture`] images and pages, [`hub`] published files on this machine;
-//! - [`files`], [`blocks`] and [`kernels`] are what the others are made of.
-//!
-//! # Crate features
-//!
-//! - `demo` (on by default) brings the demo weights.
-//! - `clap` brings `args`, the flags of a sampling program.
-//! - `cuda` samples on NVIDIA GPUs; compiling takes NVIDIA's compiler.
+//! - [`files`], [`blocks`] and [`kernels`] are the layers below.
 
 #![forbid(unsafe_code)]
 
@@ -86,7 +62,6 @@ pub use ddt_sharing as sharing;
 /// next step.
 ///
 /// # Errors
-///
 /// If threads were started before.
 pub fn start(threads: usize) -> Result<()> {
     ddt_kernels::retain_freed_memory();

@@ -21,7 +21,6 @@ impl LinearDecoder {
     /// Fits the decoder of a pipeline, which decodes at least 1024 positions for it: one image of 256 px.
     ///
     /// # Errors
-    ///
     /// As [`Pipeline::decode`].
     pub fn fit(pipeline: &Pipeline) -> Result<Self> {
         let (channels, height, width) = pipeline.latent_shape();
@@ -59,11 +58,9 @@ impl LinearDecoder {
     /// Latents to small images.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W)` -> B images of H x W
     ///
     /// # Errors
-    ///
     /// Another number of channels; latents that are NaN or infinite.
     pub fn images(&self, latents: &Tensor) -> Result<Vec<Rgb8>> {
         let (batch, _, height, width) = latents.dims4()?;

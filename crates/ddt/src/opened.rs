@@ -1,4 +1,4 @@
-//! From a description to files that were found, opened and checked, before any weights are read.
+//! Finds, opens and checks the files of a description, before any weights are read.
 
 use std::{
     fmt,
@@ -50,10 +50,9 @@ impl Opened {
     /// Finds and opens the files, and checks that all settings fit each other.
     ///
     /// # Errors
-    ///
-    /// [`Error::NotFetched`](crate::Error::NotFetched) for published weights that are not in the cache of `hub`; a file that is absent,
-    /// damaged or holds no network; sizes that are unknown or contradict each other; an autoencoder, guiding
-    /// network, plan or device that does not fit.
+    /// [`Error::NotFetched`](crate::Error::NotFetched) for published weights that are not in the cache of `hub`; a
+    /// file that is absent, damaged or holds no network; sizes that are unknown or contradict each other; an
+    /// autoencoder, guiding network, plan or device that does not fit.
     pub fn new(config: &PipelineConfig, hub: &Hub) -> Result<Self> {
         engine::check(config)?;
         let given = match config.autoencoder.from.to_str() {
@@ -188,7 +187,6 @@ impl Opened {
     /// Checks that a request fits the weights.
     ///
     /// # Errors
-    ///
     /// A label that is no class, no class at all, a batch of no images, or more images than a class can have.
     pub fn check(&self, request: &Request) -> Result<()> {
         let count = self.classes.len();
@@ -350,8 +348,8 @@ pub(crate) fn made_for(config: &PipelineConfig, model: &str) -> Result<MadeFor> 
     Ok(made_for.with("solver", &config.solver)?)
 }
 
-/// The published guidance for ImageNet, that of DiT^DH away from a weaker network only; the demo, smaller and less sure,
-/// needs it from the start.
+/// The published guidance for ImageNet, that of DiT^DH away from a weaker network only; the demo, smaller and less
+/// sure, needs it from the start.
 fn usual_guidance(network: &NetworkConfig, autoguided: bool, image_height: usize) -> Result<Guidance> {
     let large = image_height >= 512;
     if network.family == Family::DitDh && network.sizes.num_classes == 1000 {

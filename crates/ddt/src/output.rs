@@ -23,7 +23,6 @@ impl OutputFile {
     /// for them.
     ///
     /// # Errors
-    ///
     /// A path that names no file, ends in a slash, or is something else than a regular file (a folder, a device, a
     /// FIFO); a folder that is missing or cannot be written; another ending than `endings` has, if it has any.
     pub fn new(path: &Path, endings: &[&str]) -> Result<Self> {
@@ -40,14 +39,10 @@ impl OutputFile {
         }
         let target = match path.canonicalize() {
             Ok(target) => target,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match path.is_symlink() {
-                true => {
-                    return invalid(format!(
-                        "cannot write {shown}: it is a link to a file that does not exist"
-                    ));
-                }
-                false => path.to_owned(),
-            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+                return invalid(format!("cannot write {shown}: it is a link to a file that does not exist"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
             Err(error) => return Err(error).context(format!("cannot write {shown}")),
         };
         if let Ok(metadata) = target.metadata()
@@ -76,10 +71,9 @@ impl OutputFile {
         Ok(Self { path: path.to_owned(), target })
     }
 
-    /// As [`new`](Self::new), for a program's own default path, whose folder is made if it is missing.
+    /// [`new`](Self::new) for a program's own default path, whose folder is made if it is missing.
     ///
     /// # Errors
-    ///
     /// As [`new`](Self::new), or if the folder cannot be made.
     pub fn with_folder(path: &Path, endings: &[&str]) -> Result<Self> {
         if let Some(folder) = path.parent() {
@@ -104,7 +98,6 @@ impl OutputFile {
     /// Writes the file; an earlier one is replaced in one step.
     ///
     /// # Errors
-    ///
     /// As [`new`](Self::new), and when the disk is full; then the file is as it was before.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
         Self::new(&self.path, &[])?;

@@ -60,7 +60,6 @@ impl Pipeline {
     /// The demo that comes with the library: CIFAR-10's ten classes, 32 x 32 pixels.
     ///
     /// # Errors
-    ///
     /// A build without the feature `demo`.
     pub fn demo() -> Result<Self> {
         Self::new(&PipelineConfig::new("demo"))
@@ -69,7 +68,6 @@ impl Pipeline {
     /// A published network from the hub's local cache.
     ///
     /// # Errors
-    ///
     /// [`Error::NotFetched`], which names the command that fetches it.
     pub fn from_hub(release: Release) -> Result<Self> {
         Self::new(&PipelineConfig::new(release.to_string()))
@@ -78,7 +76,6 @@ impl Pipeline {
     /// A network and its autoencoder from two files.
     ///
     /// # Errors
-    ///
     /// Files that cannot be read, hold something else, or do not fit each other.
     pub fn from_files(network: &Path, autoencoder: &Path) -> Result<Self> {
         Self::new(&PipelineConfig { autoencoder: Source::new(autoencoder), ..PipelineConfig::new(network) })
@@ -87,7 +84,6 @@ impl Pipeline {
     /// Whatever a description says; published files come from the local cache that the environment names.
     ///
     /// # Errors
-    ///
     /// As [`Opened::new`] and [`Opened::load`].
     pub fn new(config: &PipelineConfig) -> Result<Self> {
         Opened::new(config, &Hub::from_env())?.load()
@@ -97,7 +93,6 @@ impl Pipeline {
     /// an omitted grid or guidance is this pipeline's.
     ///
     /// # Errors
-    ///
     /// Other weights, number type or device than this pipeline's; guidance, a solver or a plan that does not fit.
     pub fn with_sampler(&self, config: &PipelineConfig) -> Result<Self> {
         let PipelineConfig { solver, grid, guidance, sharing, .. } = config.clone();
@@ -158,7 +153,7 @@ impl Pipeline {
         &self.made_for
     }
 
-    /// How to sample with another plan, or with none.
+    /// The pipeline's sampler with another plan, or with none.
     #[must_use]
     pub fn sample_options<'a>(&'a self, plan: Option<&'a SharingPlan>) -> SampleOptions<'a> {
         let guidance = self.config.guidance.unwrap_or(Guidance::none());
@@ -168,7 +163,6 @@ impl Pipeline {
     /// Checks that a request fits the weights.
     ///
     /// # Errors
-    ///
     /// As [`Opened::check`].
     pub fn check(&self, request: &Request) -> Result<()> {
         self.loaded.opened.check(request)
@@ -180,7 +174,6 @@ impl Pipeline {
     /// sums that a batch of another size takes in another order.
     ///
     /// # Errors
-    ///
     /// As [`check`](Self::check); [`Error::Cancelled`] when `watch` breaks; a network or decoder that produced NaN or
     /// infinity.
     pub fn generate(&self, request: &Request, watch: &mut Watch<'_>) -> Result<Generated> {
@@ -210,7 +203,6 @@ impl Pipeline {
     /// Makes the images of one batch, in their order; also says how often each half of the network ran.
     ///
     /// # Errors
-    ///
     /// As [`sample`](Self::sample) and [`decode`](Self::decode).
     pub fn images(
         &self,
@@ -227,11 +219,9 @@ impl Pipeline {
     /// The noise of some images.
     ///
     /// # Shapes
-    ///
     /// `(images.len(), C, H, W)`, f32 standard normal.
     ///
     /// # Errors
-    ///
     /// Too little memory.
     pub fn noise(&self, images: &[Image], seed: u64, rng: NoiseSource) -> Result<Tensor> {
         let samples: Vec<u64> = images.iter().map(|it| it.sample()).collect();
@@ -241,11 +231,9 @@ impl Pipeline {
     /// Noise to the latents of one batch, with any plan.
     ///
     /// # Shapes
-    ///
     /// `noise: (B, C, H, W)` f32, for B images -> `(B, C, H, W)` f32
     ///
     /// # Errors
-    ///
     /// [`Error::Cancelled`] when `watch` breaks; noise or a plan that does not fit; a network that produced NaN or
     /// infinity, naming the image.
     pub fn sample(
@@ -261,7 +249,6 @@ impl Pipeline {
     /// [`sample`](Self::sample) with other steps, solver or guidance than the pipeline's.
     ///
     /// # Errors
-    ///
     /// As [`sample`](Self::sample); on a GPU any solver but Euler.
     pub fn sample_with(
         &self,
@@ -309,11 +296,9 @@ impl Pipeline {
     /// Latents to images.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W)` -> B images
     ///
     /// # Errors
-    ///
     /// Another shape; latents or pixels that are NaN or infinite.
     pub fn decode(&self, latents: &Tensor) -> Result<Vec<Rgb8>> {
         decode(&*self.loaded.decoder, self.loaded.scale.as_ref(), latents)
@@ -324,7 +309,6 @@ impl Opened {
     /// Hashes the files and makes the sharing plan.
     ///
     /// # Errors
-    ///
     /// A file with another hash than the settings say; a plan that was made for another network, or for one that is
     /// not decoupled.
     pub fn identify(self) -> Result<Identified> {
@@ -352,7 +336,6 @@ impl Opened {
     /// Identifies the files and reads network and decoder.
     ///
     /// # Errors
-    ///
     /// As [`identify`](Self::identify) and [`Identified::load`].
     pub fn load(self) -> Result<Pipeline> {
         self.identify()?.load()
@@ -378,7 +361,6 @@ impl Identified {
     /// Reads network and decoder.
     ///
     /// # Errors
-    ///
     /// A file that is damaged or holds another network; too little memory.
     pub fn load(self) -> Result<Pipeline> {
         let Self { opened, config, plan, made_for } = self;

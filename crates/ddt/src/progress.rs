@@ -1,4 +1,4 @@
-//! How far generating is.
+//! Progress of a run.
 
 use std::{fmt, time::Duration};
 
@@ -63,11 +63,9 @@ impl Progress<'_> {
     /// ```
     ///
     /// # Shapes
-    ///
     /// `(batch, C, H, W)`
     ///
     /// # Errors
-    ///
     /// Too little memory.
     pub fn estimate(&self) -> Result<Option<Tensor>> {
         let Some(Preview { before, after, t, t_next, .. }) = self.preview else {
@@ -80,7 +78,6 @@ impl Progress<'_> {
     /// The images of [`estimate`](Self::estimate).
     ///
     /// # Errors
-    ///
     /// As [`Pipeline::decode`](crate::Pipeline::decode).
     pub fn preview(&self) -> Result<Option<Vec<Rgb8>>> {
         match (self.preview, self.estimate()?) {

@@ -1,4 +1,4 @@
-//! At which steps the condition encoder runs, and how the others forecast its output.
+//! Steps at which the condition encoder runs, and forecasts of its output at the others.
 
 use std::{
     fmt,
@@ -27,23 +27,23 @@ pub enum Sharing {
     /// The encoder runs at every step.
     #[default]
     None,
-    /// It runs at every `every`-th step.
+    /// At every `every`-th step.
     Uniform {
         /// Steps from one run to the next.
         every: usize,
-        /// Of the forecasts.
+        /// Order of the forecasts.
         order: ForecastOrder,
     },
-    /// It skips this share of the steps, evenly.
+    /// At evenly spaced steps, of which it skips this share.
     Ratio {
-        /// In [0, 1).
+        /// Share of the steps without the encoder, in [0, 1).
         ratio: f64,
-        /// Of the forecasts.
+        /// Order of the forecasts.
         order: ForecastOrder,
     },
-    /// It runs where a plan file says.
+    /// At the steps of a plan file.
     File(PathBuf),
-    /// It runs where this plan says.
+    /// At the steps of this plan.
     Plan(SharingPlan),
 }
 
@@ -63,7 +63,6 @@ impl Sharing {
     /// whatever its network.
     ///
     /// # Errors
-    ///
     /// As [`plan`](Self::plan), but for another network.
     pub fn check(&self, wanted: &MadeFor, num_steps: usize) -> Result<()> {
         match self {
@@ -79,7 +78,6 @@ impl Sharing {
     /// The plan for a sampler with the settings `wanted` and this many steps; `None` shares nothing.
     ///
     /// # Errors
-    ///
     /// A plan file that cannot be read, or was made for another network, step grid, guidance or solver; a plan of
     /// another number of steps.
     pub fn plan(&self, wanted: &MadeFor, num_steps: usize) -> Result<Option<SharingPlan>> {
@@ -143,7 +141,7 @@ impl FromStr for Sharing {
     }
 }
 
-/// As it is read; of a plan its number of recomputes.
+/// The form that [`FromStr`] reads; for a plan, its number of recomputes.
 impl fmt::Display for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -59,7 +59,6 @@ impl Pipeline {
     /// Holds the self-conditions of one image: `8 N L D` bytes.
     ///
     /// # Errors
-    ///
     /// [`Error::Cancelled`] when `watch` breaks; a network without two halves, or on a GPU; more steps than a
     /// similarity can have; a network that produced NaN or infinity, naming the image.
     pub fn measure_similarity(
@@ -109,7 +108,6 @@ impl Pipeline {
     /// The planner of an order for this pipeline's steps and guidance, from a measurement of it.
     ///
     /// # Errors
-    ///
     /// Those of [`OrderPlanner::new`].
     pub fn planner<'a>(
         &'a self,

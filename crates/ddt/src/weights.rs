@@ -33,7 +33,6 @@ impl Bytes {
 /// The demo's weights as a file.
 ///
 /// # Errors
-///
 /// A build without the feature `demo`.
 pub fn demo_file() -> Result<DdtFile> {
     Ok(DdtFile::from_bytes(demo_network()?, "the demo")?)
@@ -64,7 +63,6 @@ bundled!(demo_network NETWORK, tiny_decoder TINY_DECODER);
 /// Of weights in several files, given by their folder or index, it is the hash of the hashes of all of them.
 ///
 /// # Errors
-///
 /// A file that cannot be read.
 pub fn sha256_of(path: &Path) -> Result<String> {
     if path.is_dir() || path.extension().is_some_and(|it| it == "json") {

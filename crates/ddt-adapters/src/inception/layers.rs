@@ -17,7 +17,7 @@ pub(super) const VALID_3: Window2d = Window2d::new((3, 3), 1, (0, 0));
 /// Unpadded, of stride 2.
 pub(super) const DOWN_3: Window2d = Window2d::new((3, 3), 2, (0, 0));
 
-/// Of the batch normalisation: a hundred times PyTorch's default.
+/// Epsilon of the batch normalisation: a hundred times PyTorch's default.
 const EPS: f64 = 1e-3;
 
 /// A convolution with the batch normalisation after it folded into it.
@@ -52,7 +52,7 @@ impl FoldedConv {
 pub struct Pool {
     /// The pixels that each position sees.
     pub window: Window2d,
-    /// Whether it takes the mean, or else the maximum.
+    /// Mean instead of maximum.
     pub mean: bool,
 }
 
@@ -87,7 +87,7 @@ pub struct Mixed<C>(pub Vec<Branch<C>>);
 pub struct Branch<C> {
     /// The pool, which comes first.
     pub pool: Option<Pool>,
-    /// One after the other.
+    /// Convolutions in sequence.
     pub convs: Vec<C>,
     /// All on the same result; their results are concatenated in its place.
     pub last: Vec<C>,
@@ -97,7 +97,6 @@ impl<C> Layers<C> {
     /// The same layers with other convolutions.
     ///
     /// # Errors
-    ///
     /// The first of `f`.
     pub fn try_map<D, E>(
         &self,

@@ -24,16 +24,13 @@ struct Resnet {
 
 impl Resnet {
     fn new(cfg: &KlConfig, inp: usize, out: usize, vb: VarBuilder) -> Result<Self> {
-        let conv_shortcut = match inp == out {
-            true => None,
-            false => Some(Conv2d::new(inp, out, Window2d::POINT, vb.pp("conv_shortcut"))?),
-        };
+        let shortcut = || Conv2d::new(inp, out, Window2d::POINT, vb.pp("conv_shortcut"));
         Ok(Self {
             norm1: norm(cfg, inp, vb.pp("norm1"))?.then(Activation::Silu),
             conv1: Conv2d::new(inp, out, Window2d::SAME_3, vb.pp("conv1"))?,
             norm2: norm(cfg, out, vb.pp("norm2"))?.then(Activation::Silu),
             conv2: Conv2d::new(out, out, Window2d::SAME_3, vb.pp("conv2"))?,
-            conv_shortcut,
+            conv_shortcut: (inp != out).then(shortcut).transpose()?,
         })
     }
 }
@@ -112,9 +109,10 @@ struct Attention {
 impl Attention {
     fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
         let channels = cfg.bottom_channels();
-        let [query, key, value, out] = match vb.contains_tensor("query.weight") {
-            true => ["query", "key", "value", "proj_attn"],
-            false => ["to_q", "to_k", "to_v", "to_out.0"],
+        let [query, key, value, out] = if vb.contains_tensor("query.weight") {
+            ["query", "key", "value", "proj_attn"]
+        } else {
+            ["to_q", "to_k", "to_v", "to_out.0"]
         };
         let [query, key, value] = [query, key, value].map(|name| vb.pp(name));
         let weight = |vb: &VarBuilder| vb.get((channels, channels), "weight");

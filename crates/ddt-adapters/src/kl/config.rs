@@ -44,7 +44,6 @@ impl KlConfig {
     /// Refuses sizes that no autoencoder has.
     ///
     /// # Errors
-    ///
     /// No resolutions or more than 16, sizes of zero or beyond 65536, channels that the groups do
     /// not divide, a scaling factor that is not positive and finite.
     pub fn validate(&self) -> Result<()> {

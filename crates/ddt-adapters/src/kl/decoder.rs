@@ -27,7 +27,7 @@ pub struct KlDecoder {
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
     cfg: KlConfig,
-    /// Of the numbers between layers.
+    /// Dtype of the tensors between layers.
     dtype: DType,
 }
 
@@ -35,7 +35,6 @@ impl KlDecoder {
     /// Builds the decoder; `vb` is the root of the file's names, above `decoder.` and `post_quant_conv.`.
     ///
     /// # Errors
-    ///
     /// A configuration that [`KlConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
@@ -50,9 +49,10 @@ impl KlDecoder {
         for (i, &channels) in cfg.block_out_channels.iter().rev().enumerate() {
             let vb = vb.pp("up_blocks").pp(i);
             let stage = Stage::new(cfg, inp, channels, cfg.layers_per_block + 1, vb.clone())?;
-            up_blocks.push(match i == last {
-                true => stage,
-                false => stage.then(Conv2d::upsampling(channels, channels, vb.pp("upsamplers.0.conv"))?),
+            up_blocks.push(if i == last {
+                stage
+            } else {
+                stage.then(Conv2d::upsampling(channels, channels, vb.pp("upsamplers.0.conv"))?)
             });
             inp = channels;
         }
@@ -73,7 +73,6 @@ impl KlDecoder {
     /// there too, and are not read.
     ///
     /// # Errors
-    ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load(
@@ -98,11 +97,9 @@ impl KlDecoder {
     /// Pixels of unscaled latents.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W) -> (B, 3, f H, f W)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
         check_latents(latents, self.cfg.latent_channels)?;

@@ -27,7 +27,7 @@ pub struct KlEncoder {
     conv_out: Conv2d,
     quant_conv: Conv2d,
     cfg: KlConfig,
-    /// Of the numbers between layers.
+    /// Dtype of the tensors between layers.
     dtype: DType,
 }
 
@@ -35,7 +35,6 @@ impl KlEncoder {
     /// Builds the encoder; `vb` is the root of the file's names, above `encoder.` and `quant_conv.`.
     ///
     /// # Errors
-    ///
     /// A configuration that [`KlConfig::validate`] refuses; the first missing or misshapen tensor.
     pub fn new(cfg: &KlConfig, vb: VarBuilder) -> Result<Self> {
         cfg.validate()?;
@@ -52,9 +51,10 @@ impl KlEncoder {
             inp = channels;
             // Padded on the right and below only.
             let window = Window2d { pad_before: (0, 0), ..Window2d::new((3, 3), 2, (1, 1)) };
-            down_blocks.push(match i == last {
-                true => stage,
-                false => stage.then(Conv2d::new(channels, channels, window, vb.pp("downsamplers.0.conv"))?),
+            down_blocks.push(if i == last {
+                stage
+            } else {
+                stage.then(Conv2d::new(channels, channels, window, vb.pp("downsamplers.0.conv"))?)
             });
         }
         Ok(Self {
@@ -73,7 +73,6 @@ impl KlEncoder {
     /// be there too, and are not read.
     ///
     /// # Errors
-    ///
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing,
     /// unexpected and misshapen name.
     pub fn load(
@@ -94,11 +93,9 @@ impl KlEncoder {
     /// The distribution of the unscaled latents of some images.
     ///
     /// # Shapes
-    ///
     /// `pixels: (B, 3, f H, f W)` in `[-1, 1]`; mean and log-variance `(B, C, H, W)`, `f32`.
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn posterior(&self, pixels: &Tensor) -> Result<Posterior> {
         check_pixels(pixels, self.downscale())?;
@@ -108,11 +105,9 @@ impl KlEncoder {
     /// Scaled latents sampled from the posterior, as a network is trained on them.
     ///
     /// # Shapes
-    ///
     /// `pixels: (B, 3, f H, f W)`, `noise: (B, C, H, W)` standard normal, `-> (B, C, H, W)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn encode_sampled(&self, pixels: &Tensor, noise: &Tensor) -> Result<Tensor> {
         self.posterior(pixels)?.sample(noise)? * self.cfg.scaling_factor
@@ -168,7 +163,6 @@ impl Posterior {
     /// A sample: `mean + exp(logvar / 2) * noise`, with `noise` standard normal `(B, C, H, W)`.
     ///
     /// # Errors
-    ///
     /// Noise of another shape.
     pub fn sample(&self, noise: &Tensor) -> Result<Tensor> {
         if noise.dims() != self.mean.dims() {

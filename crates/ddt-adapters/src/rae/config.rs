@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{LoadError, check_sizes};
 
-/// Of every norm of the decoder.
+/// Epsilon of every norm of the decoder.
 pub(super) const NORM_EPS: f64 = 1e-12;
 
 /// Sizes of the decoder of a representation autoencoder.
@@ -64,7 +64,6 @@ impl RaeDecoderConfig {
     /// decoder of this width.
     ///
     /// # Errors
-    ///
     /// [`LoadError::Unrecognised`] for tensors that are no decoder's, or a width that no published decoder has.
     pub fn of(
         source: &(impl TensorSource + ?Sized),
@@ -99,7 +98,6 @@ impl RaeDecoderConfig {
     /// Refuses sizes that no transformer has.
     ///
     /// # Errors
-    ///
     /// A size of zero or beyond 65536, and heads that do not divide the width.
     pub fn validate(&self) -> Result<()> {
         let sizes = [

@@ -36,17 +36,17 @@ const PIXELS_PER_POSITION: usize = 4;
 #[derive(Debug, Clone)]
 pub struct RaeDecoder {
     embed: Linear,
-    /// With its position: `(1, 1, W)`.
+    /// Class token plus its position, `(1, 1, W)`.
     class_token: Tensor,
     /// `(1, n n, W)`.
     positions: Tensor,
     blocks: Vec<Block>,
     norm: LayerNorm,
-    /// To pixels in `[0, 1]`: ImageNet's mean and standard deviation are part of it.
+    /// Tokens to pixels in `[0, 1]`; ImageNet's mean and standard deviation are folded in.
     pred: Linear,
     statistics: Option<RaeStatistics>,
     cfg: RaeDecoderConfig,
-    /// Of the numbers between layers.
+    /// Dtype of the tensors between layers.
     dtype: DType,
 }
 
@@ -54,7 +54,6 @@ impl RaeDecoder {
     /// Builds the decoder; `vb` is where `decoder_embed.weight` is. Without statistics latents are the features.
     ///
     /// # Errors
-    ///
     /// A configuration that [`RaeDecoderConfig::validate`] refuses; statistics of another size; the first missing or
     /// misshapen tensor.
     pub fn new(cfg: &RaeDecoderConfig, statistics: Option<RaeStatistics>, vb: VarBuilder) -> Result<Self> {
@@ -86,7 +85,6 @@ impl RaeDecoder {
     /// published files may have them.
     ///
     /// # Errors
-    ///
     /// As [`new`](Self::new); [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing, unexpected
     /// and misshapen name.
     pub fn load(
@@ -108,11 +106,9 @@ impl RaeDecoder {
     /// DINOv2's features that latents stand for.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W) -> same`, `f32`; H = W = n where there are statistics
     ///
     /// # Errors
-    ///
     /// Any other shape, and a latent that is NaN or infinite.
     pub fn features(&self, latents: &Tensor) -> Result<Tensor> {
         check_latents(latents, self.cfg.latent_channels)?;
@@ -130,11 +126,9 @@ impl RaeDecoder {
     /// trained one, bilinearly, so the images keep their size.
     ///
     /// # Shapes
-    ///
     /// `(B, C, H, W) -> (B, 3, n p, n p)`
     ///
     /// # Errors
-    ///
     /// As [`features`](Self::features).
     pub fn decode_raw(&self, latents: &Tensor) -> Result<Tensor> {
         self.finished(&self.features(latents)?, Ok)
@@ -200,7 +194,7 @@ impl LatentSpace for RaeDecoder {
 }
 
 impl Decode for RaeDecoder {
-    /// Of latents on the trained grid; [`RaeDecoder::decode_raw`] takes others.
+    /// Takes latents on the trained grid; [`RaeDecoder::decode_raw`] takes others.
     fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let features = self.features(latents)?;
         self.check_grid(&features)?;

@@ -29,7 +29,6 @@ impl RaeEncoder {
     /// latents are the features.
     ///
     /// # Errors
-    ///
     /// A configuration that [`RaeEncoderConfig::validate`] refuses; statistics of another size;
     /// [`FileError::Mismatch`](ddt_files::FileError::Mismatch) with every missing, unexpected and misshapen name.
     pub fn load(
@@ -66,11 +65,9 @@ impl RaeEncoder {
     /// Bicubic with a = -0.75, without antialiasing, unless they have that size already.
     ///
     /// # Shapes
-    ///
     /// `pixels: (B, 3, H, W)` in `[0, 1] -> (B, 3, m, m)`, `f32`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn preprocess(&self, pixels: &Tensor) -> Result<Tensor> {
         normalised(pixels, (self.cfg.input_size, self.cfg.input_size))
@@ -79,11 +76,9 @@ impl RaeEncoder {
     /// Latents of pixels of any size in `[0, 1]`, which are resized first.
     ///
     /// # Shapes
-    ///
     /// `(B, 3, H, W) -> (B, C, n, n)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn encode_raw(&self, pixels: &Tensor) -> Result<Tensor> {
         self.latents(&self.network.forward(&self.preprocess(pixels)?)?.patch_tokens)
@@ -92,11 +87,9 @@ impl RaeEncoder {
     /// Latents of patch tokens that [`network`](Self::network) computed.
     ///
     /// # Shapes
-    ///
     /// `(B, n n, C) -> (B, C, n, n)`
     ///
     /// # Errors
-    ///
     /// Any other shape.
     pub fn latents(&self, patch_tokens: &Tensor) -> Result<Tensor> {
         let n = self.cfg.grid();
@@ -120,7 +113,7 @@ impl LatentSpace for RaeEncoder {
 }
 
 impl Encode for RaeEncoder {
-    /// Of images of one size, `n` times the downscale a side; [`RaeEncoder::encode_raw`] takes any.
+    /// Takes images of one size, `n` times the downscale per side; [`RaeEncoder::encode_raw`] takes any.
     fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
         let side = self.cfg.grid() * self.cfg.downscale;
         check_pixels(pixels, side)?;
@@ -162,7 +155,6 @@ impl RaeEncoderConfig {
     /// Refuses sizes that no encoder has.
     ///
     /// # Errors
-    ///
     /// Those of [`DinoV2Config::validate`], images that are not whole patches, and no downscale.
     pub fn validate(&self) -> Result<()> {
         self.dino.validate()?;

@@ -21,10 +21,9 @@ pub struct RaeStatistics {
 }
 
 impl RaeStatistics {
-    /// Of these tensors `(C, n, n)`; no mean is a mean of 0.
+    /// Builds them from tensors `(C, n, n)`; no mean is a mean of 0.
     ///
     /// # Errors
-    ///
     /// Other or different shapes; a mean or variance that is NaN or infinite, a variance below zero.
     pub fn new(mean: Option<&Tensor>, var: &Tensor) -> Result<Self> {
         let (_, rows, columns) = var.dims3()?;
@@ -45,7 +44,6 @@ impl RaeStatistics {
     /// Reads `var`, and `mean` if it is there, as in a published `stat.pt`; its `None` is no tensor.
     ///
     /// # Errors
-    ///
     /// No `var`, and as [`new`](Self::new).
     pub fn load(
         source: &(impl TensorSource + ?Sized),

@@ -85,7 +85,7 @@ struct Protocol {
     rounding: &'static str,
 }
 
-/// How pixels become bytes.
+/// Rounding of pixels to bytes, in words.
 const ROUNDING: &str = "clamp(floor(127.5 x + 128), 0, 255)";
 
 /// Time between two looks whether another process has finished its batch, or has ended.
@@ -116,7 +116,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     DataSet { opened, request, count: args.count, out, png_folder, shard }.generate(terminal)
 }
 
-/// As many images of each class in turn, of all classes unless some are named, from seed 0.
+/// A request for equally many images of each class, of all classes unless some are named, from seed 0.
 pub(crate) fn balanced(opened: &Opened, named: &[String], count: u32, batch: usize) -> Result<Request> {
     let table = opened.classes();
     let mut classes = match named {
@@ -230,7 +230,7 @@ fn fill(
     }
 }
 
-/// How fast all processes of a job are, from the moment this one began.
+/// Speed of all processes of a job since this one began.
 struct Pace {
     count: usize,
     /// Images that were finished when this process began.

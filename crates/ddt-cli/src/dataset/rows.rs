@@ -8,7 +8,7 @@ use ddt::{
 };
 use ddt_dist::Launch;
 
-/// How rows follow from the seed, in words.
+/// Derivation of rows from the seed, in words.
 pub(super) const ORDER: &str = "row i has image k = permutation[i] of 0..count, by Fisher-Yates from ChaCha8 \
     (seed, purpose 11, step 0, sample 0); its class is classes[k mod classes] and its column k / classes";
 

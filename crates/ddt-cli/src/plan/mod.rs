@@ -83,7 +83,6 @@ impl Args {
     /// Goals: ratios, then similarities, then errors, each value once.
     ///
     /// # Errors
-    ///
     /// A goal that plans of this order cannot have.
     fn targets(&self) -> Result<Vec<Target>> {
         let goals = [

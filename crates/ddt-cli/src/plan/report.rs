@@ -74,7 +74,7 @@ pub(crate) struct Report {
     calibration_images: Vec<Sample>,
     /// Images that the plans were compared on; none where they were not.
     test_images: Vec<Sample>,
-    /// Of the test images, generated together.
+    /// Test images generated together.
     batch: usize,
     speed: Speed,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ pub(crate) struct Report {
 #[derive(Debug, Serialize)]
 struct Sample {
     label: u32,
-    /// With the seed it fixes the noise.
+    /// Sample number, which fixes the noise together with the seed.
     sample: u64,
 }
 
@@ -97,7 +97,7 @@ struct Row {
     num_recompute: usize,
     uniform: Entry,
     optimal: Entry,
-    /// By how much the error of the uniform plan is larger than the optimal one's, paired over test images.
+    /// Error of the uniform plan minus that of the optimal one, paired over test images.
     #[serde(skip_serializing_if = "Option::is_none")]
     gain: Option<Mean>,
 }
@@ -106,7 +106,7 @@ struct Row {
 struct Entry {
     recompute_steps: Vec<usize>,
     cost: f64,
-    /// Of the self-condition in use at a step: a dissimilarity for order 0, else a relative error.
+    /// Mean error of the self-condition in use at a step: a dissimilarity for order 0, else a relative error.
     mean_error: f64,
     predicted_speedup: f64,
     #[serde(flatten)]
@@ -120,12 +120,12 @@ struct Measured {
     latent_error: Mean,
 }
 
-/// The outcomes of drawing without sharing, and with each plan (uniform, optimal).
+/// Outcomes of sampling without sharing and with each plan.
 #[derive(Debug)]
 pub(crate) struct Compared {
-    /// At every step.
+    /// Sampling with the encoder at every step.
     pub(crate) unshared: Outcome,
-    /// In the order of the plans.
+    /// Sampling with the uniform and the optimal plan, in the order of the plans.
     pub(crate) shared: Vec<[Outcome; 2]>,
 }
 
@@ -133,7 +133,6 @@ impl Report {
     /// Gathers the findings; `compared` is absent where no images were generated.
     ///
     /// # Errors
-    ///
     /// Those of [`Speed::predict`].
     pub(crate) fn new(
         pipeline: &Pipeline,
@@ -192,7 +191,6 @@ impl Report {
     /// The text of the JSON file.
     ///
     /// # Errors
-    ///
     /// None in practice: there is nothing in a report that JSON does not know.
     pub(crate) fn to_json(&self) -> Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
@@ -245,7 +243,6 @@ fn line<S: AsRef<str>>(cells: &[S; 10]) -> String {
 /// The similarity as a picture, as Fig. 5 of arXiv:2504.05741.
 ///
 /// # Errors
-///
 /// None in practice: a similarity is a finite square matrix.
 pub(crate) fn heat_map(measured: &SimilarityFile) -> Result<Rgb8> {
     let SimilarityFile { images, similarity, .. } = measured;
@@ -270,7 +267,7 @@ pub(crate) struct Texts {
 }
 
 impl Texts {
-    /// Of a page with a row without sharing and one for each target.
+    /// Texts of a page with a row without sharing and one for each target.
     pub(crate) fn new(classes: &ClassTable, images: &[Image], rows: Vec<String>, footer: String) -> Self {
         // Synonyms are for finding a class, not for its label.
         let short = |name: &str| name.split(',').next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! From a measurement to plans: the best of each budget, and the even one of as many recomputes.
+//! Plans from a measurement: the best plan for each budget, and the evenly spaced one with as many recomputes.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ impl Target {
     }
 }
 
-/// As in the name of its plan file.
+/// The form used in the name of the plan file.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -89,7 +89,6 @@ impl Planned {
     /// Plans for one target.
     ///
     /// # Errors
-    ///
     /// A target outside its range, or more steps than a plan can have.
     pub(crate) fn new(target: Target, planner: &OrderPlanner<'_>) -> Result<Self> {
         let optimal = best(planner, target)?;
@@ -99,7 +98,6 @@ impl Planned {
     /// The file of the best plan.
     ///
     /// # Errors
-    ///
     /// Those of [`Speed::predict`].
     pub(crate) fn file(&self, measured: &SimilarityFile, speed: &Speed) -> Result<PlanFile> {
         let optimal = &self.optimal;
@@ -126,10 +124,9 @@ pub(crate) struct Speed {
 }
 
 impl Speed {
-    /// How many times fewer operations sampling needs with `plan` than without.
+    /// Predicted speed-up: operations of sampling without `plan` over those with it.
     ///
     /// # Errors
-    ///
     /// A plan of another number of steps.
     pub(crate) fn predict(&self, plan: &SharingPlan) -> Result<f64> {
         Ok(predicted_speedup_guided(plan, &self.operations, &self.guided)?)
@@ -139,7 +136,6 @@ impl Speed {
 /// Cost against the number of recomputes, even and best, as the text of an SVG file.
 ///
 /// # Errors
-///
 /// None in practice: every budget up to the number of steps has both plans.
 pub(crate) fn cost_plot(measured: &SimilarityFile, planner: &OrderPlanner<'_>) -> Result<String> {
     let num_steps = measured.similarity.num_steps();

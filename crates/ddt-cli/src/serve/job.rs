@@ -31,7 +31,7 @@ pub(crate) struct Job {
     attention: Mutex<Attention>,
 }
 
-/// How far a job is.
+/// Progress of a job.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct State {
     pub(crate) phase: Phase,
@@ -103,10 +103,10 @@ pub(crate) struct Pictures {
     pub(crate) page: Bytes,
 }
 
-/// Whether a client still looks at the job.
+/// Interest of clients in the job.
 struct Attention {
     streams: usize,
-    /// When the last request came or the last stream ended.
+    /// Time of the last request, or of the end of the last stream.
     seen: Instant,
 }
 
@@ -146,7 +146,7 @@ impl Job {
         self.stop.get().map(String::as_str)
     }
 
-    /// Whether to go on; solvers ask after every step.
+    /// `Break` once the job is to stop; solvers ask after every step.
     pub(crate) fn flow(&self) -> ControlFlow<()> {
         if self.stop.get().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

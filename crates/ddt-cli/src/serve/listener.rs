@@ -34,7 +34,6 @@ pub(crate) struct Patience {
 /// Serves connections until `stop` is done, then lets answers that have begun end while `drained` is not done.
 ///
 /// # Errors
-///
 /// None that one connection causes.
 pub(crate) async fn listen(
     listener: TcpListener,

@@ -31,7 +31,7 @@ pub(crate) struct Bounds {
     pub(crate) kept_bytes: usize,
     /// Longest time that a job may run.
     pub(crate) run: Duration,
-    /// How long a job goes on without a client that asks for it.
+    /// Time that a job goes on without a client that asks for it.
     pub(crate) abandoned: Duration,
 }
 
@@ -113,7 +113,7 @@ impl Queue {
         lock(&self.inner).jobs.get(id).cloned()
     }
 
-    /// How many jobs run before a waiting one.
+    /// Number of jobs that run before a waiting one.
     pub(crate) fn ahead(&self, job: &Job) -> usize {
         let inner = lock(&self.inner);
         inner.running.len() + inner.waiting.iter().take_while(|it| it.id != job.id).count()

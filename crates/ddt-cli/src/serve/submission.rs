@@ -1,4 +1,4 @@
-//! From the JSON of a client to a job whose settings are known to be right.
+//! Parses the JSON of a client into a job whose settings are checked.
 
 use anyhow::{Context, Result, ensure};
 use ddt::{
@@ -78,7 +78,6 @@ impl Order {
     /// Reads and checks a submission.
     ///
     /// # Errors
-    ///
     /// JSON of another form; settings that do not fit the weights; more than [`LIMITS`].
     pub(crate) fn parse(json: &[u8], pipeline: &Pipeline) -> Result<Self> {
         let submission = serde_json::from_slice(json);

@@ -46,7 +46,6 @@ impl Previews {
     /// Measures the decoder of previews, and fits a linear one if it is slow.
     ///
     /// # Errors
-    ///
     /// As [`LinearDecoder::fit`]; no thread.
     pub(crate) fn new(pipeline: &Pipeline, interval: Duration, share: f64, is_on: bool) -> Result<Self> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
@@ -138,7 +137,6 @@ fn sheet(images: &[Option<Rgb8>], columns: usize) -> Result<Vec<u8>> {
 /// Runs a job; its result as JSON.
 ///
 /// # Errors
-///
 /// Those of the facade; [`ddt::Error::Cancelled`] when the job is to stop.
 pub(crate) fn perform(job: &Job, previews: &Previews, command: &Command) -> Result<Value> {
     match &job.order {
@@ -185,7 +183,7 @@ fn generate(
     Ok(json!({ "runs": runs, "comparison": comparison }))
 }
 
-/// How far the second images are from the first, and how much faster they were made.
+/// Distance of the second images from the first, and their speed-up.
 fn compare(first: &Generated, second: &Generated) -> Result<Value> {
     let pixels = first.images.iter().zip(&second.images).map(|(a, b)| pixel_error(a, b));
     let seconds = |it: &Generated| it.report.elapsed.as_secs_f64();

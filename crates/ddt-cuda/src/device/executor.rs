@@ -26,7 +26,7 @@ use crate::{
 /// Graphs hold addresses of the arena and of the weights; they are dropped before both.
 #[derive(Debug)]
 pub struct CudaExecutor {
-    /// By kind of step and set of modulations, as [`Programs::step`].
+    /// Graphs by kind of step and set of modulations, as [`Programs::step`].
     graphs: HashMap<(StepKind, usize), Graph>,
     steps: Steps,
     arena: Slice<u8>,

@@ -1,4 +1,4 @@
-//! Inception on a device: images to the features that FID and its kin compare, in f32.
+//! Inception on a device: images to the features that FID and related metrics compare, in f32.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -21,13 +21,13 @@ use crate::{
     error::GpuError,
 };
 
-/// Images that pass through the network at once: with them it takes about 1 GiB.
+/// Images that pass through the network at once; they take about 1 GiB.
 const IMAGES_AT_ONCE: usize = 32;
 
 /// Channels of an image on the device: three, and zeros to whole 16 bytes.
 const PIXEL_CHANNELS: usize = 4;
 
-/// Numbers of an image's largest map: 147 x 147 of 64 channels, after the stem's third convolution.
+/// Elements of an image's largest map: 147 x 147 of 64 channels, after the stem's third convolution.
 const LARGEST: usize = 147 * 147 * 64;
 
 /// A convolution on the device.
@@ -48,9 +48,9 @@ pub struct CudaInception {
     cuda: Cuda,
     layers: Layers<DeviceConv>,
     fc: Slice<f32>,
-    /// On the CPU.
+    /// Bias of the logits, on the CPU.
     fc_bias: Tensor,
-    /// Of the most images that were seen at once.
+    /// Buffers for the largest batch so far.
     buffers: Mutex<Option<Buffers>>,
 }
 
@@ -133,7 +133,7 @@ fn window(Window2d { kernel, stride, pad_before, .. }: Window2d) -> Window {
     Window { height, width, stride, pad_rows, pad_columns }
 }
 
-/// The memory of so many images or fewer.
+/// Device memory for a batch of up to `images` images.
 #[derive(Debug)]
 struct Buffers {
     images: usize,
@@ -193,7 +193,7 @@ struct Network<'a> {
     cuda: &'a Cuda,
     layers: &'a Layers<DeviceConv>,
     buffers: &'a Buffers,
-    /// As many as are seen now.
+    /// Images of this batch.
     images: usize,
 }
 
@@ -231,7 +231,7 @@ impl Network<'_> {
         Ok(self.buffers.maps[at.buffer].sub(0..len)?)
     }
 
-    /// Branches side by side.
+    /// A block of parallel branches, whose results are concatenated along the channels.
     fn mixed(&self, at: At, mixed: &Mixed<DeviceConv>) -> Result<At, GpuError> {
         let stride = mixed.0.iter().map(|it| out_channels(it, at.channels)).sum();
         let mut to = Columned { buffer: 1 - at.buffer, stride, first: 0 };
@@ -287,7 +287,7 @@ impl Network<'_> {
         self.place(raw, Some(&conv.bias), to)
     }
 
-    /// Puts maps into columns of the result, through bias and ReLU if there is a bias.
+    /// Copies maps into columns of the result, with bias and ReLU if there is a bias.
     fn place(&self, at: At, bias: Option<&Slice<f32>>, to: Columned) -> Result<At, GpuError> {
         let result = At { buffer: to.buffer, channels: to.stride, ..at };
         self.cuda.columns(&Columns {
@@ -322,7 +322,7 @@ impl Network<'_> {
     }
 }
 
-/// Channels of a branch's results together, for so many of its input.
+/// Channels of a branch's result, for `input` channels.
 fn out_channels(branch: &Branch<DeviceConv>, input: usize) -> usize {
     match (branch.last.as_slice(), branch.convs.last()) {
         ([], Some(conv)) => conv.out_channels,

@@ -1,7 +1,7 @@
 //! Stable Diffusion's decoder on a device: latents to pixels.
 //!
-//! The decoder is a list of operations on three buffers (`program`) with operands on the device (`weights`) and positions in memory for a
-//! number of images (`memory`).
+//! The decoder is a list of operations on three buffers (`program`) with operands on the device (`weights`) and
+//! positions in memory for a number of images (`memory`).
 
 use std::sync::{Mutex, PoisonError};
 
@@ -28,7 +28,7 @@ mod weights;
 /// Memory that is left free: libraries and kernels that are loaded late need their own.
 const RESERVE: usize = 512 << 20;
 
-/// Of every group norm.
+/// Epsilon of every group norm.
 const EPS: f32 = KlConfig::NORM_EPS as f32;
 
 /// Images at once, at most: sizes of kernels are 32 bits.
@@ -46,7 +46,7 @@ pub struct CudaKlDecoder {
     ops: Vec<KlOp>,
     weights: Weights,
     most_bytes: usize,
-    /// Of the number and size of images that were decoded last.
+    /// Memory for the number and size of images that were decoded last.
     memory: Mutex<Option<Memory>>,
 }
 

@@ -1,4 +1,4 @@
-//! From operations to kernels.
+//! Launches kernels for operations.
 
 use ddt_kernels::cuda::{
     Activation, AddRows, Attention, Branch, ClassCondition, Cuda, CudaError, Element, Float,

@@ -20,7 +20,7 @@ pub struct CudaSampler {
     cuda: Cuda,
     cfg: DdtConfig,
     weights: DeviceWeights,
-    /// For the size and order of the latest batch.
+    /// Executor for the size and order of the latest batch.
     executor: Option<CudaExecutor>,
 }
 

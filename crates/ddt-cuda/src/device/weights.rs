@@ -1,4 +1,4 @@
-//! From tensors to device memory.
+//! Uploads tensors to device memory.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;

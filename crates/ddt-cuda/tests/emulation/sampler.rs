@@ -15,7 +15,7 @@ use ddt_sharing::{ForecastOrder, SharingPlan};
 
 use crate::device;
 
-/// For latents of 4 x 6 in patches of 2: no two sizes are equal, so no mistaken one goes unseen.
+/// Sizes for latents of 4 x 6 in patches of 2: no two are equal, so a mistaken one is seen.
 fn config(encoder: usize, decoder: usize) -> DdtConfig {
     DdtConfig {
         in_channels: 3,
@@ -32,7 +32,7 @@ fn noise(images: u64) -> Tensor {
     noise_batch(3, &(0..images).collect::<Vec<_>>(), (3, 4, 6), &Device::Cpu).unwrap()
 }
 
-/// Without guidance or a plan.
+/// Options without guidance or a plan.
 fn plain(steps: usize) -> EulerOptions<'static> {
     EulerOptions { grid: TimeGrid::new(steps, None, 1.0).unwrap(), guidance: Guidance::none(), plan: None }
 }

@@ -23,11 +23,11 @@ pub enum Purpose {
     Init = 6,
     /// Noise inside a stochastic solver.
     Solver = 7,
-    /// Whether training mirrors an image.
+    /// The coin that decides if training mirrors an image.
     Flip = 8,
     /// The draw from an autoencoder's posterior.
     Posterior = 9,
-    /// Which class a generated sample gets.
+    /// The class of a generated sample.
     Label = 10,
     /// The order in which generated samples are written.
     Shuffle = 11,

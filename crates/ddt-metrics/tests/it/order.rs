@@ -34,8 +34,7 @@ proptest! {
         for part in cuts.windows(2) {
             let mut moments = Moments::new(size).unwrap();
             moments.push(Features::new(&values[part[0] * size..part[1] * size], size).unwrap()).unwrap();
-            // As from another process.
-            merged.merge(&Moments::from_parts(moments.into_parts()).unwrap()).unwrap();
+            merged.merge(&moments).unwrap();
         }
         let whole = Statistics::of(Features::new(&values, size).unwrap()).unwrap();
         prop_assert!(close(&merged.finish().unwrap(), &whole));

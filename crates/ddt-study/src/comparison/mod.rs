@@ -5,7 +5,7 @@
 
 mod settings;
 
-use std::{collections::BTreeMap, fmt::Write, fs, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
 use ddt::{
@@ -22,7 +22,7 @@ pub use self::settings::{Comparison, Outcome, Table};
 use crate::{
     classifier::Classifier,
     metric::OfflineMetric,
-    study::{News, OnNews, ResultsFile, tell},
+    study::{Folder, News, OnNews, ResultsFile, tell},
 };
 
 impl Comparison {
@@ -30,7 +30,6 @@ impl Comparison {
     /// returns the table.
     ///
     /// # Errors
-    ///
     /// Photos or weights that cannot be read, a folder that cannot be written, results of other settings;
     /// [`ddt::Error::Cancelled`] after a break, with everything saved.
     pub fn run(&self, table: Table, on_news: &mut OnNews<'_>) -> Result<String> {
@@ -38,12 +37,8 @@ impl Comparison {
         self.training(System::DecoderOnly, 0)?.validate()?;
         let (grid, guidance) = self.sampler()?;
         let (classifier, sha256) = Classifier::load(self.classifier.as_deref()).context("--classifier")?;
-        fs::create_dir_all(&self.out)
-            .with_context(|| format!("--out: cannot make the folder {}", self.out.display()))?;
-        let output = |ending: &str| {
-            OutputFile::new(&self.out.join(format!("{}.{ending}", table.name())), &[]).context("--out")
-        };
-        let (page, figure) = (output("md")?, output("svg")?);
+        let [page, figure] = ["md", "svg"].map(|ending| format!("{}.{ending}", table.name()));
+        let folder = Folder::open(&self.out, &[&page, &figure])?;
         let header = json!({
             "width": self.width, "blocks": BLOCKS, "images": self.images, "samples": self.samples,
             "steps": self.steps, "guidance": self.guidance, "classifier": sha256,
@@ -66,9 +61,9 @@ impl Comparison {
         }
 
         let text = markdown(table, self, &results)?;
-        page.write(text.as_bytes())?;
-        figure.write(plot(table, self)?.as_bytes())?;
-        Ok(format!("{text}\nwrote {} and {}", page.path().display(), figure.path().display()))
+        folder.write(&page, &text)?;
+        folder.write(&figure, &plot(table, self)?)?;
+        Ok(format!("{text}\nwrote {page} and {figure} to {}", self.out.display()))
     }
 
     /// Trains a network, or resumes its run, and measures it.

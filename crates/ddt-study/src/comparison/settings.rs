@@ -1,5 +1,5 @@
-//! Settings of a comparison: which networks a table compares, and how each is trained and measured, equal for all but for
-//! what the table compares.
+//! Settings of a comparison: which networks a table compares, and how each is trained and measured, equal for all but
+//! for what the table compares.
 
 use std::{fmt, path::PathBuf};
 

@@ -5,12 +5,12 @@
 
 mod settings;
 
-use std::{fmt::Write, fs, time::Instant};
+use std::{fmt::Write, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use ddt::{
-    Image, OutputFile, Pipeline, PipelineConfig,
+    Image, Pipeline, PipelineConfig,
     adapters::{Decode, Encode, TinyDecoder, TinyEncoder},
     files::Checkpoint,
     flow::{EULER, Guidance, NoiseSource, TimeGrid, solver_by_name},
@@ -28,7 +28,7 @@ pub use self::settings::{DemoStudy, Group};
 use crate::{
     classifier::Classifier,
     metric::{LAST_STEP, OfflineMetric, Seen},
-    study::{News, OnNews, ResultsFile, measure_similarity, tell},
+    study::{Folder, News, OnNews, ResultsFile, measure_similarity, tell},
 };
 
 /// Images that the plans are made from, as in the published code.
@@ -41,13 +41,10 @@ impl DemoStudy {
     /// Measures the settings that are not measured yet, and writes tables and plots of all of them; returns the tables.
     ///
     /// # Errors
-    ///
     /// Photos or weights that cannot be read, a folder that cannot be written, results of other settings;
     /// [`ddt::Error::Cancelled`].
     pub fn run(&self, on_news: &mut OnNews<'_>) -> Result<String> {
-        fs::create_dir_all(&self.out)
-            .with_context(|| format!("--out: cannot make the folder {}", self.out.display()))?;
-        let tables = OutputFile::new(&self.out.join("tables.md"), &[]).context("--out")?;
+        let folder = Folder::open(&self.out, &["tables.md"])?;
         let mut config = PipelineConfig::new(&self.weights);
         config.grid = Some(TimeGrid::new(self.steps, Some(LAST_STEP), 1.0).context("--steps")?);
         TimeGrid::new(self.sweep_steps, Some(LAST_STEP), 1.0).context("--sweep-steps")?;
@@ -76,10 +73,10 @@ impl DemoStudy {
             }
         }
         let text = markdown(self, &results)?;
-        tables.write(text.as_bytes())?;
+        folder.write("tables.md", &text)?;
         for group in self.groups() {
             if let Some((name, svg)) = plot(*group, self, &results) {
-                OutputFile::new(&self.out.join(name), &[])?.write(svg.as_bytes())?;
+                folder.write(name, &svg)?;
             }
         }
         Ok(format!("{text}\nwrote tables and plots to {}", self.out.display()))

@@ -106,7 +106,7 @@ pub(crate) enum Setting {
     Stepped(Stepping),
 }
 
-/// How images are generated.
+/// Settings of sampling with Euler steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Sampling {
     /// Euler steps.
@@ -115,11 +115,11 @@ pub(crate) struct Sampling {
     pub(crate) guidance: f64,
     /// Lower end of its interval; the upper is 1.
     pub(crate) from: f64,
-    /// Where the condition encoder runs, unless at every step.
+    /// Steps at which the condition encoder runs; `None` is all of them.
     pub(crate) sharing: Option<Sharing>,
 }
 
-/// How images are generated, with the demo's usual guidance and the encoder at every step.
+/// Settings of sampling with any solver, the demo's usual guidance and the encoder at every step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Stepping {
     /// Number of steps; all of one length before the shift.
@@ -141,7 +141,7 @@ pub(crate) struct Sharing {
     pub(crate) budget: usize,
 }
 
-/// As results files name it.
+/// The form used in results files.
 impl fmt::Display for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.planned { "Optimal" } else { "Uniform" };

@@ -61,7 +61,7 @@ fn undivided() -> Pipeline {
     Pipeline::new(&PipelineConfig::new(file)).unwrap()
 }
 
-/// How a server is set up; patient, for a busy machine.
+/// Settings of a server; patient, for a busy machine.
 struct Setup {
     pipeline: Pipeline,
     bounds: Bounds,

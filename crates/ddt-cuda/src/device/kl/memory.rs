@@ -29,7 +29,7 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Of a program whose elements have so many bytes.
+    /// Sizes for a program with elements of `element` bytes.
     pub(super) fn new(
         ops: &[KlOp],
         images: usize,
@@ -130,7 +130,7 @@ impl Memory {
     }
 }
 
-/// As many images as are decoded now, at most those there is room for.
+/// The images that are decoded at once: at most as many as there is room for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part<'a> {
     pub(super) memory: &'a Memory,

@@ -4,10 +4,10 @@ use ddt_adapters::KlConfig;
 
 use crate::error::GpuError;
 
-/// One of the buffers that operations read and write.
+/// Index of a buffer that operations read and write.
 pub(super) type Slot = usize;
 
-/// How many buffers there are: what a residual block keeps, reads and writes.
+/// Number of buffers: a residual block keeps one, reads one and writes one.
 pub(super) const SLOTS: usize = 3;
 
 /// A size of images on their way to pixels.

@@ -73,9 +73,10 @@ impl<T: Float> KlWeights<T> {
                 KlOp::Attention { name, at, .. } => {
                     let norm = format!("{name}.group_norm");
                     weights.affine.insert(norm.clone(), from.affine(&norm, &[at.channels])?);
-                    let names = match vb.contains_tensor(&format!("{name}.query.weight")) {
-                        true => ["query", "key", "value", "proj_attn"],
-                        false => ["to_q", "to_k", "to_v", "to_out.0"],
+                    let names = if vb.contains_tensor(&format!("{name}.query.weight")) {
+                        ["query", "key", "value", "proj_attn"]
+                    } else {
+                        ["to_q", "to_k", "to_v", "to_out.0"]
                     };
                     let [query, key, value, out] =
                         names.map(|it| from.affine(&format!("{name}.{it}"), &[at.channels, at.channels]));

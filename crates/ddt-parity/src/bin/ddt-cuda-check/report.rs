@@ -77,7 +77,7 @@ impl Report {
         self.write(out)
     }
 
-    /// Without the peer nothing is wrong; the report says why it has none.
+    /// Adds the peer's timings, or the reason why there are none, which is no failure.
     fn peer(&mut self, args: &Args) -> std::io::Result<()> {
         match torch_timings(&args.peer, args.device) {
             Ok(rows) => {

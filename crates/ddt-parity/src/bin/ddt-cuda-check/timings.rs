@@ -17,7 +17,7 @@ use ddt_sharing::{ForecastOrder, SharingPlan};
 pub(crate) struct Timing {
     pub(crate) name: String,
     pub(crate) images: usize,
-    /// Of the latents, or of Inception's pictures.
+    /// Side of the latents, or of Inception's pictures.
     pub(crate) side: usize,
     pub(crate) milliseconds: f64,
     pub(crate) arena_bytes: usize,
@@ -45,7 +45,7 @@ impl Scale {
         Ok(Self { cfg, autoencoder, pictures: (64, 256), batches, steps: 250, runs: 10 })
     }
 
-    /// As little as goes through everything.
+    /// The smallest sizes that go through everything.
     pub(crate) fn tiny() -> Result<Self> {
         let cfg = DdtConfig {
             hidden_size: 72,
