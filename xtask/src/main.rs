@@ -12,6 +12,7 @@ use xshell::{Shell, cmd};
 
 mod cuda;
 mod dist;
+mod fuzz;
 mod package;
 mod parity;
 mod tidy;
@@ -41,6 +42,8 @@ enum Command {
     Dist,
     /// Build the program that checks a GPU, with a CUDA toolkit found or made; pack it; run it
     Cuda(cuda::Args),
+    /// Fuzz every parser of untrusted bytes: a table of executions, coverage and findings
+    Fuzz(fuzz::Args),
     /// Compare with fixtures: one line per tensor, then `N passed, M failed`
     Parity(parity::Args),
     /// Time a network with random weights and print one JSON line
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Package(args) => package::run(&args),
         Command::Dist => dist::run(),
         Command::Cuda(args) => cuda::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Time(args) => time::run(&args),
     };

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Seek},
+    io::{BufRead, BufReader, Cursor, Seek},
     path::Path,
 };
 
@@ -56,9 +56,21 @@ pub fn encode_png(picture: &Rgb8, text: &[(&str, &str)]) -> Result<Vec<u8>, Pict
 ///
 /// [`PictureError::Read`] if the file cannot be read, is no PNG, is damaged, or is not 8-bit RGB.
 pub fn read_png(path: &Path) -> Result<(Rgb8, Vec<(String, String)>), PictureError> {
-    let refuse = |reason: String| PictureError::Read { path: path.to_owned(), reason };
-    let file = File::open(path).map_err(|error| refuse(error.to_string()))?;
-    decode(BufReader::new(file)).map_err(refuse)
+    let file = File::open(path).map_err(|error| refused(path, error.to_string()))?;
+    decode(BufReader::new(file)).map_err(|reason| refused(path, reason))
+}
+
+/// [`read_png`] of bytes in memory; `path` is for messages.
+///
+/// # Errors
+///
+/// As [`read_png`].
+pub fn parse_png(bytes: &[u8], path: &Path) -> Result<(Rgb8, Vec<(String, String)>), PictureError> {
+    decode(Cursor::new(bytes)).map_err(|reason| refused(path, reason))
+}
+
+fn refused(path: &Path, reason: String) -> PictureError {
+    PictureError::Read { path: path.to_owned(), reason }
 }
 
 fn decode(source: impl BufRead + Seek) -> Result<(Rgb8, Vec<(String, String)>), String> {
@@ -125,6 +137,7 @@ mod tests {
         flipped[bytes.len() / 2] ^= 0x20;
         let cut = [0, 7, 20, bytes.len() / 2, bytes.len() - 16].map(|length| bytes[..length].to_vec());
         for bytes in cut.into_iter().chain([flipped]) {
+            assert!(parse_png(&bytes, &path).is_err());
             std::fs::write(&path, &bytes).unwrap();
             let message = read_png(&path).unwrap_err().to_string();
             assert!(message.contains("a.png"), "{message}");
