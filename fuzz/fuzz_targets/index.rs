@@ -7,7 +7,10 @@ use ddt_files::Checkpoint;
 use ddt_fuzz::{planted, seeds::safetensors, target};
 
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = std::env::temp_dir().join(format!("ddt-fuzz-index-{}", std::process::id()));
+    // In memory, where there is such a folder.
+    let shm = PathBuf::from("/dev/shm");
+    let base = if shm.is_dir() { shm } else { std::env::temp_dir() };
+    let folder = base.join(format!("ddt-fuzz-index-{}", std::process::id()));
     let parts = [("a", safetensors(&["x", "y"])), ("b", safetensors(&["z"]))];
     let written = fs::create_dir_all(&folder)
         .and_then(|()| parts.into_iter().try_for_each(|(name, bytes)| fs::write(folder.join(name), bytes)));

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! 0 | a whole file
-//! 1 | entries: how | part name | part content [| field | u32 value], how: 1 deflated, 2 a lie follows
+//! 1 | entries: how | part name | part content [| u32 size] [| field | u32 value]
+//!     how: 1 deflated, as one block that is not compressed; 4 deflated already, to `size`; 2 a lie follows
 //! 2 | zip64 fields: 4 u64 | entries
 //! ```
 
-use crate::builders::{ZipEntry, deflated, stored, zip, zip64_end};
+use crate::builders::{ZipEntry, stored, zip, zip64_end};
 use crate::parts::{Parts, part};
 
 /// Most entries: each costs the fuzzer time.
@@ -34,7 +35,15 @@ fn entries(mut parts: Parts<'_>) -> Vec<ZipEntry> {
     while !parts.is_empty() && entries.len() < MAX_ENTRIES {
         let how = parts.byte();
         let (name, content) = (String::from_utf8_lossy(parts.part()).into_owned(), parts.part());
-        let mut entry = if how & 1 == 0 { stored(&name, content) } else { deflated(&name, content) };
+        let mut entry = stored(&name, content);
+        if how & 1 != 0 {
+            // The library's encoder would take longer than all that is read.
+            let length = content.len() as u16;
+            let packed = [&[1], &length.to_le_bytes()[..], &(!length).to_le_bytes(), content].concat();
+            entry = ZipEntry { method: 8, packed_size: packed.len() as u32, packed, ..entry };
+        } else if how & 4 != 0 {
+            entry = ZipEntry { method: 8, size: parts.number(4) as u32, ..entry };
+        }
         if how & 2 != 0 {
             lie(&mut entry, parts.byte(), parts.number(4) as u32);
         }

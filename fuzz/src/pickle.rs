@@ -15,8 +15,8 @@ const PIECES: &[&[u8]] = &[
     b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch._utils\n_rebuild_tensor_v3\n",
     b"ctorch._utils\n_rebuild_parameter\n",
     // A storage, and a tensor of two numbers in it.
-    b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpuK\x08tQ",
-    b"ctorch._utils\n_rebuild_tensor_v2\n((\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpuK\x08tQK\x00K\x02\x85K\x01\x85\x89}tR",
+    b"(\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpuK\x10tQ",
+    b"ctorch._utils\n_rebuild_tensor_v2\n((\x8c\x07storagectorch\nFloatStorage\n\x8c\x010\x8c\x03cpuK\x10tQK\x00K\x02\x85K\x01\x85\x89}tR",
 ];
 
 /// `0 | the pickle` or `1 | numbers of pieces`; any number without a piece is itself an instruction.

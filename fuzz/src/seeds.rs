@@ -21,6 +21,11 @@ pub const MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 
+/// A file of PyTorch's older format with this pickle, and one storage `0` of 16 floats.
+pub fn legacy(pickle: &[u8]) -> Vec<u8> {
+    legacy_file(pickle, &[("0", 16, &[7; 64])])
+}
+
 /// A safetensors file of single bytes.
 pub fn safetensors(names: &[&str]) -> Vec<u8> {
     let entry = |(at, name): (usize, &&str)| {
@@ -88,8 +93,8 @@ fn raw_png(width: u8, height: u8, depth: u8, colour: u8, extra: &[&[u8]]) -> Vec
     let channels = [1, 0, 3, 1, 2, 0, 4].get(usize::from(colour)).copied().unwrap_or(1);
     let row = (usize::from(width) * channels * usize::from(depth)).div_ceil(8);
     let pixels: Vec<u8> = (0..height).flat_map(|filter| [vec![filter % 5], vec![17; row]].concat()).collect();
-    let chunks =
-        [vec![header.as_slice()], extra.to_vec(), vec![&[b"raw!", &pixels[..]].concat(), b"IEND"]].concat();
+    let pixels = [b"raw!", pixels.as_slice()].concat();
+    let chunks = [vec![header.as_slice()], extra.to_vec(), vec![&pixels, b"IEND"]].concat();
     chunks.into_iter().flat_map(part).collect()
 }
 
@@ -158,7 +163,7 @@ pub fn seeds(target: &str) -> std::io::Result<Option<Vec<Vec<u8>>>> {
                 .str("ema")
                 .op(b"}(")
                 .str("x")
-                .tensor("FloatStorage", "0", 8, (0, &[2], &[1]))
+                .tensor("FloatStorage", "0", 16, (0, &[2], &[1]))
                 .op(b"uu")
                 .end();
             // {"w": tensor}, of pieces.

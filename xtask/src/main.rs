@@ -11,6 +11,7 @@ use ddt_kernels::InstructionSet;
 use xshell::{Shell, cmd};
 
 mod cuda;
+mod differential;
 mod dist;
 mod fuzz;
 mod package;
@@ -42,6 +43,8 @@ enum Command {
     Dist,
     /// Build the program that checks a GPU, with a CUDA toolkit found or made; pack it; run it
     Cuda(cuda::Args),
+    /// Compare what is read with PyTorch, safetensors, NumPy and Pillow
+    Differential(differential::Args),
     /// Fuzz every parser of untrusted bytes: a table of executions, coverage and findings
     Fuzz(fuzz::Args),
     /// Compare with fixtures: one line per tensor, then `N passed, M failed`
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Package(args) => package::run(&args),
         Command::Dist => dist::run(),
         Command::Cuda(args) => cuda::run(&args),
+        Command::Differential(args) => differential::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Time(args) => time::run(&args),
