@@ -34,7 +34,11 @@ enum Command {
     /// All that continuous integration checks, cheapest first
     Ci,
     /// Rules of the tree that compilers do not check
-    Tidy,
+    Tidy {
+        /// First make the page of unsafe code anew
+        #[arg(long)]
+        write: bool,
+    },
     /// Checks too long for continuous integration: build each package by itself
     Long,
     /// Check the packages of all published crates: contents, sizes, manifests
@@ -57,7 +61,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let run = || match args.command {
         Command::Ci => ci(),
-        Command::Tidy => tidy::run(),
+        Command::Tidy { write } => tidy::run(write),
         Command::Long => package::run(&package::Args { downstream: true, verify: true }),
         Command::Package(args) => package::run(&args),
         Command::Dist => dist::run(),
