@@ -39,8 +39,10 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
-    /// Checks too long for continuous integration: build each package by itself
+    /// Checks too long for continuous integration: build each package by itself, and the next one
     Long,
+    /// The kernels' tests under AddressSanitizer
+    Asan,
     /// Check the packages of all published crates: contents, sizes, manifests
     Package(package::Args),
     /// Build the program ddt for others, with licences, completions and a checksum
@@ -62,7 +64,8 @@ fn main() -> ExitCode {
     let run = || match args.command {
         Command::Ci => ci(),
         Command::Tidy { write } => tidy::run(write),
-        Command::Long => package::run(&package::Args { downstream: true, verify: true }),
+        Command::Long => package::run(&package::Args { downstream: true, verify: true }).and_then(|_| asan()),
+        Command::Asan => asan(),
         Command::Package(args) => package::run(&args),
         Command::Dist => dist::run(),
         Command::Cuda(args) => cuda::run(&args),
@@ -91,4 +94,18 @@ fn ci() -> Result<ExitCode> {
     let _docs = sh.push_env("RUSTDOCFLAGS", "-D warnings");
     cmd!(sh, "cargo doc --workspace --no-deps").run()?;
     package::run(&package::Args { downstream: false, verify: false })
+}
+
+/// Unsafe code reads and writes what it owns, as far as the tests of the kernels go. The standard library is not
+/// instrumented.
+fn asan() -> Result<ExitCode> {
+    let sh = Shell::new()?;
+    sh.change_dir(tidy::root());
+    let _flags = sh.push_env("RUSTFLAGS", "-Zsanitizer=address");
+    // The flag is unstable.
+    let _unstable = sh.push_env("RUSTC_BOOTSTRAP", "1");
+    let _target = sh.push_env("CARGO_TARGET_DIR", tidy::metadata(&tidy::root())?.1.join("asan"));
+    // A target of its own, so that build scripts are compiled without.
+    cmd!(sh, "cargo test -p ddt-kernels --target x86_64-unknown-linux-gnu --lib --tests").run()?;
+    Ok(ExitCode::SUCCESS)
 }

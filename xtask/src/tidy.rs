@@ -13,6 +13,7 @@ use xshell::{Shell, cmd};
 use modules::Modules;
 
 mod modules;
+mod third_party;
 mod unsafe_code;
 
 /// Which workspace crate may depend on which. A new edge is a decision: it belongs here and into
@@ -110,6 +111,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
             unsafe_code::PAGE
         ));
     }
+    third_party::check(root, &mut wrong)?;
     let (packages, _) = metadata(root)?;
     tables(&packages, &mut wrong);
     for package in &packages {
