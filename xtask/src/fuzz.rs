@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Targets that run at the same time
     #[arg(long, default_value_t = 1)]
     jobs: usize,
+    /// Only the targets that do not need the whole program, which takes long to compile
+    #[arg(long)]
+    light: bool,
     /// Instead: check that the bug planted in each target is found within a minute
     #[arg(long)]
     planted: bool,
@@ -66,8 +69,7 @@ struct Outcome {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let folders = build(args.planted)?;
-    let known = targets(&folders.sources)?;
+    let (folders, known) = build(args)?;
     for name in &args.targets {
         ensure!(known.contains(name), "expected targets {}, got {name}", known.join(", "));
     }
@@ -139,24 +141,32 @@ fn targets(sources: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Compiles the targets, and moves their programs to where no later build replaces them.
-fn build(planted: bool) -> Result<Folders> {
+/// Targets that need the whole program, behind a feature.
+const OF_PROGRAM: [&str; 3] = ["http", "record", "settings"];
+
+/// Compiles the targets, and copies their programs to where no later build replaces them.
+fn build(args: &Args) -> Result<(Folders, Vec<String>)> {
     let (sources, target) = (root().join("fuzz"), metadata(&root())?.1.join("fuzz"));
-    let programs = target.join(if planted { "planted" } else { "programs" });
+    let programs = target.join(if args.planted { "planted" } else { "programs" });
+    let mut names = targets(&sources)?;
+    let mut features = vec!["--features", if args.planted { "planted" } else { "" }];
+    if args.light {
+        names.retain(|it| !OF_PROGRAM.contains(&it.as_str()));
+        features.push("--no-default-features");
+    }
     let sh = Shell::new()?;
     sh.create_dir(&programs)?;
     let _wrapper = sh.push_env("RUSTC_WRAPPER", sources.join("instrument"));
     let _target = sh.push_env("CARGO_TARGET_DIR", &target);
     let manifest = sources.join("Cargo.toml");
-    let features: &[&str] = if planted { &["--features", "planted"] } else { &[] };
     cmd!(sh, "cargo build --quiet --locked --bins --manifest-path {manifest} {features...}").run()?;
-    for name in targets(&sources)?.iter().map(String::as_str).chain(["seeds"]) {
+    for name in names.iter().map(String::as_str).chain(["seeds"]) {
         // Under a new name first: a running program cannot be written to.
         let (new, place) = (programs.join(format!("{name}.new")), programs.join(name));
         fs::copy(target.join("debug").join(name), &new).with_context(|| format!("no program {name}"))?;
         fs::rename(new, place)?;
     }
-    Ok(Folders { sources, programs, inputs: target.join("inputs") })
+    Ok((Folders { sources, programs, inputs: target.join("inputs") }, names))
 }
 
 impl Folders {
@@ -179,6 +189,9 @@ impl Folders {
         let artifacts = format!("-artifact_prefix={}/", findings.display());
         // The harness measures the processor's time; this ends what never ends.
         let common = ["-timeout=20", "-max_len=65536", "-rss_limit_mb=4096", "-print_final_stats=1"];
+        // Large blocks are kept, so that the system need not clear them for each input.
+        let _blocks = sh.push_env("MALLOC_MMAP_THRESHOLD_", "33554432");
+        let _kept = sh.push_env("MALLOC_TRIM_THRESHOLD_", "1073741824");
         let run = cmd!(sh, "{program} {common...} {artifacts} {dictionary...} {options...} {inputs...}");
         let output = run.quiet().ignore_status().output()?;
         let log = String::from_utf8_lossy(&output.stderr).into_owned();

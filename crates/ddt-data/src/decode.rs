@@ -211,6 +211,12 @@ fn png(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     // As much as an image of this size can need (16-bit RGBA), and no more.
     decoder.set_limits(png::Limits { bytes: pixels.saturating_mul(8).saturating_add(BESIDE_PIXELS) });
     let mut reader = decoder.read_info().map_err(error)?;
+    let palette = reader.info().palette.as_ref().map_or(0, |it| it.len());
+    // The decoder panics on part of a colour.
+    if reader.info().color_type == ColorType::Indexed && (palette % 3 != 0 || !(3..=768).contains(&palette)) {
+        let problem = format!("a palette of {palette} bytes, expected 3 for each of 1 to 256 colours");
+        return Err(ImageError::damaged(PNG, problem));
+    }
     let Some(size) = reader.output_buffer_size() else {
         let got = format!("a PNG of {width} x {height}, too large for this machine");
         return Err(ImageError::unsupported(got));

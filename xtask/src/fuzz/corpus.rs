@@ -58,13 +58,14 @@ impl Folders {
         });
         let mut files: Vec<String> = files.into_iter().map(|it| it.1).collect();
         files.sort();
+        let count = files.len();
         let packed = self.packed(name);
         sh.create_dir(self.sources.join("corpus"))?;
         // The same inputs make the same bytes.
         let gzip = "gzip -9n";
         let plain = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--mode=644"];
         cmd!(sh, "tar {plain...} -I {gzip} -cf {packed} -C {minimal} {files...}").quiet().run()?;
-        println!("{name}: {} inputs, {} bytes packed", files.len(), fs::metadata(&packed)?.len());
+        println!("{name}: {count} inputs, {} bytes packed", fs::metadata(&packed)?.len());
         Ok(())
     }
 }

@@ -117,6 +117,29 @@ fn a_bomb_is_refused_before_it_takes_memory() {
     assert!(decode_rgb8(&jpeg(15, 17, 0), &few).is_ok());
 }
 
+#[test]
+fn a_palette_with_part_of_a_colour_is_an_error() {
+    for (bytes, is_whole) in [(36, true), (37, false), (38, false), (0, false), (768, true), (771, false)] {
+        let mut png = Vec::new();
+        let mut encoder = png::Encoder::new(&mut png, 9, 3);
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_depth(png::BitDepth::Two);
+        encoder.set_palette(vec![9; bytes]);
+        encoder.set_trns(vec![1]);
+        // The encoder may refuse as well.
+        let Ok(mut writer) = encoder.write_header() else { continue };
+        writer.write_image_data(&[0x11; 9]).unwrap();
+        drop(writer);
+        match decode(&png) {
+            Ok(picture) => assert!(is_whole && picture.width() == 9),
+            Err(error) => {
+                let expected = format!("damaged PNG: a palette of {bytes} bytes, expected 3 for each");
+                assert!(!is_whole && error.to_string().starts_with(&expected), "{bytes}: {error}");
+            }
+        }
+    }
+}
+
 /// A PNG that promises much and holds nothing.
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
