@@ -82,16 +82,15 @@ fn read(input: &[u8]) {
             );
             let answer = answers(&[head.as_bytes(), body].concat());
             let answer = String::from_utf8_lossy(&answer);
-            if let Some(job) = answer.split("location: ").nth(1).and_then(|it| it.split("\r\n").next()) {
+            let place = answer.split("location: ").nth(1).and_then(|it| it.split("\r\n").next());
+            if let Some(job) = place.filter(|_| answer.starts_with("HTTP/1.1 202")) {
                 let ask = |line: String| format!("{line} HTTP/1.1\r\nhost: localhost\r\n\r\n");
                 let files = ["", "/result.json", "/runs/0/image.png", "/runs/1/sheet.png"];
                 let asked: String = files.iter().map(|it| ask(format!("GET {job}{it}"))).collect();
                 let answer = answers((asked + &ask(format!("DELETE {job}"))).as_bytes());
                 assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
-                planted(|| {
-                    body.windows(9).any(|it| it == b"\"measure\"")
-                        && body.windows(8).any(|it| it == b"\"heun\": ")
-                });
+                let has = |word: &[u8]| body.windows(word.len()).any(|it| it == word);
+                planted(|| has(b"measure") && has(b"heun"));
             }
         }
         [_, request @ ..] => {
@@ -107,7 +106,6 @@ fn read(input: &[u8]) {
     SERVER.studio.queue.tend();
 }
 
-target!(32 << 20, 1024, |input: &[u8]| {
+target!(32 << 20, 1024, read, {
     LazyLock::force(&SERVER);
-    read(input);
 });

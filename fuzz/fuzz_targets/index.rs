@@ -18,10 +18,17 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     folder.join("input.json")
 });
 
-target!(1 << 20, 256, |input: &[u8]| {
-    let written = fs::write(&*FILE, input);
-    assert!(written.is_ok(), "{written:?}");
-    if let Ok(checkpoint) = Checkpoint::open(&*FILE) {
-        planted(|| checkpoint.files().len() == 3 && checkpoint.metadata().len() == 3);
+target!(
+    1 << 20,
+    256,
+    |input: &[u8]| {
+        let written = fs::write(&*FILE, input);
+        assert!(written.is_ok(), "{written:?}");
+        if let Ok(checkpoint) = Checkpoint::open(&*FILE) {
+            planted(|| checkpoint.files().len() == 3 && checkpoint.metadata().len() == 3);
+        }
+    },
+    {
+        LazyLock::force(&FILE);
     }
-});
+);

@@ -64,7 +64,11 @@ pub fn planted(condition: impl FnOnce() -> bool) {
 #[macro_export]
 macro_rules! target {
     ($fixed:expr, $per_byte:expr, $read:expr) => {
-        $crate::libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+        $crate::target!($fixed, $per_byte, $read, ());
+    };
+    // What is done once, before.
+    ($fixed:expr, $per_byte:expr, $read:expr, $first:expr) => {
+        $crate::libfuzzer_sys::fuzz_target!(init: $first, |input: &[u8]| {
             $crate::bounded(input, $crate::Bound { fixed: $fixed, per_byte: $per_byte }, $read)
         });
     };
