@@ -11,7 +11,9 @@ use ddt_kernels::InstructionSet;
 use xshell::{Shell, cmd};
 
 mod cuda;
+mod differential;
 mod dist;
+mod fuzz;
 mod package;
 mod parity;
 mod tidy;
@@ -32,15 +34,25 @@ enum Command {
     /// All that continuous integration checks, cheapest first
     Ci,
     /// Rules of the tree that compilers do not check
-    Tidy,
-    /// Checks too long for continuous integration: build each package by itself
+    Tidy {
+        /// First make the page of unsafe code anew
+        #[arg(long)]
+        write: bool,
+    },
+    /// Checks too long for continuous integration: build each package by itself, and the next one
     Long,
+    /// The kernels' tests under AddressSanitizer
+    Asan,
     /// Check the packages of all published crates: contents, sizes, manifests
     Package(package::Args),
     /// Build the program ddt for others, with licences, completions and a checksum
     Dist,
     /// Build the program that checks a GPU, with a CUDA toolkit found or made; pack it; run it
     Cuda(cuda::Args),
+    /// Compare what is read with PyTorch, safetensors, NumPy and Pillow
+    Differential(differential::Args),
+    /// Fuzz every parser of untrusted bytes: a table of executions, coverage and findings
+    Fuzz(fuzz::Args),
     /// Compare with fixtures: one line per tensor, then `N passed, M failed`
     Parity(parity::Args),
     /// Time a network with random weights and print one JSON line
@@ -51,11 +63,14 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let run = || match args.command {
         Command::Ci => ci(),
-        Command::Tidy => tidy::run(),
-        Command::Long => package::run(&package::Args { downstream: true, verify: true }),
+        Command::Tidy { write } => tidy::run(write),
+        Command::Long => package::run(&package::Args { downstream: true, verify: true }).and_then(|_| asan()),
+        Command::Asan => asan(),
         Command::Package(args) => package::run(&args),
         Command::Dist => dist::run(),
         Command::Cuda(args) => cuda::run(&args),
+        Command::Differential(args) => differential::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Parity(args) => parity::run(&args),
         Command::Time(args) => time::run(&args),
     };
@@ -79,4 +94,18 @@ fn ci() -> Result<ExitCode> {
     let _docs = sh.push_env("RUSTDOCFLAGS", "-D warnings");
     cmd!(sh, "cargo doc --workspace --no-deps").run()?;
     package::run(&package::Args { downstream: false, verify: false })
+}
+
+/// Unsafe code reads and writes what it owns, as far as the tests of the kernels go. The standard library is not
+/// instrumented.
+fn asan() -> Result<ExitCode> {
+    let sh = Shell::new()?;
+    sh.change_dir(tidy::root());
+    let _flags = sh.push_env("RUSTFLAGS", "-Zsanitizer=address");
+    // The flag is unstable.
+    let _unstable = sh.push_env("RUSTC_BOOTSTRAP", "1");
+    let _target = sh.push_env("CARGO_TARGET_DIR", tidy::metadata(&tidy::root())?.1.join("asan"));
+    // A target of its own, so that build scripts are compiled without.
+    cmd!(sh, "cargo test -p ddt-kernels --target x86_64-unknown-linux-gnu --lib --tests").run()?;
+    Ok(ExitCode::SUCCESS)
 }

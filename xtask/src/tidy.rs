@@ -13,6 +13,8 @@ use xshell::{Shell, cmd};
 use modules::Modules;
 
 mod modules;
+mod third_party;
+mod unsafe_code;
 
 /// Which workspace crate may depend on which. A new edge is a decision: it belongs here and into
 /// docs/ARCHITECTURE.md.
@@ -79,8 +81,15 @@ const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-dist", "ddt-metrics", "ddt-sh
 const MAX_LINES: usize = 500;
 const DUMPING_GROUNDS: &[&str] = &["utils.rs", "util.rs", "common.rs", "helpers.rs", "misc.rs", "ops.rs"];
 
-pub(crate) fn run() -> Result<ExitCode> {
-    check(&root())?;
+pub(crate) fn run(write: bool) -> Result<ExitCode> {
+    let root = root();
+    if write {
+        std::fs::write(
+            root.join(unsafe_code::PAGE),
+            unsafe_code::page(&root, &every_source(&root)?, &mut Vec::new())?,
+        )?;
+    }
+    check(&root)?;
     println!("tidy");
     Ok(ExitCode::SUCCESS)
 }
@@ -93,7 +102,16 @@ pub(crate) fn root() -> PathBuf {
 /// Checks everything and reports everything that is wrong.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let mut wrong = Vec::new();
-    sources(root, &mut wrong)?;
+    let files = every_source(root)?;
+    sources(root, &files, &mut wrong)?;
+    let page = unsafe_code::page(root, &files, &mut wrong)?;
+    if std::fs::read_to_string(root.join(unsafe_code::PAGE)).ok().is_none_or(|it| it != page) {
+        wrong.push(format!(
+            "{} does not list all unsafe code: run cargo xtask tidy --write",
+            unsafe_code::PAGE
+        ));
+    }
+    third_party::check(root, &mut wrong)?;
     let (packages, _) = metadata(root)?;
     tables(&packages, &mut wrong);
     for package in &packages {
@@ -106,31 +124,36 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     bail!("{} rules are broken:\n  {}", wrong.len(), wrong.join("\n  "))
 }
 
-fn sources(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
-    for folder in ["crates", "examples", "benches", "xtask"] {
-        for path in rust_files(&root.join(folder))? {
-            let text =
-                std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let shown = path.strip_prefix(root).unwrap_or(&path).display();
-            let lines = text.lines().count();
-            if lines > MAX_LINES {
-                wrong.push(format!("{shown} has {lines} lines, at most {MAX_LINES} hold one idea"));
+/// All Rust files of the repository.
+fn every_source(root: &Path) -> Result<Vec<PathBuf>> {
+    let folders = ["crates", "examples", "benches", "fuzz", "xtask"];
+    let files = folders.iter().map(|it| rust_files(&root.join(it))).collect::<Result<Vec<_>>>()?;
+    Ok(files.concat())
+}
+
+fn sources(root: &Path, files: &[PathBuf], wrong: &mut Vec<String>) -> Result<()> {
+    for path in files {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let shown = path.strip_prefix(root).unwrap_or(path).display();
+        let lines = text.lines().count();
+        if lines > MAX_LINES {
+            wrong.push(format!("{shown} has {lines} lines, at most {MAX_LINES} hold one idea"));
+        }
+        if !text.starts_with("//!") && !text.starts_with("#![doc = include_str!(\"../README.md\")]") {
+            wrong.push(format!("{shown} does not begin with //! or its README, which say what it is"));
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if DUMPING_GROUNDS.contains(&name.as_ref()) {
+            wrong.push(format!("{shown} is a name for anything; name the idea"));
+        }
+        for (i, line) in text.lines().enumerate() {
+            if line.ends_with(char::is_whitespace) {
+                wrong.push(format!("{shown}:{} ends in white space", i + 1));
             }
-            if !text.starts_with("//!") && !text.starts_with("#![doc = include_str!(\"../README.md\")]") {
-                wrong.push(format!("{shown} does not begin with //! or its README, which say what it is"));
-            }
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if DUMPING_GROUNDS.contains(&name.as_ref()) {
-                wrong.push(format!("{shown} is a name for anything; name the idea"));
-            }
-            for (i, line) in text.lines().enumerate() {
-                if line.ends_with(char::is_whitespace) {
-                    wrong.push(format!("{shown}:{} ends in white space", i + 1));
-                }
-                let attribute = line.trim_start();
-                if attribute.starts_with("#[ignore") || attribute.starts_with("#[should_panic") {
-                    wrong.push(format!("{shown}:{} ignores a test or expects a panic", i + 1));
-                }
+            let attribute = line.trim_start();
+            if attribute.starts_with("#[ignore") || attribute.starts_with("#[should_panic") {
+                wrong.push(format!("{shown}:{} ignores a test or expects a panic", i + 1));
             }
         }
     }

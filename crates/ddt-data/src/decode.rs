@@ -211,6 +211,12 @@ fn png(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     // As much as an image of this size can need (16-bit RGBA), and no more.
     decoder.set_limits(png::Limits { bytes: pixels.saturating_mul(8).saturating_add(BESIDE_PIXELS) });
     let mut reader = decoder.read_info().map_err(error)?;
+    let palette = reader.info().palette.as_ref().map_or(0, |it| it.len());
+    // The decoder panics on part of a colour.
+    if reader.info().color_type == ColorType::Indexed && (palette % 3 != 0 || !(3..=768).contains(&palette)) {
+        let problem = format!("a palette of {palette} bytes, expected 3 for each of 1 to 256 colours");
+        return Err(ImageError::damaged(PNG, problem));
+    }
     let Some(size) = reader.output_buffer_size() else {
         let got = format!("a PNG of {width} x {height}, too large for this machine");
         return Err(ImageError::unsupported(got));
@@ -238,7 +244,48 @@ fn webp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
         return Err(ImageError::truncated(WEBP));
     }
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|it| decoding(WEBP, it))?;
+    check_frames(bytes.get(12..).unwrap_or_default(), decoder.dimensions())?;
     with_image_crate(WEBP, decoder, limits)
+}
+
+/// Checks the sizes of lossy frames: the decoder takes memory for them before it compares them with the image's.
+fn check_frames(chunks: &[u8], image: (u32, u32)) -> Result<(), ImageError> {
+    let check = |frame: &[u8], expected: (u32, u32)| {
+        let [_, _, _, 0x9d, 0x01, 0x2a, a, b, c, d, ..] = *frame else { return Ok(()) };
+        let side = |low, high| u32::from(u16::from_le_bytes([low, high]) & 0x3fff);
+        let got = (side(a, b), side(c, d));
+        if got == expected && got.0 <= image.0 && got.1 <= image.1 {
+            return Ok(());
+        }
+        Err(ImageError::damaged(
+            WEBP,
+            format!("a frame of {got:?} pixels in one of {expected:?} of {image:?}"),
+        ))
+    };
+    for (kind, content) in riff_chunks(chunks) {
+        match (kind, content) {
+            (b"VP8 ", frame) => check(frame, image)?,
+            (b"ANMF", [_, _, _, _, _, _, a, b, c, d, e, f, _, _, _, _, frame @ ..]) => {
+                let side = |bytes: [u8; 3]| 1 + u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]);
+                let size = (side([*a, *b, *c]), side([*d, *e, *f]));
+                let lossy = riff_chunks(frame).filter(|it| it.0 == b"VP8 ");
+                lossy.map(|it| it.1).try_for_each(|it| check(it, size))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Chunks of a RIFF file: their kinds and as much of their contents as there is.
+fn riff_chunks(mut rest: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
+    std::iter::from_fn(move || {
+        let (kind, after) = rest.split_first_chunk::<4>()?;
+        let (size, after) = after.split_first_chunk::<4>()?;
+        let size = u32::from_le_bytes(*size) as usize;
+        rest = after.get(size.saturating_add(size % 2)..).unwrap_or_default();
+        Some((kind, &after[..size.min(after.len())]))
+    })
 }
 
 /// BMP of every depth.

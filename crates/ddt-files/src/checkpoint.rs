@@ -12,7 +12,7 @@ use crate::limits::{MAX_HEADER_BYTES, MAX_PARTS, MAX_TENSORS};
 use crate::place::{Contents, Place};
 use crate::safetensors_file::{self, Unique};
 use crate::source::Source;
-use crate::torch::{self, legacy::MAGIC};
+use crate::torch::{self, legacy::magic_bytes};
 use crate::{FileError, Renamed, TensorInfo, TensorSource};
 
 /// A checkpoint's container, told by its content and never by its name.
@@ -244,7 +244,7 @@ fn detect(source: &Source) -> Result<Format, FileError> {
     if head.get(8) == Some(&b'{') {
         return Ok(Format::Safetensors);
     }
-    if head.starts_with(MAGIC) {
+    if magic_bytes(&head).is_some() {
         return Ok(Format::TorchLegacy);
     }
     if head.first() == Some(&b'{') {

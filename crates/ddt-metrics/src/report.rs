@@ -65,15 +65,24 @@ impl Report {
     pub fn read(path: &Path) -> Result<Self, MetricsError> {
         let wrong = |problem: String| MetricsError::Report { path: path.to_owned(), problem };
         let unreadable = |it: std::io::Error| wrong(format!("cannot read the report: {it}"));
-        let not_a_report =
-            |it: serde_json::Error| wrong(format!("expected a report, got JSON that is not: {it}"));
         let mut text = Vec::new();
         let file = File::open(path).map_err(unreadable)?;
         file.take(MAX_REPORT_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
         if text.len() as u64 > MAX_REPORT_BYTES {
             return Err(wrong(format!("expected a report of at most {MAX_REPORT_BYTES} bytes, got more")));
         }
-        let value: Value = serde_json::from_slice(&text).map_err(not_a_report)?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses the text of a report; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`MetricsError::Report`] for anything but a report of this version.
+    pub fn parse(json: &[u8], path: &Path) -> Result<Self, MetricsError> {
+        let wrong = |problem: String| MetricsError::Report { path: path.to_owned(), problem };
+        let not_a_report =
+            |it: serde_json::Error| wrong(format!("expected a report, got JSON that is not: {it}"));
+        let value: Value = serde_json::from_slice(json).map_err(not_a_report)?;
         // Checked before the fields, which differ in other versions.
         if let Some(got) = value["version"].as_u64().and_then(|it| u32::try_from(it).ok())
             && got != REPORT_VERSION

@@ -17,6 +17,6 @@ mod rgb8;
 pub use crate::{
     grid::Grid,
     heat_map::HeatMap,
-    png_file::{encode_png, read_png},
+    png_file::{encode_png, parse_png, read_png},
     rgb8::{PictureError, Rgb8},
 };

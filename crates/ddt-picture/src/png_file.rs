@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Seek},
+    io::{BufRead, BufReader, Cursor, Seek, SeekFrom},
     path::Path,
 };
 
@@ -54,13 +54,33 @@ pub fn encode_png(picture: &Rgb8, text: &[(&str, &str)]) -> Result<Vec<u8>, Pict
 /// # Errors
 /// [`PictureError::Read`] if the file cannot be read, is no PNG, is damaged, or is not 8-bit RGB.
 pub fn read_png(path: &Path) -> Result<(Rgb8, Vec<(String, String)>), PictureError> {
-    let refuse = |reason: String| PictureError::Read { path: path.to_owned(), reason };
-    let file = File::open(path).map_err(|error| refuse(error.to_string()))?;
-    decode(BufReader::new(file)).map_err(refuse)
+    let file = File::open(path).map_err(|error| refused(path, error.to_string()))?;
+    decode(BufReader::new(file)).map_err(|reason| refused(path, reason))
 }
 
-fn decode(source: impl BufRead + Seek) -> Result<(Rgb8, Vec<(String, String)>), String> {
+/// [`read_png`] of bytes in memory; `path` is for messages.
+///
+/// # Errors
+///
+/// As [`read_png`].
+pub fn parse_png(bytes: &[u8], path: &Path) -> Result<(Rgb8, Vec<(String, String)>), PictureError> {
+    decode(Cursor::new(bytes)).map_err(|reason| refused(path, reason))
+}
+
+fn refused(path: &Path, reason: String) -> PictureError {
+    PictureError::Read { path: path.to_owned(), reason }
+}
+
+/// No deflated stream grows by more than this factor.
+const MAX_INFLATION: u64 = 1032;
+
+/// Longest compressed text, in bytes when it is inflated.
+const MAX_TEXT: usize = 2 << 20;
+
+fn decode(mut source: impl BufRead + Seek) -> Result<(Rgb8, Vec<(String, String)>), String> {
     let text_of = |error: png::DecodingError| error.to_string();
+    let file = source.seek(SeekFrom::End(0)).map_err(|error| error.to_string())?;
+    source.rewind().map_err(|error| error.to_string())?;
     let mut decoder = Decoder::new(source);
     decoder.set_transformations(Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(text_of)?;
@@ -70,6 +90,13 @@ fn decode(source: impl BufRead + Seek) -> Result<(Rgb8, Vec<(String, String)>), 
     }
     let size =
         reader.output_buffer_size().filter(|it| *it <= 3 * MAX_PIXELS).ok_or("the picture is too large")?;
+    // Memory is for the asking: a header of a few bytes may state any size.
+    let most = file.saturating_mul(MAX_INFLATION);
+    if size as u64 > most {
+        return Err(format!(
+            "its {file} bytes inflate to at most {most}, expected {size} bytes of pixels; it is cut off or no picture"
+        ));
+    }
     let mut pixels = vec![0; size];
     let frame = reader.next_frame(&mut pixels).map_err(text_of)?;
     reader.finish().map_err(text_of)?;
@@ -78,6 +105,8 @@ fn decode(source: impl BufRead + Seek) -> Result<(Rgb8, Vec<(String, String)>), 
     let mut text: Vec<_> =
         info.uncompressed_latin1_text.iter().map(|it| (it.keyword.clone(), it.text.clone())).collect();
     for chunk in &info.utf8_text {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT).map_err(text_of)?;
         text.push((chunk.keyword.clone(), chunk.get_text().map_err(text_of)?));
     }
     Ok((picture, text))
@@ -85,6 +114,8 @@ fn decode(source: impl BufRead + Seek) -> Result<(Rgb8, Vec<(String, String)>), 
 
 #[cfg(test)]
 mod tests {
+    use png::{Info, text_metadata::ITXtChunk};
+
     use super::*;
 
     fn picture() -> Rgb8 {
@@ -123,10 +154,34 @@ mod tests {
         flipped[bytes.len() / 2] ^= 0x20;
         let cut = [0, 7, 20, bytes.len() / 2, bytes.len() - 16].map(|length| bytes[..length].to_vec());
         for bytes in cut.into_iter().chain([flipped]) {
+            assert!(parse_png(&bytes, &path).is_err());
             std::fs::write(&path, &bytes).unwrap();
             let message = read_png(&path).unwrap_err().to_string();
             assert!(message.contains("a.png"), "{message}");
         }
         assert!(read_png(&folder.path().join("absent.png")).is_err());
+    }
+    #[test]
+    fn a_bomb_is_refused_before_it_takes_memory() {
+        let refused = |bytes: &[u8]| parse_png(bytes, Path::new("a.png")).unwrap_err().to_string();
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::new(&mut bytes, 30_000, 10_000);
+        encoder.set_color(ColorType::Rgb);
+        encoder.write_header().unwrap().write_chunk(png::chunk::IDAT, b"x").unwrap();
+        let message = refused(&bytes);
+        assert!(message.contains("expected 900000000 bytes of pixels"), "{message}");
+        // Text that inflates to 4 MiB.
+        let mut bytes = Vec::new();
+        let mut info = Info::with_size(1, 1);
+        info.color_type = ColorType::Rgb;
+        let mut text = ITXtChunk::new("ddt:record", "a".repeat(4 << 20));
+        text.compressed = true;
+        info.utf8_text.push(text);
+        let mut writer = Encoder::with_info(&mut bytes, info).unwrap().write_header().unwrap();
+        writer.write_image_data(&[1, 2, 3]).unwrap();
+        writer.finish().unwrap();
+        assert!(bytes.len() < 32 << 10, "{}", bytes.len());
+        let message = refused(&bytes);
+        assert!(message.contains("space") || message.contains("limit"), "{message}");
     }
 }

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use candle_core::{DType, Tensor};
 use ddt_flow::Guidance;
 use ddt_model::NetworkCalls;
-use ddt_picture::{Grid, PictureError, Rgb8, encode_png, read_png};
+use ddt_picture::{Grid, PictureError, Rgb8, encode_png, parse_png, read_png};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -51,7 +51,19 @@ impl Record {
     /// # Errors
     /// A file that is no PNG, or has no record.
     pub fn read(path: &Path) -> Result<Self> {
-        let (_, text) = read_png(path)?;
+        Self::from_text(&read_png(path)?.1, path)
+    }
+
+    /// [`read`](Self::read) of bytes in memory; `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn parse(png: &[u8], path: &Path) -> Result<Self> {
+        Self::from_text(&parse_png(png, path)?.1, path)
+    }
+
+    fn from_text(text: &[(String, String)], path: &Path) -> Result<Self> {
         let Some((_, json)) = text.iter().find(|(key, _)| key == RECORD_KEY) else {
             return invalid(format!(
                 "{} has no record {RECORD_KEY:?}: expected a picture that ddt made",

@@ -11,7 +11,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::Semaphore,
     time::sleep,
 };
@@ -57,6 +58,8 @@ pub(crate) async fn listen(
         };
         // One connection too many is closed at once, so that it holds nothing.
         let Ok(permit) = free.clone().try_acquire_owned() else { continue };
+        // Events are small and due at once.
+        stream.set_nodelay(true).ok();
         let connection = graceful.watch(serve(stream, router.clone(), patience));
         tokio::spawn(async move {
             // A client that breaks the rules ends its own connection.
@@ -76,12 +79,11 @@ pub(crate) async fn listen(
     Ok(())
 }
 
-type Connection =
-    http1::Connection<TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>, TowerToHyperService<Router>>;
+type Connection<S> =
+    http1::Connection<TokioIo<std::pin::Pin<Box<TimeoutStream<S>>>>, TowerToHyperService<Router>>;
 
-fn serve(stream: TcpStream, router: Router, patience: Patience) -> Connection {
-    // Events are small and due at once.
-    stream.set_nodelay(true).ok();
+/// Answers the requests of one connection.
+pub(crate) fn serve<S: AsyncRead + AsyncWrite>(stream: S, router: Router, patience: Patience) -> Connection<S> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(patience.write));
     http1::Builder::new()

@@ -117,6 +117,60 @@ fn a_bomb_is_refused_before_it_takes_memory() {
     assert!(decode_rgb8(&jpeg(15, 17, 0), &few).is_ok());
 }
 
+#[test]
+fn a_palette_with_part_of_a_colour_is_an_error() {
+    for (bytes, is_whole) in [(36, true), (37, false), (38, false), (0, false), (768, true), (771, false)] {
+        let mut png = Vec::new();
+        let mut encoder = png::Encoder::new(&mut png, 9, 3);
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_depth(png::BitDepth::Two);
+        encoder.set_palette(vec![9; bytes]);
+        encoder.set_trns(vec![1]);
+        // The encoder may refuse as well.
+        let Ok(mut writer) = encoder.write_header() else { continue };
+        writer.write_image_data(&[0x11; 9]).unwrap();
+        drop(writer);
+        match decode(&png) {
+            Ok(picture) => assert!(is_whole && picture.width() == 9),
+            Err(error) => {
+                let expected = format!("damaged PNG: a palette of {bytes} bytes, expected 3 for each");
+                assert!(!is_whole && error.to_string().starts_with(&expected), "{bytes}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_webp_frame_that_is_larger_than_its_image_is_refused_before_it_takes_memory() {
+    let lossy = include_bytes!("../golden/lossy.webp");
+    let start = lossy.windows(3).position(|it| it == [0x9d, 0x01, 0x2a]).unwrap() - 3;
+    let mut frame = lossy[start - 8..].to_vec();
+    frame[14..18].copy_from_slice(&[0xff, 0x3f, 0xff, 0x3f]);
+    let chunk = |kind: &[u8], content: &[u8]| {
+        let size = (content.len() as u32).to_le_bytes();
+        [kind, &size, content, &vec![0; content.len() % 2]].concat()
+    };
+    let webp = |chunks: &[Vec<u8>]| chunk(b"RIFF", &[b"WEBP", chunks.concat().as_slice()].concat());
+    let canvas = |flags: u8| chunk(b"VP8X", &[flags, 0, 0, 0, 39, 0, 0, 23, 0, 0]);
+    // The place 0, 0, the size 40 x 24, the time, no flags.
+    let place = [0, 0, 0, 0, 0, 0, 39, 0, 0, 23, 0, 0, 9, 0, 0, 0];
+    let animated = |frame: &[u8]| {
+        let frame = chunk(b"ANMF", &[&place, frame].concat());
+        webp(&[canvas(2), chunk(b"ANIM", &[0; 6]), frame])
+    };
+    let alpha = [chunk(b"ALPH", &[&[0], [9; 960].as_slice()].concat()), frame.clone()].concat();
+    for file in [webp(&[canvas(0), frame.clone()]), animated(&frame), animated(&alpha)] {
+        let error = decode(&file).unwrap_err().to_string();
+        assert!(error.starts_with("damaged WebP: a frame of (16383, 16383) pixels"), "{error}");
+    }
+    // What was not changed is read in each of these ways.
+    let frame = &lossy[start - 8..];
+    let alpha = [chunk(b"ALPH", &[&[0], [9; 960].as_slice()].concat()), frame.to_vec()].concat();
+    for file in [webp(&[canvas(0), frame.to_vec()]), animated(frame), animated(&alpha)] {
+        assert_eq!(decode(&file).unwrap().width(), 40);
+    }
+}
+
 /// A PNG that promises much and holds nothing.
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();

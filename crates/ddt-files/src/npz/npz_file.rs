@@ -1,5 +1,6 @@
 //! Files of arrays: one array of a file and its rows, read; arrays that fit in memory, written.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Cursor, Seek, Write};
@@ -42,7 +43,19 @@ impl NpzFile {
     /// [`FileError::Unusable`] for a file of another kind, cut short or damaged, or with too many entries;
     /// [`FileError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
-        let source = Source::open(path.as_ref())?;
+        Self::new(Source::open(path.as_ref())?)
+    }
+
+    /// Opens bytes in memory; `name` is the path in messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>, name: &str) -> Result<Self, FileError> {
+        Self::new(Source::from_bytes(bytes.into(), name))
+    }
+
+    fn new(source: Source) -> Result<Self, FileError> {
         let start = source.read("the first bytes", 0, source.len().min(6))?;
         let arrays = if start == b"\x93NUMPY" {
             BTreeMap::from([(NAMELESS.to_owned(), Entry::whole(&source))])

@@ -19,8 +19,8 @@ use crate::torch::machine;
 use crate::torch::pickle::{Pickle, Value};
 use crate::torch::rebuild::{self, Rebuilt, Storage};
 
-/// How a file begins: the pickle of the magic number.
-pub(crate) const MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
+/// The magic number as all protocols pickle it, and the end of the pickle.
+const MAGIC: &[u8] = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
 const PROTOCOL: i64 = 1001;
 
@@ -29,6 +29,17 @@ const FIRST_READ: u64 = 1 << 20;
 
 /// The tensors of a file, and where in it each storage begins.
 pub(crate) type Legacy = (BTreeMap<String, Rebuilt>, BTreeMap<String, u64>);
+
+/// Length of the pickle of the magic number, with which a file begins; `None` for other files.
+pub(crate) fn magic_bytes(head: &[u8]) -> Option<usize> {
+    let rest = match head {
+        // Protocols 4 and 5 may say the length of what follows.
+        [0x80, 4 | 5, 0x95, rest @ ..] => rest.get(8..)?,
+        [0x80, 2..=5, rest @ ..] => rest,
+        _ => return None,
+    };
+    rest.starts_with(MAGIC).then_some(head.len() - rest.len() + MAGIC.len())
+}
 
 /// Reads the pickles, and finds the storages.
 pub(crate) fn open(source: &Source) -> Result<Legacy, FileError> {
@@ -46,7 +57,7 @@ pub(crate) fn open(source: &Source) -> Result<Legacy, FileError> {
 
 fn pickles(source: &Source, bytes: &[u8]) -> Result<Legacy, FileError> {
     let path = source.path();
-    let mut at = MAGIC.len();
+    let mut at = magic_bytes(bytes).unwrap_or(0);
     let mut next = || {
         let pickle = machine::run(path, bytes.get(at..).unwrap_or_default())?;
         at += pickle.len;

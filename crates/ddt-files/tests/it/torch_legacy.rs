@@ -100,3 +100,21 @@ fn refusals_say_what_is_wrong() {
     // A whole network instead of its tensors.
     problem(legacy_file(&Pickle::new().global("models", "Net").op(b")\x81}b").end(), &[]), "`models.Net`");
 }
+
+/// The pickle of the magic number in protocol 2, as `legacy_file` writes it, in the others.
+#[test]
+fn every_protocol_is_known() {
+    let object = lightning(|it| it.str("a").tensor("FloatStorage", "0", 2, (0, &[2], &[1])));
+    let file = legacy_file(&object, &[("0", 2, &floats([1.0, 2.0]))]);
+    let frame = b"\x95\x0d\0\0\0\0\0\0\0".as_slice();
+    for (protocol, frame) in [(2, b"".as_slice()), (3, b""), (4, frame), (5, frame), (5, b"")] {
+        let bytes = [&[0x80, protocol], frame, &file[2..]].concat();
+        let checkpoint = open(bytes.clone()).unwrap();
+        assert_eq!(checkpoint.format(), Format::TorchLegacy);
+        assert_eq!(f32s(&checkpoint, "a"), [1.0, 2.0]);
+        for cut in 0..bytes.len() {
+            assert!(open(bytes[..cut].to_vec()).is_err(), "{cut} of {}", bytes.len());
+        }
+    }
+    refused(open([b"\x80\x06", &file[2..]].concat()), "neither safetensors nor");
+}
