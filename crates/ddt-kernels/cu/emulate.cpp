@@ -30,3 +30,9 @@ extern "C" int ddt_emulate(const char *name, const unsigned *grid, unsigned thre
             }
     return 0;
 }
+
+// How many arguments a kernel takes; -1 if there is none of this name.
+extern "C" int ddt_emulated_arguments(const char *name) {
+    auto found = emulate::kernels().find(name);
+    return found == emulate::kernels().end() ? -1 : (int)found->second.arguments;
+}

@@ -45,7 +45,7 @@ pub(super) trait Backend: Debug + Send + Sync {
 
     fn gemm(&self, shape: GemmShape, places: GemmPlaces) -> Result<()>;
 
-    /// Finds the fastest algorithm for this GEMM, and runs it.
+    /// Finds the fastest algorithm for this GEMM, unless it is known, and runs it.
     fn tune_gemm(&self, shape: GemmShape, places: GemmPlaces) -> Result<()> {
         self.gemm(shape, places)
     }

@@ -12,6 +12,7 @@ use cudarc::driver::CudaStream;
 
 use super::backend::{GemmPlaces, GemmShape};
 use super::error::{CudaError, Result};
+use super::tuning::Tuning;
 
 const LIBRARY: &str = "cuBLASLt";
 
@@ -28,6 +29,7 @@ const ALIGNMENT: u32 = 16;
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
     plans: HashMap<GemmShape, Plan>,
+    tuning: Tuning,
 }
 
 // SAFETY: handles and descriptors may be used from any thread, one at a time: the owner holds a lock.
@@ -43,6 +45,8 @@ struct Plan {
     way: sys::cublasLtMatmulAlgo_t,
     /// All that the library names, the one it thinks best first.
     ways: Vec<sys::cublasLtMatmulAlgo_t>,
+    /// Whether the way was found to be the fastest.
+    tuned: bool,
 }
 
 impl Drop for Plan {
@@ -72,12 +76,15 @@ fn check<T>(call: &'static str, outcome: std::result::Result<T, CublasError>) ->
 
 impl Blas {
     /// The device's context must be current.
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(device: &str) -> Result<Self> {
         // SAFETY: it opens a library by NVIDIA's names and closes it again.
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoCublas);
         }
-        Ok(Self { handle: check("start cuBLASLt", result::create_handle())?, plans: HashMap::new() })
+        let handle = check("start cuBLASLt", result::create_handle())?;
+        // SAFETY: the library is there; the call has no arguments.
+        let version = unsafe { sys::cublasLtGetVersion() };
+        Ok(Self { handle, plans: HashMap::new(), tuning: Tuning::of(device, version) })
     }
 
     pub(super) fn gemm(&mut self, shape: GemmShape, places: GemmPlaces, stream: &CudaStream) -> Result<()> {
@@ -87,7 +94,7 @@ impl Blas {
         plan.run(handle, &way, (shape, places), stream)
     }
 
-    /// Keeps the way for which `time` of a few runs is the least.
+    /// Keeps the way for which `time` of a few runs is the least, unless it is known; runs the product.
     pub(super) fn tune(
         &mut self,
         shape: GemmShape,
@@ -96,7 +103,12 @@ impl Blas {
         time: impl Fn(&mut dyn FnMut() -> Result<()>) -> Result<f64>,
     ) -> Result<()> {
         let handle = self.handle;
+        let off = self.tuning.is_off();
         let plan = self.plan(shape, places)?;
+        if plan.tuned || off {
+            let way = plan.way;
+            return plan.run(handle, &way, (shape, places), stream);
+        }
         let mut best = f64::INFINITY;
         for way in plan.ways.clone() {
             // The library may refuse to run a way that it named.
@@ -109,13 +121,26 @@ impl Blas {
                 (best, plan.way) = (took, way);
             }
         }
+        plan.tuned = true;
+        let fastest = plan.way.data;
+        let kept = self.tuning.keep(shape, fastest);
+        if kept != fastest {
+            self.plans.remove(&shape);
+        }
         Ok(())
     }
 
     fn plan(&mut self, shape: GemmShape, places: GemmPlaces) -> Result<&mut Plan> {
         Ok(match self.plans.entry(shape) {
             Entry::Occupied(found) => found.into_mut(),
-            Entry::Vacant(empty) => empty.insert(Plan::new(self.handle, shape, places)?),
+            Entry::Vacant(empty) => {
+                let mut plan = Plan::new(self.handle, shape, places)?;
+                let known = self.tuning.get(&shape).map(|data| sys::cublasLtMatmulAlgo_t { data });
+                if let Some(way) = known.filter(|it| plan.takes(self.handle, it, shape.workspace)) {
+                    (plan.way, plan.tuned) = (way, true);
+                }
+                empty.insert(plan)
+            }
         })
     }
 }
@@ -132,7 +157,8 @@ impl Plan {
         let null = std::ptr::null_mut();
         // Owns what has been made so far, whatever fails next.
         let none = sys::cublasLtMatmulAlgo_t { data: [0; 8] };
-        let mut plan = Self { product, weight: null, input: null, out: null, way: none, ways: Vec::new() };
+        let mut plan =
+            Self { product, weight: null, input: null, out: null, way: none, ways: Vec::new(), tuned: false };
         let layout = |rows: usize, columns: usize| {
             check(
                 "plan a product",
@@ -155,6 +181,32 @@ impl Plan {
             status: format!("that it knows no way to multiply {shape:?}"),
         })?;
         Ok(plan)
+    }
+
+    /// Whether the library can multiply this way.
+    fn takes(
+        &self,
+        handle: sys::cublasLtHandle_t,
+        way: &sys::cublasLtMatmulAlgo_t,
+        workspace: usize,
+    ) -> bool {
+        let mut found = MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::zeroed();
+        // SAFETY: all descriptors are alive; the library reads the way and writes one result.
+        let status = unsafe {
+            sys::cublasLtMatmulAlgoCheck(
+                handle,
+                self.product,
+                self.weight,
+                self.input,
+                self.out,
+                self.out,
+                way,
+                found.as_mut_ptr(),
+            )
+        };
+        // SAFETY: written, or zero, which is a value.
+        let found = unsafe { found.assume_init() };
+        status.result().is_ok() && found.state.result().is_ok() && found.workspaceSize <= workspace
     }
 
     fn set_bias(&self, places: GemmPlaces) -> Result<()> {
@@ -184,8 +236,14 @@ impl Plan {
             })
         };
         let most: *const u64 = &workspace;
+        // Parts of a depth are summed in f32, never in the result's type.
+        let reduction = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         let alignment: *const u32 = &ALIGNMENT;
         let outcome = set(Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, most.cast(), 8)
+            .and_then(|()| {
+                let mask = Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+                set(mask, (&raw const reduction).cast(), 4)
+            })
             .and_then(|()| {
                 [
                     Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::backend::Recording;
 use super::error::{Result, expect};
 use super::launch::{Arguments, Launch, blocks};
-use super::memory::{Device, Element, Memory, Slice, bytes_of, bytes_of_mut};
+use super::memory::{Device, Element, RECORDED_NOW, Slice, bytes_of, bytes_of_mut};
 
 /// An open device: its context, one stream, and every kernel.
 ///
@@ -52,8 +52,7 @@ impl Cuda {
     /// refuses.
     pub fn alloc<T: Element>(&self, len: usize) -> Result<Slice<T>> {
         let bytes = len.saturating_mul(size_of::<T>());
-        let address = self.device.backend.alloc(bytes)?;
-        Ok(Slice::whole(Memory { device: Arc::clone(&self.device), address, bytes }))
+        Ok(Slice::whole(self.device.alloc(bytes)?))
     }
 
     /// Memory that holds `values`. Not while capturing.
@@ -147,21 +146,24 @@ impl Cuda {
     /// Those of `work`, which may not allocate, read, write or wait; or if the driver refuses.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         // Counted first: memory that `work` drops while it is recorded is part of the recording.
-        self.device.keep_for_graph();
-        let mut graph = Graph { recording: None, device: Arc::clone(&self.device) };
+        self.device.graph_begins();
+        let mut graph = Graph { recording: None, before: RECORDED_NOW, device: Arc::clone(&self.device) };
         let mut work = Some(work);
         let recording = self.device.backend.capture(&mut || work.take().map_or(Ok(()), |work| work()))?;
         graph.recording = Some(recording);
+        graph.before = self.device.graph_is_recorded();
         Ok(graph)
     }
 }
 
 /// Kernels that were put on the stream while it was recorded, started as one.
 ///
-/// While it lives, the device frees no memory: what its kernels use stays in place.
+/// While it lives, the device frees no memory that is older: what its kernels use stays in place.
 pub struct Graph {
     /// Dropped by hand, before the device frees the memory that was kept for it.
     recording: Option<Box<dyn Recording>>,
+    /// Allocations of the device before it.
+    before: u64,
     device: Arc<Device>,
 }
 
@@ -174,7 +176,7 @@ impl std::fmt::Debug for Graph {
 impl Drop for Graph {
     fn drop(&mut self) {
         self.recording = None;
-        self.device.graph_is_gone();
+        self.device.graph_is_gone(self.before);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result, sys};
 
 use super::backend::{Backend, ConvShape, GemmPlaces, GemmShape, Recording};
 use super::blas::Blas;
@@ -14,9 +14,17 @@ use super::error::{CudaError, Result};
 use super::kernels;
 use super::launch::Launch;
 use super::memory::Device;
+use super::turn::{Held, Turn};
 
-/// Code for compute capability 8.0 and 9.0, and PTX for what comes after.
+/// Machine code for compute capability 8.0 and 9.0.
 static FATBIN: &Fatbin<[u8]> = &Fatbin(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
+
+/// Portable code, which a driver compiles: for those that are older than the toolkit, and devices that are newer. Text that
+/// ends with a zero.
+static PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+/// The oldest driver that has every call made here: of CUDA 12.0.
+const OLDEST: i32 = 12_000;
 
 /// The driver reads the image's header as words.
 #[repr(align(16))]
@@ -30,6 +38,8 @@ struct Driver {
     module: Module,
     functions: HashMap<&'static str, sys::CUfunction>,
     stream: Arc<CudaStream>,
+    /// Held by the thread that uses the stream.
+    turn: Arc<Turn>,
     name: String,
     multiprocessors: usize,
 }
@@ -39,6 +49,13 @@ struct Driver {
 unsafe impl Send for Driver {}
 // SAFETY: as above; the driver synchronises calls on one stream.
 unsafe impl Sync for Driver {}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // The libraries' handles, which are dropped next, belong to the context; it must be current on this thread.
+        let _ = self.bind();
+    }
+}
 
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -75,14 +92,18 @@ impl Cuda {
 /// Names the call that failed.
 fn check<T>(call: &'static str, outcome: std::result::Result<T, DriverError>) -> Result<T> {
     outcome.map_err(|error| {
-        let text = |words: std::result::Result<&std::ffi::CStr, DriverError>| {
-            words.map_or_else(
-                |_| format!("error {}", error.0 as u32),
-                |text| text.to_string_lossy().into_owned(),
-            )
-        };
-        CudaError::Driver { call, name: text(error.error_name()), text: text(error.error_string()) }
+        let name = words(error, error.error_name());
+        CudaError::Driver { call, name, text: error_text(error) }
     })
+}
+
+fn error_text(error: DriverError) -> String {
+    words(error, error.error_string())
+}
+
+/// The driver's words for an error, or its number.
+fn words(error: DriverError, words: std::result::Result<&std::ffi::CStr, DriverError>) -> String {
+    words.map_or_else(|_| format!("error {}", error.0 as u32), |it| it.to_string_lossy().into_owned())
 }
 
 impl Driver {
@@ -90,6 +111,10 @@ impl Driver {
         // SAFETY: it opens a library by NVIDIA's names and closes it again; its initialisers are the driver's.
         if !unsafe { sys::is_culib_present() } {
             return Err(CudaError::NoDriver);
+        }
+        let version = version()?;
+        if version < OLDEST {
+            return Err(CudaError::OldDriver { version: shown(version) });
         }
         let count = match result::init().and_then(|()| CudaContext::device_count()) {
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => 0,
@@ -111,7 +136,7 @@ impl Driver {
         unsafe { context.disable_event_tracking() };
         // Not the default stream, which cannot be captured.
         let stream = check("make a stream", context.new_stream())?;
-        let module = load(&context)?;
+        let module = load(&context, version)?;
         let functions = functions(&module)?;
         let multiprocessors = usize::try_from(multiprocessors).unwrap_or(1);
         Ok(Self {
@@ -120,6 +145,7 @@ impl Driver {
             module,
             functions,
             stream,
+            turn: Arc::default(),
             name,
             multiprocessors,
         })
@@ -127,11 +153,11 @@ impl Driver {
 
     /// The library is started when it is first needed.
     fn with_blas(&self, work: impl FnOnce(&mut Blas) -> Result<()>) -> Result<()> {
-        self.bind()?;
+        let _turn = self.turn()?;
         let mut blas = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *blas {
             Some(blas) => work(blas),
-            none => work(none.insert(Blas::new()?)),
+            none => work(none.insert(Blas::new(&self.name)?)),
         }
     }
 
@@ -142,6 +168,13 @@ impl Driver {
 
     fn bind(&self) -> Result<()> {
         check("use the device", self.module.context.bind_to_thread())
+    }
+
+    /// The stream for this thread alone, and the device's context.
+    fn turn(&self) -> Result<Held<'_>> {
+        let held = self.turn.take();
+        self.bind()?;
+        Ok(held)
     }
 }
 
@@ -183,7 +216,7 @@ impl Backend for Driver {
     }
 
     fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
-        self.bind()?;
+        let _turn = self.turn()?;
         // SAFETY: the caller has checked that a slice of this length is at the address; `bytes` outlive
         // the copy because of the wait.
         check("write", unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) })?;
@@ -191,35 +224,40 @@ impl Backend for Driver {
     }
 
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
-        self.bind()?;
+        let _turn = self.turn()?;
         // SAFETY: as for `write`.
         check("read", unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) })?;
         self.wait()
     }
 
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        self.bind()?;
+        let _turn = self.turn()?;
         // SAFETY: the caller has checked that slices of this many bytes are at both addresses.
         check("copy", unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) })
     }
 
     fn wait(&self) -> Result<()> {
+        let _turn = self.turn()?;
         check("wait for the stream", self.stream.synchronize())
     }
 
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        let _turn = self.turn()?;
         let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let start = check("record an event", self.stream.record_event(Some(timed)))?;
         work()?;
         let end = check("record an event", self.stream.record_event(Some(timed)))?;
-        Ok(f64::from(check("time", start.elapsed_ms(&end))?))
+        check("time", end.synchronize())?;
+        let mut milliseconds = 0f32;
+        check("time", elapsed(&start, &end, &mut milliseconds))?;
+        Ok(f64::from(milliseconds))
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {
         let Some(&function) = self.functions.get(launch.kernel) else {
             return check(launch.kernel, Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND)));
         };
-        self.bind()?;
+        let _turn = self.turn()?;
         let mut pointers = launch.arguments.pointers();
         let (block, stream) = ((launch.block, 1, 1), self.stream.cu_stream());
         // SAFETY: the function is of a loaded module; launchers give it the arguments its source declares
@@ -232,6 +270,7 @@ impl Backend for Driver {
     }
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        let _turn = self.turn()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         check("begin capturing", self.stream.begin_capture(mode))?;
         let done = work();
@@ -241,7 +280,9 @@ impl Backend for Driver {
         done?;
         let empty = DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE);
         let graph = check("end capturing", graph.and_then(|graph| graph.ok_or(empty)))?;
-        Ok(Box::new(Captured(graph)))
+        // Else the first launch does it.
+        check("upload a graph", graph.upload())?;
+        Ok(Box::new(Captured { graph, turn: Arc::clone(&self.turn) }))
     }
 
     fn gemm(&self, shape: GemmShape, places: GemmPlaces) -> Result<()> {
@@ -253,7 +294,7 @@ impl Backend for Driver {
     }
 
     fn conv(&self, shape: ConvShape, places: [u64; 3], scratch: u64) -> Result<bool> {
-        self.bind()?;
+        let _turn = self.turn()?;
         self.with_cudnn(|cudnn| cudnn.conv(shape, places, scratch)).unwrap_or(Ok(false))
     }
 
@@ -263,7 +304,10 @@ impl Backend for Driver {
     }
 }
 
-struct Captured(CudaGraph);
+struct Captured {
+    graph: CudaGraph,
+    turn: Arc<Turn>,
+}
 
 // SAFETY: the driver's handles are valid in every thread of the process, and `launch` binds the context. The driver lets
 // one thread at a time use a graph, which is what a type that is `Send` and not `Sync` promises.
@@ -271,15 +315,67 @@ unsafe impl Send for Captured {}
 
 impl Recording for Captured {
     fn launch(&self) -> Result<()> {
-        check("launch a graph", self.0.launch())
+        let _turn = self.turn.take();
+        check("launch a graph", self.graph.launch())
     }
 }
 
-fn load(context: &Arc<CudaContext>) -> Result<Module> {
+/// Milliseconds between two events that are past. `CudaEvent::elapsed_ms` asks for a function that drivers older than CUDA 12.8
+/// lack; all have this one.
+fn elapsed(
+    start: &CudaEvent,
+    end: &CudaEvent,
+    milliseconds: &mut f32,
+) -> std::result::Result<(), DriverError> {
+    type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
+    // SAFETY: the function has had this signature since CUDA 2.
+    let function = unsafe { sys::culib().get::<Elapsed>(b"cuEventElapsedTime\0") };
+    let function = function.map_err(|_| DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;
+    // SAFETY: both events are alive and of one context, and the driver writes one number.
+    unsafe { function(milliseconds, start.cu_event(), end.cu_event()) }.result()
+}
+
+/// The version of CUDA that the driver serves: 12040 is 12.4.
+fn version() -> Result<i32> {
+    let mut version = 0;
+    // SAFETY: the library is there, and writes one number.
+    check("ask for the version", unsafe { sys::cuDriverGetVersion(&raw mut version) }.result())?;
+    Ok(version)
+}
+
+fn shown(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
+fn load(context: &Arc<CudaContext>, version: i32) -> Result<Module> {
+    use sys::CUresult as Refused;
     check("use the device", context.bind_to_thread())?;
     // SAFETY: the image is a whole fatbin made by nvcc, aligned, and lives as long as the program.
-    let handle = check("load the kernels", unsafe { result::module::load_data(FATBIN.0.as_ptr().cast()) })?;
+    let loaded = unsafe { result::module::load_data(FATBIN.0.as_ptr().cast()) };
+    let handle = match loaded {
+        Err(DriverError(
+            Refused::CUDA_ERROR_INVALID_IMAGE
+            | Refused::CUDA_ERROR_NO_BINARY_FOR_GPU
+            | Refused::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+        )) => {
+            // SAFETY: text that ends with a zero, and lives as long as the program.
+            let compiled = unsafe { result::module::load_data(PTX.as_ptr().cast()) };
+            compiled.map_err(|error| CudaError::Kernels {
+                driver: shown(version),
+                ptx: after(".version "),
+                toolkit: after("release "),
+                text: error_text(error),
+            })?
+        }
+        other => check("load the kernels", other)?,
+    };
     Ok(Module { handle, context: Arc::clone(context) })
+}
+
+/// The version that the PTX states after these words.
+fn after(words: &str) -> String {
+    let rest = PTX.split_once(words).map_or("", |it| it.1);
+    rest.split(|it: char| it == ',' || it.is_whitespace()).next().unwrap_or_default().to_owned()
 }
 
 fn functions(module: &Module) -> Result<HashMap<&'static str, sys::CUfunction>> {

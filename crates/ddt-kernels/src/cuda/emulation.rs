@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "runs compiled kernels on addresses, as a driver does")]
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CString, OsString, c_char, c_int, c_uint, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -333,16 +333,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn failed(error: impl std::fmt::Display) -> CudaError {
+pub(super) fn failed(error: impl std::fmt::Display) -> CudaError {
     CudaError::Emulation { got: error.to_string() }
 }
 
-/// The compiled kernels; a file that is there already was compiled from the same sources.
-fn library() -> Result<PathBuf> {
+/// The compiled kernels.
+pub(super) fn library() -> Result<PathBuf> {
+    compile("emulate.cpp", "ddt-cuda-emulation", &["-Wno-unknown-pragmas".into()])
+}
+
+/// Compiles a source of the folder `cu` into a library beside the running program, which is where its builder keeps what was
+/// built. A file that is there already was compiled from the same sources with the same flags.
+pub(super) fn compile(source: &str, name: &str, flags: &[OsString]) -> Result<PathBuf> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = lock(&ONE_AT_A_TIME);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cu");
     let mut hash = DefaultHasher::new();
+    flags.hash(&mut hash);
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
         .map_err(|error| failed(format!("{}: {error}", folder.display())))?;
@@ -350,9 +357,8 @@ fn library() -> Result<PathBuf> {
     for file in &files {
         std::fs::read(file).map_err(failed)?.hash(&mut hash);
     }
-    // Beside the running program, which is where its builder keeps what was built.
     let program = std::env::current_exe().map_err(failed)?;
-    let path = program.with_file_name(format!("ddt-cuda-emulation-{:016x}.so", hash.finish()));
+    let path = program.with_file_name(format!("{name}-{:016x}.so", hash.finish()));
     if path.exists() {
         return Ok(path);
     }
@@ -363,8 +369,9 @@ fn library() -> Result<PathBuf> {
     for compiler in compilers {
         // Hardened `longjmp` refuses to go from one stack to another.
         let output = Command::new(compiler)
-            .args(["-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-Wno-unknown-pragmas"])
-            .arg(folder.join("emulate.cpp"))
+            .args(["-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"])
+            .arg(folder.join(source))
+            .args(flags)
             .arg("-o")
             .arg(&beside)
             .output();

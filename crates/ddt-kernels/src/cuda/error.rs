@@ -20,6 +20,29 @@ pub enum CudaError {
         /// How many there are.
         count: usize,
     },
+    /// The driver is older than the calls that are made.
+    #[error(
+        "expected a driver of CUDA 12.0 or newer (R525), got one of CUDA {version}; update NVIDIA's driver"
+    )]
+    OldDriver {
+        /// The version of CUDA that it serves, such as 11.8.
+        version: String,
+    },
+    /// The driver takes the kernels neither as machine code nor as PTX.
+    #[error(
+        "the driver, of CUDA {driver}, loads neither the kernels' machine code nor their PTX {ptx}, made by nvcc \
+         {toolkit}: {text}; update NVIDIA's driver"
+    )]
+    Kernels {
+        /// The version of CUDA that the driver serves.
+        driver: String,
+        /// The version of the portable code.
+        ptx: String,
+        /// The release of the compiler.
+        toolkit: String,
+        /// The driver's words.
+        text: String,
+    },
     /// The device is older than the kernels.
     #[error("expected a device of compute capability 8.0 or newer (A100, H100), got {major}.{minor}")]
     TooOld {
@@ -30,7 +53,7 @@ pub enum CudaError {
     },
     /// The library that multiplies matrices is not there.
     #[error(
-        "no cuBLASLt found: expected libcublasLt.so.13, which comes with the CUDA toolkit; \
+        "no cuBLASLt found: expected libcublasLt.so.13 or .12, which comes with the CUDA toolkit; \
          set LD_LIBRARY_PATH to its folder"
     )]
     NoCublas,

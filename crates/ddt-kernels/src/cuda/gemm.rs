@@ -45,6 +45,9 @@ impl Cuda {
     /// Times all algorithms that cuBLASLt offers for this GEMM, and uses the fastest for its shape. `out` is
     /// overwritten. Not while capturing.
     ///
+    /// A shape is timed once: its algorithm is kept in the user's cache folder, for this device and version of cuBLASLt.
+    /// With `DDT_TUNE=0` nothing is timed or read, and cuBLASLt chooses.
+    ///
     /// # Errors
     /// As [`Self::gemm`].
     pub fn tune_gemm<T: Float>(&self, arguments: &Gemm<'_, T>) -> Result<()> {

@@ -90,37 +90,68 @@ pub(super) struct Device {
     deferred: Mutex<Deferred>,
 }
 
-/// Graphs hold addresses: while one exists, memory without other owners is freed later.
+/// Graphs hold addresses: memory that is older than a graph is freed after it. Later memory is in no graph.
 #[derive(Debug, Default)]
 struct Deferred {
-    graphs: usize,
-    addresses: Vec<u64>,
+    /// Allocations so far, which number them.
+    allocations: u64,
+    /// For each graph, the allocations before it; all while it is recorded.
+    graphs: Vec<u64>,
+    /// Number and address.
+    waiting: Vec<(u64, u64)>,
 }
+
+/// A graph that is being recorded.
+pub(super) const RECORDED_NOW: u64 = u64::MAX;
 
 impl Device {
     pub(super) fn new(backend: impl Backend + 'static) -> Arc<Self> {
         Arc::new(Self { backend: Box::new(backend), deferred: Mutex::default() })
     }
 
-    fn free(&self, address: u64) {
+    pub(super) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Memory> {
+        let address = self.backend.alloc(bytes)?;
         let mut deferred = self.deferred();
-        if deferred.graphs > 0 {
-            deferred.addresses.push(address);
+        deferred.allocations += 1;
+        Ok(Memory { device: Arc::clone(self), number: deferred.allocations, address, bytes })
+    }
+
+    fn free(&self, number: u64, address: u64) {
+        let mut deferred = self.deferred();
+        if deferred.graphs.iter().any(|before| number <= *before) {
+            deferred.waiting.push((number, address));
         } else {
             self.backend.free(address);
         }
     }
 
-    pub(super) fn keep_for_graph(&self) {
-        self.deferred().graphs += 1;
+    pub(super) fn graph_begins(&self) {
+        self.deferred().graphs.push(RECORDED_NOW);
     }
 
-    pub(super) fn graph_is_gone(&self) {
+    /// Returns the number of allocations before it, by which it is known.
+    pub(super) fn graph_is_recorded(&self) -> u64 {
         let mut deferred = self.deferred();
-        deferred.graphs -= 1;
-        if deferred.graphs == 0 {
-            deferred.addresses.drain(..).for_each(|address| self.backend.free(address));
+        let before = deferred.allocations;
+        if let Some(graph) = deferred.graphs.iter_mut().find(|it| **it == RECORDED_NOW) {
+            *graph = before;
         }
+        before
+    }
+
+    pub(super) fn graph_is_gone(&self, before: u64) {
+        let deferred = &mut *self.deferred();
+        if let Some(at) = deferred.graphs.iter().position(|it| *it == before) {
+            deferred.graphs.swap_remove(at);
+        }
+        let newest = deferred.graphs.iter().max().copied().unwrap_or_default();
+        deferred.waiting.retain(|(number, address)| {
+            let waits = *number <= newest;
+            if !waits {
+                self.backend.free(*address);
+            }
+            waits
+        });
     }
 
     fn deferred(&self) -> MutexGuard<'_, Deferred> {
@@ -131,14 +162,15 @@ impl Device {
 /// One allocation; freed with the last [`Slice`] of it.
 #[derive(Debug)]
 pub(super) struct Memory {
-    pub(super) device: Arc<Device>,
+    device: Arc<Device>,
+    number: u64,
     pub(super) address: u64,
     pub(super) bytes: usize,
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.device.free(self.address);
+        self.device.free(self.number, self.address);
     }
 }
 

@@ -35,6 +35,8 @@
 //! without a driver.
 //! With the feature `cuda-emulation` it can also be the CPU, running the same kernel sources and launchers
 //! slowly, to test them ([`emulation`]).
+//! With both, a driver that runs the kernels on the CPU can stand in for NVIDIA's (`stand_in`), to test what talks to a
+//! driver.
 //!
 //! Shape letters: `R` rows (images of the batch, twice when guided), `L` tokens, `T = R L`, `D` hidden
 //! size, `N` heads, `K` head size, `F` SwiGLU hidden size, `C` channels, `P` patch size.
@@ -62,7 +64,13 @@ mod kernels;
 mod launch;
 mod memory;
 mod rows;
+#[cfg(all(feature = "cuda", feature = "cuda-emulation"))]
+pub mod stand_in;
 mod step;
+#[cfg(feature = "cuda")]
+mod tuning;
+#[cfg(feature = "cuda")]
+mod turn;
 
 pub use activation::{Activation, AddRows, ClassCondition, SwiGlu};
 pub use attention::Attention;
