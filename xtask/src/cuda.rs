@@ -21,14 +21,14 @@ const MOST_BYTES: u64 = 60 << 20;
 /// Finds CUDA's libraries where they usually are, those of Python's wheels included, and runs the check.
 const RUN: &str = r#"#!/usr/bin/env bash
 # Checks the GPU of this machine; writes report.json and report.txt into the first argument, or here.
-# Needs: NVIDIA's driver and CUDA 13's libcublasLt; cuDNN 9 where it is. Status 3: there is no GPU.
+# Needs: NVIDIA's driver and the libcublasLt of CUDA 13 or 12; cuDNN 9 where it is. Status 3: there is no GPU.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-$here}
-for found in /usr/local/cuda*/lib64/libcublasLt.so.13 \
+for found in /usr/local/cuda*/lib64/libcublasLt.so.1[23] \
     $(python3 -c 'import site, glob
 for folder in site.getsitepackages() + [site.getusersitepackages()]:
-    for library in "libcublasLt.so.13", "libcudnn.so.9":
+    for library in "libcublasLt.so.1[23]", "libcudnn.so.9":
         print(*glob.glob(folder + "/nvidia/*/lib/" + library))' 2>/dev/null || true); do
     if [ -e "$found" ]; then
         export LD_LIBRARY_PATH="$(dirname "$found")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
@@ -40,7 +40,7 @@ exec "$here/ddt-cuda-check" --fixtures "$here/fixtures" --peer "$here/peer" --ou
 /// Build the program that checks a GPU, and pack or run it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave a folder that runs where there are a driver and CUDA 13 libraries, but no Rust
+    /// Leave a folder that runs where there are a driver and CUDA's libraries, but no Rust
     #[arg(long, value_name = "FOLDER")]
     pack: Option<PathBuf>,
     /// Run the check here; its status is 3 where there is no GPU
@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Build without optimising the whole, which reuses what tests have built
     #[arg(long)]
     dev: bool,
+    /// Test what talks to NVIDIA's driver, with a stand-in for it that runs the kernels on the CPU; builds as --dev
+    #[arg(long)]
+    stand_in: bool,
     /// Build the program `ddt` with the feature too
     #[arg(long)]
     examples: bool,
@@ -69,12 +72,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         found => found?,
     };
     println!("CUDA toolkit: {}", home.display());
-    build(&home, args.dev, ("ddt-parity", "gpu-check"), &["--bin", PROGRAM])?;
+    let dev = args.dev || args.stand_in;
+    if args.stand_in {
+        stand_in(&home)?;
+    } else {
+        build(&home, dev, ("ddt-parity", "gpu-check"), &["--bin", PROGRAM])?;
+    }
     if args.examples {
-        build(&home, args.dev, ("ddt-cli", "cuda"), &["--bin", "ddt"])?;
+        build(&home, dev, ("ddt-cli", "cuda"), &["--bin", "ddt"])?;
     }
     let (_, target) = metadata(&root())?;
-    let program = target.join(if args.dev { "debug" } else { "release" }).join(PROGRAM);
+    let program = target.join(if dev { "debug" } else { "release" }).join(PROGRAM);
     println!("built {}: compiled and linked, which says nothing of a GPU", program.display());
     if let Some(folder) = &args.pack {
         pack(&root(), &program, folder)?;
@@ -97,6 +105,17 @@ fn build(home: &Path, dev: bool, (package, feature): (&str, &str), what: &[&str]
         cmd!(sh, "cargo build --release -p {package} --features {feature} {what...}").run()?;
     }
     Ok(())
+}
+
+/// The program and the tests are built at once, so that both have the same features.
+fn stand_in(home: &Path) -> Result<()> {
+    let sh = Shell::new()?;
+    sh.change_dir(root());
+    let _home = sh.push_env("CUDA_HOME", home);
+    let features = ["--workspace", "--features", "ddt-parity/gpu-check,ddt-parity/cuda-emulation"];
+    cmd!(sh, "cargo test -q {features...} --test stand_in").run()?;
+    cmd!(sh, "cargo test -q {features...} --test emulation the_same_on_a_stand_in_driver").run()?;
+    Ok(cmd!(sh, "cargo build {features...} --bin {PROGRAM}").run()?)
 }
 
 fn check(program: &Path, out: &Path) -> Result<ExitCode> {

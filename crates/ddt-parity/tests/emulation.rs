@@ -6,10 +6,16 @@ use std::io::Write;
 
 use ddt_cuda::{Cuda, CudaError, Precision};
 use ddt_kernels::cuda::emulation::{Order, open};
+#[cfg(feature = "gpu-check")]
+use ddt_kernels::cuda::stand_in;
 use ddt_parity::{compare_on_gpu, golden};
 
 /// The CPU in place of a GPU; without a C++ compiler, says so straight to stderr.
 fn device() -> Option<Cuda> {
+    #[cfg(feature = "gpu-check")]
+    if stand_in::is_here() {
+        return Some(Cuda::open(0).unwrap());
+    }
     match open(Order::Forwards) {
         Err(error @ CudaError::NoCompiler) => {
             std::io::stderr().write_all(format!("skipped: {error}\n").as_bytes()).unwrap();
@@ -51,4 +57,11 @@ fn goldens_narrower_than_the_kernels_allow_are_refused() {
             "{name}: {error}"
         );
     }
+}
+
+/// The goldens as a driver's work: contexts, streams, graphs and cuBLASLt.
+#[cfg(feature = "gpu-check")]
+#[test]
+fn the_same_on_a_stand_in_driver() {
+    assert!(stand_in::is_here() || stand_in::StandIn::default().run(&[]).unwrap());
 }

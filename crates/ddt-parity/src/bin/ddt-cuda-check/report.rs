@@ -181,6 +181,12 @@ const CASES: [&[&str]; 4] = [
     &["--batch", "1", "--runs", "20"],
 ];
 
+/// The name by which another process finds a device of this one, which may see only some of the machine's.
+fn visible(device: usize) -> String {
+    let seen = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    seen.split(',').nth(device).filter(|it| !it.is_empty()).map_or_else(|| device.to_string(), str::to_owned)
+}
+
 /// The peer's timings, from the same GPU and the same hour; the error says why there are none.
 fn torch_timings(folder: &Path, device: usize) -> Result<Vec<Value>, String> {
     let script = folder.join("bench_torch.py");
@@ -203,7 +209,7 @@ fn torch_timings(folder: &Path, device: usize) -> Result<Vec<Value>, String> {
             .args(strongest)
             .args(both)
             .args(case)
-            .env("CUDA_VISIBLE_DEVICES", device.to_string())
+            .env("CUDA_VISIBLE_DEVICES", visible(device))
             .output()
             .map_err(|error| format!("python3 does not start: {error}"))?;
         let lines = String::from_utf8_lossy(&output.stdout).into_owned();
