@@ -61,7 +61,6 @@ pub fn read_png(path: &Path) -> Result<(Rgb8, Vec<(String, String)>), PictureErr
 /// [`read_png`] of bytes in memory; `path` is for messages.
 ///
 /// # Errors
-///
 /// As [`read_png`].
 pub fn parse_png(bytes: &[u8], path: &Path) -> Result<(Rgb8, Vec<(String, String)>), PictureError> {
     decode(Cursor::new(bytes)).map_err(|reason| refused(path, reason))

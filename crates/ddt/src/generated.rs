@@ -57,7 +57,6 @@ impl Record {
     /// [`read`](Self::read) of bytes in memory; `path` is for messages.
     ///
     /// # Errors
-    ///
     /// As [`read`](Self::read).
     pub fn parse(png: &[u8], path: &Path) -> Result<Self> {
         Self::from_text(&parse_png(png, path)?.1, path)

@@ -155,7 +155,6 @@ mod tests {
 /// Reads.
 ///
 /// # Safety
-///
 /// `at` must be
 /// readable.
 UNSAFE fn read(at: *const u8) -> u8 {

@@ -184,7 +184,7 @@ mod tests {
         let posterior = Posterior::from_moments(&moments).unwrap();
         assert_eq!(posterior.logvar.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [2.0, 20.0]);
         let noise = Tensor::new(&[[[[0.5f32]], [[0.0]]]], &Device::Cpu).unwrap();
-        let want = Tensor::new(&[3.0 + 0.5 * 1f32.exp(), -1.0], &Device::Cpu).unwrap();
+        let want = Tensor::new(&[[[[3.0 + 0.5 * 1f32.exp()]], [[-1.0]]]], &Device::Cpu).unwrap();
         assert!(rel_rms(&posterior.sample(&noise).unwrap(), &want) < 1e-6);
         assert!(posterior.sample(&random(1, (1, 2, 1, 2))).is_err());
     }

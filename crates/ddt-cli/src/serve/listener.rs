@@ -83,7 +83,11 @@ type Connection<S> =
     http1::Connection<TokioIo<std::pin::Pin<Box<TimeoutStream<S>>>>, TowerToHyperService<Router>>;
 
 /// Answers the requests of one connection.
-pub(crate) fn serve<S: AsyncRead + AsyncWrite>(stream: S, router: Router, patience: Patience) -> Connection<S> {
+pub(crate) fn serve<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    router: Router,
+    patience: Patience,
+) -> Connection<S> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(patience.write));
     http1::Builder::new()
