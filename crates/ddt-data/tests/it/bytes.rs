@@ -117,6 +117,13 @@ fn a_bomb_is_refused_before_it_takes_memory() {
     assert!(decode_rgb8(&jpeg(15, 17, 0), &few).is_ok());
 }
 
+/// The decoder panics on it, which stays inside.
+#[test]
+fn a_panic_of_a_decoder_is_an_error() {
+    let error = decode(include_bytes!("../golden/separate-scans.jpg")).unwrap_err().to_string();
+    assert!(error.starts_with("damaged JPEG: "), "{error}");
+}
+
 #[test]
 fn a_palette_with_part_of_a_colour_is_an_error() {
     for (bytes, is_whole) in [(36, true), (37, false), (38, false), (0, false), (768, true), (771, false)] {
