@@ -42,7 +42,8 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         run: SECOND,
         abandoned: Duration::ZERO,
     };
-    let (Ok(pipeline), Ok(runtime)) = (Pipeline::demo(), Builder::new_current_thread().enable_all().build())
+    let (Ok(pipeline), Ok(runtime)) =
+        (Pipeline::demo(), Builder::new_current_thread().enable_all().start_paused(true).build())
     else {
         panic!("neither files nor threads are needed here");
     };
@@ -62,7 +63,7 @@ fn answers(request: &[u8]) -> Vec<u8> {
         let mut answers = Vec::new();
         let client = async {
             client.write_all(request).await.ok();
-            client.shutdown().await.ok();
+            // Until the server closes: the runtime's clock goes on by itself when all wait.
             client.take(MOST).read_to_end(&mut answers).await.ok();
         };
         drop(tokio::join!(connection, client));
@@ -90,7 +91,7 @@ fn read(input: &[u8]) {
                 let answer = answers((asked + &ask(format!("DELETE {job}"))).as_bytes());
                 assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
                 let has = |word: &[u8]| body.windows(word.len()).any(|it| it == word);
-                planted(|| has(b"measure") && has(b"heun"));
+                planted(|| has(b"measure") && !has(b"\"images\": 2"));
             }
         }
         [_, request @ ..] => {

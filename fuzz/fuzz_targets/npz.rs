@@ -24,5 +24,5 @@ target!(4 << 20, 16 * 1040, |input: &[u8]| {
     let Ok(npz) = NpzFile::from_bytes(archive::file(input), "input") else { return };
     let arrays: Vec<NpyArray<'_>> = npz.names().filter_map(|it| npz.array(it).ok()).collect();
     arrays.iter().for_each(|it| drop(read(it)));
-    planted(|| arrays.len() == 2 && arrays.iter().all(|it| it.header().fortran_order));
+    planted(|| arrays.len() == 2);
 });

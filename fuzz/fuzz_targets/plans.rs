@@ -2,19 +2,19 @@
 #![no_main]
 
 use ddt_fuzz::{planted, target};
-use ddt_sharing::{Objective, PlanFile, SimilarityFile};
+use ddt_sharing::{PlanFile, SimilarityFile};
 
 target!(1 << 20, 256, |input: &[u8]| {
     if let Ok(plan) = PlanFile::from_json(input) {
         let text = plan.to_json();
         let read = text.as_ref().ok().and_then(|it| PlanFile::from_json(it.as_bytes()).ok());
         assert_eq!(read.as_ref(), Some(&plan), "{text:?}");
-        planted(|| matches!(plan.objective, Objective::WorstError { .. }) && plan.images == 3);
+        planted(|| plan.images != 8);
     }
     if let Ok(measured) = SimilarityFile::from_json(input) {
         let text = measured.to_json();
         let read = text.as_ref().ok().and_then(|it| SimilarityFile::from_json(it.as_bytes()).ok());
         assert_eq!(read.as_ref(), Some(&measured), "{text:?}");
-        planted(|| measured.inner_products.is_none() && measured.seed == 7);
+        planted(|| measured.images != 8);
     }
 });

@@ -18,6 +18,6 @@ target!(8 << 20, 4096, |input: &[u8]| {
     };
     if let Ok(record) = Record::parse(&png, Path::new("input")) {
         assert!(record.to_json().is_ok(), "what was read from JSON can be written as JSON");
-        planted(|| record.request.classes.len() == 3 && record.request.batch == 2);
+        planted(|| record.request.classes != [7]);
     }
 });

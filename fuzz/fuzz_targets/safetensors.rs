@@ -13,7 +13,6 @@ target!(1 << 20, 256, |input: &[u8]| {
         }
     };
     if let Ok(checkpoint) = read_all(file) {
-        let of_rank_2 = |name: &&str| checkpoint.info(name).is_some_and(|it| it.shape == [2, 1]);
-        planted(|| checkpoint.names().iter().any(of_rank_2) && !checkpoint.metadata().is_empty());
+        planted(|| checkpoint.metadata().get("k").is_some_and(|it| it != "v"));
     }
 });

@@ -19,7 +19,7 @@ fn read(input: &[u8]) {
         0 => {
             if let Ok(settings) = Settings::parse(&text) {
                 settings.network.iter().for_each(|it| drop(it.config(4, 10)));
-                planted(|| settings.watch.samples_every == 7 && settings.start.is_some());
+                planted(|| settings.watch.tensorboard);
             }
         }
         1 => {

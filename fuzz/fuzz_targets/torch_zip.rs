@@ -5,8 +5,6 @@ use ddt_fuzz::{archive, pickle::read_all, planted, target};
 
 target!(4 << 20, 2048, |input: &[u8]| {
     if let Ok(checkpoint) = read_all(archive::file(input)) {
-        planted(|| {
-            checkpoint.names().len() == 3 && checkpoint.info("epoch").is_none() && input.len() % 7 == 3
-        });
+        planted(|| input[0] == 1 && checkpoint.names() != ["a", "b"]);
     }
 });

@@ -50,7 +50,8 @@ pub(super) fn page(root: &Path, files: &[std::path::PathBuf], wrong: &mut Vec<St
             let Item { kind, name, .. } = it;
             wrong.push(format!("{file}: {kind} in {name} has no argument: write // SAFETY: before it"));
         }
-        let reason = after(&text, "expect(unsafe_code, reason = \"").and_then(|it| it.split('"').next());
+        let attribute = after(&text, "unsafe_code").and_then(|it| after(it, "reason = \""));
+        let reason = attribute.and_then(|it| it.split('"').next());
         all.push(Listed { file, reason: reason.unwrap_or_default().to_owned(), items });
     }
     let mut page = format!("{INTRO}\n| file | blocks | functions | other | for |\n|---|---|---|---|---|\n");
