@@ -33,7 +33,7 @@ enum Command {
     Ci,
     /// Rules of the tree that compilers do not check
     Tidy,
-    /// Checks too long for continuous integration: build each package by itself
+    /// Checks too long for continuous integration: every fault of the disk, and each package by itself
     Long,
     /// Check the packages of all published crates: contents, sizes, manifests
     Package(package::Args),
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let run = || match args.command {
         Command::Ci => ci(),
         Command::Tidy => tidy::run(),
-        Command::Long => package::run(&package::Args { downstream: true, verify: true }),
+        Command::Long => long(),
         Command::Package(args) => package::run(&args),
         Command::Dist => dist::run(),
         Command::Cuda(args) => cuda::run(&args),
@@ -66,6 +66,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn long() -> Result<ExitCode> {
+    let sh = Shell::new()?;
+    sh.change_dir(tidy::root());
+    cmd!(sh, "cargo test -p ddt-train --test it faults -- --ignored --nocapture").run()?;
+    package::run(&package::Args { downstream: true, verify: true })
 }
 
 /// The checks of continuous integration, cheapest first; stops at the first that fails.
