@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 fn long() -> Result<ExitCode> {
     let sh = Shell::new()?;
     sh.change_dir(tidy::root());
-    cmd!(sh, "cargo test -p ddt-train --test it faults -- --ignored --nocapture").run()?;
+    cmd!(sh, "cargo test -p ddt-train --test it faults -- --nocapture").env("DDT_FAULTS", "all").run()?;
     package::run(&package::Args { downstream: true, verify: true })
 }
 

@@ -94,10 +94,20 @@ fn trainings(faults: &[Fault]) {
     assert!(swept.changes > 150, "{swept}");
 }
 
+/// All faults where the long checks ask for them, else these.
+fn asked(quick: &[Fault]) -> Vec<Fault> {
+    let all = std::env::var_os("DDT_FAULTS").is_some_and(|it| it == "all");
+    if all { Fault::ALL.to_vec() } else { quick.to_vec() }
+}
+
 #[test]
 fn a_run_and_its_checkpoints() {
-    // The faults that differ most; the others follow below.
-    later_steps(&[Fault::Full, Fault::Kill]);
+    later_steps(&asked(&[Fault::Full, Fault::Kill]));
+}
+
+#[test]
+fn a_run_from_nothing() {
+    first_steps(&asked(&[Fault::Interrupted]));
 }
 
 #[test]
@@ -105,15 +115,8 @@ fn a_cache() {
     caches(&Fault::ALL);
 }
 
+/// The short check is that nothing is written past the file layer.
 #[test]
-#[ignore = "minutes: cargo xtask long"]
-fn all_faults_of_runs() {
-    first_steps(&Fault::ALL);
-    later_steps(&Fault::ALL);
-}
-
-#[test]
-#[ignore = "minutes: cargo xtask long"]
-fn all_faults_of_a_training() {
-    trainings(&Fault::ALL);
+fn a_training() {
+    trainings(&asked(&[]));
 }
