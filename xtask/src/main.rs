@@ -39,7 +39,7 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
-    /// Checks too long for continuous integration: build each package by itself, and the next one
+    /// Checks too long for continuous integration: every fault of the disk, each package by itself, and the next one
     Long,
     /// The kernels' tests under AddressSanitizer
     Asan,
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     let run = || match args.command {
         Command::Ci => ci(),
         Command::Tidy { write } => tidy::run(write),
-        Command::Long => package::run(&package::Args { downstream: true, verify: true }).and_then(|_| asan()),
+        Command::Long => long(),
         Command::Asan => asan(),
         Command::Package(args) => package::run(&args),
         Command::Dist => dist::run(),
@@ -81,6 +81,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn long() -> Result<ExitCode> {
+    let sh = Shell::new()?;
+    sh.change_dir(tidy::root());
+    cmd!(sh, "cargo test -p ddt-train --test it faults -- --nocapture").env("DDT_FAULTS", "all").run()?;
+    package::run(&package::Args { downstream: true, verify: true })?;
+    asan()
 }
 
 /// The checks of continuous integration, cheapest first; stops at the first that fails.

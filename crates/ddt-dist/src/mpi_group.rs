@@ -106,8 +106,8 @@ impl Group for Mpi {
             let mut sends: Vec<Request<'_, [u8], _>> = sends.collect();
             let mut waiting = Waiting::new(self, partner);
             loop {
-                let received = |it: Status| got += it.count(u8::equivalent_datatype()) as usize;
-                receives = receives.into_iter().filter_map(|it| it.test().map(received).err()).collect();
+                let mut received = |it: Status| got += it.count(u8::equivalent_datatype()) as usize;
+                receives = receives.into_iter().filter_map(|it| it.test().map(&mut received).err()).collect();
                 sends = sends.into_iter().filter_map(|it| it.test().err()).collect();
                 if receives.is_empty() && sends.is_empty() {
                     // MPI accepts a shorter message.

@@ -1,18 +1,15 @@
 //! How the cache keeps a file: bytes under `blobs`, a link to them under `snapshots`, the branch under `refs`.
 
-use std::{
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use ddt_files::{atomic_write, sha256_file};
+use ddt_files::{DiskFile, FileError, FileSystem, sha256_file};
 use ddt_hub::{Hub, HubFile};
 
 use crate::{error::FetchError, http::Announced};
 
 /// The places of one file.
 pub(crate) struct Entry {
+    system: FileSystem,
     /// The complete bytes.
     blob: PathBuf,
     /// The bytes so far.
@@ -25,11 +22,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(hub: &Hub, file: &HubFile, announced: &Announced) -> Self {
+    pub(crate) fn new(system: &FileSystem, hub: &Hub, file: &HubFile, announced: &Announced) -> Self {
         let repository = hub.repository_folder(file);
         let Announced { commit, etag, .. } = announced;
         let name = repository.file_name().unwrap_or_default();
         Self {
+            system: system.clone(),
             blob: repository.join("blobs").join(etag),
             incomplete: repository.join("blobs").join(format!("{etag}.incomplete")),
             snapshot: repository.join("snapshots").join(commit).join(file.file()),
@@ -39,14 +37,19 @@ impl Entry {
     }
 
     /// Waits until no other process downloads the same bytes, by the lock that `huggingface_hub` uses too.
-    pub(crate) fn lock(&self) -> Result<File, FetchError> {
-        let lock = || {
-            make_parent(&self.lock)?;
-            let file = File::options().create(true).append(true).open(&self.lock)?;
-            file.lock()?;
-            Ok(file)
-        };
-        lock().map_err(at(&self.lock))
+    pub(crate) fn lock(&self) -> Result<DiskFile, FileError> {
+        let file = self.open(&self.lock)?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    fn open(&self, path: &Path) -> Result<DiskFile, FileError> {
+        self.make_parent(path)?;
+        self.system.open(path)
+    }
+
+    fn make_parent(&self, path: &Path) -> Result<(), FileError> {
+        path.parent().map_or(Ok(()), |it| self.system.create_folders(it))
     }
 
     /// Whether the bytes are there, perhaps by another process.
@@ -55,76 +58,64 @@ impl Entry {
     }
 
     /// Opens the file of bytes so far, to append to it or to start over.
-    pub(crate) fn open_incomplete(&self) -> Result<File, FetchError> {
-        let open = || {
-            make_parent(&self.incomplete)?;
-            File::options().create(true).append(true).open(&self.incomplete)
-        };
-        open().map_err(at(&self.incomplete))
+    pub(crate) fn open_incomplete(&self) -> Result<DiskFile, FileError> {
+        let mut file = self.open(&self.incomplete)?;
+        // After a power cut there may be gaps in it, which only a hash finds.
+        if !self.has_sha256() {
+            file.resize(0)?;
+        }
+        Ok(file)
+    }
+
+    /// Whether the hub's hash is SHA-256. Small files are named by git's own hash, which is of other bytes.
+    fn has_sha256(&self) -> bool {
+        self.blob.file_name().is_some_and(|it| it.len() == 64)
     }
 
     /// Compares the bytes with the hub's hash and gives them their name.
     pub(crate) fn complete(&self, file: &HubFile, announced: &Announced) -> Result<(), FetchError> {
         let expected = &announced.etag;
-        // Small files are named by git's own hash, which is of other bytes.
-        if expected.len() == 64 {
-            let hash = sha256_file(&self.incomplete).map_err(io::Error::other);
-            let got = hash.map_err(at(&self.incomplete))?;
+        if self.has_sha256() {
+            let got = sha256_file(&self.incomplete)?;
             if got != *expected {
-                fs::remove_file(&self.incomplete).map_err(at(&self.incomplete))?;
+                self.system.remove_file(&self.incomplete)?;
                 return Err(FetchError::Checksum { file: file.to_string(), expected: expected.clone(), got });
             }
         }
-        fs::rename(&self.incomplete, &self.blob).map_err(at(&self.blob))
+        Ok(self.system.rename(&self.incomplete, &self.blob)?)
     }
 
     /// Makes the bytes known under the file's name and the branch.
-    pub(crate) fn link(&self, announced: &Announced) -> Result<PathBuf, FetchError> {
-        let link = || {
-            make_parent(&self.snapshot)?;
-            if !self.snapshot.exists() {
-                // A link to bytes that are gone.
-                if self.snapshot.is_symlink() {
-                    fs::remove_file(&self.snapshot)?;
-                }
-                link_or_move(&self.blob, &self.snapshot)?;
+    pub(crate) fn link(&self, announced: &Announced) -> Result<PathBuf, FileError> {
+        self.make_parent(&self.snapshot)?;
+        if !self.snapshot.exists() {
+            // A link to bytes that are gone.
+            if self.snapshot.is_symlink() {
+                self.system.remove_file(&self.snapshot)?;
             }
-            Ok(())
-        };
-        link().map_err(at(&self.snapshot))?;
-        let refer = || {
-            make_parent(&self.reference)?;
-            let write = atomic_write(&self.reference, |file| file.write_all(announced.commit.as_bytes()));
-            write.map_err(io::Error::other)
-        };
+            self.link_or_move()?;
+        }
         // A commit is found without.
         if self.reference.file_name().is_some_and(|name| name != announced.commit.as_str()) {
-            refer().map_err(at(&self.reference))?;
+            self.make_parent(&self.reference)?;
+            let write = |file: &mut dyn std::io::Write| file.write_all(announced.commit.as_bytes());
+            self.system.atomic_write(&self.reference, write)?;
         }
         Ok(self.snapshot.clone())
     }
-}
 
-fn make_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)
-}
+    #[cfg(unix)]
+    fn link_or_move(&self) -> Result<(), FileError> {
+        // Relative, so that the cache can be moved: out of `snapshots/commit` and the file's own folders.
+        let depth = self.snapshot.components().count() - self.blob.components().count() + 1;
+        let name = self.blob.file_name().unwrap_or_default();
+        let target = std::iter::repeat_n("..", depth).collect::<PathBuf>().join("blobs").join(name);
+        self.system.link(&self.snapshot, &target)
+    }
 
-#[cfg(unix)]
-fn link_or_move(blob: &Path, snapshot: &Path) -> io::Result<()> {
-    // Relative, so that the cache can be moved: out of `snapshots/commit` and the file's own folders.
-    let depth = snapshot.components().count() - blob.components().count() + 1;
-    let name = blob.file_name().unwrap_or_default();
-    let target = std::iter::repeat_n("..", depth).collect::<PathBuf>().join("blobs").join(name);
-    std::os::unix::fs::symlink(target, snapshot)
-}
-
-#[cfg(not(unix))]
-fn link_or_move(blob: &Path, snapshot: &Path) -> io::Result<()> {
-    // Links need rights that users seldom have there; huggingface_hub moves the file too.
-    fs::rename(blob, snapshot)
-}
-
-fn at(path: &Path) -> impl Fn(io::Error) -> FetchError + use<> {
-    let path = path.to_owned();
-    move |source| FetchError::Cache { path: path.clone(), source }
+    #[cfg(not(unix))]
+    fn link_or_move(&self) -> Result<(), FileError> {
+        // Links need rights that users seldom have there; huggingface_hub moves the file too.
+        self.system.rename(&self.blob, &self.snapshot)
+    }
 }

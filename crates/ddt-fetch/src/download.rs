@@ -2,8 +2,7 @@
 
 use std::{
     fmt,
-    fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     ops::ControlFlow,
     path::PathBuf,
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
@@ -11,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ddt_files::{DiskFile, FileError, FileSystem};
 use ddt_hub::{Hub, HubFile};
 
 use crate::{
@@ -101,6 +101,7 @@ impl Meter<'_, '_> {
 }
 
 pub(crate) fn download(
+    system: &FileSystem,
     hub: &Hub,
     file: &HubFile,
     patience: &Patience,
@@ -113,7 +114,7 @@ pub(crate) fn download(
     let mut failures = 0;
     loop {
         let received = meter.progress.received;
-        let failure = match attempt(hub, file, &client, patience, &mut meter) {
+        let failure = match attempt(system, hub, file, &client, patience, &mut meter) {
             Ok(path) => return Ok(path),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Passing(reason)) => reason,
@@ -130,6 +131,7 @@ pub(crate) fn download(
 
 /// One attempt, from where the last one ended.
 fn attempt(
+    system: &FileSystem,
     hub: &Hub,
     file: &HubFile,
     client: &Client,
@@ -137,14 +139,14 @@ fn attempt(
     meter: &mut Meter<'_, '_>,
 ) -> Result<PathBuf, Failure> {
     let announced = client.announced()?;
-    let entry = Entry::new(hub, file, &announced);
+    let entry = Entry::new(system, hub, file, &announced);
     let _lock = entry.lock()?;
     if !entry.has_blob() {
         meter.progress.total = announced.size;
         let mut written = entry.open_incomplete()?;
-        let mut length = length_of(&written)?;
+        let mut length = written.size()?;
         if announced.size.is_some_and(|size| length > size) {
-            written.set_len(0).map_err(disk)?;
+            written.resize(0)?;
             length = 0;
         }
         if meter.progress.received == 0 {
@@ -155,15 +157,21 @@ fn attempt(
         if announced.size != Some(length) || length == 0 {
             let (body, resumed) = client.bytes_from(length)?;
             if !resumed {
-                written.set_len(0).map_err(disk)?;
+                written.resize(0)?;
                 (meter.progress.received, meter.before) = (0, 0);
             }
             receive(body, &mut written, patience, meter)?;
         }
-        written.sync_all().map_err(disk)?;
-        check_length(&announced, length_of(&written)?)?;
+        written.sync()?;
+        check_length(&announced, written.size()?)?;
         drop(written);
-        entry.complete(file, &announced)?;
+        match entry.complete(file, &announced) {
+            // The bytes that an earlier process left were damaged, by a power cut for one.
+            Err(error @ FetchError::Checksum { .. }) if length > 0 => {
+                return Err(Failure::Passing(error.to_string()));
+            }
+            other => other?,
+        }
     }
     Ok(entry.link(&announced)?)
 }
@@ -171,7 +179,7 @@ fn attempt(
 /// Copies a body into a file; a thread reads, so that a server that sends nothing is noticed.
 fn receive(
     mut body: impl Read + Send + 'static,
-    file: &mut File,
+    file: &mut DiskFile,
     patience: &Patience,
     meter: &mut Meter<'_, '_>,
 ) -> Result<(), Failure> {
@@ -190,13 +198,13 @@ fn receive(
             }
         }
     };
-    thread::Builder::new().name("download".to_owned()).spawn(read).map_err(disk)?;
+    thread::Builder::new().name("download".to_owned()).spawn(read).map_err(FetchError::Thread)?;
     copy(&pieces, file, patience, meter)
 }
 
 fn copy(
     pieces: &Receiver<io::Result<Vec<u8>>>,
-    file: &mut File,
+    file: &mut DiskFile,
     patience: &Patience,
     meter: &mut Meter<'_, '_>,
 ) -> Result<(), Failure> {
@@ -205,7 +213,7 @@ fn copy(
         match pieces.recv_timeout(TICK.min(patience.stall)) {
             Ok(Ok(piece)) if piece.is_empty() => return Ok(()),
             Ok(Ok(piece)) => {
-                file.write_all(&piece).map_err(disk)?;
+                file.write_at(meter.progress.received, &piece)?;
                 meter.received(piece.len() as u64)?;
             }
             Ok(Err(error)) => return Err(Failure::Passing(error.to_string())),
@@ -231,16 +239,14 @@ fn check_length(announced: &Announced, got: u64) -> Result<(), Failure> {
     }
 }
 
-fn length_of(file: &File) -> Result<u64, Failure> {
-    Ok(file.metadata().map_err(disk)?.len())
-}
-
-fn disk(source: io::Error) -> Failure {
-    Failure::Final(FetchError::Cache { path: "the hub's cache".into(), source })
-}
-
 impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         Self::Final(error)
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::Final(error.into())
     }
 }

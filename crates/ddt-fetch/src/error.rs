@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use ddt_files::FileError;
+
 /// Why a file of the hub could not be had.
 #[derive(thiserror::Error, Debug)]
 #[non_exhaustive]
@@ -54,13 +56,11 @@ pub enum FetchError {
         got: String,
     },
     /// The cache could not be read or written.
-    #[error("cannot write {}", path.display())]
-    Cache {
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Cache(#[from] FileError),
+    /// No thread could be started.
+    #[error("cannot start a thread to download")]
+    Thread(#[source] io::Error),
     /// The watcher asked to stop; what has arrived is kept.
     #[error("stopped; run the same command again to resume")]
     Cancelled,

@@ -27,6 +27,7 @@ mod http;
 
 use std::path::PathBuf;
 
+use ddt_files::FileSystem;
 use ddt_hub::{Hub, HubFile};
 
 pub use crate::{
@@ -48,11 +49,26 @@ pub fn fetch(
     patience: &Patience,
     watch: &mut Watch<'_>,
 ) -> Result<PathBuf, FetchError> {
+    fetch_on(&FileSystem::default(), hub, file, patience, watch)
+}
+
+/// [`fetch`] through another file layer than the real disk's.
+///
+/// # Errors
+///
+/// As [`fetch`].
+pub fn fetch_on(
+    system: &FileSystem,
+    hub: &Hub,
+    file: &HubFile,
+    patience: &Patience,
+    watch: &mut Watch<'_>,
+) -> Result<PathBuf, FetchError> {
     if let Some(path) = hub.find(file) {
         return Ok(path);
     }
     if hub.offline {
         return Err(FetchError::Offline { file: file.to_string(), cache: hub.cache.clone() });
     }
-    download::download(hub, file, patience, watch)
+    download::download(system, hub, file, patience, watch)
 }

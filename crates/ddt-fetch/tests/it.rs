@@ -1,5 +1,6 @@
 //! Downloads from a server on this machine that behaves badly in every way that networks do.
 
+#![allow(clippy::print_stdout, reason = "the numbers of docs/RELIABILITY.md")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -16,7 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ddt_fetch::{FetchError, Patience, Progress, fetch};
+use ddt_fetch::{FetchError, Patience, Progress, fetch, fetch_on};
+use ddt_files::faults::{Fault, Job, sweep};
 use ddt_hub::{Hub, HubFile};
 use sha2::{Digest, Sha256};
 
@@ -53,8 +55,15 @@ fn sha256(bytes: &[u8]) -> String {
 
 /// A server that behaves so for one request for bytes after another, and well after these.
 fn server(behaviours: &[Behaviour]) -> Server {
-    let content: Vec<u8> = (0..SIZE).map(|i| (i * i / 7) as u8).collect();
-    let hash = sha256(&content);
+    server_of(SIZE, &sha256(&content(SIZE)), behaviours)
+}
+
+fn content(size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i * i / 7) as u8).collect()
+}
+
+fn server_of(size: usize, hash: &str, behaviours: &[Behaviour]) -> Server {
+    let (content, hash) = (content(size), hash.to_owned());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let ranges = Arc::new(Mutex::new(Vec::new()));
@@ -220,11 +229,18 @@ fn wrong_bytes_are_removed_and_never_found() {
     fs::create_dir_all(&blobs).unwrap();
     // A file that another program left under the same name: of the full length, with other bytes.
     fs::write(blobs.join(format!("{}.incomplete", sha256(&server.content))), vec![7; SIZE]).unwrap();
+    let mut failures = Vec::new();
+    let path = fetch(&server.hub, &server.file, &patience(), &mut |it| {
+        failures.extend(it.failure.clone());
+        ControlFlow::Continue(())
+    });
+    assert_arrived(&server, &path.unwrap());
+    assert!(failures[0].0.contains("expected SHA-256"), "{failures:?}");
+    // A server that sends other bytes than it announced.
+    let server = server_of(SIZE, &"0".repeat(64), &[]);
     let outcome = fetch(&server.hub, &server.file, &patience(), &mut go_on);
     assert!(matches!(outcome, Err(FetchError::Checksum { .. })), "{outcome:?}");
-    assert_eq!(server.hub.find(&server.file), None);
-    let path = fetch(&server.hub, &server.file, &patience(), &mut go_on).unwrap();
-    assert_arrived(&server, &path);
+    assert_eq!((server.hub.find(&server.file), ranges(&server).len()), (None, 1));
 }
 
 #[test]
@@ -259,4 +275,35 @@ fn refusals_are_final_and_failures_are_not_repeated_for_ever() {
         matches!(error, FetchError::Offline { .. }) && error.to_string().contains("HF_HUB_OFFLINE"),
         "{error}"
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn every_fault_of_the_disk_is_survived() {
+    // More than one piece.
+    const SIZE: usize = 300_000;
+    let sha256 = sha256(&content(SIZE));
+    // By SHA-256, and by git's hash.
+    for hash in [&sha256, &sha256[..40]] {
+        sweep_download(&server_of(SIZE, hash, &[]));
+    }
+}
+
+#[cfg(unix)]
+fn sweep_download(server: &Server) {
+    let run = |system: &ddt_files::FileSystem, cache: &Path| -> ddt_files::faults::Outcome {
+        let hub = Hub { cache: cache.to_owned(), ..server.hub.clone() };
+        let path = fetch_on(system, &hub, &server.file, &patience(), &mut go_on)?;
+        if fs::read(&path)? != server.content {
+            return Err(format!("{} has other bytes", path.display()).into());
+        }
+        Ok(())
+    };
+    let place = tempfile::tempdir().unwrap();
+    // Who finds the file needs no lock.
+    let counts = |it: &Path| !it.starts_with(".locks");
+    let swept = sweep(place.path(), &Fault::ALL, &Job { run: &run, counts: &counts });
+    let swept = swept.unwrap_or_else(|error| panic!("{error}"));
+    println!("a download: {swept}");
+    assert!(swept.changes > 25, "{swept}");
 }

@@ -12,19 +12,19 @@ use crate::FileError;
 
 /// The disk as the writers of this workspace see it. The default is the real one.
 ///
-/// A test can put a function before every step that changes the disk ([`checked_by`](Self::checked_by)); the
-/// error that it returns becomes that step's error.
+/// A test can put a function before every change of the disk ([`checked_by`](Self::checked_by)); the error that it
+/// returns becomes that change's error. [`faults`](crate::faults) makes every change of a job fail in turn.
 ///
 /// ```
 /// use std::io;
-/// use ddt_files::{FileSystem, Step};
+/// use ddt_files::{Change, FileSystem};
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("notes.txt");
 /// FileSystem::default().atomic_write(&path, |file| file.write_all(b"old"))?;
 ///
-/// let full = FileSystem::checked_by(|step, _| match step {
-///     Step::Write => Err(io::ErrorKind::StorageFull.into()),
+/// let full = FileSystem::checked_by(|change| match change {
+///     Change::Write { .. } => Err(io::ErrorKind::StorageFull.into()),
 ///     _ => Ok(()),
 /// });
 /// assert!(full.atomic_write(&path, |file| file.write_all(b"new")).is_err());
@@ -34,51 +34,61 @@ use crate::FileError;
 #[derive(Clone, Default)]
 pub struct FileSystem {
     check: Option<Arc<Check>>,
+    /// Whether the operating system is asked to sync: where no power fails, that only costs time.
+    lazy: bool,
 }
 
-type Check = dyn Fn(Step, &Path) -> io::Result<()> + Send + Sync;
+type Check = dyn Fn(&Change<'_>) -> io::Result<()> + Send + Sync;
 
 /// One operation that changes the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Step {
+pub enum Change<'a> {
     /// Making a folder.
-    CreateFolder,
+    CreateFolder(&'a Path),
     /// Opening a file for writing; it is made if it is missing.
-    Open,
-    /// Writing some bytes.
-    Write,
-    /// Making a file longer or shorter.
-    Resize,
+    Open(&'a Path),
+    /// Writing some bytes at an offset.
+    Write(&'a Path, u64, &'a [u8]),
+    /// Making a file longer or shorter, to so many bytes.
+    Resize(&'a Path, u64),
     /// Bringing a file's content to the disk.
-    Sync,
-    /// Renaming a file or folder.
-    Rename,
+    Sync(&'a Path),
+    /// Renaming a file or folder, from one path to another.
+    Rename(&'a Path, &'a Path),
+    /// Making a symbolic link that leads to the second path.
+    Link(&'a Path, &'a Path),
     /// Bringing a folder's entries to the disk.
-    SyncFolder,
+    SyncFolder(&'a Path),
     /// Removing a file, or a folder with all that is in it.
-    Remove,
+    Remove(&'a Path),
 }
 
-impl Step {
-    fn action(self) -> &'static str {
+impl Change<'_> {
+    fn action(&self) -> &'static str {
         match self {
-            Self::CreateFolder => "create the folder",
-            Self::Open => "open",
-            Self::Write => "write",
-            Self::Resize => "resize",
-            Self::Sync => "sync",
-            Self::Rename => "rename",
-            Self::SyncFolder => "sync the folder",
-            Self::Remove => "remove",
+            Self::CreateFolder(_) => "create the folder",
+            Self::Open(_) => "open",
+            Self::Write(..) => "write",
+            Self::Resize(..) => "resize",
+            Self::Sync(_) => "sync",
+            Self::Rename(..) => "rename",
+            Self::Link(..) => "link",
+            Self::SyncFolder(_) => "sync the folder",
+            Self::Remove(_) => "remove",
         }
     }
 }
 
 impl FileSystem {
-    /// The real disk, with `check` called before every step.
-    pub fn checked_by(check: impl Fn(Step, &Path) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self { check: Some(Arc::new(check)) }
+    /// The real disk, with `check` called before every change.
+    pub fn checked_by(check: impl Fn(&Change<'_>) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self { check: Some(Arc::new(check)), lazy: false }
+    }
+
+    /// The same without syncing.
+    pub(crate) fn lazy(self) -> Self {
+        Self { lazy: true, ..self }
     }
 
     /// Replaces the file at `path` with what `write` writes, or leaves it as it is.
@@ -102,13 +112,13 @@ impl FileSystem {
             let mut file = BufWriter::new(file);
             let value = write(&mut file)?;
             let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.step(Step::Sync, File::sync_all)?;
-            self.step(Step::Rename, path, || fs::rename(&beside, path))?;
+            file.step(&Change::Sync(&beside), File::sync_all)?;
+            self.step(&Change::Rename(&beside, path), || fs::rename(&beside, path))?;
             Ok(value)
         })();
         if written.is_err() {
             // The first error is the one to report.
-            let _ = self.step(Step::Remove, &beside, || fs::remove_file(&beside));
+            let _ = self.step(&Change::Remove(&beside), || fs::remove_file(&beside));
         }
         let value = written.map_err(failed)?;
         self.sync_folder(folder_of(path))?;
@@ -126,7 +136,7 @@ impl FileSystem {
             let beside = path.with_file_name(format!("{WRITING}{}-{number}", process::id()));
             let mut options = OpenOptions::new();
             options.write(true).create_new(true);
-            match self.step(Step::Open, &beside, || options.open(&beside)) {
+            match self.step(&Change::Open(&beside), || options.open(&beside)) {
                 Ok(file) => return Ok(DiskFile { file, path: beside, system: self.clone() }),
                 // Left behind by a process of the same number that was killed.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -143,7 +153,7 @@ impl FileSystem {
     pub fn open(&self, path: &Path) -> Result<DiskFile, FileError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = self.run(Step::Open, path, || options.open(path))?;
+        let file = self.run(&Change::Open(path), path, || options.open(path))?;
         Ok(DiskFile { file, path: path.to_owned(), system: self.clone() })
     }
 
@@ -153,11 +163,12 @@ impl FileSystem {
     ///
     /// [`FileError::Io`].
     pub fn create_folder(&self, path: &Path) -> Result<(), FileError> {
-        let made = self.step(Step::CreateFolder, path, || fs::create_dir(path));
+        let create = Change::CreateFolder(path);
+        let made = self.step(&create, || fs::create_dir(path));
         match made {
             Ok(()) => self.sync_folder(folder_of(path)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-            Err(error) => Err(FileError::io(Step::CreateFolder.action(), path)(error)),
+            Err(error) => Err(FileError::io(create.action(), path)(error)),
         }
     }
 
@@ -179,8 +190,28 @@ impl FileSystem {
     ///
     /// [`FileError::Io`].
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), FileError> {
-        self.run(Step::Rename, from, || fs::rename(from, to))?;
+        self.run(&Change::Rename(from, to), from, || fs::rename(from, to))?;
         self.sync_folder(folder_of(to))
+    }
+
+    /// Removes a file; one that is not there is removed already.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Io`].
+    pub fn remove_file(&self, path: &Path) -> Result<(), FileError> {
+        self.run(&Change::Remove(path), path, || present(fs::remove_file(path)))
+    }
+
+    /// Makes a symbolic link at `path` that leads to `target`.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Io`].
+    #[cfg(unix)]
+    pub fn link(&self, path: &Path, target: &Path) -> Result<(), FileError> {
+        self.run(&Change::Link(path, target), path, || std::os::unix::fs::symlink(target, path))?;
+        self.sync_folder(folder_of(path))
     }
 
     /// Removes a folder with all that is in it; one that is not there is removed already.
@@ -189,10 +220,7 @@ impl FileSystem {
     ///
     /// [`FileError::Io`].
     pub fn remove_folder(&self, folder: &Path) -> Result<(), FileError> {
-        self.run(Step::Remove, folder, || match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        })
+        self.run(&Change::Remove(folder), folder, || present(fs::remove_dir_all(folder)))
     }
 
     /// Brings to the disk what was created, renamed or removed in a folder.
@@ -202,22 +230,36 @@ impl FileSystem {
     /// [`FileError::Io`].
     pub fn sync_folder(&self, folder: &Path) -> Result<(), FileError> {
         // Elsewhere folders cannot be opened, and renaming is durable on its own or not at all.
-        self.run(
-            Step::SyncFolder,
-            folder,
-            || if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) },
-        )
+        let sync = || if cfg!(unix) && !self.lazy { File::open(folder)?.sync_all() } else { Ok(()) };
+        self.run(&Change::SyncFolder(folder), folder, sync)
     }
 
-    fn run<T>(&self, step: Step, path: &Path, run: impl FnOnce() -> io::Result<T>) -> Result<T, FileError> {
-        self.step(step, path, run).map_err(FileError::io(step.action(), path))
+    fn run<T>(
+        &self,
+        change: &Change<'_>,
+        path: &Path,
+        run: impl FnMut() -> io::Result<T>,
+    ) -> Result<T, FileError> {
+        self.step(change, run).map_err(FileError::io(change.action(), path))
     }
 
-    fn step<T>(&self, step: Step, path: &Path, run: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        if let Some(check) = &self.check {
-            check(step, path)?;
+    /// A change that a signal interrupts is made again.
+    fn step<T>(&self, change: &Change<'_>, mut run: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            let checked = self.check.as_ref().map_or(Ok(()), |check| check(change));
+            match checked.and_then(|()| run()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
         }
-        run()
+    }
+}
+
+/// The outcome of removing what may be absent.
+fn present(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 
@@ -291,19 +333,20 @@ impl DiskFile {
 
     /// Cuts or lengthens the file to `bytes`; what is added is zero.
     pub fn resize(&mut self, bytes: u64) -> Result<(), FileError> {
-        let done = self.step(Step::Resize, |file| file.set_len(bytes));
+        let done = self.step(&Change::Resize(&self.path, bytes), |file| file.set_len(bytes));
         done.map_err(FileError::io("resize", &self.path))
     }
 
     /// Takes room for `bytes` on the disk, so that a full one is known now; shortens nothing.
     pub fn allocate(&mut self, bytes: u64) -> Result<(), FileError> {
-        let done = self.step(Step::Resize, |file| allocate(file, bytes));
+        let size = self.size()?.max(bytes);
+        let done = self.step(&Change::Resize(&self.path, size), |file| allocate(file, bytes));
         done.map_err(FileError::io("take room on the disk for", &self.path))
     }
 
     /// Brings the content to the disk.
     pub fn sync(&mut self) -> Result<(), FileError> {
-        self.step(Step::Sync, File::sync_all).map_err(FileError::io("sync", &self.path))
+        self.step(&Change::Sync(&self.path), File::sync_all).map_err(FileError::io("sync", &self.path))
     }
 
     /// Locks the file for this opening of it, until it is dropped; false if another opening has the lock.
@@ -320,8 +363,9 @@ impl DiskFile {
         self.file.lock().map_err(FileError::io("lock", &self.path))
     }
 
-    fn step(&self, step: Step, run: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
-        self.system.step(step, &self.path, || run(&self.file))
+    fn step(&self, change: &Change<'_>, mut run: impl FnMut(&File) -> io::Result<()>) -> io::Result<()> {
+        let skip = self.system.lazy && matches!(change, Change::Sync(_));
+        self.system.step(change, || if skip { Ok(()) } else { run(&self.file) })
     }
 }
 
@@ -336,7 +380,8 @@ impl Drop for DiskFile {
 impl Write for DiskFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut file = &self.file;
-        self.system.step(Step::Write, &self.path, || file.write(bytes))
+        let at = if self.system.check.is_some() { file.stream_position()? } else { 0 };
+        self.system.step(&Change::Write(&self.path, at, bytes), || file.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

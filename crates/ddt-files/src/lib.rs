@@ -39,7 +39,7 @@
 
 pub use checkpoint::{Checkpoint, Format};
 pub use error::{FileError, Misshapen};
-pub use file_system::{DiskFile, FileSystem, Step, atomic_write};
+pub use file_system::{Change, DiskFile, FileSystem, atomic_write};
 pub use hash::{sha256, sha256_file};
 pub use load::{Comparison, LoadOptions, load_exact};
 pub use safetensors_file::write_safetensors;
@@ -48,6 +48,7 @@ pub use tensor_source::{Renamed, TensorInfo, TensorSource};
 
 mod checkpoint;
 mod error;
+pub mod faults;
 mod file_system;
 mod hash;
 mod limits;

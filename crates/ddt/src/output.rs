@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ddt_files::atomic_write;
+use ddt_files::FileSystem;
 
 use crate::error::{Context, Result, invalid};
 
@@ -100,8 +100,17 @@ impl OutputFile {
     /// # Errors
     /// As [`new`](Self::new), and when the disk is full; then the file is as it was before.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        self.write_on(&FileSystem::default(), bytes)
+    }
+
+    /// [`write`](Self::write) through another file layer than the real disk's.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn write_on(&self, system: &FileSystem, bytes: &[u8]) -> Result<()> {
         Self::new(&self.path, &[])?;
-        Ok(atomic_write(&self.target, |file| file.write_all(bytes))?)
+        Ok(system.atomic_write(&self.target, |file| file.write_all(bytes))?)
     }
 }
 
@@ -114,6 +123,21 @@ mod tests {
             fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_picture_survives_every_fault_of_the_disk() {
+        use ddt_files::faults::{Fault, Job, Outcome, sweep};
+        let place = tempfile::tempdir().unwrap();
+        let place = place.path().canonicalize().unwrap();
+        fs::write(place.join("cats.png"), "old").unwrap();
+        let picture = ddt_picture::Rgb8::new(2, 1, vec![1, 2, 3, 4, 5, 6]).unwrap();
+        let png = ddt_picture::encode_png(&picture, &[("ddt", "{}")]).unwrap();
+        let run = |system: &FileSystem, place: &Path| -> Outcome {
+            Ok(OutputFile::new(&place.join("cats.png"), &["png"])?.write_on(system, &png)?)
+        };
+        let swept = sweep(&place, &Fault::ALL, &Job { run: &run, counts: &|_| true }).unwrap();
+        assert_eq!(swept.changes, 5, "{swept}");
     }
 
     #[test]

@@ -121,6 +121,8 @@ impl ImageArchive {
         system.create_folder(&place.work.join("batches"))?;
         let pixels = pixels(job).map_err(FileError::io("write", &place.archive))?;
         let mut data = system.open(&place.work.join("data"))?;
+        // Its name is on the disk before any mark: else a power cut could leave marks beside an empty file.
+        system.sync_folder(&place.work)?;
         data.allocate(pixels.end)?;
         let finished = vec![false; job.num_batches()];
         let mut archive = Self { job: job.clone(), pixels, data, finished, place };

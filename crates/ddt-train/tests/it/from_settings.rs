@@ -25,13 +25,13 @@ fn photos(root: &Path, classes: &[&str]) {
 }
 
 /// A folder with photos of two classes.
-fn with_photos() -> tempfile::TempDir {
+pub(crate) fn with_photos() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     photos(&folder.path().join("photos"), &["cat", "dog"]);
     folder
 }
 
-fn settings(folder: &Path) -> Settings {
+pub(crate) fn settings(folder: &Path) -> Settings {
     let text = format!(
         r#"
         run = {run:?}
@@ -52,7 +52,7 @@ fn settings(folder: &Path) -> Settings {
     Settings::parse(&text).unwrap()
 }
 
-fn pixels() -> Frozen<'static> {
+pub(crate) fn pixels() -> Frozen<'static> {
     Frozen { encoder: LatentEncoder::pixels(), features: None }
 }
 
@@ -60,11 +60,19 @@ fn pixels() -> Frozen<'static> {
 fn train_with(
     settings: &Settings,
     frozen: &Frozen<'_>,
+    go_on: impl FnMut(&Event<'_>) -> bool,
+) -> (Result<Exported, TrainError>, Vec<String>) {
+    train_on(&FileSystem::default(), settings, frozen, go_on)
+}
+
+pub(crate) fn train_on(
+    system: &FileSystem,
+    settings: &Settings,
+    frozen: &Frozen<'_>,
     mut go_on: impl FnMut(&Event<'_>) -> bool,
 ) -> (Result<Exported, TrainError>, Vec<String>) {
     let mut events = Vec::new();
-    let (alone, disk) = (Arc::new(Alone), FileSystem::default());
-    let outcome = run(alone, &disk, settings, frozen, &out(settings), &mut |event| {
+    let outcome = run(Arc::new(Alone), system, settings, frozen, &out(settings), &mut |event| {
         if !matches!(event, Event::Step(_)) {
             events.push(format!("{event:?}"));
         }

@@ -11,7 +11,7 @@ use std::{
 
 use candle_core::Device;
 use ddt_dist::{Group, RankFailed, ThreadRank, thread_group};
-use ddt_files::{FileSystem, Step};
+use ddt_files::{Change, FileSystem};
 use ddt_model::NetworkConfig;
 use ddt_train::{
     Batch, EpochOrder, Event, FlowConfig, FlowMatching, ImageSettings, LatentCache, LatentEncoder, Photos,
@@ -33,7 +33,7 @@ fn trainer_in(group: Arc<dyn Group>, cfg: &TrainConfig) -> Result<Trainer<FlowMa
 }
 
 /// A rank's batch, by rank, step and position of its first image; its error is the rank's failure.
-type Change = dyn Fn(usize, u64, Batch) -> Result<Batch, TrainError> + Sync;
+type ChangeBatch = dyn Fn(usize, u64, Batch) -> Result<Batch, TrainError> + Sync;
 
 /// Trains as one of several ranks until a step, saving every third; returns the bytes it sent in its last step.
 fn train_rank(
@@ -42,7 +42,7 @@ fn train_rank(
     system: &FileSystem,
     folder: &Path,
     until: u64,
-    change: &Change,
+    change: &ChangeBatch,
 ) -> Result<u64, TrainError> {
     let group: Arc<dyn Group> = Arc::new(group);
     let mut trainer = trainer_in(group.clone(), cfg)?;
@@ -71,7 +71,7 @@ fn train(
     folder: &Path,
     until: u64,
     system: impl Fn(usize) -> FileSystem,
-    change: &Change,
+    change: &ChangeBatch,
 ) -> Vec<Result<u64, TrainError>> {
     std::thread::scope(|scope| {
         let start = |group: ThreadRank| {
@@ -191,7 +191,7 @@ fn fail(
     folder: &Path,
     cfg: &TrainConfig,
     system: impl Fn(usize) -> FileSystem,
-    change: &Change,
+    change: &ChangeBatch,
 ) -> RankFailed {
     train_well(4, cfg, folder, 5);
     let outcomes = train(4, cfg, folder, u64::MAX, system, change);
@@ -207,7 +207,7 @@ fn fail(
 }
 
 /// And the run goes on with another number of ranks.
-fn fails_together(rank: usize, cause: &str, system: impl Fn(usize) -> FileSystem, change: &Change) {
+fn fails_together(rank: usize, cause: &str, system: impl Fn(usize) -> FileSystem, change: &ChangeBatch) {
     let cfg = eight_micro_batches();
     let folder = tempfile::tempdir().unwrap();
     let failed = fail(folder.path(), &cfg, system, change);
@@ -244,9 +244,9 @@ fn a_rank_whose_loss_is_not_finite_is_named() {
 #[test]
 fn a_full_disk_on_one_rank_stops_all() {
     let full = |rank| match rank {
-        1 => FileSystem::checked_by(|step, _| {
+        1 => FileSystem::checked_by(|change| {
             let full = IoError::new(ErrorKind::StorageFull, "no space left");
-            if matches!(step, Step::Write) { Err(full) } else { Ok(()) }
+            if matches!(change, Change::Write(..)) { Err(full) } else { Ok(()) }
         }),
         _ => FileSystem::default(),
     };
@@ -282,8 +282,8 @@ fn a_full_disk_on_rank_0_stops_all_while_photos_are_encoded() {
         ["index.json", "shard-00000.safetensors", "shard-00001.safetensors", "shard-00002.safetensors"]
     {
         let system = |rank| match rank {
-            0 => FileSystem::checked_by(move |step, path| match step {
-                Step::Rename if path.ends_with(fails) => {
+            0 => FileSystem::checked_by(move |change| match change {
+                Change::Rename(_, to) if to.ends_with(fails) => {
                     Err(IoError::new(ErrorKind::StorageFull, "no space left"))
                 }
                 _ => Ok(()),

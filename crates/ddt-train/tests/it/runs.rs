@@ -10,8 +10,8 @@ use ddt_files::{FileSystem, sha256_file};
 use ddt_flow::{CounterNoise, Purpose};
 use ddt_model::{DdtConfig, NetworkConfig};
 use ddt_train::{
-    EpochOrder, FlowConfig, FlowMatching, LatentDataset, LrSchedule, RunFolder, StepReport, TrainConfig,
-    TrainError, Trainer,
+    EpochOrder, FlowConfig, FlowMatching, LatentDataset, LrSchedule, Resumed, RunFolder, StepReport,
+    TrainConfig, TrainError, Trainer,
 };
 
 pub(crate) fn sizes() -> DdtConfig {
@@ -91,9 +91,9 @@ pub(crate) fn try_train(
     mut trainer: Trainer<FlowMatching>,
     folder: &Path,
     mut go_on: impl FnMut(u64) -> bool,
-) -> Result<(), TrainError> {
+) -> Result<Resumed, TrainError> {
     let mut run = RunFolder::open_on(system, folder)?;
-    run.resume(&mut trainer)?;
+    let resumed = run.resume(&mut trainer)?;
     while !trainer.finished() {
         let report = step(&mut trainer, data)?;
         run.log(&serde_json::json!({ "step": report.step, "loss": report.loss, "norm": report.grad_norm }))?;
@@ -101,10 +101,11 @@ pub(crate) fn try_train(
             run.save(&trainer)?;
         }
         if !go_on(report.step) {
-            return Ok(());
+            return Ok(resumed);
         }
     }
-    run.save(&trainer).map(drop)
+    run.save(&trainer)?;
+    Ok(resumed)
 }
 
 /// Copies all that is in a folder to one that may be there.
