@@ -34,7 +34,9 @@ fn main() -> ExitCode {
         }
     };
     if std::env::var_os("NVIDIA_TF32_OVERRIDE").is_some_and(|it| it == "1") {
-        eprintln!("error: NVIDIA_TF32_OVERRIDE=1 rounds the products of f32, which are checked here; unset it");
+        eprintln!(
+            "error: NVIDIA_TF32_OVERRIDE=1 rounds the products of f32, which are checked here; unset it"
+        );
         return ExitCode::from(2);
     }
     let cuda = match open(&args) {
