@@ -14,12 +14,13 @@
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::Result;
 use ddt_adapters::to_rgb8;
 use ddt_picture::{Grid, Rgb8, encode_png};
-use ddt_train::{Event, Frozen, LatentEncoder, Samples, Settings, run};
+use ddt_train::{Alone, Event, FileSystem, Frozen, LatentEncoder, Samples, Settings, run};
 
 const FOLDER: &str = "out/train_on_photos";
 
@@ -47,7 +48,8 @@ fn main() -> Result<()> {
     let frozen = Frozen { encoder: LatentEncoder::pixels(), features: None };
     let weights = Path::new(FOLDER).join("weights.safetensors");
 
-    run(&settings, &frozen, &weights, &mut |event| {
+    let (alone, disk) = (Arc::new(Alone), FileSystem::default());
+    run(alone, &disk, &settings, &frozen, &weights, &mut |event| {
         match event {
             Event::Photos(folder, found) => println!("{}: {found}", folder.display()),
             Event::Resumed(step, _) => println!("resumed after step {step}"),
