@@ -216,7 +216,7 @@ impl Folders {
             return Ok(None);
         }
         let lines = outcome.log.lines().collect::<Vec<_>>();
-        let at = lines.iter().position(|it| told(&it)).unwrap_or(0);
+        let at = lines.iter().position(told).unwrap_or(0);
         Ok(Some(format!("{}\n  input {file}", lines[at..lines.len().min(at + 4)].join("\n  "))))
     }
 
