@@ -105,7 +105,8 @@ fn downstream(sh: &Shell, folder: &Path, published: &[Package]) -> Result<()> {
     sh.create_dir(user.join("src"))?;
     let mut patches = String::from("\n[patch.crates-io]\n");
     for Package { name, stem, archive } in published {
-        cmd!(sh, "tar xzf {archive} -C {unpacked}").quiet().run()?;
+        // Times of now: those in packages never change, so that cargo would take an older build for this one.
+        cmd!(sh, "tar xzmf {archive} -C {unpacked}").quiet().run()?;
         let path = unpacked.join(stem);
         patches += &format!("{name} = {{ path = {:?} }}\n", path.display().to_string());
     }
