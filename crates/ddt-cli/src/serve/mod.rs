@@ -90,7 +90,7 @@ pub(crate) struct Args {
 const WAITING_OF_CLIENT: usize = 4;
 
 /// Time between two previews, and the share of the time that they take at most.
-const PREVIEWS: (Duration, f64) = (Duration::from_millis(200), 0.02);
+const PREVIEWS: (Duration, f64) = (Duration::from_millis(200), 0.01);
 
 /// Time that running jobs may go on after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
