@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub use libfuzzer_sys;
 
 pub mod archive;
-#[allow(dead_code, missing_docs, reason = "what the tests of ddt-files build their files from")]
+#[expect(dead_code, reason = "the tests of ddt-files build more kinds of files")]
 #[path = "../../crates/ddt-files/tests/it/builders.rs"]
 pub(crate) mod builders;
 pub mod parts;

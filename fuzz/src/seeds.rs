@@ -16,7 +16,7 @@ use crate::parts::{Parts, part};
 /// Limits of images small enough to decode thousands in a second.
 pub const LIMITS: Limits = Limits { max_bytes: 1 << 20, max_pixels: 1 << 16 };
 
-/// How a file of PyTorch's older format begins.
+/// The first bytes of a file in PyTorch's older format.
 pub const MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";

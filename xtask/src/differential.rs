@@ -1,4 +1,4 @@
-//! What this workspace reads from files that Python's libraries wrote, against what those read themselves.
+//! Files that Python's libraries wrote, as this workspace and as those libraries read them.
 
 use std::{
     collections::BTreeMap,
@@ -46,7 +46,7 @@ struct Case {
     refused: Option<String>,
 }
 
-/// How a file is read, and what must come of it.
+/// The reader of a file, with the values that it must read.
 #[derive(Deserialize)]
 #[serde(tag = "kind", content = "expect", rename_all = "lowercase")]
 enum Kind {

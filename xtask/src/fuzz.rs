@@ -52,7 +52,7 @@ pub(crate) struct Args {
     minimise: bool,
 }
 
-/// Where programs and inputs are.
+/// Folders of programs and inputs.
 struct Folders {
     /// `fuzz/` of the repository.
     sources: PathBuf,
@@ -62,7 +62,7 @@ struct Folders {
     inputs: PathBuf,
 }
 
-/// What one process did.
+/// The outcome of one process.
 struct Outcome {
     log: String,
     succeeded: bool,
@@ -199,7 +199,7 @@ impl Folders {
         Ok(Outcome { log, succeeded: output.status.success() })
     }
 
-    /// What a process found, unless it was only paused.
+    /// The finding of a process. One that was only paused has none.
     fn finding(&self, name: &str, outcome: &Outcome) -> Result<Option<String>> {
         if outcome.succeeded {
             return Ok(None);

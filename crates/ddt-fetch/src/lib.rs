@@ -39,7 +39,6 @@ pub use crate::{
 /// The path of a file in the local cache, downloaded first if it is not there.
 ///
 /// # Errors
-///
 /// [`FetchError::Offline`] if the environment forbids it; [`FetchError::Refused`] where the hub answers with no;
 /// [`FetchError::GaveUp`] after the last attempt; [`FetchError::Checksum`] for other bytes than the hub announced;
 /// [`FetchError::Cache`] if the cache cannot be written; [`FetchError::Cancelled`] when `watch` breaks.
@@ -55,7 +54,6 @@ pub fn fetch(
 /// [`fetch`] through another file layer than the real disk's.
 ///
 /// # Errors
-///
 /// As [`fetch`].
 pub fn fetch_on(
     system: &FileSystem,

@@ -53,7 +53,6 @@ impl Checkpoint {
     /// Safetensors in several files are opened by their index (`*.safetensors.index.json`) or its folder.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] for other formats, damaged files, sizes above the limits, what is no tensor (code,
     /// for instance) among the tensors, and an index that contradicts its files; [`FileError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
@@ -68,7 +67,6 @@ impl Checkpoint {
     /// Opens bytes in memory; `name` is the path in messages.
     ///
     /// # Errors
-    ///
     /// As [`open`](Self::open).
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>, name: &str) -> Result<Self, FileError> {
         let source = Source::from_bytes(bytes.into(), name);
@@ -184,7 +182,6 @@ impl Checkpoint {
     /// Reads one tensor, in its stored type, and nothing else of the file.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] for an unknown name, or a file that has changed or is damaged.
     pub fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError> {
         let (source, place) = self.place(name)?;
@@ -195,7 +192,6 @@ impl Checkpoint {
     /// nothing else of the file.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] for rows that do not exist, and as [`tensor`](Self::tensor).
     pub fn rows(&self, name: &str, first: usize, count: usize, device: &Device) -> Result<Tensor, FileError> {
         let (source, place) = self.place(name)?;

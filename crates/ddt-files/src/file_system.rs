@@ -34,7 +34,7 @@ use crate::FileError;
 #[derive(Clone, Default)]
 pub struct FileSystem {
     check: Option<Arc<Check>>,
-    /// Whether the operating system is asked to sync: where no power fails, that only costs time.
+    /// Leaves out syncs, which cost time and which tests of faults model themselves.
     lazy: bool,
 }
 
@@ -97,7 +97,6 @@ impl FileSystem {
     /// folder is synced, so the file survives a power cut. A symbolic link at `path` is replaced, not followed.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`] with the failure of `write` or of the system. The previous file is intact, except that
     /// a failure to sync the folder is reported although the new file is in place.
     pub fn atomic_write<T>(
@@ -148,7 +147,6 @@ impl FileSystem {
     /// Opens a file for reading and writing; makes it if it is missing, and cuts nothing off.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`].
     pub fn open(&self, path: &Path) -> Result<DiskFile, FileError> {
         let mut options = OpenOptions::new();
@@ -160,7 +158,6 @@ impl FileSystem {
     /// Makes a folder inside one that is there, and syncs that; a folder that is there already stays.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`].
     pub fn create_folder(&self, path: &Path) -> Result<(), FileError> {
         let create = Change::CreateFolder(path);
@@ -175,7 +172,6 @@ impl FileSystem {
     /// Makes a folder and those above it that are missing, each synced into the folder that holds it.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`].
     pub fn create_folders(&self, path: &Path) -> Result<(), FileError> {
         let mut missing: Vec<&Path> =
@@ -187,7 +183,6 @@ impl FileSystem {
     /// Renames a file or folder and syncs the folder that `to` is in.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`].
     pub fn rename(&self, from: &Path, to: &Path) -> Result<(), FileError> {
         self.run(&Change::Rename(from, to), from, || fs::rename(from, to))?;
@@ -197,7 +192,6 @@ impl FileSystem {
     /// Removes a file; one that is not there is removed already.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`].
     pub fn remove_file(&self, path: &Path) -> Result<(), FileError> {
         self.run(&Change::Remove(path), path, || present(fs::remove_file(path)))
@@ -206,7 +200,6 @@ impl FileSystem {
     /// Makes a symbolic link at `path` that leads to `target`.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`].
     #[cfg(unix)]
     pub fn link(&self, path: &Path, target: &Path) -> Result<(), FileError> {
@@ -217,7 +210,6 @@ impl FileSystem {
     /// Removes a folder with all that is in it; one that is not there is removed already.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`].
     pub fn remove_folder(&self, folder: &Path) -> Result<(), FileError> {
         self.run(&Change::Remove(folder), folder, || present(fs::remove_dir_all(folder)))
@@ -226,7 +218,6 @@ impl FileSystem {
     /// Brings to the disk what was created, renamed or removed in a folder.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`].
     pub fn sync_folder(&self, folder: &Path) -> Result<(), FileError> {
         // Elsewhere folders cannot be opened, and renaming is durable on its own or not at all.
@@ -283,7 +274,6 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 /// [`FileSystem::atomic_write`] to the real disk.
 ///
 /// # Errors
-///
 /// [`FileError::Io`]; the previous file is then intact.
 ///
 /// # Example
@@ -319,7 +309,6 @@ impl DiskFile {
     /// Its length in bytes.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`], as for every method.
     pub fn size(&self) -> Result<u64, FileError> {
         self.file.metadata().map(|it| it.len()).map_err(FileError::io("read", &self.path))

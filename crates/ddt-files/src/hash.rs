@@ -11,7 +11,6 @@ use crate::source::Source;
 /// Returns the SHA-256 of a file in lower-case hexadecimal.
 ///
 /// # Errors
-///
 /// [`FileError::Io`] if it cannot be read, [`FileError::Unusable`] for what is no regular file.
 pub fn sha256_file(path: &Path) -> Result<String, FileError> {
     let mut hashing = Hashing::new(io::sink());

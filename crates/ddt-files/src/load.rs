@@ -41,7 +41,6 @@ impl<'a> LoadOptions<'a> {
 /// the error names them.
 ///
 /// # Errors
-///
 /// [`FileError::Mismatch`] with every missing, unexpected and misshapen name; else what reading or
 /// converting a tensor returned.
 pub fn load_exact<S: TensorSource + ?Sized>(
@@ -100,7 +99,6 @@ impl Comparison {
     /// All or error; names that were not asked for are unexpected unless they are `allowed`.
     ///
     /// # Errors
-    ///
     /// [`FileError::Mismatch`] with every missing, unexpected and misshapen name, and the remedy where the source
     /// shows one.
     pub fn finish<S: TensorSource + ?Sized>(

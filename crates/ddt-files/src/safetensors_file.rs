@@ -161,7 +161,6 @@ impl FileSystem {
     /// as a whole, as by [`atomic_write`](Self::atomic_write). Tensors on other devices are copied one by one.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] for what the format cannot hold, before anything is written; [`FileError::Io`] if
     /// the disk is full, read-only or failing. The previous file is then intact.
     pub fn write_safetensors(
@@ -188,7 +187,6 @@ impl FileSystem {
 /// [`FileSystem::write_safetensors`] to the real disk.
 ///
 /// # Errors
-///
 /// As that.
 pub fn write_safetensors(
     path: &Path,

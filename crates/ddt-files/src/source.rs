@@ -119,7 +119,6 @@ impl fmt::Debug for Source {
 /// Reads a whole file of at most `max_bytes`.
 ///
 /// # Errors
-///
 /// [`FileError::Unusable`] for a larger file and for what is no regular file, [`FileError::Io`].
 pub fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>, FileError> {
     let source = Source::open(path)?;

@@ -31,7 +31,6 @@ pub trait TensorSource {
     /// Reads one tensor, in its stored type.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] for an unknown name, or a file that has changed or is damaged.
     fn tensor(&self, name: &str, device: &Device) -> Result<Tensor, FileError>;
 }
@@ -48,7 +47,6 @@ impl<'a, S: TensorSource + ?Sized> Renamed<'a, S> {
     /// Gives every stored name the name that `rename` returns for it; `None` hides the tensor.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] if two tensors would get the same name.
     pub fn new(source: &'a S, rename: impl Fn(&str) -> Option<String>) -> Result<Self, FileError> {
         let mut names: BTreeMap<String, String> = BTreeMap::new();

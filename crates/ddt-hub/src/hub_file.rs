@@ -32,7 +32,6 @@ impl HubFile {
     /// Names a file: repository `owner/name`, a branch or commit, and a path inside.
     ///
     /// # Errors
-    ///
     /// For names that the hub does not allow, and which could lead outside the cache.
     pub fn new(repository: &str, revision: &str, file: &str) -> Result<Self, InvalidHubFile> {
         let refuse = |expected, got: &str| Err(InvalidHubFile { expected, got: got.to_owned() });

@@ -128,7 +128,7 @@ std::map<uint64_t, Allocation> allocations;
 int failed = SUCCESS;
 thread_local Context *current = nullptr;
 
-// What happened, for tests.
+// Counts, for tests.
 unsigned long products = 0, launches = 0, compiled_modules = 0;
 
 struct Locked {
@@ -153,7 +153,7 @@ bool inside(uint64_t address, size_t bytes) {
     return allocation.device == current->device && address + bytes <= start + allocation.bytes;
 }
 
-// What waits cannot be recorded, and ends a recording of the same thread.
+// A call that waits cannot be recorded, and ends a recording of the same thread.
 int not_while_capturing(const char *call) {
     for (Stream *stream : streams) {
         if (stream->capturing && stream->capturer == std::this_thread::get_id()) {
@@ -329,7 +329,7 @@ EXPORT int cuStreamBeginCapture_v2(void *handle, int) {
     CALL;
     auto *stream = (Stream *)handle;
     if (stream->capturing) return refuse(INVALID_VALUE, __func__, "the stream is capturing already");
-    // What was put there before runs before.
+    // Earlier work is not part of the recording.
     if (int result = finish(stream)) return result;
     stream->capturing = true;
     stream->invalidated = false;

@@ -25,7 +25,6 @@ use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
 /// `x`: any; result: the same.
 ///
 /// # Errors
-///
 /// If the dtype is not f32, bf16 or f16.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     apply(SiluOp, x.shape(), [x])
@@ -60,7 +59,6 @@ impl<T: Element> FusedOp<T, 1> for SiluOp {
 /// `a`, `b`: any, but equal; result: the same.
 ///
 /// # Errors
-///
 /// If shapes, dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn swiglu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     check_shape("swiglu", "b", b, a.dims())?;
@@ -124,7 +122,6 @@ impl Pointwise<3, 2> for Gate {
 /// `x`: (B, L, D), `t`: (B, 1, D) or (B, L, D); result: (B, L, D).
 ///
 /// # Errors
-///
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn add_silu(x: &Tensor, t: &Tensor) -> Result<Tensor> {
     let (b, l, d) = dims_bld("add_silu", x)?;

@@ -49,7 +49,6 @@ impl PackedConv2d {
     /// Packs `weight`, (O, C, rows, columns), f32 or bf16, with `bias`, (O), which is kept in f32.
     ///
     /// # Errors
-    ///
     /// If a shape or a dtype is another, if the kernel is not the window's, or if a tensor is not on the CPU.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, window: Window2d) -> Result<Self> {
         Self::with(instructions(), weight, bias, window)
@@ -65,7 +64,6 @@ impl PackedConv2d {
     /// ```
     ///
     /// # Errors
-    ///
     /// As [`new`](Self::new).
     pub fn upsampling(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         Self::upsampling_with(instructions(), weight, bias)
@@ -136,7 +134,6 @@ impl PackedConv2d {
     /// [upsampling](Self::upsampling).
     ///
     /// # Errors
-    ///
     /// If the shape, the dtype or the device of `xs` is another, if it depends on a variable, or if the kernel does
     /// not fit.
     pub fn forward(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
@@ -146,7 +143,6 @@ impl PackedConv2d {
     /// As [`forward`](Self::forward), adding a residual of the result's shape and dtype before the activation.
     ///
     /// # Errors
-    ///
     /// As [`forward`](Self::forward), if the residual's shape, dtype or device is another, and when upsampling.
     pub fn forward_add(&self, xs: &Tensor, residual: &Tensor, activation: Activation) -> Result<Tensor> {
         self.run(xs, Some(residual), activation)

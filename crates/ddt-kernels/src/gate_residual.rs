@@ -26,7 +26,6 @@ const NAME: &str = "gate_residual";
 /// `x`, `y`: (B, L, D), `gate`: (B, 1, D) or (B, L, D); result: (B, L, D).
 ///
 /// # Errors
-///
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn gate_residual<'a>(x: &Tensor, gate: impl Into<ModulationSource<'a>>, y: &Tensor) -> Result<Tensor> {
     by_source(x, gate.into(), y)

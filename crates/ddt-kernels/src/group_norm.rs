@@ -44,7 +44,6 @@ pub struct GroupNormOptions {
 /// `xs`: (B, H, W, C), `weight`, `bias`: (C), C a multiple of `groups`; result: (B, H, W, C).
 ///
 /// # Errors
-///
 /// If a shape is another or has no pixels, if `xs` is not on the CPU, or if its dtype is not f32, bf16 or f16 or the
 /// result's another.
 pub fn group_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, options: &GroupNormOptions) -> Result<Tensor> {

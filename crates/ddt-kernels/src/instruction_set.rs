@@ -85,7 +85,6 @@ impl InstructionSet {
     /// Makes this the limit of this process.
     ///
     /// # Errors
-    ///
     /// If the machine lacks these instructions, or if an operation has run, or weights have been packed, under
     /// another limit.
     pub fn limit(self) -> Result<()> {

@@ -29,7 +29,6 @@ const TASK: usize = 16 * 1024;
 /// `x`: (.., D), `weight`, `bias`: (D); result: (.., D).
 ///
 /// # Errors
-///
 /// If a shape is another, if `x` is not on the CPU, or if its dtype is not f32, bf16 or f16 or the result's another.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64, dtype: DType) -> Result<Tensor> {
     let width = x.dims().last().copied().unwrap_or(0);

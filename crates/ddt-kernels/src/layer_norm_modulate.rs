@@ -27,7 +27,6 @@ const NAME: &str = "layer_norm_modulate";
 /// last D are the scale; result: (B, L, D).
 ///
 /// # Errors
-///
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn layer_norm_modulate<'a>(
     x: &Tensor,

@@ -28,7 +28,6 @@ const NAME: &str = "linear";
 /// `x`: (.., K), `weight`: (N, K), `bias`: (N); result: (.., N).
 ///
 /// # Errors
-///
 /// If a shape or a dtype is another, or if a tensor is not on the CPU.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let Ok((outputs, inputs)) = weight.dims2() else {

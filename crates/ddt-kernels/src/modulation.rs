@@ -57,7 +57,6 @@ impl<'a> ModulationSource<'a> {
     /// The sum of each of `terms` times its weight.
     ///
     /// # Errors
-    ///
     /// If there are no terms or more than three, or if their shapes, dtypes or devices differ.
     pub fn sum(terms: &[(&'a Tensor, f64)]) -> Result<Self> {
         let Some((&(tensor, _), others)) = terms.split_first().filter(|_| terms.len() <= MAX_TERMS) else {
@@ -93,7 +92,6 @@ impl<'a> ModulationSource<'a> {
     /// The sum as one tensor.
     ///
     /// # Errors
-    ///
     /// If there is no memory for it.
     pub fn to_tensor(&self) -> Result<Tensor> {
         let [(first, weight), others @ ..] = self.terms;

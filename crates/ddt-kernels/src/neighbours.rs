@@ -22,7 +22,6 @@ const NAME: &str = "neighbours";
 /// `x: (B, R, C, D)`, rows and columns before channels; `-> (B, R, C, 9 D)`.
 ///
 /// # Errors
-///
 /// Another number of axes, or a dtype that is not f32, bf16 or f16.
 pub fn neighbours(x: &Tensor) -> Result<Tensor> {
     let Ok((b, rows, columns, d)) = x.dims4() else {

@@ -56,7 +56,6 @@ pub struct PackedBlockWeights {
 /// result: (B, L, D).
 ///
 /// # Errors
-///
 /// If a shape or a dtype is another, if a tensor is not on the CPU, or if `x` or `modulation` depends on a
 /// variable.
 pub fn packed_block<'a>(

@@ -118,7 +118,6 @@ impl PackedLinear {
     /// Packs `weight`, (N, K), with `bias`, (N), both f32 or both bf16.
     ///
     /// # Errors
-    ///
     /// If a shape or a dtype is another, or if a tensor is not on the CPU.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let Ok((outputs, inputs)) = weight.dims2() else {
@@ -145,7 +144,6 @@ impl PackedLinear {
     /// `x`: (.., K); result: (.., N).
     ///
     /// # Errors
-    ///
     /// If the shape, the dtype or the device of `x` is another.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { inputs, outputs, .. } = *self.weights;
@@ -190,7 +188,6 @@ impl PackedLinear {
     /// A copy of the weights as they were packed, (N, K).
     ///
     /// # Errors
-    ///
     /// If the tensor cannot be made.
     pub fn weight(&self) -> Result<Tensor> {
         let Weights { ref packed, inputs, outputs, .. } = *self.weights;

@@ -41,7 +41,6 @@ impl PackedSwiGlu {
     /// Packs `w1` and `w3`, each (F, D), both f32 or both bf16.
     ///
     /// # Errors
-    ///
     /// If a shape or a dtype is another, or if a tensor is not on the CPU.
     pub fn new(w1: &Tensor, w3: &Tensor) -> Result<Self> {
         let Ok((outputs, inputs)) = w1.dims2() else {
@@ -59,7 +58,6 @@ impl PackedSwiGlu {
     /// The same layers with biases, each (F); without this call there are none.
     ///
     /// # Errors
-    ///
     /// If a shape or a dtype is another, or if a tensor is not on the CPU.
     pub fn with_biases(self, b1: &Tensor, b3: &Tensor) -> Result<Self> {
         let bias = |name, bias: &Tensor| {
@@ -86,7 +84,6 @@ impl PackedSwiGlu {
     /// `x`: (.., D); result: (.., F).
     ///
     /// # Errors
-    ///
     /// If the shape, the dtype or the device of `x` is another.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Weights { inputs, outputs, .. } = *self.weights;
@@ -129,7 +126,6 @@ impl PackedSwiGlu {
     /// Copies of `w1` and `w3` as they were packed.
     ///
     /// # Errors
-    ///
     /// If a tensor cannot be made.
     pub fn weights(&self) -> Result<[Tensor; 2]> {
         let Weights { ref packed, inputs, outputs } = *self.weights;

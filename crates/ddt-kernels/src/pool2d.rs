@@ -48,7 +48,6 @@ impl Window2d {
 /// `xs`: (B, H, W, C); result: (B, H', W', C).
 ///
 /// # Errors
-///
 /// If the window does not fit or could see nothing but padding, or if the dtype is not f32, bf16 or f16.
 pub fn max_pool2d(xs: &Tensor, window: Window2d) -> Result<Tensor> {
     pool(xs, window, false)
@@ -61,7 +60,6 @@ pub fn max_pool2d(xs: &Tensor, window: Window2d) -> Result<Tensor> {
 /// `xs`: (B, H, W, C); result: (B, H', W', C).
 ///
 /// # Errors
-///
 /// As [`max_pool2d`].
 pub fn mean_pool2d(xs: &Tensor, window: Window2d) -> Result<Tensor> {
     pool(xs, window, true)

@@ -28,7 +28,6 @@ const NAME: &str = "rms_norm_modulate";
 /// shift and whose last D are the scale; result: (B, L, D).
 ///
 /// # Errors
-///
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn rms_norm_modulate<'a>(
     x: &Tensor,

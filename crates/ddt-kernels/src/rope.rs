@@ -28,7 +28,6 @@ impl RopeTable {
     /// A table of the given cosines and sines, both f32 of shape (L, K/2).
     ///
     /// # Errors
-    ///
     /// If the shapes differ or are not of rank 2, or if a dtype is not f32.
     pub fn new(cos: Tensor, sin: Tensor) -> Result<Self> {
         for (name, table) in [("cos", &cos), ("sin", &sin)] {

@@ -74,7 +74,6 @@ pub struct BlockWeights<'a> {
 /// result: (B, L, D).
 ///
 /// # Errors
-///
 /// If a shape or a dtype is another, or if a tensor is not on the CPU.
 pub fn transformer_block(
     x: &Tensor,

@@ -1,4 +1,4 @@
-//! What talks to NVIDIA's driver and cuBLASLt, with a stand-in for both that runs kernels on the CPU.
+//! Tests of the code that calls NVIDIA's driver and cuBLASLt, with a stand-in for both that runs kernels on the CPU.
 #![cfg(all(feature = "cuda", feature = "cuda-emulation"))]
 
 use std::sync::atomic::{AtomicBool, Ordering};

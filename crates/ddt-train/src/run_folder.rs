@@ -277,7 +277,7 @@ impl RunFolder {
         self.log.as_mut().ok_or_else(|| TrainError::Locked { path: path.clone() })
     }
 
-    /// The folders that rank 0 finds, newest first: all of them with one rank, else as many as fit into a message.
+    /// The checkpoints that rank 0 finds, newest first. Several ranks learn as many of them as fit into a message.
     fn found_by_all(&self) -> Result<Vec<Found>, TrainError> {
         const EACH: usize = 9;
         let found = if self.log.is_some() { self.found() } else { Ok(Vec::new()) };

@@ -252,7 +252,7 @@ impl PipelineArgs {
         if !spaced && !guided && self.fidelity.is_none() {
             return Ok(config);
         }
-        // What is left out is as usual for the weights. Sharing depends on what is not known yet.
+        // Settings that are left out are the usual ones of the weights. Sharing depends on what is not known yet.
         let plain = PipelineConfig { sharing: Sharing::None, guiding_network: None, ..config.clone() };
         let opened = Opened::new(&plain, hub)?;
         if let Some(fidelity) = self.fidelity {

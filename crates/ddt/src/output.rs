@@ -106,7 +106,6 @@ impl OutputFile {
     /// [`write`](Self::write) through another file layer than the real disk's.
     ///
     /// # Errors
-    ///
     /// As [`write`](Self::write).
     pub fn write_on(&self, system: &FileSystem, bytes: &[u8]) -> Result<()> {
         Self::new(&self.path, &[])?;

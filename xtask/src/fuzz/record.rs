@@ -1,4 +1,4 @@
-//! What fuzzing did so far: executions of each target, summed over runs, and the coverage that the last one reached.
+//! The record of fuzzing: executions of each target, summed over runs, and the largest coverage.
 
 use std::{collections::BTreeMap, fmt, fs, path::Path};
 

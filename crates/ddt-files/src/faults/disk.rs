@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::Change;
 
-/// What is below a folder, by path in it.
+/// Files, folders and links below a folder, by their path in it.
 pub(super) type Tree = BTreeMap<PathBuf, Entry>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,7 +202,7 @@ impl Disk {
         }
     }
 
-    /// What a process leaves that is killed in the middle of a change, where it has a middle.
+    /// The disk after a kill in the middle of a change; `None` for a change that happens at once.
     pub(super) fn torn(&self, change: &Change<'_>) -> Option<Tree> {
         let mut disk = self.clone();
         match change {

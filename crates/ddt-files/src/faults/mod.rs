@@ -95,10 +95,9 @@ impl fmt::Display for Swept {
 /// Tries faults at every change that a job makes in `place`, which holds what the job begins with.
 ///
 /// # Errors
-///
-/// What went wrong, and after which fault: a job that fails on a good disk, that ends with other bytes, whose error
-/// does not state the disk's reason once, or that leaves half a file under its name; and a job that changes the disk
-/// but not through the file layer.
+/// The first fault that the job does not survive, and why. A job must succeed on a good disk, also after the fault, and
+/// end with the same bytes; its error must state the disk's reason once; it must leave no half of a file under its name,
+/// and change the disk through the file layer only.
 pub fn sweep(place: &Path, faults: &[Fault], job: &Job<'_>) -> Result<Swept, String> {
     let begun = read(place)?;
     let record = Arc::new(Mutex::new(Record::new(place, &begun)));

@@ -76,7 +76,6 @@ impl ImageArchive {
     /// Any number of processes may do so at the same time.
     ///
     /// # Errors
-    ///
     /// [`FileError::Invalid`] for a job without images, or too large; [`FileError::Unusable`] for existing files
     /// that are not this job's; [`FileError::Io`], also where the disk has no room for all images.
     pub fn open(path: impl AsRef<Path>, job: &ArchiveJob) -> Result<Option<Self>, FileError> {
@@ -86,7 +85,6 @@ impl ImageArchive {
     /// [`open`](Self::open) through another file layer than the real disk's.
     ///
     /// # Errors
-    ///
     /// As [`open`](Self::open).
     pub fn open_on(system: &FileSystem, path: &Path, job: &ArchiveJob) -> Result<Option<Self>, FileError> {
         job.check()?;
@@ -133,7 +131,6 @@ impl ImageArchive {
     /// Claims a batch that is neither finished nor claimed: the shard's own first, then those of others.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`], also where the file system has no locks.
     pub fn next(&mut self, shard: Shard) -> Result<Next, FileError> {
         let next = self.find(shard);
@@ -176,7 +173,6 @@ impl ImageArchive {
     /// `pixels`: as many images as the claim has, each H rows of W times red, green, blue.
     ///
     /// # Errors
-    ///
     /// [`FileError::Invalid`] for another number of bytes; [`FileError::Io`]. The batch then counts as missing.
     pub fn write(&mut self, claim: Claim, pixels: &[u8]) -> Result<(), FileError> {
         let Claim { batch, images, mut mark } = claim;
@@ -197,7 +193,6 @@ impl ImageArchive {
     /// Finds the batches that other processes have finished meanwhile.
     ///
     /// # Errors
-    ///
     /// [`FileError::Io`].
     pub fn refresh(&mut self) -> Result<(), FileError> {
         for batch in 0..self.finished.len() {
@@ -220,7 +215,6 @@ impl ImageArchive {
     /// with `.json` after its name. Several processes may call this; one of them does it.
     ///
     /// # Errors
-    ///
     /// [`FileError::Invalid`] for another number of labels than of images, and where batches are missing;
     /// [`FileError::Unusable`] if another file has come into the archive's place; [`FileError::Io`].
     pub fn finish(mut self, labels: &[i64]) -> Result<(), FileError> {

@@ -134,7 +134,6 @@ impl Shard {
     /// Process `rank` (from 0) of `world`.
     ///
     /// # Errors
-    ///
     /// [`FileError::Invalid`] unless `rank < world`.
     pub fn new(rank: usize, world: usize) -> Result<Self, FileError> {
         if rank < world {

@@ -39,7 +39,6 @@ impl NpzFile {
     /// Opens a file; the one array of an `.npy` file is called `arr_0`.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] for a file of another kind, cut short or damaged, or with too many entries;
     /// [`FileError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, FileError> {
@@ -49,7 +48,6 @@ impl NpzFile {
     /// Opens bytes in memory; `name` is the path in messages.
     ///
     /// # Errors
-    ///
     /// As [`open`](Self::open).
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>, name: &str) -> Result<Self, FileError> {
         Self::new(Source::from_bytes(bytes.into(), name))
@@ -83,7 +81,6 @@ impl NpzFile {
     /// The array of this name; reads its header.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] if there is none, for types that are not read (strings, objects, records), and for
     /// a header that is malformed, too long, or states a shape that is not that of the bytes.
     pub fn array(&self, name: &str) -> Result<NpyArray<'_>, FileError> {
@@ -156,7 +153,6 @@ impl<'a> NpyArray<'a> {
     /// Checks the shape, where `None` is any size.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`].
     pub fn expect_shape(&self, expected: &[Option<usize>]) -> Result<(), FileError> {
         let fits = |(size, expected): (&usize, &Option<usize>)| expected.is_none_or(|it| it == *size);
@@ -172,7 +168,6 @@ impl<'a> NpyArray<'a> {
     /// Checks the type.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`].
     pub fn expect_dtype(&self, expected: DType) -> Result<(), FileError> {
         if self.dtype() == expected {
@@ -186,7 +181,6 @@ impl<'a> NpyArray<'a> {
     /// Nothing else of a stored array is read; of a deflated one, all that is before the rows is inflated too.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] for rows that do not exist, an array of several dimensions in Fortran order, and as
     /// for [`Rows::read`].
     pub fn rows(&self, range: Range<usize>) -> Result<Rows<'a>, FileError> {
@@ -207,7 +201,6 @@ impl<'a> NpyArray<'a> {
     /// All values as f64, in C order; whole numbers beyond `2^53` are rounded.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] for more than `2^27` values, and as for [`Rows::read`].
     pub fn f64_values(&self) -> Result<Vec<f64>, FileError> {
         self.values()
@@ -216,7 +209,6 @@ impl<'a> NpyArray<'a> {
     /// All values of an array of whole numbers, in C order.
     ///
     /// # Errors
-    ///
     /// [`FileError::Unusable`] for other numbers, and as [`f64_values`](Self::f64_values).
     pub fn i64_values(&self) -> Result<Vec<i64>, FileError> {
         if self.dtype().is_float() {
@@ -306,7 +298,6 @@ impl Rows<'_> {
     /// The checksum is compared where all rows were asked for, and at the end of a deflated array.
     ///
     /// # Errors
-    ///
     /// [`FileError::Invalid`] for a buffer too small for one row; [`FileError::Unusable`] for an array that is cut
     /// short, continues beyond its size or does not match its checksum.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, FileError> {
@@ -363,7 +354,6 @@ impl FileSystem {
     /// Equal arrays give equal bytes; an earlier file is replaced as a whole.
     ///
     /// # Errors
-    ///
     /// [`FileError::Invalid`] for a shape that is not that of the values, and for a name that is empty, used twice,
     /// longer than 200 bytes, or has characters other than ASCII letters, digits, `_`, `-` and `.`;
     /// [`FileError::Io`] if the file cannot be written.
@@ -400,7 +390,6 @@ pub type NamedArray<'a> = (&'a str, &'a [usize], ArrayData<'a>);
 /// [`FileSystem::write_npz`] to the real disk.
 ///
 /// # Errors
-///
 /// As that.
 pub fn write_npz(path: impl AsRef<Path>, arrays: &[NamedArray<'_>]) -> Result<(), FileError> {
     FileSystem::default().write_npz(path.as_ref(), arrays)

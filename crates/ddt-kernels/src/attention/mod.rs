@@ -44,7 +44,6 @@ const NAME: &str = "attention";
 /// of head size K; `num_heads`: N; result: (B, L, N K). K is a multiple of 4.
 ///
 /// # Errors
-///
 /// If a shape is another, if dtypes or devices differ, or if the dtype is not f32, bf16 or f16.
 pub fn attention(
     qkv: &Tensor,

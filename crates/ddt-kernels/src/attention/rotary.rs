@@ -24,7 +24,6 @@ const NAME: &str = "rotary_attention";
 /// (B, L, N K). K is a multiple of 4.
 ///
 /// # Errors
-///
 /// If a shape is another, or if the dtype is not f32, bf16 or f16.
 pub fn rotary_attention(qkv: &Tensor, rope: &RopeTable, num_heads: usize) -> Result<Tensor> {
     let sizes = Sizes::of_qkv(NAME, qkv, num_heads)?;

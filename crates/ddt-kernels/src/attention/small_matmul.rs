@@ -100,7 +100,6 @@ impl Product<'_> {
     /// Computes `COLS` lane groups of all rows of `c`, from column `col` on.
     ///
     /// # Safety
-    ///
     /// The rows, these columns and the depths must lie within the matrices.
     #[inline(always)]
     unsafe fn panel<S: Simd, const COLS: usize>(&self, simd: S, col: usize, c: &mut [f32]) {
@@ -121,7 +120,6 @@ impl Product<'_> {
     /// Computes `COLS` lane groups of `ROWS` rows in registers.
     ///
     /// # Safety
-    ///
     /// These rows and columns and the depths must lie within the matrices.
     #[inline(always)]
     unsafe fn tile<S: Simd, const ROWS: usize, const COLS: usize>(

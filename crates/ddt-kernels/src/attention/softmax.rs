@@ -25,7 +25,6 @@ const NAME: &str = "softmax_attention";
 /// `qkv`: (B, L, 3 N K), laid out (3, N, K) in the last axis; `num_heads`: N; result: (B, L, N K).
 ///
 /// # Errors
-///
 /// If the shape is another, or if the dtype is not f32, bf16 or f16.
 pub fn softmax_attention(qkv: &Tensor, num_heads: usize) -> Result<Tensor> {
     let (batch, tokens, width) = match *qkv.dims() {

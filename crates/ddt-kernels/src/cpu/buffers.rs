@@ -146,8 +146,8 @@ impl<T: WithDType> Fresh<T> {
     /// The vector; panics unless all parts of one cut were opened.
     pub(crate) fn finish(mut self) -> Vec<T> {
         assert_eq!(*self.opened.get_mut(), self.len);
-        // SAFETY: parts of one cut are disjoint and opened once at most, which wrote all their elements; as
-        // many as there are have been opened.
+        // SAFETY: opening a part writes all its elements; the parts of a cut are disjoint, each is opened at most once,
+        // and the count says that all were opened.
         unsafe { self.vec.set_len(self.len) };
         self.vec
     }
@@ -216,7 +216,6 @@ impl<'a, T> Scatter<'a, T> {
     /// The elements `first..first + count`; panics if they do not exist.
     ///
     /// # Safety
-    ///
     /// While the result is in use, no other range that overlaps it may be.
     #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "the point of the type; callers promise disjoint ranges")]

@@ -29,7 +29,8 @@ const ALIGNMENT: u32 = 16;
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
     plans: HashMap<GemmShape, Plan>,
-    tuning: Tuning,
+    /// None where nothing is timed.
+    tuning: Option<Tuning>,
 }
 
 // SAFETY: handles and descriptors may be used from any thread, one at a time: the owner holds a lock.
@@ -103,12 +104,11 @@ impl Blas {
         time: impl Fn(&mut dyn FnMut() -> Result<()>) -> Result<f64>,
     ) -> Result<()> {
         let handle = self.handle;
-        let off = self.tuning.is_off();
-        let plan = self.plan(shape, places)?;
-        if plan.tuned || off {
-            let way = plan.way;
-            return plan.run(handle, &way, (shape, places), stream);
-        }
+        self.plan(shape, places)?;
+        let plan = self.plans.get_mut(&shape).filter(|it| !it.tuned);
+        let (Some(plan), Some(tuning)) = (plan, &mut self.tuning) else {
+            return self.gemm(shape, places, stream);
+        };
         let mut best = f64::INFINITY;
         for way in plan.ways.clone() {
             // The library may refuse to run a way that it named.
@@ -121,12 +121,9 @@ impl Blas {
                 (best, plan.way) = (took, way);
             }
         }
-        plan.tuned = true;
-        let fastest = plan.way.data;
-        let kept = self.tuning.keep(shape, fastest);
-        if kept != fastest {
-            self.plans.remove(&shape);
-        }
+        let takes = |data| plan.takes(handle, &sys::cublasLtMatmulAlgo_t { data }, shape.workspace);
+        let data = tuning.keep(shape, plan.way.data, takes);
+        (plan.way, plan.tuned) = (sys::cublasLtMatmulAlgo_t { data }, true);
         Ok(())
     }
 
@@ -135,7 +132,11 @@ impl Blas {
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(empty) => {
                 let mut plan = Plan::new(self.handle, shape, places)?;
-                let known = self.tuning.get(&shape).map(|data| sys::cublasLtMatmulAlgo_t { data });
+                let known = self
+                    .tuning
+                    .as_ref()
+                    .and_then(|it| it.get(&shape))
+                    .map(|data| sys::cublasLtMatmulAlgo_t { data });
                 if let Some(way) = known.filter(|it| plan.takes(self.handle, it, shape.workspace)) {
                     (plan.way, plan.tuned) = (way, true);
                 }

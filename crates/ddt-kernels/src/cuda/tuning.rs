@@ -15,47 +15,41 @@ const SWITCH: &str = "DDT_TUNE";
 pub(super) type Way = [u64; 8];
 
 /// The ways by shape.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tuning {
-    /// None where nothing is to be measured, or there is no folder to keep it in.
+    /// None where there is no folder to keep it in.
     file: Option<PathBuf>,
-    off: bool,
     ways: HashMap<GemmShape, Way>,
 }
 
 impl Tuning {
-    /// The file of this device and version of cuBLASLt in the user's cache folder.
-    pub(super) fn of(device: &str, library: usize) -> Self {
+    /// The file of this device and version of cuBLASLt in the user's cache folder; `None` where it is switched off.
+    pub(super) fn of(device: &str, library: usize) -> Option<Self> {
         if std::env::var_os(SWITCH).is_some_and(|it| it == "0") {
-            return Self { off: true, ..Self::default() };
+            return None;
         }
         let set = |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
         let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
         let named: String =
             device.chars().map(|it| if it.is_ascii_alphanumeric() { it } else { '-' }).collect();
-        Self::open(cache.map(|it| it.join("ddt").join("gemm").join(format!("{named}-{library}.txt"))))
+        Some(Self::open(cache.map(|it| it.join("ddt").join("gemm").join(format!("{named}-{library}.txt")))))
     }
 
     fn open(file: Option<PathBuf>) -> Self {
         let ways = file.as_deref().map(read).unwrap_or_default();
-        Self { file, off: false, ways }
-    }
-
-    pub(super) fn is_off(&self) -> bool {
-        self.off
+        Self { file, ways }
     }
 
     pub(super) fn get(&self, shape: &GemmShape) -> Option<Way> {
         self.ways.get(shape).copied()
     }
 
-    /// Keeps a way, unless another program has kept one for this shape; returns the kept one. A file that cannot be written
-    /// costs later programs time, and is no error.
-    pub(super) fn keep(&mut self, shape: GemmShape, way: Way) -> Way {
-        if let Some(file) = self.file.as_deref() {
-            self.ways.extend(read(file));
-        }
-        let kept = *self.ways.entry(shape).or_insert(way);
+    /// Keeps a way, unless another program has kept one for this shape that the library takes; returns the kept one. A file
+    /// that cannot be written costs later programs time, and is no error.
+    pub(super) fn keep(&mut self, shape: GemmShape, way: Way, takes: impl Fn(Way) -> bool) -> Way {
+        self.ways.extend(self.file.as_deref().map(read).unwrap_or_default());
+        let kept = self.get(&shape).filter(|it| takes(*it)).unwrap_or(way);
+        self.ways.insert(shape, kept);
         if let Some(file) = self.file.as_deref() {
             let _ = write(file, &self.ways);
         }
@@ -110,15 +104,18 @@ mod tests {
         let shape = |m| GemmShape { m, n: 2, k: 3, with_bias: true, element: 1, workspace: 4 };
         let mut one = Tuning::open(Some(file.clone()));
         let mut two = Tuning::open(Some(file.clone()));
-        assert_eq!(one.keep(shape(1), [7; 8]), [7; 8]);
-        assert_eq!(two.keep(shape(1), [9; 8]), [7; 8]);
-        assert_eq!(two.keep(shape(2), [u64::MAX; 8]), [u64::MAX; 8]);
+        let taken = |_| true;
+        assert_eq!(one.keep(shape(1), [7; 8], taken), [7; 8]);
+        assert_eq!(two.keep(shape(1), [9; 8], taken), [7; 8]);
+        assert_eq!(two.keep(shape(2), [1; 8], taken), [1; 8]);
+        // One that the library refuses is replaced.
+        assert_eq!(one.keep(shape(2), [u64::MAX; 8], |it| it != [1; 8]), [u64::MAX; 8]);
         let text = fs::read_to_string(&file).unwrap_or_default();
         assert_eq!(text.lines().count(), 2);
         assert!(fs::write(&file, text + "1 2 3: 4\nnothing\n1 2 3 1 1 4: x\n").is_ok());
         let later = Tuning::open(Some(file));
         assert_eq!([1, 2, 3].map(|m| later.get(&shape(m))), [Some([7; 8]), Some([u64::MAX; 8]), None]);
         assert!(fs::remove_dir_all(folder).is_ok());
-        assert_eq!(Tuning::open(None).keep(shape(1), [1; 8]), [1; 8]);
+        assert_eq!(Tuning::open(None).keep(shape(1), [1; 8], taken), [1; 8]);
     }
 }

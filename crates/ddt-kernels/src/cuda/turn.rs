@@ -5,7 +5,7 @@ use std::thread::{self, ThreadId};
 
 /// A lock that the thread which holds it may take again.
 ///
-/// What another thread puts on a stream while one records would become part of the recording, and a wait would end it.
+/// While one thread records a stream, work of another thread would become part of the recording, and its wait would end it.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     /// The thread, and how many times it holds the lock.

@@ -130,7 +130,7 @@ impl Memory {
     }
 }
 
-/// The images that are decoded at once: at most as many as there is room for.
+/// The images that are decoded at once, as many as memory allows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part<'a> {
     pub(super) memory: &'a Memory,

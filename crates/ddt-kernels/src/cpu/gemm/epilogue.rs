@@ -197,7 +197,6 @@ impl<'a, T: Element> Destination<'a, T> {
     /// Finishes and writes a tile, `stride` sums a row: those over the `first` range of depths, the `last` or both.
     ///
     /// # Safety
-    ///
     /// No other task may touch the tile's place meanwhile. Unless it is the first, the first must have been written.
     #[inline(always)]
     pub(super) unsafe fn write_tile<S: Simd, E: Epilogue>(
@@ -231,7 +230,6 @@ impl<'a, T: Element> Destination<'a, T> {
     /// Writes `cols` elements, rounded.
     ///
     /// # Safety
-    ///
     /// No other task may touch these elements meanwhile.
     #[inline(always)]
     pub(crate) unsafe fn write(&self, row: usize, col: usize, cols: usize, values: &TileRow) {
@@ -253,7 +251,6 @@ impl<'a, T: Element> Destination<'a, T> {
     /// Adds the elements of C to `values`.
     ///
     /// # Safety
-    ///
     /// As [`write`](Self::write), and these elements must have been written.
     #[inline(always)]
     unsafe fn add_to(&self, row: usize, col: usize, cols: usize, values: &mut TileRow) {

@@ -22,7 +22,6 @@ const ROUNDS: usize = 10_000;
 /// Measured in some tenths of a second with operands that stay in the first-level cache, so no GEMM is faster.
 ///
 /// # Errors
-///
 /// If `dtype` is neither f32 nor bf16.
 pub fn gemm_peak_flops(dtype: DType) -> Result<f64> {
     let measure = match dtype {

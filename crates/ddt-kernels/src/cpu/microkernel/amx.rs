@@ -48,7 +48,6 @@ struct Configuration {
 
 impl Amx {
     /// # Safety
-    ///
     /// The process must have the system's permission to use AMX.
     pub(super) unsafe fn new(simd: V4) -> Self {
         Self { simd, rows: 0 }
@@ -135,7 +134,6 @@ impl Microkernel for Amx {
 /// Multiplies `blocks` times 16 steps of `rows` rows of A, `a.1` bytes apart, by a panel, to `out`, or adds to it.
 ///
 /// # Safety
-///
 /// The operands must be readable, and the registers configured for `rows`.
 #[inline(always)]
 unsafe fn multiply(

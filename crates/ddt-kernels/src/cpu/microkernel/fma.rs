@@ -24,14 +24,12 @@ pub(crate) trait Fma: Copy {
     /// One step of each lane's column.
     ///
     /// # Safety
-    ///
     /// A step's elements for each lane must be readable.
     unsafe fn load(self, at: *const Self::Elem) -> Self::Lanes;
 
     /// One step in every lane.
     ///
     /// # Safety
-    ///
     /// A step's elements must be readable.
     unsafe fn splat(self, at: *const Self::Elem) -> Self::Lanes;
 
@@ -99,7 +97,6 @@ const GROUP: usize = 3;
 /// [A tile](Microkernel::tile) with a fixed number of rows.
 ///
 /// # Safety
-///
 /// As there.
 #[inline(always)]
 unsafe fn fixed<F: Fma, const ROWS: usize>(

@@ -51,7 +51,6 @@ pub(crate) trait Microkernel {
     /// Multiplies `rows` rows of A, a number that [`next_rows`](Self::next_rows) gives, by a panel of packed B to `out`.
     ///
     /// # Safety
-    ///
     /// `rows` rows of `steps` steps must be readable from `a`, and `steps` steps of a panel from `b`.
     unsafe fn tile(
         &mut self,
