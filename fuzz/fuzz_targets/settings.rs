@@ -19,7 +19,6 @@ fn read(input: &[u8]) {
         0 => {
             if let Ok(settings) = Settings::parse(&text) {
                 settings.network.iter().for_each(|it| drop(it.config(4, 10)));
-                planted(|| settings.watch.tensorboard);
             }
         }
         1 => {
@@ -38,6 +37,7 @@ fn read(input: &[u8]) {
         3 => {
             if let Ok(list) = ClassList::parse(&text, Path::new("input")) {
                 assert!((0..list.len() as u32).all(|it| list.name(it).is_some()));
+                planted(|| list.len() != 2);
             }
             ddt::ClassTable::from_names(text.lines()).ok().iter().for_each(|it| drop(it.parse(&text)));
         }

@@ -73,7 +73,7 @@ const EDGES: &[(&str, &[&str])] = &[
 
 /// Packages on top of the libraries: nothing depends on them, they may depend on anything.
 const TOPS: &[&str] =
-    &["ddt-first-picture", "ddt-library-examples", "ddt-benches", "ddt-parity", "ddt-serve-tests", "xtask"];
+    &["ddt-first-picture", "ddt-library-examples", "ddt-benches", "ddt-parity", "ddt-system-tests", "xtask"];
 
 /// Crates that must not see candle.
 const WITHOUT_CANDLE: &[&str] = &["ddt-data", "ddt-dist", "ddt-metrics", "ddt-sharing"];

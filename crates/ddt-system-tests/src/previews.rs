@@ -1,7 +1,7 @@
 //! Cost of previews: the time of a job with and without them.
 
 use anyhow::{Context, Result, ensure};
-use ddt_serve_tests::{Events, Program, request};
+use ddt_system_tests::{Events, Program, request};
 use serde_json::json;
 
 /// Flags of the measurement.

@@ -1,4 +1,4 @@
-//! `ddt serve` as a process, and a client that sends any bytes.
+//! The program `ddt` as processes that are watched and killed, and a client of `ddt serve` that sends any bytes.
 
 #![forbid(unsafe_code)]
 
@@ -49,12 +49,16 @@ impl Program {
         Ok(self.child.try_wait()?.is_none())
     }
 
+    /// Number of the process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Largest memory so far, in bytes, where the system says it.
     #[must_use]
     pub fn peak_memory(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status.lines().find_map(|it| it.strip_prefix("VmHWM:"))?;
-        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+        memory(self.id(), "VmHWM")
     }
 
     /// Kills it, as a crash would.
@@ -72,6 +76,14 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.kill().ok();
     }
+}
+
+/// A process's memory, in bytes, where Linux says it: `VmRSS` now, `VmHWM` at most so far.
+#[must_use]
+pub fn memory(process: u32, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|it| it.strip_prefix(field)?.strip_prefix(':'))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// A program of this build, beside the one that runs.

@@ -1,15 +1,16 @@
-//! Long measurements of `ddt serve`: abuse on loopback, and the cost of previews.
+//! Long tests of the program `ddt`: a soak, abuse of `ddt serve`, and the cost of its previews.
 
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
 mod abuse;
 mod previews;
+mod soak;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(about = "Abuse ddt serve, or time its previews; build ddt first, in the same profile")]
+#[command(about = "Long tests of the program ddt; build it first, in the same profile")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -21,11 +22,14 @@ enum Command {
     Abuse(abuse::Args),
     /// Time the same job with and without previews, in turns
     Previews(previews::Args),
+    /// Train, fill archives and serve for long, with kills: the same bytes, flat memory
+    Soak(soak::Args),
 }
 
 fn main() -> Result<()> {
     match Args::parse().command {
         Command::Abuse(args) => abuse::run(&args),
         Command::Previews(args) => previews::run(&args),
+        Command::Soak(args) => soak::run(&args),
     }
 }

@@ -8,7 +8,7 @@ mod browser;
 use std::time::{Duration, Instant};
 
 use browser::Browser;
-use ddt_serve_tests::{Program, request};
+use ddt_system_tests::{Program, request};
 use serde_json::{Value, json};
 
 /// A server and a browser that shows its page, for a test that waits on them.

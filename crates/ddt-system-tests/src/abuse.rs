@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use ddt_serve_tests::{Events, Program, answer, connect, request};
+use ddt_system_tests::{Events, Program, answer, connect, request};
 use serde_json::json;
 
 /// Flags of the abuse.
