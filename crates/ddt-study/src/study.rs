@@ -1,15 +1,15 @@
 //! Shared parts of the studies: news and cancellation, the network under study, and a file of results, a line each,
 //! from which a study resumes.
 
-use std::{
-    fs::{self, OpenOptions},
-    io::Write,
-    ops::ControlFlow,
-    path::Path,
-};
+use std::{fs, ops::ControlFlow, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use ddt::{Image, Opened, OutputFile, Pipeline, flow::NoiseSource, sharing::SimilarityFile};
+use ddt::{
+    Image, Opened, OutputFile, Pipeline,
+    files::{DiskFile, FileSystem},
+    flow::NoiseSource,
+    sharing::SimilarityFile,
+};
 use ddt_train::{Event, Settings};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -94,7 +94,7 @@ impl<'a> Folder<'a> {
 /// result.
 #[derive(Debug)]
 pub struct ResultsFile<T> {
-    file: fs::File,
+    file: DiskFile,
     lines: Vec<(String, T)>,
 }
 
@@ -104,17 +104,23 @@ impl<T: Serialize + DeserializeOwned> ResultsFile<T> {
     /// # Errors
     /// A file that cannot be read or written, or holds results of another header.
     pub fn open(path: &Path, header: &serde_json::Value) -> Result<Self> {
-        let named = || path.display().to_string();
         OutputFile::new(path, &[]).context("--out")?;
-        let mut file =
-            OpenOptions::new().create(true).append(true).read(true).open(path).with_context(named)?;
+        Self::open_on(&FileSystem::default(), path, header)
+    }
+
+    fn open_on(system: &FileSystem, path: &Path, header: &serde_json::Value) -> Result<Self> {
+        let named = || path.display().to_string();
+        let mut file = system.open(path)?;
         let text = fs::read_to_string(path).with_context(named)?;
         // A line without its end was being written when the program was killed.
         let whole = text.rfind('\n').map_or(0, |it| it + 1);
-        file.set_len(whole as u64).with_context(named)?;
+        file.resize(whole as u64)?;
         let mut lines = text[..whole].lines();
         match lines.next() {
-            None => writeln!(file, "{header}").with_context(named)?,
+            None => {
+                write_line(&mut file, header)?;
+                system.sync_folder(path.parent().context("expected a file in a folder")?)?;
+            }
             Some(line) => {
                 let found: serde_json::Value = serde_json::from_str(line).with_context(named)?;
                 ensure!(
@@ -140,15 +146,23 @@ impl<T: Serialize + DeserializeOwned> ResultsFile<T> {
     /// A file that cannot be written.
     pub fn add(&mut self, key: String, measured: T) -> Result<()> {
         let line = (key, measured);
-        writeln!(self.file, "{}", serde_json::to_string(&line)?).context("cannot write the results")?;
-        self.file.sync_data().context("cannot write the results")?;
+        write_line(&mut self.file, &line)?;
         self.lines.push(line);
         Ok(())
     }
 }
 
+/// Adds a line, which is on the disk when this returns.
+fn write_line(file: &mut DiskFile, line: &impl Serialize) -> Result<()> {
+    let line = serde_json::to_string(line)? + "\n";
+    file.write_at(file.size()?, line.as_bytes())?;
+    Ok(file.sync()?)
+}
+
 #[cfg(test)]
 mod tests {
+    use ddt::files::faults::{Fault, Job, Outcome, sweep};
+
     use super::*;
 
     #[test]
@@ -170,5 +184,22 @@ mod tests {
         let message = ResultsFile::<f64>::open(&path, &other).unwrap_err().to_string();
         assert!(message.contains("--out"), "{message}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+
+    #[test]
+    fn every_fault_of_the_disk_is_survived() {
+        let folder = tempfile::tempdir().unwrap();
+        let header = serde_json::json!({ "images": 3 });
+        let run = |system: &FileSystem, folder: &Path| -> Outcome {
+            let mut file = ResultsFile::<f64>::open_on(system, &folder.join("results.jsonl"), &header)?;
+            for (name, result) in [("first", 1.5), ("second", 2.5)] {
+                if file.get(name).is_none() {
+                    file.add(name.to_owned(), result)?;
+                }
+            }
+            Ok(())
+        };
+        let swept = sweep(folder.path(), &Fault::ALL, &Job { run: &run, counts: &|_| true }).unwrap();
+        assert!(swept.changes > 6, "{swept}");
     }
 }
