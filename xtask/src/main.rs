@@ -86,7 +86,8 @@ fn main() -> ExitCode {
 fn long() -> Result<ExitCode> {
     let sh = Shell::new()?;
     sh.change_dir(tidy::root());
-    cmd!(sh, "cargo test -p ddt-train --test it faults -- --nocapture").env("DDT_FAULTS", "all").run()?;
+    // Of the workspace, so that nothing is compiled with other features than the other tests.
+    cmd!(sh, "cargo test --workspace --test it faults -- --nocapture").env("DDT_FAULTS", "all").run()?;
     package::run(&package::Args { downstream: true, verify: true })?;
     asan()
 }

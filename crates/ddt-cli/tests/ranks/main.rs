@@ -170,6 +170,12 @@ fn any_number_of_processes_ends_with_the_same_bytes() {
     assert_eq!(outcome(folder.path()), expected, "4, 1 and 2 processes");
 }
 
+/// Whether a checkpoint is being written, or was when the ranks were killed.
+fn is_saving(folder: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(folder.join("run/checkpoints")) else { return false };
+    entries.flatten().any(|it| it.file_name().to_string_lossy().starts_with(".partial-"))
+}
+
 #[test]
 fn killed_ranks_change_nothing() {
     let folder = tempfile::tempdir().unwrap();
@@ -181,7 +187,7 @@ fn killed_ranks_change_nothing() {
         (state >> 33) % below
     };
     let expected = undisturbed();
-    let (mut kills, mut tries) = (0, 0);
+    let (mut kills, mut inside, mut tries) = (0, 0, 0);
     while kills < 20 {
         tries += 1;
         assert!(tries < 100, "{kills} kills in {tries} tries");
@@ -190,6 +196,9 @@ fn killed_ranks_change_nothing() {
         sleep(Duration::from_millis(150 + next(1200)));
         let ids = ranks(&mpirun, processes);
         let victim = ids.get(next(processes as u64) as usize);
+        // Every other kill is aimed at the writing of a checkpoint.
+        let since = Instant::now();
+        while kills % 2 == 1 && !is_saving(folder.path()) && since.elapsed() < Duration::from_secs(2) {}
         victim.iter().for_each(|id| signal("KILL", **id));
         match end(mpirun, 30) {
             // Done in spite of all kills before: again from the beginning.
@@ -197,9 +206,14 @@ fn killed_ranks_change_nothing() {
                 assert_eq!(outcome(folder.path()), expected);
                 fs::remove_dir_all(folder.path().join("run")).unwrap();
             }
-            (false, _) => kills += u32::from(victim.is_some()),
+            (false, _) if victim.is_some() => {
+                kills += 1;
+                inside += u32::from(is_saving(folder.path()));
+            }
+            (false, _) => {}
         }
     }
+    assert!(inside >= 5, "{inside} of {kills} kills were inside the writing of a checkpoint");
     succeed(folder.path(), 2, "");
     assert_eq!(outcome(folder.path()), expected);
 }

@@ -49,13 +49,18 @@ struct Found<'a> {
     seen: usize,
 }
 
+/// Entries that may be looked at for each byte of a pickle, in which every entry has several: a dictionary of tensors
+/// that is saved under two names is read twice, and a few bytes do not take long.
+const MAX_ENTRIES_PER_BYTE: usize = 16;
+
 impl Found<'_> {
     fn add(&mut self, prefix: &str, items: &[(Id, Id)], depth: usize, strict: bool) -> Result<(), FileError> {
         let pickle = self.pickle;
+        let most = MAX_OBJECTS.min(MAX_ENTRIES_PER_BYTE * pickle.len) as u64;
         let among_tensors = items.iter().any(|it| is_tensor(pickle, it.1));
         for &(key, value) in items {
             self.seen += 1;
-            check_limit(self.path, "the number of nested entries", MAX_OBJECTS as u64, self.seen as u64)?;
+            check_limit(self.path, "the number of nested entries", most, self.seen as u64)?;
             let name = match pickle.value(key) {
                 Value::Text(text) => format!("{prefix}{}", pickle.text(*text)),
                 Value::Int(number) if !strict => format!("{prefix}{number}"),
