@@ -49,7 +49,8 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     };
     let shown = json!({ "class": 7, "images": 4, "seed": 0, "rng": "counter", "batch": 4 });
     let guard = Guard { hosts: vec!["studio.lab".to_owned()], token: None };
-    let studio = Arc::new(Studio { pipeline, queue: Arc::new(Queue::new(bounds)), guard, shown, answer: 10 * SECOND });
+    let studio =
+        Arc::new(Studio { pipeline, queue: Arc::new(Queue::new(bounds)), guard, shown, answer: 10 * SECOND });
     Server { runtime, router: router(studio.clone()), studio }
 });
 

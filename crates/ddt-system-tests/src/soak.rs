@@ -1,21 +1,19 @@
 //! Training, archives and a server for as long as one likes, with kills: the same bytes, flat memory.
 
 use std::{
-    fs::{self, OpenOptions},
-    hash::{BuildHasher, RandomState},
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command},
-    thread::{self, sleep},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ddt_files::sha256_file;
 use ddt_system_tests::built;
 
-use self::watch::Watch;
+use self::{processes::Soak, watch::Watch};
 
 mod archive;
+mod processes;
 mod server;
 mod training;
 mod watch;
@@ -29,14 +27,6 @@ pub(crate) struct Args {
     /// Folder for its files: a new one
     #[arg(long, default_value = "out/soak")]
     folder: PathBuf,
-}
-
-/// A soak: its time, its processes and where their files are.
-struct Soak {
-    program: PathBuf,
-    folder: PathBuf,
-    until: Instant,
-    watch: Watch,
 }
 
 /// Runs everything and prints the figures.
@@ -72,94 +62,4 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         results.into_iter().filter_map(Result::err).map(|it| format!("{it:#}")).collect();
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     soak.watch.check()
-}
-
-impl Soak {
-    fn is_over(&self) -> bool {
-        Instant::now() >= self.until
-    }
-
-    /// Waits for a random time between these seconds, at most to the end of the soak or of the process. Returns
-    /// whether the process still runs.
-    fn wait(&self, seconds: std::ops::Range<u64>, process: &mut Process<'_>) -> Result<bool> {
-        let random = RandomState::new().hash_one(0) % (seconds.end - seconds.start);
-        let until = self.until.min(Instant::now() + Duration::from_secs(seconds.start + random));
-        while Instant::now() < until && process.is_running()? {
-            sleep(Duration::from_millis(100));
-        }
-        process.is_running()
-    }
-
-    /// Starts `ddt` in a folder of the soak; its messages go to a file beside it.
-    fn start(&self, role: &'static str, folder: &str, line: &str) -> Result<Process<'_>> {
-        let place = self.folder.join(folder);
-        fs::create_dir_all(&place)?;
-        let log = self.folder.join(format!("{folder}.log"));
-        let messages = OpenOptions::new().create(true).append(true).open(&log)?;
-        let mut command = Command::new(&self.program);
-        command.args(line.split(' ')).current_dir(place).stdout(messages.try_clone()?).stderr(messages);
-        let child = command.spawn().context("cannot start ddt")?;
-        self.watch.add(role, child.id());
-        Ok(Process { child, watch: &self.watch, log })
-    }
-
-    /// Runs `ddt` to its end.
-    fn finish(&self, role: &'static str, folder: &str, line: &str) -> Result<()> {
-        self.start(role, folder, line)?.succeed()
-    }
-
-    /// Requires that files below two folders of the soak are equal.
-    fn compare(&self, one: &str, other: &str, files: &[String]) -> Result<()> {
-        for file in files {
-            let sum = |folder: &str| sha256_file(&self.folder.join(folder).join(file));
-            ensure!(sum(one)? == sum(other)?, "{file} of {one} and {other} differ");
-        }
-        Ok(())
-    }
-}
-
-/// A process of the program, which is watched, and killed when it is dropped.
-struct Process<'a> {
-    child: Child,
-    watch: &'a Watch,
-    log: PathBuf,
-}
-
-impl Process<'_> {
-    fn is_running(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
-    }
-
-    fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-
-    /// Asks it to stop, as Ctrl-C does, and waits.
-    fn interrupt(mut self) -> Result<()> {
-        let asked = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status()?;
-        ensure!(asked.success(), "cannot send a signal");
-        self.child.wait()?;
-        Ok(())
-    }
-
-    /// Waits for its end, which must be a success.
-    fn succeed(mut self) -> Result<()> {
-        let status = self.child.wait()?;
-        ensure!(
-            status.success(),
-            "a process ended with {status}; its messages are in {}",
-            self.log.display()
-        );
-        Ok(())
-    }
-}
-
-impl Drop for Process<'_> {
-    fn drop(&mut self) {
-        self.watch.remove(self.child.id());
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 
-use super::Soak;
+use super::processes::Soak;
 
 const JOB: &str = "dataset --weights demo --steps 10 --count 600 --batch 20 --threads 1 --out data.npz";
 const STAYS: &str = "dataset, stays";

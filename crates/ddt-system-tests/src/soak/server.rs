@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use ddt_system_tests::{Events, Program, request};
 use serde_json::json;
 
-use super::Soak;
+use super::processes::Soak;
 
 /// Pictures that differ.
 const SEEDS: usize = 16;

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use ddt_picture::{Rgb8, encode_png};
 
-use super::Soak;
+use super::processes::Soak;
 
 const SETTINGS: &str = r#"
 run = "run"
