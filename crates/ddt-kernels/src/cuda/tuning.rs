@@ -44,8 +44,8 @@ impl Tuning {
         self.ways.get(shape).copied()
     }
 
-    /// Keeps a way, unless another program has kept one for this shape that the library takes; returns the kept one. A file
-    /// that cannot be written costs later programs time, and is no error.
+    /// Keeps a way, unless another program has kept one for this shape that the library takes; returns the kept one.
+    /// A file that cannot be written costs later programs time, and is no error.
     pub(super) fn keep(&mut self, shape: GemmShape, way: Way, takes: impl Fn(Way) -> bool) -> Way {
         self.ways.extend(self.file.as_deref().map(read).unwrap_or_default());
         let kept = self.get(&shape).filter(|it| takes(*it)).unwrap_or(way);
