@@ -39,7 +39,7 @@ struct Sample {
     files: usize,
 }
 
-/// What became of the processes of a role.
+/// Memory and open files of all processes of a role.
 struct Summary {
     processes: usize,
     most_mebibytes: f64,
