@@ -90,9 +90,6 @@ impl Form for Fused {
                  train the plain network"
             );
         }
-        if block.attn.qk_norm.is_none() || block.attn.qkv.bias().is_some() {
-            bail!("expected DDT's blocks to fuse, got DiT^DH's; train the plain network");
-        }
         Ok(FusedBlock(block))
     }
 
@@ -154,26 +151,26 @@ impl TransformerBlock for FusedBlock {
 
     fn forward(&self, xs: &Tensor, modulation: &Modulation, grid: &TokenGrid) -> Result<Tensor> {
         let Block { norm1, attn, norm2, mlp, ada_ln, dtype } = &self.0;
-        let (Some(ada_ln_bias), Some(proj_bias), Some([q_norm, k_norm])) =
-            (ada_ln.bias(), attn.proj.bias(), &attn.qk_norm)
-        else {
-            bail!(
-                "expected biases of the modulation and of the attention's projection, and norms of queries and keys"
-            )
+        let (Some(ada_ln_bias), Some(proj_bias)) = (ada_ln.bias(), attn.proj.bias()) else {
+            bail!("expected biases of the modulation and of the attention's projection")
         };
         let weights = BlockWeights {
             ada_ln_weight: ada_ln.weight(),
             ada_ln_bias,
             norm1: norm1.weight(),
             qkv: attn.qkv.weight(),
-            q_norm: q_norm.weight(),
-            k_norm: k_norm.weight(),
+            qkv_bias: attn.qkv.bias(),
+            qk_norm: attn.qk_norm.as_ref().map(|it| it.each_ref().map(RmsNorm::weight)),
             proj_weight: attn.proj.weight(),
             proj_bias,
             norm2: norm2.weight(),
             w1: mlp.w1.weight(),
             w2: mlp.w2.weight(),
             w3: mlp.w3.weight(),
+            mlp_biases: match [&mlp.w1, &mlp.w2, &mlp.w3].map(Linear::bias) {
+                [Some(b1), Some(b2), Some(b3)] => Some([b1, b2, b3]),
+                _ => None,
+            },
         };
         let condition = modulation.to_joint()?.source()?.to_tensor()?;
         transformer_block(xs, &condition, &weights, &grid.rope, attn.num_heads, RmsNorm::EPS, *dtype)

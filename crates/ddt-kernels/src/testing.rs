@@ -254,25 +254,27 @@ pub(crate) fn plain_block(x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Te
 }
 
 /// [`plain_block`] with the result of each operation and its gradient rounded to `dtype`, as well as the weights that
-/// a GEMM reads and the operands of the attention's forward pass.
+/// a GEMM reads and the operands of the attention's forward pass. After [`block_inputs`] there may be biases of `qkv`,
+/// `w1`, `w2` and `w3`.
 pub(crate) fn block_in(dtype: DType, x: &[Tensor], rope: &RopeTable, n: usize) -> Result<Tensor> {
     let d = x[0].dim(D::Minus1)?;
     let part = |first, count| x[1].narrow(D::Minus1, first * d, count * d);
     let rounded = |y: Tensor| y.to_dtype(dtype)?.to_dtype(x[0].dtype());
     let linear =
         |y: &Tensor, weight: &Tensor| plain_linear(y, &with_value(weight, rounded(weight.detach())?)?);
+    let biased = |y: Tensor, at: usize| x.get(at).map_or(Ok(y.clone()), |bias| y.broadcast_add(bias));
     let attention = |qkv: &Tensor| {
         let weights = Some([&x[4], &x[5]]);
         let exact = attention_in(qkv.dtype(), qkv, weights, rope, n)?;
         with_value(&exact, attention_in(dtype, qkv, weights, rope, n)?)
     };
     let y = rounded(plain_modulate(&plain_rms_norm(&x[0], &x[2])?, &part(0, 2)?)?)?;
-    let heads = rounded(attention(&rounded(linear(&y, &x[3])?)?)?)?;
+    let heads = rounded(attention(&rounded(biased(linear(&y, &x[3])?, 12)?)?)?)?;
     let y = rounded(linear(&heads, &x[6])?.broadcast_add(&x[7])?)?;
     let middle = rounded((&x[0] + y.broadcast_mul(&part(2, 1)?)?)?)?;
     let y = rounded(plain_modulate(&plain_rms_norm(&middle, &x[8])?, &part(3, 2)?)?)?;
-    let (a, b) = (rounded(linear(&y, &x[9])?)?, rounded(linear(&y, &x[11])?)?);
-    let y = rounded(linear(&rounded((plain_silu(&a)? * b)?)?, &x[10])?)?;
+    let (a, b) = (rounded(biased(linear(&y, &x[9])?, 13)?)?, rounded(biased(linear(&y, &x[11])?, 15)?)?);
+    let y = rounded(biased(linear(&rounded((plain_silu(&a)? * b)?)?, &x[10])?, 14)?)?;
     rounded((&middle + y.broadcast_mul(&part(5, 1)?)?)?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use half::bf16;
 
 use crate::activation::{swiglu_backward, swiglu_forward};
@@ -22,7 +22,9 @@ const NAME: &str = "transformer_block";
 /// # Shapes
 ///
 /// `ada_ln_weight`: (6 D, D); `ada_ln_bias`: (6 D); `norm1`, `norm2`, `proj_bias`: (D); `qkv`: (3 D, D);
-/// `q_norm`, `k_norm`: (K); `proj_weight`: (D, D); `w1`, `w3`: (F, D); `w2`: (D, F).
+/// `qkv_bias`: (3 D); `qk_norm`: (K) twice; `proj_weight`: (D, D); `w1`, `w3`: (F, D); `w2`: (D, F);
+/// `mlp_biases`: (F), (D), (F).
+/// DDT's blocks have a `qk_norm` and none of the other optional weights; DiT^DH's have those, and no `qk_norm`.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockWeights<'a> {
     /// From the condition to the modulation.
@@ -33,10 +35,10 @@ pub struct BlockWeights<'a> {
     pub norm1: &'a Tensor,
     /// To queries, keys and values.
     pub qkv: &'a Tensor,
-    /// The queries' norm.
-    pub q_norm: &'a Tensor,
-    /// The keys' norm.
-    pub k_norm: &'a Tensor,
+    /// To queries, keys and values.
+    pub qkv_bias: Option<&'a Tensor>,
+    /// The norms of queries and keys, if any.
+    pub qk_norm: Option<[&'a Tensor; 2]>,
     /// From the merged heads.
     pub proj_weight: &'a Tensor,
     /// From the merged heads.
@@ -49,6 +51,8 @@ pub struct BlockWeights<'a> {
     pub w2: &'a Tensor,
     /// To the half of the MLP that is not activated.
     pub w3: &'a Tensor,
+    /// Biases of `w1`, `w2` and `w3`, if any.
+    pub mlp_biases: Option<[&'a Tensor; 3]>,
 }
 
 /// The block of arXiv:2504.05741, modulation, attention and MLP, as one operation.
@@ -89,22 +93,59 @@ pub fn transformer_block(
     let sizes = Sizes::of_block(NAME, x, rope, num_heads)?;
     let (k, f) = (sizes.head_dim, weights.w1.dim(0).unwrap_or(0));
     let BlockWeights { ada_ln_weight, ada_ln_bias, .. } = *weights;
-    let BlockWeights { norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3, .. } = *weights;
-    let weights =
-        [ada_ln_weight, ada_ln_bias, norm1, qkv, q_norm, k_norm, proj_weight, proj_bias, norm2, w1, w2, w3];
-    let shapes: [&[usize]; 12] = [
+    let BlockWeights {
+        norm1,
+        qkv,
+        qkv_bias,
+        qk_norm,
+        proj_weight,
+        proj_bias,
+        norm2,
+        w1,
+        w2,
+        w3,
+        mlp_biases,
+        ..
+    } = *weights;
+    // Stands for a weight that is not there.
+    let none = Tensor::zeros(0, DType::F32, &Device::Cpu)?;
+    let ([q_norm, k_norm], [b1, b2, b3]) = (qk_norm.unwrap_or([&none; 2]), mlp_biases.unwrap_or([&none; 3]));
+    let weights = [
+        ada_ln_weight,
+        ada_ln_bias,
+        norm1,
+        qkv,
+        qkv_bias.unwrap_or(&none),
+        q_norm,
+        k_norm,
+        proj_weight,
+        proj_bias,
+        norm2,
+        w1,
+        b1,
+        w2,
+        b2,
+        w3,
+        b3,
+    ];
+    let (norm_len, bias) = (if qk_norm.is_some() { k } else { 0 }, usize::from(mlp_biases.is_some()));
+    let shapes: [&[usize]; 16] = [
         &[6 * d, d],
         &[6 * d],
         &[d],
         &[3 * d, d],
-        &[k],
-        &[k],
+        &[if qkv_bias.is_some() { 3 * d } else { 0 }],
+        &[norm_len],
+        &[norm_len],
         &[d, d],
         &[d],
         &[d],
         &[f, d],
+        &[bias * f],
         &[d, f],
+        &[bias * d],
         &[f, d],
+        &[bias * f],
     ];
     for ((name, weight), shape) in WEIGHTS.iter().zip(weights).zip(shapes) {
         check_shape(NAME, name, weight, shape)?;
@@ -125,19 +166,23 @@ pub fn transformer_block(
 }
 
 /// All weights, in the order of the operation.
-const WEIGHTS: [&str; 12] = [
+const WEIGHTS: [&str; 16] = [
     "ada_ln_weight",
     "ada_ln_bias",
     "norm1",
     "qkv",
+    "qkv_bias",
     "q_norm",
     "k_norm",
     "proj_weight",
     "proj_bias",
     "norm2",
     "w1",
+    "w1_bias",
     "w2",
+    "w2_bias",
     "w3",
+    "w3_bias",
 ];
 
 struct Block<T> {
@@ -175,12 +220,12 @@ struct Activations<T> {
     mlp_out: Vec<T>,
 }
 
-impl<T: Packable> WeightedOp<f32, 2, 12> for Block<T> {
+impl<T: Packable> WeightedOp<f32, 2, 16> for Block<T> {
     const NAME: &'static str = NAME;
     const INPUTS: [&'static str; 2] = ["x", "condition"];
-    const WEIGHTS: [&'static str; 12] = WEIGHTS;
+    const WEIGHTS: [&'static str; 16] = WEIGHTS;
 
-    fn forward(&self, inputs: [&[f32]; 2], weights: [&[f32]; 12]) -> Vec<f32> {
+    fn forward(&self, inputs: [&[f32]; 2], weights: [&[f32]; 16]) -> Vec<f32> {
         let (out, activations) = self.run(inputs.map(T::rounded_copy).each_ref().map(AsRef::as_ref), weights);
         *self.activations.lock().unwrap_or_else(PoisonError::into_inner) = Some(activations);
         T::into_f32(out)
@@ -189,10 +234,10 @@ impl<T: Packable> WeightedOp<f32, 2, 12> for Block<T> {
     fn backward(
         &self,
         inputs: [&[f32]; 2],
-        weights: [&[f32]; 12],
+        weights: [&[f32]; 16],
         grad: &[f32],
         _: [bool; 2],
-    ) -> ([Gradient<f32>; 2], [Vec<f32>; 12]) {
+    ) -> ([Gradient<f32>; 2], [Vec<f32>; 16]) {
         let inputs = inputs.map(T::rounded_copy);
         let inputs = inputs.each_ref().map(AsRef::as_ref);
         let activations = self.activations.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -216,35 +261,40 @@ impl<T: Packable> Block<T> {
         Self { columns, condition_rows, rope, sizes, d, f, eps, activations: Mutex::default() }
     }
 
-    fn run(&self, [x, condition]: [&[T]; 2], weights: [&[f32]; 12]) -> (Vec<T>, Activations<T>) {
+    fn run(&self, [x, condition]: [&[T]; 2], weights: [&[f32]; 16]) -> (Vec<T>, Activations<T>) {
         let [
             ada_ln_weight,
             ada_ln_bias,
             norm1,
             qkv_weight,
+            qkv_bias,
             q_norm,
             k_norm,
             proj_weight,
             proj_bias,
             norm2,
             w1,
+            b1,
             w2,
+            b2,
             w3,
+            b3,
         ] = weights;
         let (d, f) = (self.d, self.f);
+        let [qkv_bias, b1, b2, b3] = [qkv_bias, b1, b2, b3].map(|it| (!it.is_empty()).then_some(it));
 
         let modulation = self.ada_ln().apply(condition, ada_ln_weight, Some(ada_ln_bias));
         let attn_in = self.norm(x, norm1, &modulation, 0).forward();
-        let qkv = self.linear(d, 3 * d).apply(&attn_in, qkv_weight, None);
+        let qkv = self.linear(d, 3 * d).apply(&attn_in, qkv_weight, qkv_bias);
         let heads = attention::forward(&self.attention(&qkv, q_norm, k_norm));
         let attn_out = self.linear(d, d).apply(&heads, proj_weight, Some(proj_bias));
         let middle = gate::forward(self.part(2, 1), d, [x, &attn_out], &modulation);
 
         let mlp_in = self.norm(&middle, norm2, &modulation, 3).forward();
-        let a = self.linear(d, f).apply(&mlp_in, w1, None);
-        let b = self.linear(d, f).apply(&mlp_in, w3, None);
+        let a = self.linear(d, f).apply(&mlp_in, w1, b1);
+        let b = self.linear(d, f).apply(&mlp_in, w3, b3);
         let gated = swiglu_forward([&a, &b]);
-        let mlp_out = self.linear(f, d).apply(&gated, w2, None);
+        let mlp_out = self.linear(f, d).apply(&gated, w2, b2);
         let out = gate::forward(self.part(5, 1), d, [&middle, &mlp_out], &modulation);
         let activations =
             Activations { modulation, attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out };
@@ -255,12 +305,12 @@ impl<T: Packable> Block<T> {
     fn gradients(
         &self,
         [x, condition]: [&[T]; 2],
-        weights: [&[f32]; 12],
+        weights: [&[f32]; 16],
         activations: Activations<T>,
         grad: &[T],
-    ) -> ([Vec<f32>; 2], [Vec<f32>; 12]) {
-        let [ada_ln_weight, _, norm1, qkv_weight, q_norm, k_norm, proj_weight, _, norm2, w1, w2, w3] =
-            weights;
+    ) -> ([Vec<f32>; 2], [Vec<f32>; 16]) {
+        let [ada_ln_weight, _, norm1, qkv_weight, qkv_bias, q_norm, k_norm, proj_weight, ..] = weights;
+        let [_, _, _, _, _, _, _, _, _, norm2, w1, b1, w2, b2, w3, b3] = weights;
         let Activations { modulation, attn_in, qkv, heads, attn_out, middle, mlp_in, a, b, gated, mlp_out } =
             activations;
         let (d, f) = (self.d, self.f);
@@ -269,6 +319,7 @@ impl<T: Packable> Block<T> {
         let grad_out = gate::backward(self.part(5, 1), d, [&mlp_out, grad], &modulation, &mut partials);
         drop(mlp_out);
         let grad_w2 = self.grad_weight(f, d, &gated, &grad_out);
+        let grad_b2 = self.grad_bias(b2, &grad_out);
         drop(gated);
         let grad_gated: Vec<T> = self.linear(f, d).grad_x(w2, &grad_out);
         let [grad_a, grad_b] = swiglu_backward([&a, &b], &grad_gated);
@@ -276,6 +327,7 @@ impl<T: Packable> Block<T> {
         let packed = self.linear(d, f).pack(&mlp_in);
         let grad_w1 = self.linear(d, f).grad_weight(&packed, &grad_a);
         let grad_w3 = self.linear(d, f).grad_weight(&packed, &grad_b);
+        let (grad_b1, grad_b3) = (self.grad_bias(b1, &grad_a), self.grad_bias(b3, &grad_b));
         let mut grad_in = self.linear(d, f).grad_x(w1, &grad_a);
         self.linear(d, f).add_grad_x(w3, &grad_b, &mut grad_in);
         drop((mlp_in, packed, grad_a, grad_b));
@@ -293,6 +345,7 @@ impl<T: Packable> Block<T> {
         let (grad_qkv, [grad_q_norm, grad_k_norm]) = attention::backward(&attention, &grad_heads);
         drop((qkv, grad_heads));
         let grad_qkv_weight = self.grad_weight(d, 3 * d, &attn_in, &grad_qkv);
+        let grad_qkv_bias = self.grad_bias(qkv_bias, &grad_qkv);
         drop(attn_in);
         let grad_in: Vec<T> = self.linear(d, 3 * d).grad_x(qkv_weight, &grad_qkv);
         let norm = self.norm(x, norm1, &modulation, 0);
@@ -306,14 +359,18 @@ impl<T: Packable> Block<T> {
             ada_ln.grad_bias(&grad_modulation),
             grad_norm1,
             grad_qkv_weight,
+            grad_qkv_bias,
             grad_q_norm,
             grad_k_norm,
             grad_proj_weight,
             grad_proj_bias,
             grad_norm2,
             grad_w1,
+            grad_b1,
             grad_w2,
+            grad_b2,
             grad_w3,
+            grad_b3,
         ];
         let grad_condition = ada_ln.grad_x(ada_ln_weight, &grad_modulation);
         ([T::into_f32(grad_x), grad_condition], weight_grads)
@@ -336,13 +393,23 @@ impl<T: Packable> Block<T> {
     }
 
     fn attention<'a>(&'a self, qkv: &'a [T], q_norm: &[f32], k_norm: &[f32]) -> attention::Inputs<'a, T> {
-        attention::Inputs::new(qkv, [q_norm, k_norm], self.rope.rotations(), self.sizes, self.eps)
+        let rotations = self.rope.rotations();
+        if q_norm.is_empty() {
+            return attention::Inputs::rotated(qkv, rotations, self.sizes);
+        }
+        attention::Inputs::new(qkv, [q_norm, k_norm], rotations, self.sizes, self.eps)
     }
 
     /// The gradient of a weight from `inputs` to `outputs`, from the layer's input and the gradient of its result.
     fn grad_weight(&self, inputs: usize, outputs: usize, x: &[T], grad: &[T]) -> Vec<f32> {
         let linear = self.linear(inputs, outputs);
         linear.grad_weight(&linear.pack(x), grad)
+    }
+
+    /// The gradient of a bias from the gradient of its layer's result; of one that is not there, nothing.
+    fn grad_bias(&self, bias: &[f32], grad: &[T]) -> Vec<f32> {
+        // The sums of columns of no layer's inputs.
+        if bias.is_empty() { Vec::new() } else { self.linear(0, bias.len()).grad_bias(grad) }
     }
 
     fn ada_ln(&self) -> Linear {
@@ -394,14 +461,15 @@ mod tests {
             ada_ln_bias: &x[3],
             norm1: &x[4],
             qkv: &x[5],
-            q_norm: &x[6],
-            k_norm: &x[7],
+            qkv_bias: x.get(14),
+            qk_norm: Some([&x[6], &x[7]]),
             proj_weight: &x[8],
             proj_bias: &x[9],
             norm2: &x[10],
             w1: &x[11],
             w2: &x[12],
             w3: &x[13],
+            mlp_biases: x.get(15..18).map(|it| [&it[0], &it[1], &it[2]]),
         };
         transformer_block(&x[0], &x[1], &weights, rope, n, EPS, dtype)
     }
@@ -414,6 +482,19 @@ mod tests {
                 let inputs = block_inputs([b, l], [n, k], f, rows)?;
                 check(2e-5, &inputs, n, &rope, |x, block| block(x))?;
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn matches_with_biases_in_all_layers() -> Result<()> {
+        let ((b, l), (n, k), f) = ((2, 16), (2, 16), 85);
+        for rows in [1, l] {
+            let mut inputs = block_inputs([b, l], [n, k], f, rows)?;
+            for (seed, len) in [(20, 3 * n * k), (21, f), (22, n * k), (23, f)] {
+                inputs.push(random(seed, &[len])?);
+            }
+            check(2e-5, &inputs, n, &rope(l, k)?, |x, block| block(x))?;
         }
         Ok(())
     }

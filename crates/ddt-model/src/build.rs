@@ -25,13 +25,13 @@ impl NetworkConfig {
         self.build_as::<Plain>(vb)
     }
 
-    /// Builds the form for training on the CPU, with f32 weights, that computes in `vb`'s dtype, f32 or bf16: DDT's
-    /// blocks are one operation each. SiT's and DiT^DH's blocks have no such form and stay as they are.
+    /// Builds the form for training on the CPU, with f32 weights, that computes in `vb`'s dtype, f32 or bf16: DDT's and
+    /// DiT^DH's blocks are one operation each. SiT's blocks have no such form and stay as they are.
     ///
     /// # Errors
-    /// As [`build`](Self::build), and for DDT's blocks with other weights or on another device.
+    /// As [`build`](Self::build), and for DDT's or DiT^DH's blocks with other weights or on another device.
     pub fn build_fused(&self, vb: VarBuilder) -> Result<Box<dyn VelocityNetwork>> {
-        if self.family == Family::DitDh { self.build(vb) } else { self.build_as::<Fused>(vb) }
+        self.build_as::<Fused>(vb)
     }
 
     /// Builds the form for sampling in f32 or bf16 on the CPU: the weights of DDT's and DiT^DH's layers are packed

@@ -24,7 +24,13 @@ fn detached(vars: &[(String, Var)], dtype: DType) -> Block {
 
 #[test]
 fn a_fused_block_has_the_gradients_of_the_definition() {
-    let (block, mut vars) = part(|vb| Block::new(D, HEADS, vb));
+    check_fused(part(|vb| Block::new(D, HEADS, vb)));
+    for qk_norm in [false, true] {
+        check_fused(part(|vb| Block::dit_dh(D, HEADS, 10, qk_norm, vb)));
+    }
+}
+
+fn check_fused((block, mut vars): (Block, Vec<(String, Var)>)) {
     let fused = Fused::block(block.clone()).unwrap();
     let xs = Var::from_tensor(&numbers(&[2, 6, D], 0.5)).unwrap();
     vars.push(("xs".to_owned(), xs.clone()));
