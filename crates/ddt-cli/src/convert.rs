@@ -10,7 +10,7 @@ use candle_core::{DType, Tensor};
 use ddt::{
     Dtype, OutputFile,
     hub::PublishedAutoencoder,
-    model::{DdtFile, Description, Family, LatentInfo, NetworkConfig},
+    model::{DdtFile, Description, Family, LatentInfo, NetworkConfig, parameter_dtype},
 };
 
 const EXAMPLES: &str = "\
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     input: PathBuf,
     /// The safetensors file to write
     output: PathBuf,
-    /// Number type to write [default: as it is]
+    /// Number type to write; the frequencies of DiT^DH's times stay in f32 [default: as it is]
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
     /// Sizes of the network, for a file that does not say its own, such as ddt-xl2-22en6de
@@ -73,7 +73,10 @@ pub(crate) fn run(args: &Args) -> Result<String> {
         ),
     };
     let weights = file.weights(Some(&config))?;
-    let weights = weights.into_iter().map(|(name, it)| Ok((name, converted(it, args.dtype)?)));
+    let weights = weights.into_iter().map(|(name, it)| {
+        let it = converted(&name, it, args.dtype)?;
+        Ok((name, it))
+    });
     let weights: BTreeMap<String, Tensor> = weights.collect::<Result<_>>()?;
     let (tensors, shown) = (weights.len(), output.path().display());
     if args.published_names {
@@ -94,9 +97,11 @@ pub(crate) fn run(args: &Args) -> Result<String> {
 }
 
 /// Whole numbers stay what they are.
-fn converted(tensor: Tensor, dtype: Option<Dtype>) -> Result<Tensor> {
+fn converted(name: &str, tensor: Tensor, dtype: Option<Dtype>) -> Result<Tensor> {
     Ok(match dtype {
-        Some(dtype) if tensor.dtype().is_float() => tensor.to_dtype(DType::from(dtype))?,
+        Some(dtype) if tensor.dtype().is_float() => {
+            tensor.to_dtype(parameter_dtype(name, DType::from(dtype)))?
+        }
         _ => tensor,
     })
 }

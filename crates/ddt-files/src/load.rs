@@ -11,18 +11,24 @@ use crate::{FileError, Misshapen, Renamed, TensorInfo, TensorSource};
 pub struct LoadOptions<'a> {
     device: &'a Device,
     dtype: Option<DType>,
+    dtype_of: Option<&'a dyn Fn(&str) -> DType>,
     allow_extra: Option<&'a dyn Fn(&str) -> bool>,
 }
 
 impl<'a> LoadOptions<'a> {
     /// Tensors go to `device` in their stored types, and every unexpected name is an error.
     pub fn new(device: &'a Device) -> Self {
-        Self { device, dtype: None, allow_extra: None }
+        Self { device, dtype: None, dtype_of: None, allow_extra: None }
     }
 
     /// Converts every tensor to `dtype`, as [`Tensor::to_dtype`] does.
     pub fn cast(self, dtype: DType) -> Self {
         Self { dtype: Some(dtype), ..self }
+    }
+
+    /// Converts every tensor to the dtype of its name.
+    pub fn cast_by_name(self, dtype_of: &'a dyn Fn(&str) -> DType) -> Self {
+        Self { dtype_of: Some(dtype_of), ..self }
     }
 
     /// Accepts unexpected names for which `allowed` is true.
@@ -58,8 +64,9 @@ pub fn load_exact<S: TensorSource + ?Sized>(
     let mut tensors = BTreeMap::new();
     for (name, _) in expected {
         let tensor = source.tensor(name, &Device::Cpu)?;
+        let dtype = options.dtype_of.map(|it| it(name)).or(options.dtype);
         let converted = tensor
-            .to_dtype(options.dtype.unwrap_or(tensor.dtype()))
+            .to_dtype(dtype.unwrap_or(tensor.dtype()))
             .and_then(|it| it.to_device(options.device))
             .map_err(|error| FileError::tensor(source.path(), name, error.to_string()))?;
         tensors.insert(name.clone(), converted);

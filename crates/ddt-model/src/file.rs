@@ -48,7 +48,17 @@ pub struct LatentInfo {
 const CONFIG: &str = "ddt.config";
 const CLASSES: &str = "ddt.classes";
 const LATENTS: &str = "ddt.latents";
-const AVERAGE_PREFIX: &str = "ema_denoiser.";
+/// Of DDT, and of DiT^DH's and other trainers.
+const AVERAGE_PREFIXES: [&str; 2] = ["ema_denoiser.", "ema."];
+
+/// The frequencies of DiT^DH's times.
+const FREQUENCIES: &str = "t_embedder.W";
+
+/// The dtype of a parameter in a file or network whose dtype is `dtype`: that, but f32 for the frequencies of DiT^DH's
+/// times. Angles are these times 2 pi and the time, so 16 bits would leave them two decimals.
+pub fn parameter_dtype(name: &str, dtype: DType) -> DType {
+    if name == FREQUENCIES { DType::F32 } else { dtype }
+}
 
 impl DdtFile {
     /// Opens a file; reads its description, no weights.
@@ -77,8 +87,8 @@ impl DdtFile {
             check_description(checkpoint.path(), &config.sizes, classes.as_deref(), latents.as_ref())?;
         }
         // Published checkpoints have the average beside the weights that training ended with.
-        let average = checkpoint.names().iter().any(|it| it.starts_with(AVERAGE_PREFIX));
-        let prefix = if average { AVERAGE_PREFIX } else { "" }.to_owned();
+        let has = |prefix: &&str| checkpoint.names().iter().any(|it| it.starts_with(prefix));
+        let prefix = AVERAGE_PREFIXES.into_iter().find(has).unwrap_or_default().to_owned();
         Ok(Self { checkpoint, prefix, config, classes, latents })
     }
 
@@ -164,12 +174,8 @@ impl DdtFile {
         dtype: DType,
         device: &Device,
     ) -> Result<VarBuilder<'static>, ModelError> {
-        let mut tensors = self.read(cfg, &LoadOptions::new(device).cast(dtype))?;
-        // The angles of DiT^DH's times would be wrong in 16 bits.
-        if let Some(frequencies) = tensors.get_mut("t_embedder.W") {
-            let checkpoint = self.checkpoint.with_prefix(&self.prefix);
-            *frequencies = checkpoint.tensor("t_embedder.W", device)?.to_dtype(DType::F32)?;
-        }
+        let dtype_of = |name: &str| parameter_dtype(name, dtype);
+        let tensors = self.read(cfg, &LoadOptions::new(device).cast_by_name(&dtype_of))?;
         Ok(VarBuilder::from_tensors(tensors.into_iter().collect(), dtype, device))
     }
 

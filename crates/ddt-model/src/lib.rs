@@ -35,7 +35,7 @@ pub use ddt::{ConditionEncoder, Ddt, FrozenDdt, TrainingDdt, VelocityDecoder};
 pub use dit_dh::DitDh;
 pub use dit_dh_config::DitDhConfig;
 pub use error::ModelError;
-pub use file::{DdtFile, Description, LatentInfo};
+pub use file::{DdtFile, Description, LatentInfo, parameter_dtype};
 pub use init::SeededInit;
 pub use network::{DecoderModulations, DecoupledNetwork, NoisyInput, VelocityNetwork};
 pub use network_config::{Family, NetworkConfig, Projection, TokenMixer};

@@ -8,7 +8,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use ddt_files::{Checkpoint, FileSystem};
 use ddt_flow::TimeSampling;
-use ddt_model::{DdtConfig, DdtFile, Description, LatentInfo, NetworkConfig};
+use ddt_model::{DdtConfig, DdtFile, Description, LatentInfo, NetworkConfig, parameter_dtype};
 
 use crate::{
     data::LatentDataset,
@@ -178,7 +178,7 @@ pub(crate) fn export(
 }
 
 fn half((name, tensor): (String, Tensor)) -> Result<(String, Tensor), TrainError> {
-    let half = tensor.to_dtype(DType::F16)?;
+    let half = tensor.to_dtype(parameter_dtype(&name, DType::F16))?;
     let values: Vec<f32> = half.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     if values.iter().all(|it| it.is_finite()) {
         return Ok((name, half));

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use ddt_flow::{EULER, Guidance, TimeGrid};
 use ddt_model::{
     DdtConfig, DdtFile, Description, DitDhConfig, Family, ModelError, NetworkConfig, NoisyInput, Projection,
-    SampleOptions, TokenMixer, VelocityNetwork, sample, sample_autoguided,
+    SampleOptions, TokenMixer, VelocityNetwork, parameter_dtype, sample, sample_autoguided,
 };
 use ddt_sharing::SharingPlan;
 
@@ -84,6 +84,57 @@ fn files_say_what_is_in_them() {
             assert!(matches!(refused, Err(ModelError::File { .. })), "{name}");
         }
     }
+}
+
+#[test]
+fn sixteen_bits_of_dit_dh_round_no_frequency() {
+    let (_, cfg) = families().pop().unwrap();
+    let (network, map) = perturbed_network(&cfg, Build::Plain);
+    let want = velocity(&*network);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    let description =
+        Description { config: cfg.clone(), classes: None, latents: None, metadata: BTreeMap::new() };
+    // One rounding is 2^-9 or 2^-12, and a velocity has those of all weights.
+    for (dtype, tolerance) in [(DType::BF16, 3e-2), (DType::F16, 3e-3)] {
+        let error = |dtype_of: &dyn Fn(&str) -> DType| {
+            let stored = weights(&map).into_iter();
+            let stored =
+                stored.map(|(name, it)| (name.clone(), it.to_dtype(dtype_of(&name)).unwrap())).collect();
+            DdtFile::write(&path, &description, &stored).unwrap();
+            let loaded = DdtFile::open(&path).unwrap().load_network(None, DType::F32, &Device::Cpu).unwrap();
+            relative_rms(&velocity(&*loaded), &want)
+        };
+        let (kept, rounded) = (error(&|name| parameter_dtype(name, dtype)), error(&|_| dtype));
+        assert!(kept < tolerance && kept < rounded, "{dtype:?}: {kept}, with rounded frequencies {rounded}");
+        let only = error(&|name| if parameter_dtype(name, dtype) == DType::F32 { dtype } else { DType::F32 });
+        assert!(only > 0.0, "{dtype:?}: rounded frequencies alone change nothing");
+    }
+}
+
+#[test]
+fn the_average_of_a_trainer_s_file_is_read_in_any_dtype() {
+    let (_, cfg) = families().pop().unwrap();
+    let (network, map) = perturbed_network(&cfg, Build::Plain);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trainer.safetensors");
+    let fixed = cfg.fixed_tensors().unwrap();
+    let tensors = weights(&map).into_iter().chain(fixed).map(|(name, it)| (format!("ema.{name}"), it));
+    let mut tensors: BTreeMap<String, Tensor> = tensors.collect();
+    let file = |tensors: &BTreeMap<String, Tensor>| {
+        ddt_files::write_safetensors(&path, tensors, &BTreeMap::new()).unwrap();
+        DdtFile::open(&path).unwrap()
+    };
+    let read = |file: &DdtFile, dtype| file.load_network(Some(&cfg), dtype, &Device::Cpu).unwrap();
+    let want = velocity(&*network);
+    assert_eq!(relative_rms(&velocity(&*read(&file(&tensors), DType::F32)), &want), 0.0);
+    // Beside the weights that training ended with.
+    for (name, it) in tensors.clone() {
+        let other = it.affine(2.0, 0.1).unwrap();
+        tensors.insert(name.replacen("ema.", "model.", 1), other);
+    }
+    assert_eq!(relative_rms(&velocity(&*read(&file(&tensors), DType::F32)), &want), 0.0);
+    assert!(relative_rms(&velocity(&*read(&file(&tensors), DType::BF16)), &want) < 3e-2);
 }
 
 #[test]
