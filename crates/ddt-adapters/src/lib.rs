@@ -28,7 +28,7 @@ pub use inception::{Inception, InceptionFeatures};
 pub use kl::{KlAutoencoder, KlConfig, KlDecoder, KlEncoder, Posterior};
 pub use load::{LoadError, load_network};
 pub use rae::{Rae, RaeDecoder, RaeDecoderConfig, RaeEncoder, RaeEncoderConfig, RaeStatistics};
-pub use rgb8::{Rgb8Error, from_rgb8, to_rgb8};
+pub use rgb8::{Rgb8Error, from_rgb8, to_rgb8, to_rgb8_down};
 pub use tiny::{TinyAutoencoder, TinyConfig, TinyDecoder, TinyEncoder};
 
 pub mod inception;

@@ -55,6 +55,23 @@ pub enum Rgb8Error {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn to_rgb8(pixels: &Tensor) -> Result<Vec<Vec<u8>>, Rgb8Error> {
+    to_bytes(pixels, 128.0)
+}
+
+/// [`to_rgb8`] that rounds down, as images are written for the Fréchet distances of arXiv:2510.11690.
+///
+/// ```text
+/// byte = clamp(floor(127.5 x + 127.5), 0, 255)
+/// ```
+///
+/// # Errors
+/// As [`to_rgb8`].
+pub fn to_rgb8_down(pixels: &Tensor) -> Result<Vec<Vec<u8>>, Rgb8Error> {
+    to_bytes(pixels, 127.5)
+}
+
+/// `clamp(floor(127.5 x + offset), 0, 255)`
+fn to_bytes(pixels: &Tensor, offset: f32) -> Result<Vec<Vec<u8>>, Rgb8Error> {
     let (batch, channels, _, _) = pixels.dims4()?;
     if channels != 3 {
         let shape = pixels.shape();
@@ -66,7 +83,7 @@ pub fn to_rgb8(pixels: &Tensor) -> Result<Vec<Vec<u8>>, Rgb8Error> {
             let values = pixels.get(image)?.permute((1, 2, 0))?.flatten_all()?.to_vec1::<f32>()?;
             match values.iter().find(|x| !x.is_finite()) {
                 Some(&value) => Err(Rgb8Error::NotFinite { image, value }),
-                None => Ok(values.into_iter().map(byte).collect()),
+                None => Ok(values.into_iter().map(|x| byte(x, offset)).collect()),
             }
         })
         .collect()
@@ -94,9 +111,9 @@ pub fn from_rgb8(
     Ok(rows.to_device(device)?.permute((0, 3, 1, 2))?)
 }
 
-fn byte(x: f32) -> u8 {
+fn byte(x: f32, offset: f32) -> u8 {
     // The cast saturates, which is the clamp.
-    (127.5 * x + 128.0).floor() as u8
+    (127.5 * x + offset).floor() as u8
 }
 
 #[cfg(test)]
@@ -113,9 +130,16 @@ mod tests {
 
     #[test]
     fn rounding_is_floor_and_overshoot_is_clamped() {
-        assert_eq!([-7.0, -1.0, 0.0, 1.0, 7.0].map(byte), [0, 0, 128, 255, 255]);
+        let bytes = |values: [f32; 5], offset| values.map(|x| byte(x, offset));
+        assert_eq!(bytes([-7.0, -1.0, 0.0, 1.0, 7.0], 128.0), [0, 0, 128, 255, 255]);
+        assert_eq!(bytes([-7.0, -1.0, 0.0, 1.0, 7.0], 127.5), [0, 0, 127, 255, 255]);
         // 127.5 x + 128 just below and at 129.
-        assert_eq!([0.0078, 0.0079].map(byte), [128, 129]);
+        assert_eq!([0.0078, 0.0079].map(|x| byte(x, 128.0)), [128, 129]);
+        // Rounded down, white is exactly 1 or more.
+        assert_eq!([0.9999, 1.0].map(|x| byte(x, 127.5)), [254, 255]);
+        let grey = Tensor::new(&[[[[0.0079f32]], [[0.0]], [[0.99]]]], &Device::Cpu).unwrap();
+        assert_eq!(to_rgb8(&grey).unwrap(), [[129, 128, 254]]);
+        assert_eq!(to_rgb8_down(&grey).unwrap(), [[128, 127, 253]]);
     }
 
     #[test]

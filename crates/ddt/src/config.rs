@@ -61,6 +61,9 @@ pub struct PipelineConfig {
     /// Device of network and autoencoder.
     #[serde(default)]
     pub device: Place,
+    /// Rounding of pixels to whole grey levels.
+    #[serde(default, skip_serializing_if = "Rounding::is_nearest")]
+    pub rounding: Rounding,
 }
 
 /// Steps of [`usual_grid`]; the paper's tables have 250.
@@ -110,6 +113,7 @@ impl PipelineConfig {
             sharing: Sharing::None,
             dtype: Dtype::F32,
             device: Place::Cpu,
+            rounding: Rounding::Nearest,
         }
     }
 
@@ -338,6 +342,33 @@ impl From<Dtype> for DType {
             Dtype::Bf16 => Self::BF16,
             Dtype::F16 => Self::F16,
         }
+    }
+}
+
+/// Rounding of pixels to whole grey levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Rounding {
+    /// To the nearest
+    #[default]
+    Nearest,
+    /// Down, as for the Fréchet distances of DiT^DH
+    Down,
+}
+
+impl Rounding {
+    /// The byte of a pixel `x` in [-1, 1], as a formula.
+    #[must_use]
+    pub fn formula(self) -> &'static str {
+        match self {
+            Self::Nearest => "clamp(floor(127.5 x + 128), 0, 255)",
+            Self::Down => "clamp(floor(127.5 x + 127.5), 0, 255)",
+        }
+    }
+
+    fn is_nearest(&self) -> bool {
+        *self == Self::Nearest
     }
 }
 

@@ -1,11 +1,11 @@
 //! Latents to images: the scale of each channel, the decoder, bytes.
 
 use candle_core::{DType, Device, Tensor};
-use ddt_adapters::{Decode, to_rgb8};
+use ddt_adapters::{Decode, to_rgb8, to_rgb8_down};
 use ddt_model::LatentInfo;
 use ddt_picture::Rgb8;
 
-use crate::error::Result;
+use crate::{config::Rounding, error::Result};
 
 /// A decoder that threads share.
 pub(crate) type Decoder = Box<dyn Decode + Send + Sync>;
@@ -38,21 +38,29 @@ impl Scale {
 /// # Errors
 /// Latents of other channels than the decoder or the statistics have, or with NaN or infinity.
 pub fn decode_latents(decoder: &dyn Decode, info: &LatentInfo, latents: &Tensor) -> Result<Vec<Rgb8>> {
-    decode(decoder, Some(&Scale::new(info)?), latents)
+    decode(decoder, Some(&Scale::new(info)?), latents, Rounding::Nearest)
 }
 
 /// Decodes latents.
 ///
 /// # Shapes
 /// `(B, C, H, W)` -> B images
-pub(crate) fn decode(decoder: &dyn Decode, scale: Option<&Scale>, latents: &Tensor) -> Result<Vec<Rgb8>> {
+pub(crate) fn decode(
+    decoder: &dyn Decode,
+    scale: Option<&Scale>,
+    latents: &Tensor,
+    rounding: Rounding,
+) -> Result<Vec<Rgb8>> {
     let pixels = match scale {
         None => decoder.decode(latents)?,
         Some(Scale { mean, std }) => decoder.decode(&latents.broadcast_mul(std)?.broadcast_add(mean)?)?,
     };
     let (_, _, height, width) = pixels.dims4()?;
-    let images = to_rgb8(&pixels)?.into_iter();
-    Ok(images.map(|it| Rgb8::new(width as u32, height as u32, it)).collect::<Result<_, _>>()?)
+    let images = match rounding {
+        Rounding::Nearest => to_rgb8(&pixels)?,
+        Rounding::Down => to_rgb8_down(&pixels)?,
+    };
+    Ok(images.into_iter().map(|it| Rgb8::new(width as u32, height as u32, it)).collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
@@ -70,10 +78,11 @@ mod tests {
     fn each_channel_is_scaled_back() {
         let scale = Scale::new(&info(&[0.5, 0.0, -1.0], &[0.5, 1.0, 2.0])).unwrap();
         let latents = Tensor::new(&[[[[1f32]], [[1.0]], [[0.0]]]], &Device::Cpu).unwrap();
-        let images = decode(&PixelSpace, Some(&scale), &latents).unwrap();
+        let images = decode(&PixelSpace, Some(&scale), &latents, Rounding::Nearest).unwrap();
         assert_eq!(images[0].as_bytes(), [255, 255, 0]);
-        let plain = decode(&PixelSpace, None, &latents).unwrap();
-        assert_eq!(plain[0].as_bytes()[..2], [255, 255]);
+        let plain = |rounding| decode(&PixelSpace, None, &latents, rounding).unwrap().remove(0);
+        assert_eq!(plain(Rounding::Nearest).as_bytes(), [255, 255, 128]);
+        assert_eq!(plain(Rounding::Down).as_bytes(), [255, 255, 127]);
         // Statistics of other latents.
         assert!(decode_latents(&PixelSpace, &info(&[0.0; 2], &[1.0; 2]), &latents).is_err());
     }

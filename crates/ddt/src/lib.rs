@@ -34,7 +34,7 @@ mod weights;
 
 pub use crate::{
     classes::ClassTable,
-    config::{Dtype, Fidelity, Image, PipelineConfig, Place, Request, SolverName, Source},
+    config::{Dtype, Fidelity, Image, PipelineConfig, Place, Request, Rounding, SolverName, Source},
     decoding::decode_latents,
     error::{Error, Result},
     generated::{Generated, RECORD_KEY, Record, Report, VERSION, relative_errors},

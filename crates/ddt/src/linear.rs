@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use ddt_flow::NoiseSource;
 use ddt_picture::Rgb8;
 
-use crate::{decoding::decode, error::Result, pipeline::Pipeline};
+use crate::{config::Rounding, decoding::decode, error::Result, pipeline::Pipeline};
 
 /// Images at the resolution of the latents, by least squares from a few decoded latents.
 ///
@@ -66,7 +66,7 @@ impl LinearDecoder {
         let (batch, _, height, width) = latents.dims4()?;
         let colours = with_one(&positions(latents)?)?.matmul(&self.weights)?;
         let pixels = colours.reshape((batch, height, width, 3))?.permute((0, 3, 1, 2))?;
-        decode(&ddt_adapters::PixelSpace, None, &pixels)
+        decode(&ddt_adapters::PixelSpace, None, &pixels, Rounding::Nearest)
     }
 }
 

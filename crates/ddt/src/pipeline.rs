@@ -301,7 +301,7 @@ impl Pipeline {
     /// # Errors
     /// Another shape; latents or pixels that are NaN or infinite.
     pub fn decode(&self, latents: &Tensor) -> Result<Vec<Rgb8>> {
-        decode(&*self.loaded.decoder, self.loaded.scale.as_ref(), latents)
+        decode(&*self.loaded.decoder, self.loaded.scale.as_ref(), latents, self.config.rounding)
     }
 }
 

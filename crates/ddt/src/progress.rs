@@ -7,6 +7,7 @@ use ddt_adapters::Decode;
 use ddt_picture::Rgb8;
 
 use crate::{
+    config::Rounding,
     decoding::{Scale, decode},
     error::Result,
 };
@@ -81,7 +82,7 @@ impl Progress<'_> {
     /// As [`Pipeline::decode`](crate::Pipeline::decode).
     pub fn preview(&self) -> Result<Option<Vec<Rgb8>>> {
         match (self.preview, self.estimate()?) {
-            (Some(it), Some(latents)) => Ok(Some(decode(it.decoder, it.scale, &latents)?)),
+            (Some(it), Some(latents)) => Ok(Some(decode(it.decoder, it.scale, &latents, Rounding::Nearest)?)),
             _ => Ok(None),
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::value_parser;
 use ddt::{
-    Image, Opened, OutputFile, Pipeline, Record, Request,
+    Image, Opened, OutputFile, Pipeline, PipelineConfig, Record, Request, Rounding,
     args::PipelineArgs,
     duration_in_words,
     files::npz::{ArchiveJob, ImageArchive, Next, Shard},
@@ -34,6 +34,8 @@ const EXAMPLES: &str = "\
 Examples:
   ddt dataset --count 1000                           a thousand images of the demo, in a minute or so
   ddt dataset --weights hub --steps 250              the 50,000 images of the paper's tables
+  ddt dataset --weights ditdh-xl-256 --guiding-network ditdh-s-256 --fidelity exact --rounding down
+                                                     those of DiT^DH's paper
   srun --ntasks 8 ddt dataset --weights hub          eight processes fill one archive (also torchrun, mpirun)
   ddt dataset --weights hub --device cuda:1 --dtype bf16 --rank 1 --world-size 8
                                                      one of eight, each on a GPU of its own
@@ -71,6 +73,10 @@ pub(crate) struct Args {
     /// Side of the images in pixels, which chooses the published weights and guidance
     #[arg(long, value_name = "256|512", default_value = "256", value_parser = parse_size)]
     size: Release,
+    /// Rounding of pixels to whole grey levels; the Fréchet distances of DiT^DH's paper are of images that are rounded
+    /// down
+    #[arg(long, value_enum, default_value_t = Rounding::Nearest)]
+    rounding: Rounding,
     #[command(flatten)]
     pipeline: PipelineArgs,
 }
@@ -84,9 +90,6 @@ struct Protocol {
     order: &'static str,
     rounding: &'static str,
 }
-
-/// Rounding of pixels to bytes, in words.
-const ROUNDING: &str = "clamp(floor(127.5 x + 128), 0, 255)";
 
 /// Time between two looks whether another process has finished its batch, or has ended.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
@@ -105,7 +108,8 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     places(&out)?;
     let hub = Hub::from_env();
     fetch::weights(&hub, given, args.size, &args.classes, terminal)?;
-    let opened = given.open(args.size, &hub)?;
+    let config = PipelineConfig { rounding: args.rounding, ..given.config(args.size, &hub)? };
+    let opened = Opened::new(&config, &hub)?;
     let batch = given.batch(&opened);
     let request = balanced(&opened, &args.classes, args.count, batch)?;
     let request = Request { seed: given.seed, rng: given.rng, ..request };
@@ -159,7 +163,8 @@ impl DataSet<'_> {
         let ((height, width), classes) = (opened.image_size(), opened.classes().clone());
         let identified = opened.identify()?;
         let record = Record::new(identified.config(), &classes, request.clone());
-        let protocol = serde_json::to_value(Protocol { record, order: rows::ORDER, rounding: ROUNDING })?;
+        let rounding = record.pipeline.rounding.formula();
+        let protocol = serde_json::to_value(Protocol { record, order: rows::ORDER, rounding })?;
         let job = ArchiveJob { count: images.len(), height, width, batch: request.batch, protocol };
         let png_folder = png_folder.map(|path| PngFolder::check(path, &job));
         let png_folder = png_folder.transpose().context("--png-folder")?;
