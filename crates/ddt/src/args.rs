@@ -220,14 +220,17 @@ impl PipelineArgs {
         // Numbers that no weights make right.
         self.grid((Some(USUAL_LAST_STEP), 1.0))?;
         self.guidance_like(Guidance::none())?;
-        let network = self.preset.as_deref().map(NetworkConfig::preset).transpose().context("--preset")?;
-        let release = self.release(release);
+        let named = self.preset.as_deref().and_then(|it| it.parse::<Release>().ok());
+        let sizes = named.map(Release::sizes).or(self.preset.as_deref());
+        let network = sizes.map(NetworkConfig::preset).transpose().context("--preset")?;
+        let release = named.unwrap_or(release);
         let weights = match self.weights.to_str() {
             Some("hub") => release.to_string().into(),
-            Some("auto") => match hub.find(&release.network()) {
-                Some(_) => release.to_string().into(),
-                None => PathBuf::from("demo"),
-            },
+            // The demo does not stand in for a network that was asked for by name.
+            Some("auto") if named.is_some() || hub.find(&release.network()).is_some() => {
+                release.to_string().into()
+            }
+            Some("auto") => PathBuf::from("demo"),
             _ => self.weights.clone(),
         };
         let release = weights.to_str().and_then(|it| it.parse().ok()).unwrap_or(release);
@@ -253,7 +256,7 @@ impl PipelineArgs {
             return Ok(config);
         }
         // Settings that are left out are the usual ones of the weights. Sharing depends on what is not known yet.
-        let plain = PipelineConfig { sharing: Sharing::None, guiding_network: None, ..config.clone() };
+        let plain = PipelineConfig { sharing: Sharing::None, ..config.clone() };
         let opened = Opened::new(&plain, hub)?;
         if let Some(fidelity) = self.fidelity {
             config.network = Some(opened.network.clone());

@@ -16,6 +16,7 @@ use crate::{
     config::{Dtype, PipelineConfig},
     decoding::Decoder,
     error::{Context, Result, invalid},
+    opened::name_of,
 };
 
 const BLAME: &str = "the GPU";
@@ -35,7 +36,8 @@ impl CudaEngine {
         let sizes = &network.sizes;
         if *network != NetworkConfig::from(sizes.clone()) {
             return invalid(format!(
-                "device cuda runs the paper's DDT only, got {network:?}; use device cpu"
+                "device cuda runs the paper's DDT only, got {}; use device cpu",
+                name_of(network)
             ));
         }
         let weights = file.weights(Some(network))?.into_iter().collect();

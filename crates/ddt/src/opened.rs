@@ -270,7 +270,11 @@ impl GuidingFile {
             None => from.to_owned(),
         };
         if !path.exists() {
-            return invalid(format!("{blame}: there is no file {}", path.display()));
+            let names = Release::ALL.map(|it| it.to_string()).join(", ");
+            return invalid(format!(
+                "{blame}: there is no file {}; expected {names} or the path of a file",
+                path.display()
+            ));
         }
         let file = DdtFile::open(&path).context(blame)?;
         let release = release.map(|it| NetworkConfig::preset(it.sizes())).transpose()?;
@@ -327,7 +331,7 @@ fn latent_size(
 fn agreed(file: &DdtFile, config: &PipelineConfig, release: Option<Release>) -> Result<NetworkConfig> {
     match (file.network_config(), &config.network, release) {
         (Some(found), Some(asked), _) if found != asked => invalid(format!(
-            "the weights say that they are {}, which contradicts {}; leave the sizes out",
+            "the weights say that they are {}, which contradicts {}; leave the sizes out, or name the file of such weights",
             name_of(found),
             name_of(asked)
         )),
