@@ -19,6 +19,7 @@ mod features;
 mod frechet;
 mod inception_score;
 mod moments;
+mod named_protocol;
 mod neighbours;
 mod precision_recall;
 mod protocol;
@@ -31,12 +32,13 @@ pub use features::Features;
 pub use frechet::{FrechetDistance, frechet_distance};
 pub use inception_score::{InceptionScore, InceptionScoreAccumulator, SPLIT_SIZE, inception_score};
 pub use moments::Moments;
+pub use named_protocol::{NamedProtocol, Published, Setting};
 pub use precision_recall::{
     NEIGHBOURHOOD, PrecisionRecall, precision_recall, precision_recall_with_progress,
 };
 pub use protocol::{
-    ClassCounts, Departure, EvaluationProtocol, Evaluator, INCEPTION_2015, ImageSet, NamedProtocol, Protocol,
-    Quantity, Verdict,
+    ClassCounts, Departure, EvaluationProtocol, Evaluator, INCEPTION_2015, ImageSet, Protocol, Quantity,
+    Verdict,
 };
 pub use report::{Difference, Explanation, Metric, REPORT_VERSION, Report, explain};
 pub use statistics::Statistics;

@@ -41,7 +41,9 @@ pub(crate) struct Measurement {
     /// cuda:N, GPU N counted from 0
     #[arg(long, default_value = "cpu")]
     pub(crate) device: Place,
-    /// Protocol that the numbers must follow to bear its names: adm-imagenet-256, adm-imagenet-512 or none
+    /// Protocol that the numbers must follow to bear its names: adm-imagenet-256, adm-imagenet-512; with the generation
+    /// of a paper's table ddt-imagenet-256, ddt-imagenet-512, rae-imagenet-256, rae-imagenet-512, the last two also with
+    /// -autoguided after them; or none
     /// [default: that of the samples' size with inception, else none]
     #[arg(long, value_name = "NAME")]
     pub(crate) protocol: Option<String>,

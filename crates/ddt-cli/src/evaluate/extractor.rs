@@ -27,6 +27,19 @@ pub(crate) enum Choice {
     Cifar10Classifier,
 }
 
+impl Choice {
+    /// Checks that the network takes images of this height and width.
+    pub(crate) fn check_size(self, (height, width): (usize, usize)) -> Result<()> {
+        let side = Classifier::SIDE;
+        ensure!(
+            self != Self::Cifar10Classifier || (width, height) == (side, side),
+            "--extractor cifar10-classifier: expected images of {side} x {side} pixels, got {width} x {height}; use \
+             inception or dinov2"
+        );
+        Ok(())
+    }
+}
+
 /// CIFAR-10's classes, as the classifier counts them.
 const CIFAR10: [&str; Classifier::CLASSES] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
@@ -159,11 +172,7 @@ fn inception(weights: &FoldedInception, device: Place, terminal: &Terminal) -> R
 }
 
 fn classify(network: &Classifier, images: &Chunk) -> Result<Extracted> {
-    let (side, width, height) = (Classifier::SIDE, images.width, images.height);
-    ensure!(
-        (width, height) == (side, side),
-        "--extractor cifar10-classifier: expected images of {side} x {side} pixels, got {width} x {height}"
-    );
+    Choice::Cifar10Classifier.check_size((images.height, images.width))?;
     let pixels = ((pixels(images)?.to_dtype(DType::F32)? / 127.5)? - 1.0)?;
     let it = network.forward(&pixels)?;
     Ok(Extracted { features: Rows::of(&it.features)?, spatial: None, logits: Some(Rows::of(&it.logits)?) })

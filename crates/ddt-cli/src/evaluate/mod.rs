@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use ddt::args::Threads;
 use ddt_dist::{Launch, connect};
-use ddt_metrics::{Explanation, Report, explain};
+use ddt_metrics::{Explanation, NamedProtocol, Published, Report, explain};
 
 pub(crate) use self::{
     comparison::{Comparison, Measurement, check_references},
@@ -121,9 +121,18 @@ fn table(report: &Report) -> String {
             lines.extend(verdict.departures.iter().map(|it| format!("  {it}")));
         }
         lines.extend(verdict.unverified.iter().map(|it| format!("  unknown: {it}")));
+        // A report of another version may name a protocol that is not known here.
+        let named = NamedProtocol::find(protocol).ok();
+        lines.extend(named.iter().flat_map(|it| it.published).map(published));
     }
     lines.extend(report.warnings.iter().map(|it| format!("warning: {it}")));
     lines.join("\n")
+}
+
+/// A published result.
+fn published(it: &Published) -> String {
+    let numbers = it.numbers.iter().map(|(name, value)| format!("{name} {value}"));
+    format!("published: {} ({})", numbers.collect::<Vec<_>>().join(", "), it.of)
 }
 
 /// The differences of two reports.

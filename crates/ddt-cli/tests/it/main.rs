@@ -6,6 +6,7 @@ mod dataset;
 mod evaluate;
 mod machine;
 mod plan;
+mod rae;
 mod sample;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
