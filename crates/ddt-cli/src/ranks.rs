@@ -19,7 +19,7 @@ pub(crate) struct Silent {
 
 /// The device of a process: a GPU without a number is that of its rank on the machine.
 pub(crate) fn device_of(device: Place, launch: &Launch) -> Place {
-    if device == Place::Cuda(0) { Place::Cuda(launch.local_rank) } else { device }
+    if device == Place::Cuda(None) { Place::Cuda(Some(launch.local_rank)) } else { device }
 }
 
 /// Waits for all ranks.
@@ -48,10 +48,23 @@ pub(crate) fn together<T>(group: &dyn Group, own: Result<T>) -> Result<T> {
         let status = if own.is_ok() { 0 } else { INTERRUPTED };
         return if group.rank() == 0 { own } else { Err(Silent { status }.into()) };
     };
-    if failed.rank == group.rank() {
+    if failed.speaker() == group.rank() {
         writeln!(std::io::stderr(), "error: {failed}").ok();
     }
     // mpirun ends the others as soon as one has failed: nobody leaves before the message is out.
     group.barrier().ok();
     Err(Silent { status: 1 }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_with_a_number_is_that_gpu_on_every_rank() {
+        let launch = Launch { rank: 5, size: 8, local_rank: 1, ..Launch::alone() };
+        let given = [Place::Cpu, Place::Cuda(None), Place::Cuda(Some(0)), Place::Cuda(Some(3))];
+        let devices = given.map(|it| device_of(it, &launch));
+        assert_eq!(devices, [Place::Cpu, Place::Cuda(Some(1)), Place::Cuda(Some(0)), Place::Cuda(Some(3))]);
+    }
 }

@@ -379,8 +379,9 @@ pub enum Place {
     /// The processor.
     #[default]
     Cpu,
-    /// An NVIDIA GPU, counted from 0.
-    Cuda(usize),
+    /// An NVIDIA GPU, counted from 0; without a number the first, or, of several processes, that of the process's number on
+    /// its machine.
+    Cuda(Option<usize>),
 }
 
 impl Place {
@@ -389,7 +390,7 @@ impl Place {
     pub fn best() -> Self {
         #[cfg(feature = "cuda")]
         if ddt_cuda::Cuda::open(0).is_ok() {
-            return Self::Cuda(0);
+            return Self::Cuda(None);
         }
         Self::Cpu
     }
@@ -399,8 +400,8 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(0) => f.write_str("cuda"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cuda(None) => f.write_str("cuda"),
+            Self::Cuda(Some(number)) => write!(f, "cuda:{number}"),
         }
     }
 }
@@ -416,8 +417,8 @@ impl FromStr for Place {
         };
         let place = match (text, text.strip_prefix("cuda:")) {
             ("cpu", _) => Some(Self::Cpu),
-            ("cuda", _) => Some(Self::Cuda(0)),
-            (_, Some(number)) => number.parse().ok().map(Self::Cuda),
+            ("cuda", _) => Some(Self::Cuda(None)),
+            (_, Some(number)) => number.parse().ok().map(|it| Self::Cuda(Some(it))),
             _ => None,
         };
         let place = place.filter(|it| cfg!(feature = "cuda") || *it == Self::Cpu);
@@ -485,12 +486,14 @@ mod tests {
             assert_eq!(solver_by_name(name).unwrap().name(), parsed.as_str());
         }
         assert_eq!("dopri5:1e-6".parse::<SolverName>().unwrap().as_str(), "dopri5:1e-6");
-        let places = ["cpu", "cuda", "cuda:3", "cuda:", "cuda:x", "cuda3", "gpu"].map(|it| it.parse().ok());
+        let places =
+            ["cpu", "cuda", "cuda:0", "cuda:3", "cuda:", "cuda:x", "cuda3", "gpu"].map(|it| it.parse().ok());
         let gpu = |number| cfg!(feature = "cuda").then_some(Place::Cuda(number));
-        assert_eq!(places, [Some(Place::Cpu), gpu(0), gpu(3), None, None, None, None]);
+        assert_eq!(places, [Some(Place::Cpu), gpu(None), gpu(Some(0)), gpu(Some(3)), None, None, None, None]);
         assert_eq!(
-            [Place::Cpu, Place::Cuda(0), Place::Cuda(2)].map(|it| it.to_string()),
-            ["cpu", "cuda", "cuda:2"]
+            [Place::Cpu, Place::Cuda(None), Place::Cuda(Some(0)), Place::Cuda(Some(2))]
+                .map(|it| it.to_string()),
+            ["cpu", "cuda", "cuda:0", "cuda:2"]
         );
     }
 

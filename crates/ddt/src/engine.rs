@@ -49,7 +49,10 @@ impl Engine {
                 Ok(Self::Cpu { network, guiding })
             }
             #[cfg(feature = "cuda")]
-            Place::Cuda(number) => Ok(Self::Cuda(cuda::CudaEngine::open(config, network, file, number)?)),
+            Place::Cuda(number) => {
+                let number = number.unwrap_or_default();
+                Ok(Self::Cuda(cuda::CudaEngine::open(config, network, file, number)?))
+            }
             #[cfg(not(feature = "cuda"))]
             Place::Cuda(_) => no_gpus(),
         }
@@ -93,7 +96,7 @@ pub(crate) fn check(config: &PipelineConfig) -> Result<()> {
     match config.device {
         Place::Cpu => Ok(()),
         #[cfg(feature = "cuda")]
-        Place::Cuda(number) => cuda::check(config, number),
+        Place::Cuda(number) => cuda::check(config, number.unwrap_or_default()),
         #[cfg(not(feature = "cuda"))]
         Place::Cuda(_) => no_gpus(),
     }
@@ -120,7 +123,7 @@ pub(crate) fn load_kl_decoder(cfg: &KlConfig, file: &Checkpoint, config: &Pipeli
     match config.device {
         Place::Cpu => Ok(Box::new(KlDecoder::load(cfg, file, decoder_dtype(config), &Device::Cpu)?)),
         #[cfg(feature = "cuda")]
-        Place::Cuda(number) => cuda::load_kl_decoder(cfg, file, config, number),
+        Place::Cuda(number) => cuda::load_kl_decoder(cfg, file, config, number.unwrap_or_default()),
         #[cfg(not(feature = "cuda"))]
         Place::Cuda(_) => no_gpus(),
     }

@@ -217,7 +217,7 @@ impl Opened {
         }
         // The number of a GPU differs between machines.
         if let Place::Cuda(_) = config.device {
-            config.device = Place::Cuda(0);
+            config.device = Place::Cuda(None);
         }
         Ok(config)
     }
