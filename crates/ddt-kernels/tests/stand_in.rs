@@ -193,6 +193,32 @@ fn a_shape_is_timed_once_and_its_way_is_kept() {
 }
 
 #[test]
+fn ways_of_another_process_are_used_and_no_others_are_timed() {
+    if !StandIn::default().plays("ways_of_another_process_are_used_and_no_others_are_timed") {
+        return;
+    }
+    let first = Cuda::open(0).unwrap();
+    first.tune_gemm(&Product::on(&first).gemm()).unwrap();
+    let ways = first.ways().unwrap();
+    assert_eq!(ways.lines().count(), 1, "{ways}");
+    let products = |cuda: &Cuda| {
+        let (before, product) = (count("products").unwrap(), Product::on(cuda));
+        cuda.tune_gemm(&product.gemm()).unwrap();
+        product.check(cuda);
+        count("products").unwrap() - before
+    };
+    // Another one's table instead of the file's, and after the file's was read; then one that lacks the shape.
+    let second = Cuda::open(1).unwrap();
+    for ways in [ways.as_str(), "", ways.as_str()] {
+        second.set_ways(ways).unwrap();
+        assert_eq!(products(&second), 1);
+        assert_eq!(second.ways().unwrap().trim(), ways.trim());
+    }
+    // The file is as it was.
+    assert_eq!(Cuda::open(0).unwrap().ways().unwrap(), ways);
+}
+
+#[test]
 fn nothing_is_timed_where_that_is_switched_off() {
     if !(StandIn { tune: Some("0"), ..StandIn::default() })
         .plays("nothing_is_timed_where_that_is_switched_off")

@@ -50,6 +50,16 @@ pub(super) trait Backend: Debug + Send + Sync {
         self.gemm(shape, places)
     }
 
+    /// The known ways of multiplying, as text; none where they are not measured.
+    fn ways(&self) -> Result<String> {
+        Ok(String::new())
+    }
+
+    /// Multiplies in these ways, and measures no others.
+    fn set_ways(&self, _ways: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Convolves with a library, if there is one that knows the shape, and returns whether it did. `places` are the
     /// addresses of input, weight and result.
     fn conv(&self, _shape: ConvShape, _places: [u64; 3], _scratch: u64) -> Result<bool> {

@@ -29,8 +29,10 @@ const ALIGNMENT: u32 = 16;
 pub(super) struct Blas {
     handle: sys::cublasLtHandle_t,
     plans: HashMap<GemmShape, Plan>,
-    /// None where nothing is timed.
+    /// None where nothing is timed or known.
     tuning: Option<Tuning>,
+    /// Whether shapes without a way are timed.
+    measures: bool,
 }
 
 // SAFETY: handles and descriptors may be used from any thread, one at a time: the owner holds a lock.
@@ -85,7 +87,7 @@ impl Blas {
         let handle = check("start cuBLASLt", result::create_handle())?;
         // SAFETY: the library is there; the call has no arguments.
         let version = unsafe { sys::cublasLtGetVersion() };
-        Ok(Self { handle, plans: HashMap::new(), tuning: Tuning::of(device, version) })
+        Ok(Self { handle, plans: HashMap::new(), tuning: Tuning::of(device, version), measures: true })
     }
 
     pub(super) fn gemm(&mut self, shape: GemmShape, places: GemmPlaces, stream: &CudaStream) -> Result<()> {
@@ -105,7 +107,7 @@ impl Blas {
     ) -> Result<()> {
         let handle = self.handle;
         self.plan(shape, places)?;
-        let plan = self.plans.get_mut(&shape).filter(|it| !it.tuned);
+        let plan = self.plans.get_mut(&shape).filter(|it| !it.tuned && self.measures);
         let (Some(plan), Some(tuning)) = (plan, &mut self.tuning) else {
             return self.gemm(shape, places, stream);
         };
@@ -125,6 +127,17 @@ impl Blas {
         let data = tuning.keep(shape, plan.way.data, takes);
         (plan.way, plan.tuned) = (sys::cublasLtMatmulAlgo_t { data }, true);
         Ok(())
+    }
+
+    /// The ways that are known, as text.
+    pub(super) fn ways(&self) -> String {
+        self.tuning.as_ref().map(Tuning::text).unwrap_or_default()
+    }
+
+    /// Multiplies in these ways, and measures no others.
+    pub(super) fn set_ways(&mut self, ways: &str) {
+        self.plans.clear();
+        (self.tuning, self.measures) = (Some(Tuning::of_text(ways)), false);
     }
 
     fn plan(&mut self, shape: GemmShape, places: GemmPlaces) -> Result<&mut Plan> {

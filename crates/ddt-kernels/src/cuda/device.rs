@@ -32,6 +32,23 @@ impl Cuda {
         self.device.backend.is_emulated()
     }
 
+    /// The known ways of multiplying matrices on this device, a line each, for other processes.
+    ///
+    /// # Errors
+    /// If the library that multiplies is not there.
+    pub fn ways(&self) -> Result<String> {
+        self.device.backend.ways()
+    }
+
+    /// Multiplies in the [`ways`](Self::ways) of another process with the same kind of GPU, and gives the same bits. Shapes that
+    /// they lack are not measured: the library chooses.
+    ///
+    /// # Errors
+    /// If the library that multiplies is not there.
+    pub fn set_ways(&self, ways: &str) -> Result<()> {
+        self.device.backend.set_ways(ways)
+    }
+
     /// Streaming multiprocessors: how many blocks run side by side.
     pub fn multiprocessors(&self) -> usize {
         self.device.backend.multiprocessors()

@@ -293,6 +293,22 @@ impl Backend for Driver {
         self.with_blas(|blas| blas.tune(shape, places, &self.stream, |work| self.time(work)))
     }
 
+    fn ways(&self) -> Result<String> {
+        let mut ways = String::new();
+        self.with_blas(|blas| {
+            ways = blas.ways();
+            Ok(())
+        })?;
+        Ok(ways)
+    }
+
+    fn set_ways(&self, ways: &str) -> Result<()> {
+        self.with_blas(|blas| {
+            blas.set_ways(ways);
+            Ok(())
+        })
+    }
+
     fn conv(&self, shape: ConvShape, places: [u64; 3], scratch: u64) -> Result<bool> {
         let _turn = self.turn()?;
         self.with_cudnn(|cudnn| cudnn.conv(shape, places, scratch)).unwrap_or(Ok(false))

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use super::backend::GemmShape;
@@ -44,9 +44,22 @@ impl Tuning {
         self.ways.get(shape).copied()
     }
 
+    /// The ways, a line each.
+    pub(super) fn text(&self) -> String {
+        text(&self.ways)
+    }
+
+    /// Ways as [`text`](Self::text) gives them, kept nowhere.
+    pub(super) fn of_text(text: &str) -> Self {
+        Self { file: None, ways: text.lines().filter_map(parse).collect() }
+    }
+
     /// Keeps a way, unless another program has kept one for this shape that the library takes; returns the kept one.
+    /// Programs that measure the same shape at the same time take turns, so that all use the first one's.
     /// A file that cannot be written costs later programs time, and is no error.
     pub(super) fn keep(&mut self, shape: GemmShape, way: Way, takes: impl Fn(Way) -> bool) -> Way {
+        // Given back when it is closed.
+        let _turn = self.file.as_deref().and_then(turn);
         self.ways.extend(self.file.as_deref().map(read).unwrap_or_default());
         let kept = self.get(&shape).filter(|it| takes(*it)).unwrap_or(way);
         self.ways.insert(shape, kept);
@@ -72,8 +85,14 @@ fn parse(line: &str) -> Option<(GemmShape, Way)> {
     Some((GemmShape { m, n, k, with_bias: with_bias == 1, element, workspace }, way.try_into().ok()?))
 }
 
-/// Whole or not at all: another program may read it at any time.
-fn write(file: &Path, ways: &HashMap<GemmShape, Way>) -> std::io::Result<()> {
+/// Waits for other programs that keep a way; none on file systems without locks.
+fn turn(file: &Path) -> Option<File> {
+    fs::create_dir_all(file.parent()?).ok()?;
+    let lock = File::create(file.with_extension("lock")).ok()?;
+    lock.lock().ok().map(|()| lock)
+}
+
+fn text(ways: &HashMap<GemmShape, Way>) -> String {
     let mut lines: Vec<String> = ways
         .iter()
         .map(|(shape, way)| {
@@ -87,9 +106,14 @@ fn write(file: &Path, ways: &HashMap<GemmShape, Way>) -> std::io::Result<()> {
         })
         .collect();
     lines.sort();
+    lines.join("\n") + "\n"
+}
+
+/// Whole or not at all: another program may read it at any time.
+fn write(file: &Path, ways: &HashMap<GemmShape, Way>) -> std::io::Result<()> {
     fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
     let beside = file.with_extension(format!("{}.part", std::process::id()));
-    fs::write(&beside, lines.join("\n") + "\n")?;
+    fs::write(&beside, text(ways))?;
     fs::rename(beside, file)
 }
 
@@ -117,5 +141,33 @@ mod tests {
         assert_eq!([1, 2, 3].map(|m| later.get(&shape(m))), [Some([7; 8]), Some([u64::MAX; 8]), None]);
         assert!(fs::remove_dir_all(folder).is_ok());
         assert_eq!(Tuning::open(None).keep(shape(1), [1; 8], taken), [1; 8]);
+        let copy = Tuning::of_text(&later.text());
+        assert_eq!([1, 2, 3].map(|m| copy.get(&shape(m))), [Some([7; 8]), Some([u64::MAX; 8]), None]);
+    }
+
+    /// Locks are of open files, so threads stand for programs.
+    #[test]
+    fn programs_that_measure_at_the_same_time_keep_one_way() {
+        let folder = std::env::temp_dir().join(format!("ddt-tuning-turns-{}", std::process::id()));
+        let file = folder.join("gpu.txt");
+        for m in 0..40 {
+            let shape = GemmShape { m, n: 2, k: 3, with_bias: true, element: 1, workspace: 4 };
+            let start = std::sync::Barrier::new(4);
+            let kept: Vec<Way> = std::thread::scope(|scope| {
+                let program = |number| {
+                    let (file, start) = (file.clone(), &start);
+                    scope.spawn(move || {
+                        let mut tuning = Tuning::open(Some(file));
+                        start.wait();
+                        tuning.keep(shape, [number; 8], |_| true)
+                    })
+                };
+                let programs: Vec<_> = (1..=4).map(program).collect();
+                programs.into_iter().filter_map(|it| it.join().ok()).collect()
+            });
+            assert_eq!(kept, vec![kept[0]; 4], "shape {m}");
+        }
+        assert_eq!(Tuning::open(Some(file)).ways.len(), 40);
+        assert!(fs::remove_dir_all(folder).is_ok());
     }
 }
