@@ -50,6 +50,8 @@
 
 mod activation;
 mod attention;
+#[cfg(any(feature = "cuda-emulation", feature = "nccl-stand-in"))]
+mod compiler;
 mod conv2d;
 mod cpu;
 #[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
@@ -63,6 +65,8 @@ mod layer_norm_modulate;
 mod linear;
 mod modulated_rows;
 mod modulation;
+#[cfg(feature = "nccl")]
+pub mod nccl;
 mod neighbours;
 mod op;
 mod packed_block;

@@ -7,9 +7,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, OsString, c_char, c_int, c_uint, c_void};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
@@ -21,6 +19,7 @@ use super::error::{CudaError, Result};
 use super::kernels;
 use super::launch::{Arguments, Launch};
 use super::memory::{Device, Float};
+use crate::compiler;
 
 /// In which order the threads of a block come to run: results may not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -342,56 +341,10 @@ pub(super) fn library() -> Result<PathBuf> {
     compile("emulate.cpp", "ddt-cuda-emulation", &["-Wno-unknown-pragmas".into()])
 }
 
-/// Compiles a source of the folder `cu` into a library beside the running program, which is where its builder keeps what was
-/// built. A file that is there already was compiled from the same sources with the same flags.
+/// [`compiler::compile`], with this module's errors.
 pub(super) fn compile(source: &str, name: &str, flags: &[OsString]) -> Result<PathBuf> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _one = lock(&ONE_AT_A_TIME);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cu");
-    let mut hash = DefaultHasher::new();
-    flags.hash(&mut hash);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-        .map_err(|error| failed(format!("{}: {error}", folder.display())))?;
-    files.sort();
-    for file in &files {
-        std::fs::read(file).map_err(failed)?.hash(&mut hash);
-    }
-    let program = std::env::current_exe().map_err(failed)?;
-    let path = program.with_file_name(format!("{name}-{:016x}.so", hash.finish()));
-    if path.exists() {
-        return Ok(path);
-    }
-    let beside = path.with_extension(format!("{}.so", std::process::id()));
-    let named = std::env::var("CXX").ok();
-    let compilers = named.as_deref().into_iter().chain(["c++", "g++", "clang++"]);
-    let mut found = None;
-    for compiler in compilers {
-        // Hardened `longjmp` refuses to go from one stack to another.
-        let output = Command::new(compiler)
-            .args(["-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"])
-            .arg(folder.join(source))
-            .args(flags)
-            .arg("-o")
-            .arg(&beside)
-            .output();
-        match output {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(format!("{compiler}: {error}"))),
-            Ok(output) => {
-                found = Some(output);
-                break;
-            }
-        }
-    }
-    let Some(output) = found else {
-        return Err(CudaError::NoCompiler);
-    };
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let errors: Vec<&str> = said.lines().filter(|line| line.contains("error")).take(3).collect();
-        return Err(failed(errors.join("; ")));
-    }
-    std::fs::rename(&beside, &path).map_err(failed)?;
-    Ok(path)
+    compiler::compile(source, name, flags).map_err(|error| match error {
+        compiler::Failed::NoCompiler => CudaError::NoCompiler,
+        compiler::Failed::Said(got) => CudaError::Emulation { got },
+    })
 }

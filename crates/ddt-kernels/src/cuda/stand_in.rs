@@ -17,11 +17,12 @@
 #![expect(unsafe_code, reason = "calls a function of the stand-in")]
 
 use std::ffi::{CString, OsString, c_char, c_ulong};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::emulation::{compile, failed, library};
 use super::error::Result;
+use crate::compiler::link;
 
 /// Says in a process which test it runs.
 const TEST: &str = "DDT_STAND_IN";
@@ -93,7 +94,7 @@ impl StandIn {
         let folder = built.with_extension(self.blas.unwrap_or("alone"));
         std::fs::create_dir_all(&folder).map_err(failed)?;
         for name in ["libcuda.so.1"].into_iter().chain(self.blas) {
-            link(&built, &folder.join(name))?;
+            link(&built, &folder.join(name)).map_err(failed)?;
         }
         Ok(folder)
     }
@@ -117,12 +118,4 @@ pub fn count(what: &str) -> Result<u64> {
     let counted = unsafe { driver.get::<Count>(b"ddt_stand_in_count\0") }.map_err(failed)?;
     // SAFETY: the text ends with a zero and outlives the call.
     Ok(u64::from(unsafe { counted(what.as_ptr()) }))
-}
-
-/// Tests run side by side, so another may have made the link.
-fn link(to: &Path, at: &Path) -> Result<()> {
-    match std::os::unix::fs::symlink(to, at) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(failed(error)),
-        _ => Ok(()),
-    }
 }
