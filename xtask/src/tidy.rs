@@ -27,7 +27,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ddt-model", &["ddt-blocks", "ddt-files", "ddt-flow", "ddt-kernels", "ddt-sharing"]),
     ("ddt-metrics", &[]),
     ("ddt-data", &["ddt-picture"]),
-    ("ddt-dist", &[]),
+    ("ddt-dist", &["ddt-kernels"]),
     ("ddt-adapters", &["ddt-files", "ddt-kernels"]),
     ("ddt-cuda", &["ddt-adapters", "ddt-blocks", "ddt-flow", "ddt-kernels", "ddt-model", "ddt-sharing"]),
     ("ddt-train", &["ddt-blocks", "ddt-data", "ddt-dist", "ddt-files", "ddt-flow", "ddt-model"]),

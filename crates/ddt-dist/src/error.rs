@@ -1,5 +1,8 @@
 //! Errors of groups.
 
+#[cfg(feature = "nccl")]
+use ddt_kernels::nccl::NcclError;
+
 use crate::launcher::Launcher;
 
 /// Why processes cannot work together.
@@ -60,7 +63,9 @@ pub enum DistError {
         nearest: String,
     },
     /// A rank that does not answer.
-    #[error("rank {rank} has not answered for {seconds} s")]
+    #[error(
+        "rank {rank} has not answered for {seconds} s: it was stopped, hangs or computes; the limit is DDT_RANK_TIMEOUT seconds"
+    )]
     Silent {
         /// Its rank.
         rank: usize,
@@ -79,4 +84,84 @@ pub enum DistError {
         /// Bytes received.
         got: usize,
     },
+    /// A rank whose process has ended.
+    #[error("rank {rank} has ended before the others")]
+    Gone {
+        /// Its rank.
+        rank: usize,
+    },
+    /// Nothing says where rank 0 is.
+    #[error(
+        "{launcher} started {size} processes and does not say where rank 0 is, which NCCL needs: set MASTER_ADDR to its machine and DDT_PORT to a free port there, the same for all processes"
+    )]
+    NoAddress {
+        /// The launcher that started the processes.
+        launcher: Launcher,
+        /// Number of processes.
+        size: usize,
+    },
+    /// Rank 0 cannot listen.
+    #[error(
+        "rank 0 cannot listen at port {port}: {why}; set DDT_PORT to a free one, the same for all processes"
+    )]
+    Listen {
+        /// The port.
+        port: u16,
+        /// The system's words.
+        why: String,
+    },
+    /// Ranks that rank 0 has waited for.
+    #[error(
+        "{ranks} of {size} did not come to rank 0, at port {port}, within {seconds} s, the limit DDT_RANK_TIMEOUT"
+    )]
+    Absent {
+        /// Their numbers, in words.
+        ranks: String,
+        /// Number of processes.
+        size: usize,
+        /// The port.
+        port: u16,
+        /// How long they were waited for.
+        seconds: u64,
+    },
+    /// No answer from rank 0.
+    #[error(
+        "rank 0 was not reached at {address} within {seconds} s, the limit DDT_RANK_TIMEOUT: {why}; expected MASTER_ADDR to be its machine and the port, DDT_PORT or the one after MASTER_PORT, to be open"
+    )]
+    NoRankZero {
+        /// Machine and port.
+        address: String,
+        /// How long it was tried.
+        seconds: u64,
+        /// The last failure.
+        why: String,
+    },
+    /// Rank 0 does not take this process.
+    #[error(
+        "rank 0 at {address} refused this process: {why}; processes of another start? set DDT_PORT to another port"
+    )]
+    Refused {
+        /// Machine and port.
+        address: String,
+        /// Rank 0's words.
+        why: String,
+    },
+    /// NCCL or what it needs is missing.
+    #[cfg(feature = "nccl")]
+    #[error("{0}; processes without GPUs are started with mpirun or srun, in a build with --features mpi")]
+    NoNccl(NcclError),
+    /// NCCL, or the driver below it, failed.
+    #[cfg(feature = "nccl")]
+    #[error("{0}")]
+    Nccl(NcclError),
+}
+
+#[cfg(feature = "nccl")]
+impl From<NcclError> for DistError {
+    fn from(error: NcclError) -> Self {
+        match error {
+            NcclError::NoDriver | NcclError::NoDevice { .. } | NcclError::NoNccl => Self::NoNccl(error),
+            other => Self::Nccl(other),
+        }
+    }
 }

@@ -1,11 +1,10 @@
 //! Launch: rank and number of processes, as launchers say them in environment variables.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use crate::{
     error::DistError,
-    group::{Alone, Group},
-    launcher::Launcher,
+    launcher::{Launcher, Transport},
 };
 
 /// The variables of a launcher: rank, number of processes, rank on this machine.
@@ -33,10 +32,22 @@ pub struct Launch {
     pub local_rank: usize,
     /// How long a rank waits for another before all give up.
     pub limit: Duration,
+    /// What the user wants exchanges to go through.
+    pub transport: Option<Transport>,
+    /// Where rank 0 can be found, if anything says so: its machine and a port.
+    pub address: Option<(String, u16)>,
 }
 
 /// The variable with the seconds that ranks wait for each other.
 const LIMIT: &str = "DDT_RANK_TIMEOUT";
+
+/// The variable with the transport.
+const TRANSPORT: &str = "DDT_TRANSPORT";
+
+/// The variables with the address of rank 0. torchrun listens at its port itself, so the next one is used.
+const ADDRESS: &str = "MASTER_ADDR";
+const LAUNCHERS_PORT: &str = "MASTER_PORT";
+const PORT: &str = "DDT_PORT";
 
 /// Half an hour: as long as one rank may take for something that it does alone.
 const DEFAULT_LIMIT: u64 = 1800;
@@ -45,7 +56,7 @@ impl Launch {
     /// One process.
     pub fn alone() -> Self {
         let (launcher, limit) = (Launcher::None, Duration::from_secs(DEFAULT_LIMIT));
-        Self { launcher, rank: 0, size: 1, local_rank: 0, limit }
+        Self { launcher, rank: 0, size: 1, local_rank: 0, limit, transport: None, address: None }
     }
 
     /// Reads the environment of this process.
@@ -78,38 +89,35 @@ impl Launch {
         if let Some(seconds) = number(LIMIT, None)? {
             launch.limit = Duration::from_secs(seconds as u64);
         }
+        if let Some(got) = variable(TRANSPORT) {
+            launch.transport = Some(match got.trim() {
+                "mpi" => Transport::Mpi,
+                "nccl" => Transport::Nccl,
+                _ => {
+                    let expected = "mpi or nccl".to_owned();
+                    return Err(DistError::Variable { name: TRANSPORT, expected, got });
+                }
+            });
+        }
         let set = |it: &&Names| variable(it.1).is_some() && variable(it.2).is_some();
         let Some(&(launcher, rank, size, local_rank)) = NAMES.iter().find(set) else { return Ok(launch) };
         launch.launcher = launcher;
         launch.size = number(size, None)?.unwrap_or(1);
         launch.rank = number(rank, Some(launch.size))?.unwrap_or_default();
         launch.local_rank = number(local_rank, None)?.unwrap_or_default();
+        let port = |name, add: u16| -> Result<Option<u16>, DistError> {
+            let Some(got) = variable(name) else { return Ok(None) };
+            let port = got.trim().parse::<u16>().ok().filter(|it| *it > 0).and_then(|it| it.checked_add(add));
+            let expected = format!("a port from 1 to {}", u16::MAX - add);
+            port.map(Some).ok_or(DistError::Variable { name, expected, got })
+        };
+        let port = match port(PORT, 0)? {
+            Some(it) => Some(it),
+            None => port(LAUNCHERS_PORT, 1)?,
+        };
+        launch.address = variable(ADDRESS).filter(|it| !it.trim().is_empty()).zip(port);
         Ok(launch)
     }
-}
-
-/// The group of the processes that were started together.
-///
-/// # Errors
-/// [`DistError::NoTransport`] when there are several and this build, or their launcher, has no way to connect them;
-/// [`DistError::OtherSize`] when MPI sees another number of processes.
-pub fn connect(launch: &Launch) -> Result<Arc<dyn Group>, DistError> {
-    if launch.size <= 1 {
-        return Ok(Arc::new(Alone));
-    }
-    let missing = |remedy| {
-        let Launch { launcher, rank, size, .. } = *launch;
-        DistError::NoTransport { launcher, rank, size, remedy }
-    };
-    if launch.launcher == Launcher::Torchrun {
-        return Err(missing(
-            "torchrun brings none for CPUs: start the same command with mpirun -n N or srun, built with --features mpi",
-        ));
-    }
-    #[cfg(feature = "mpi")]
-    return Ok(Arc::new(crate::mpi_group::Mpi::start(launch.launcher, launch.size, launch.limit)?));
-    #[cfg(not(feature = "mpi"))]
-    Err(missing("build the program with --features mpi (docs/scale.md)"))
 }
 
 #[cfg(test)]
@@ -153,6 +161,19 @@ mod tests {
         assert_eq!(place(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8")]).2, 1);
         assert_eq!(place(&[("RANK", "2"), ("PMI_RANK", "1"), ("PMI_SIZE", "2")]).0, Launcher::Mpiexec);
         assert_eq!(of(&[("DDT_RANK_TIMEOUT", "7")]).unwrap().limit, Duration::from_secs(7));
+        assert_eq!(of(&[("DDT_TRANSPORT", "nccl")]).unwrap().transport, Some(Transport::Nccl));
+    }
+
+    #[test]
+    fn rank_0_is_found_at_the_port_after_the_launchers_or_at_ours() {
+        let mut torchrun =
+            vec![("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "node0"), ("MASTER_PORT", "29500")];
+        assert_eq!(of(&torchrun).unwrap().address, Some(("node0".to_owned(), 29501)));
+        torchrun.push(("DDT_PORT", "7000"));
+        assert_eq!(of(&torchrun).unwrap().address, Some(("node0".to_owned(), 7000)));
+        assert_eq!(of(&torchrun[..3]).unwrap().address, None);
+        // One process meets nobody, whatever the address is.
+        assert!(of(&[("MASTER_ADDR", "node0"), ("MASTER_PORT", "x")]).is_ok());
     }
 
     #[test]
@@ -164,16 +185,8 @@ mod tests {
         assert!(
             message(&[("RANK", "0"), ("WORLD_SIZE", "many")]).contains("WORLD_SIZE: expected a whole number")
         );
-    }
-
-    #[test]
-    fn processes_without_a_transport_learn_the_way() {
-        assert_eq!(connect(&Launch::alone()).unwrap().size(), 1);
-        let torchrun = Launch { launcher: Launcher::Torchrun, rank: 1, size: 4, ..Launch::alone() };
-        let message = connect(&torchrun).unwrap_err().to_string();
-        assert!(
-            message.contains("torchrun started 4 processes") && message.contains("mpirun -n N"),
-            "{message}"
-        );
+        assert!(message(&[("DDT_TRANSPORT", "gloo")]).contains("DDT_TRANSPORT: expected mpi or nccl, got"));
+        let port = message(&[("RANK", "0"), ("WORLD_SIZE", "4"), ("MASTER_PORT", "65535")]);
+        assert!(port.contains("MASTER_PORT: expected a port from 1 to 65534"), "{port}");
     }
 }

@@ -1,4 +1,4 @@
-//! The launchers that are understood.
+//! The launchers that are understood, and what exchanges can go through.
 
 use std::fmt;
 
@@ -27,4 +27,13 @@ impl fmt::Display for Launcher {
             Self::Slurm => "srun",
         })
     }
+}
+
+/// What exchanges between processes go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// MPI.
+    Mpi,
+    /// NVIDIA's NCCL, between GPUs.
+    Nccl,
 }

@@ -340,7 +340,7 @@ impl<O: Objective> Trainer<O> {
             return Err(match self.group().size() {
                 1 => error,
                 // The same on all, as any failure of a rank.
-                _ => RankFailed { rank: culprit, cause: error.to_string() }.into(),
+                _ => RankFailed { rank: culprit, cause: error.to_string(), lost: false }.into(),
             });
         }
         Ok(StepReport { step, images_seen, loss, parts, grad_norm, lr, skipped })
