@@ -67,8 +67,8 @@ pub(crate) struct Measurement {
 
 impl Measurement {
     /// Reads the network that computes features.
-    pub(crate) fn load(&self, terminal: &Terminal) -> Result<Extractor> {
-        extractor::load(self.extractor, self.weights.as_deref(), self.device, terminal)
+    pub(crate) fn load(&self, group: &dyn Group, terminal: &Terminal) -> Result<Extractor> {
+        extractor::load(self.extractor, self.weights.as_deref(), self.device, group, terminal)
     }
 }
 

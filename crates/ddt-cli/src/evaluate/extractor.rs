@@ -10,6 +10,7 @@ use ddt::{
     adapters::{DinoV2, DinoV2Config, Inception, InceptionFeatures, inception::FoldedInception},
     files::Checkpoint,
 };
+use ddt_dist::Group;
 use ddt_metrics::INCEPTION_2015;
 use ddt_study::Classifier;
 
@@ -93,6 +94,7 @@ pub(super) fn load(
     choice: Choice,
     weights: Option<&Path>,
     device: Place,
+    group: &dyn Group,
     terminal: &Terminal,
 ) -> Result<Extractor> {
     ensure!(
@@ -134,7 +136,7 @@ pub(super) fn load(
         return Ok(Extractor { name, weights_sha256, class_names: &[], extract });
     }
     let weights = FoldedInception::load(&file, &Device::Cpu).context("--weights")?;
-    let network = inception(&weights, device, terminal).context("--device")?;
+    let network = inception(&weights, device, group, terminal).context("--device")?;
     let extract = move |images: &Chunk| -> Result<Extracted> {
         let it = network(&pixels(images)?)?;
         Ok(Extracted {
@@ -150,7 +152,12 @@ pub(super) fn load(
 /// Inception on the CPU, or on a GPU.
 type Forward = Box<dyn Fn(&Tensor) -> Result<InceptionFeatures>>;
 
-fn inception(weights: &FoldedInception, device: Place, terminal: &Terminal) -> Result<Forward> {
+fn inception(
+    weights: &FoldedInception,
+    device: Place,
+    group: &dyn Group,
+    terminal: &Terminal,
+) -> Result<Forward> {
     match device {
         Place::Cpu => {
             let network = Inception::from_folded(weights)?;
@@ -158,17 +165,35 @@ fn inception(weights: &FoldedInception, device: Place, terminal: &Terminal) -> R
         }
         #[cfg(feature = "cuda")]
         Place::Cuda(number) => {
-            let cuda = ddt::gpu::Cuda::open(number)?;
+            let cuda = share_ways(group, ddt::gpu::Cuda::open(number.unwrap_or_default()))?;
             terminal.say(format!("computing features on {}", cuda.name()));
             let network = ddt::gpu::CudaInception::new(&cuda, weights)?;
             Ok(Box::new(move |pixels| Ok(network.forward(pixels)?)))
         }
         #[cfg(not(feature = "cuda"))]
         Place::Cuda(_) => {
-            let _ = terminal;
+            let _ = (group, terminal);
             bail!("expected cpu, the only device of this build, got {device}")
         }
     }
+}
+
+/// Gives all ranks the ways of multiplying that rank 0 knows: a feature's last bits depend on them.
+#[cfg(feature = "cuda")]
+fn share_ways(
+    group: &dyn Group,
+    opened: Result<ddt::gpu::Cuda, ddt::gpu::CudaError>,
+) -> Result<ddt::gpu::Cuda> {
+    if group.size() == 1 {
+        return Ok(opened?);
+    }
+    let known = opened.as_ref().map_err(ToString::to_string);
+    let known = known.and_then(|it| it.ways().map_err(|it| it.to_string()));
+    let told = known.as_ref().map(|it| it.clone().into_bytes()).map_err(|it| it as &dyn std::fmt::Display);
+    let ways = ddt_dist::broadcast(group, told)?;
+    let cuda = opened?;
+    cuda.set_ways(&String::from_utf8_lossy(&ways))?;
+    Ok(cuda)
 }
 
 fn classify(network: &Classifier, images: &Chunk) -> Result<Extracted> {

@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     let prepared = || {
         args.threads.start()?;
         let comparison = args.prepare(&terminal)?;
-        let extractor = args.measurement.load(&terminal)?;
+        let extractor = args.measurement.load(group.as_ref(), &terminal)?;
         comparison.fill(group.as_ref(), &extractor)?;
         Ok((comparison, extractor))
     };

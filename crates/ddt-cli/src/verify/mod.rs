@@ -178,7 +178,7 @@ impl ProtocolArgs {
             out: None,
             cache: self.out.join("features"),
         };
-        let extractor = measurement.load(terminal)?;
+        let extractor = measurement.load(&ddt_dist::Alone, terminal)?;
         evaluate::check_references(references, &extractor)?;
         let batch = self.batch.map_or(opened.usual_batch(), |it| it as usize);
         let request = dataset::balanced(&opened, &[], self.count, batch)?;
