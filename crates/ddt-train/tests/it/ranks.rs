@@ -1,6 +1,7 @@
 //! Several ranks end with the same bytes as one, and fail together. Threads stand for processes here.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Error as IoError, ErrorKind},
     ops::ControlFlow,
@@ -9,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use ddt_dist::{Group, RankFailed, ThreadRank, thread_group};
 use ddt_files::{Change, FileSystem};
-use ddt_model::NetworkConfig;
+use ddt_model::{DdtConfig, NetworkConfig};
 use ddt_train::{
-    Batch, EpochOrder, Event, FlowConfig, FlowMatching, ImageSettings, LatentCache, LatentEncoder, Photos,
-    Precision, RunFolder, TrainConfig, TrainError, Trainer, encode_photos,
+    Batch, EpochOrder, Event, FlowConfig, FlowMatching, ImageSettings, LatentCache, LatentDataset,
+    LatentEncoder, Photos, Precision, RunFolder, TrainConfig, TrainError, Trainer, encode_photos,
 };
 
 use crate::runs::{config, data, names, outcome, sizes};
@@ -158,21 +159,52 @@ fn any_number_of_ranks_resumes() {
     assert_eq!(outcome(folder.path()), whole(&cfg));
 }
 
+/// Bytes of a step by all ranks: gradients and weights; a square of each parameter's gradient; that all are well, through
+/// rank 0.
+fn formula(weights: &BTreeMap<String, Tensor>, size: u64) -> u64 {
+    let values: u64 = weights.values().map(|it| it.elem_count() as u64).sum();
+    (size - 1) * (2 * 4 * values + 8 * weights.len() as u64 + 512 * (size + 1))
+}
+
 #[test]
 fn a_step_sends_what_the_formula_says() {
     let cfg = eight_micro_batches();
     let trainer = trainer_in(Arc::new(ddt_dist::Alone), &cfg).unwrap();
-    let weights = trainer.weights().unwrap();
-    let (parameters, values) = (weights.len() as u64, weights.values().map(|it| it.elem_count() as u64));
-    let values: u64 = values.sum();
     for size in [1, 2, 4] {
         let folder = tempfile::tempdir().unwrap();
         let sent: u64 = train_well(size, &cfg, folder.path(), u64::MAX).iter().sum();
-        let size = size as u64;
-        // Gradients and weights; a square of each parameter's gradient; that all are well, through rank 0.
-        let expected = (size - 1) * (2 * 4 * values + 8 * parameters + 512 * (size + 1));
-        assert_eq!(sent, expected, "{size} ranks");
+        assert_eq!(sent, formula(&trainer.weights().unwrap(), size as u64), "{size} ranks");
     }
+}
+
+#[test]
+fn a_step_of_the_demos_network_sends_what_the_formula_says() {
+    let (cfg, size) = (TrainConfig { batch_size: 4, micro_batch: Some(1), ..config(1) }, 4);
+    let network =
+        DdtConfig { hidden_size: 256, num_heads: 4, num_encoder_blocks: 6, num_decoder_blocks: 2, ..sizes() };
+    let network = NetworkConfig::from(DdtConfig { in_channels: 32, num_classes: 10, ..network });
+    let images = LatentDataset::new(vec![0.5; 7 * 32 * 16], vec![0; 7], (32, 4, 4)).unwrap();
+    let order = EpochOrder::new(cfg.seed, images.len(), false).unwrap();
+    let sent: Vec<(u64, u64)> = std::thread::scope(|scope| {
+        let step = |group: ThreadRank| {
+            let (cfg, network, images, order) = (&cfg, &network, &images, &order);
+            scope.spawn(move || {
+                let group: Arc<dyn Group> = Arc::new(group);
+                let build = |vb: candle_nn::VarBuilder| FlowMatching::new(network, FlowConfig::PAPER, vb);
+                let sha256 = images.sha256();
+                let trainer = Trainer::in_group(group.clone(), cfg.clone(), sha256, &Device::Cpu, build);
+                let (mut trainer, before) = (trainer.unwrap(), group.bytes_sent());
+                trainer.step(|positions| images.batch(&order.picks(positions), &Device::Cpu)).unwrap();
+                (group.bytes_sent() - before, formula(&trainer.weights().unwrap(), size))
+            })
+        };
+        let ranks: Vec<_> = thread_group(size as usize).into_iter().map(step).collect();
+        ranks.into_iter().map(|it| it.join().unwrap()).collect()
+    });
+    // 9.7 million parameters, there and back.
+    let (all, expected) = (sent.iter().map(|it| it.0).sum::<u64>(), sent[0].1);
+    assert_eq!(all, expected);
+    assert!((225_000_000..240_000_000).contains(&all), "{all} bytes");
 }
 
 #[test]
