@@ -12,46 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ddt::{
-    files::sha256_file,
-    picture::{Rgb8, encode_png},
-};
+use ddt::files::sha256_file;
 
-const STEPS: u64 = 20;
+use crate::small_run::{STEPS, begin, outcome, signal};
 
-/// Photos of two classes and settings: 8 micro-batches a step, a line of the log for each.
-fn begin(folder: &Path) {
-    for (class, red) in [("cat", 40u8), ("dog", 200)] {
-        let class = folder.join("photos").join(class);
-        fs::create_dir_all(&class).unwrap();
-        for i in 0..80u32 {
-            let pixels =
-                (0..20 * 16u32).flat_map(|at| [red, (at % 20 * 5 + i) as u8, (at / 20 * 9 + 3 * i) as u8]);
-            let photo = Rgb8::new(20, 16, pixels.collect()).unwrap();
-            fs::write(class.join(format!("{i:02}.png")), encode_png(&photo, &[]).unwrap()).unwrap();
-        }
-    }
-    let settings = format!(
-        r#"
-        run = "run"
-        images = {{ train = "photos", test = "photos", size = 16, flips = true }}
-        autoencoder = {{ kind = "pixels" }}
-        network = {{ patch_size = 4, hidden_size = 32, num_heads = 2, num_encoder_blocks = 1, num_decoder_blocks = 1 }}
-        [train]
-        batch_size = 16
-        micro_batch = 2
-        total_images = {}
-        ema_decays = [0.5, 0.9]
-        [watch]
-        log_every = 1
-        test_every = 7
-        samples_every = 10
-        save_every_seconds = 0
-        "#,
-        16 * STEPS
-    );
-    fs::write(folder.join("settings.toml"), settings).unwrap();
-}
+mod small_run;
 
 /// A command of the program in a folder, as one process or several.
 fn ddt(folder: &Path, processes: usize, line: &str) -> Command {
@@ -76,18 +41,6 @@ fn succeed(folder: &Path, processes: usize, arguments: &str) {
     let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{processes} processes: {stderr}");
     assert_eq!(stdout.matches("wrote run/weights.safetensors").count(), 1, "{stdout}");
-}
-
-/// Hashes of the weights, the last checkpoint, the log and the cache.
-fn outcome(folder: &Path) -> Vec<(PathBuf, String)> {
-    let run = folder.join("run");
-    let last = format!("checkpoints/step-{STEPS:010}");
-    let mut files = vec![run.join("weights.safetensors"), run.join("log.jsonl")];
-    for inner in [last.as_str(), "latents/train", "latents/test"] {
-        files.extend(fs::read_dir(run.join(inner)).unwrap().map(|it| it.unwrap().path()));
-    }
-    files.sort();
-    files.iter().map(|it| (it.strip_prefix(&run).unwrap().to_owned(), sha256_file(it).unwrap())).collect()
 }
 
 /// The outcome of one process that nothing disturbs.
@@ -119,10 +72,6 @@ fn ranks(mpirun: &Child, processes: usize) -> Vec<u32> {
         }
     }
     found.into_iter().collect::<Option<Vec<u32>>>().unwrap_or_default()
-}
-
-fn signal(name: &str, id: u32) {
-    Command::new("kill").args(["-s", name, &id.to_string()]).status().unwrap();
 }
 
 /// Waits for all processes, no longer than so many seconds; returns their messages.
