@@ -48,8 +48,10 @@ const ANSWER: i32 = 2;
 /// MPI counts with 32 bits.
 const AT_ONCE: usize = 1 << 30;
 
-/// A rank looks this often for a message before it sleeps between looks.
-const LOOKS: u32 = 2000;
+/// A rank looks this often for a message before it sleeps between looks, and once more for so many bytes: a message moves
+/// while it is looked for.
+const LOOKS: usize = 2000;
+const BYTES_PER_LOOK: usize = 1024;
 const BETWEEN_LOOKS: Duration = Duration::from_micros(50);
 
 /// Time that a rank waits for answers.
@@ -104,7 +106,7 @@ impl Group for Mpi {
             let mut receives: Vec<Request<'_, [u8], _>> = receives.collect();
             let sends = send.chunks(AT_ONCE).map(|it| peer.immediate_send_with_tag(scope, it, DATA));
             let mut sends: Vec<Request<'_, [u8], _>> = sends.collect();
-            let mut waiting = Waiting::new(self, partner);
+            let mut waiting = Waiting::new(self, partner, expected.max(send.len()));
             loop {
                 let mut received = |it: Status| got += it.count(u8::equivalent_datatype()) as usize;
                 receives = receives.into_iter().filter_map(|it| it.test().map(&mut received).err()).collect();
@@ -129,7 +131,8 @@ impl Group for Mpi {
 struct Waiting<'a> {
     group: &'a Mpi,
     partner: usize,
-    looks: u32,
+    /// Looks before it sleeps.
+    looks: usize,
     since: Instant,
     asked: Option<Asked>,
 }
@@ -142,14 +145,15 @@ struct Asked {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(group: &'a Mpi, partner: usize) -> Self {
-        Self { group, partner, looks: 0, since: Instant::now(), asked: None }
+    fn new(group: &'a Mpi, partner: usize, bytes: usize) -> Self {
+        let looks = LOOKS + bytes / BYTES_PER_LOOK;
+        Self { group, partner, looks, since: Instant::now(), asked: None }
     }
 
     /// Lets others compute, answers their questions, and asks when it takes too long.
     fn look(&mut self, world: &SimpleCommunicator) {
-        self.looks = self.looks.saturating_add(1);
-        if self.looks < LOOKS {
+        if self.looks > 0 {
+            self.looks -= 1;
             return yield_now();
         }
         sleep(BETWEEN_LOOKS);
