@@ -38,5 +38,5 @@ for processes in 1 2 4; do
     mpirun --allow-run-as-root --oversubscribe -n $processes \
         python3 measured.py "$ddt" --quiet train settings.toml --run "run-$processes" --threads 1 | sort
 done
-ls -l run-1/weights.safetensors | awk '{ printf "weights: %.0f MiB\n", $5 / 1048576 }'
+ls -l run-1/weights.safetensors | awk '{ printf "weights, in 16 bits: %.0f MiB\n", $5 / 1048576 }'
 cmp run-1/weights.safetensors run-4/weights.safetensors
