@@ -1,4 +1,4 @@
-//! Compiles the CUDA kernels into one image, if the feature `cuda` asks for them.
+//! Compiles the CUDA kernels into one image, if the features `cuda` or `candle-cuda` ask for them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,7 +29,7 @@ fn main() {
     for variable in ["CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    if std::env::var_os("CARGO_FEATURE_CUDA").is_some()
+    if std::env::var_os("CARGO_FEATURE_DRIVER").is_some()
         && let Err(message) = compile()
     {
         println!("cargo::error={message}");
@@ -65,7 +65,7 @@ fn run(nvcc: &Path, source: &Path, flags: &[&str], result: &Path) -> Result<Stri
     command.args(["-std=c++17", "-O3", "-allow-unsupported-compiler", "-I", "cu"]).args(flags);
     let output = command.arg(source).arg("-o").arg(result).output().map_err(|error| {
         format!(
-            "the feature `cuda` needs the CUDA compiler, and {} does not start ({error}); \
+            "the features `cuda` and `candle-cuda` need the CUDA compiler, and {} does not start ({error}); \
              run `cargo xtask cuda`, which sets one up, or set CUDA_HOME to a toolkit of version 12 or 13",
             nvcc.display()
         )

@@ -10,6 +10,7 @@ use xshell::{Shell, cmd};
 
 use crate::tidy::{metadata, root};
 
+mod candle;
 mod toolkit;
 
 /// The program that checks a GPU.
@@ -56,6 +57,9 @@ pub(crate) struct Args {
     /// a toolkit the kernels alone are tested
     #[arg(long)]
     stand_in: bool,
+    /// Test candle's CUDA devices with a stand-in for NVIDIA's libraries that runs candle's kernels on the CPU
+    #[arg(long)]
+    candle: bool,
     /// Build the program `ddt` with the feature too
     #[arg(long)]
     examples: bool,
@@ -76,6 +80,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         found => found?,
     };
     println!("CUDA toolkit: {}", home.display());
+    if args.candle {
+        return test_candle(&home);
+    }
     let dev = args.dev || args.stand_in;
     if args.stand_in {
         stand_in(Some(&home))?;
@@ -125,6 +132,23 @@ fn stand_in(home: Option<&Path>) -> Result<()> {
     let features = ["--workspace", "--features", "ddt-parity/gpu-check,ddt-parity/cuda-emulation"];
     cmd!(sh, "cargo test -q {features...} --test stand_in {emulated...}").run()?;
     Ok(cmd!(sh, "cargo build {features...} --bin {PROGRAM}").run()?)
+}
+
+/// Builds candle's CUDA backend with a toolkit whose libraries are the stand-in, and runs what is tested on its devices.
+fn test_candle(home: &Path) -> Result<ExitCode> {
+    let (root, sh) = (root(), Shell::new()?);
+    sh.change_dir(&root);
+    let folder = metadata(&root)?.1.join("cuda-candle");
+    candle::toolkit(&root, home, &folder)?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths([folder.join("bin")].into_iter().chain(std::env::split_paths(&path)))?;
+    let _path = sh.push_env("PATH", path);
+    let _home = sh.push_env("CUDA_HOME", &folder);
+    let _capability = sh.push_env("CUDA_COMPUTE_CAP", "80");
+    let _libraries = sh.push_env("LD_LIBRARY_PATH", folder.join("lib"));
+    let features = ["--workspace", "--features", "ddt-parity/candle-cuda"];
+    cmd!(sh, "cargo test -q {features...} --test candle_cuda").run()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check(program: &Path, out: &Path) -> Result<ExitCode> {

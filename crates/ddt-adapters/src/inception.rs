@@ -141,8 +141,8 @@ impl FoldedInception {
     ///
     /// # Errors
     /// Too little memory.
-    pub fn synthetic() -> Result<Self> {
-        Self::new(synthetic_weights())
+    pub fn synthetic(device: &Device) -> Result<Self> {
+        Self::new(synthetic_weights(device))
     }
 }
 

@@ -65,7 +65,10 @@ impl Report {
             version: ddt::VERSION,
             built_for: format!("{}-{}", env::consts::ARCH, env::consts::OS),
             optimised: !cfg!(debug_assertions),
-            features: if cfg!(feature = "cuda") { vec!["cuda"] } else { Vec::new() },
+            features: [("cuda", cfg!(feature = "cuda")), ("candle-cuda", cfg!(feature = "candle-cuda"))]
+                .into_iter()
+                .filter_map(|(name, there)| there.then_some(name))
+                .collect(),
             processor: field("/proc/cpuinfo", "model name"),
             instructions: instructions(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),

@@ -13,10 +13,10 @@ constexpr unsigned BRANCH = 1, RMS = 2, LAYER = 4;
 #define ROW(name, token) (name + (size_t)row_of(token, name##_tokens) * name##_stride)
 
 #define GATE_NORM_PARAMETERS(T)                                                                        \
-    T *x, unsigned tokens, unsigned width, const T *RESTRICT y, const T *RESTRICT bias, ROWS(T, gate), \
+    const T *x, T *sum, unsigned tokens, unsigned width, const T *RESTRICT y, const T *RESTRICT bias, ROWS(T, gate), \
         const T *RESTRICT weight, ROWS(T, shift), ROWS(T, scale), float eps, T *out, unsigned flags
 #define GATE_NORM_VALUES                                                                              \
-    x, tokens, width, y, bias, ROWS_VALUES(gate), weight, ROWS_VALUES(shift), ROWS_VALUES(scale), eps, \
+    x, sum, tokens, width, y, bias, ROWS_VALUES(gate), weight, ROWS_VALUES(shift), ROWS_VALUES(scale), eps, \
         out, flags
 
 // Sets of modulations: an element of the first is `stride` further in the second.
@@ -51,7 +51,7 @@ template <class T> DEVICE void load8_sum(const T *from, const Sets &sets, float 
 template <class T, int CHUNKS> DEVICE void gate_norm(GATE_NORM_PARAMETERS(T), Sets sets) {
     unsigned token = item() / 32, lane = threadIdx.x % 32;
     if (token >= tokens) return;
-    T *x_row = x + (size_t)token * width;
+    const T *x_row = x + (size_t)token * width;
     float v[CHUNKS][CHUNK_LANE];
     UNROLL for (int chunk = 0; chunk < CHUNKS; chunk++) {
         unsigned column = chunk_column(lane, chunk);
@@ -63,6 +63,8 @@ template <class T, int CHUNKS> DEVICE void gate_norm(GATE_NORM_PARAMETERS(T), Se
     }
     if (flags & BRANCH) {
         const T *y_row = y + (size_t)token * width, *gate_row = ROW(gate, token);
+        // It may be that of x: an element is read before it is written, by the same thread.
+        T *sum_row = sum + (size_t)token * width;
         UNROLL for (int chunk = 0; chunk < CHUNKS; chunk++) {
             unsigned column = chunk_column(lane, chunk);
             if (column >= width) continue;
@@ -74,7 +76,7 @@ template <class T, int CHUNKS> DEVICE void gate_norm(GATE_NORM_PARAMETERS(T), Se
             }
             load8_sum(gate_row + column, sets, factor);
             UNROLL for (int i = 0; i < CHUNK_LANE; i++) v[chunk][i] = fmaf(factor[i], branch[i], v[chunk][i]);
-            store8(x_row + column, v[chunk]);
+            store8(sum_row + column, v[chunk]);
         }
     }
     if (!(flags & (RMS | LAYER))) return;

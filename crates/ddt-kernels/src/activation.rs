@@ -3,13 +3,19 @@
 use candle_core::{Result, Tensor};
 use pulp::Simd;
 
+use crate::anywhere::Anywhere;
 use crate::cpu::element::Element;
 use crate::cpu::exp::{silu as silu_lanes, silu_and_slope};
 use crate::cpu::lanes::update;
 use crate::cpu::pointwise::{Pointwise, Silu, SiluGradient, map};
+#[cfg(feature = "candle-cuda")]
+use crate::cuda::{self, Cuda, Slice};
+#[cfg(feature = "candle-cuda")]
+use crate::gpu::View;
 use crate::modulated_rows::{RowGradient, RowInputs, RowOp};
 use crate::modulation::Modulation;
 use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
+use crate::plain;
 
 /// The sigmoid linear unit.
 ///
@@ -31,6 +37,23 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 }
 
 struct SiluOp;
+
+impl Anywhere<1> for SiluOp {
+    fn plain(&self, [x]: [&Tensor; 1]) -> Result<Tensor> {
+        plain::silu(x)
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn fits<T: cuda::Float>(&self, dims: &[usize]) -> bool {
+        dims.iter().product::<usize>().is_multiple_of(T::LANES)
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn launch<T: cuda::Float>(&self, cuda: &Cuda, [x]: &[View<T>; 1], out: &Slice<T>) -> cuda::Result<()> {
+        let (x, activation) = (&x.slice, cuda::Activation::Silu);
+        cuda.add_rows(&cuda::AddRows { x, width: T::LANES, addend: None, activation, out })
+    }
+}
 
 impl<T: Element> FusedOp<T, 1> for SiluOp {
     const NAME: &'static str = "silu";
@@ -66,6 +89,24 @@ pub fn swiglu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 struct SwiGluOp;
+
+impl Anywhere<2> for SwiGluOp {
+    fn plain(&self, [a, b]: [&Tensor; 2]) -> Result<Tensor> {
+        plain::silu(a)? * b
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn fits<T: cuda::Float>(&self, _: &[usize]) -> bool {
+        true
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn launch<T: cuda::Float>(&self, cuda: &Cuda, [a, b]: &[View<T>; 2], out: &Slice<T>) -> cuda::Result<()> {
+        // Rows of 16 bytes where the elements are that many, whatever the tensor's are.
+        let width = if out.len().is_multiple_of(T::LANES) { T::LANES } else { 1 };
+        cuda.swiglu_of_two([&a.slice, &b.slice], width, out)
+    }
+}
 
 impl<T: Element> FusedOp<T, 2> for SwiGluOp {
     const NAME: &'static str = "swiglu";
@@ -137,6 +178,26 @@ struct AddSilu {
 impl AddSilu {
     fn rows<'a, T, const N: usize>(&self, inputs: [&'a [T]; N], values: &'a [T]) -> RowInputs<'a, T, N> {
         RowInputs { inputs, width: self.width, values: values.into(), modulation: self.modulation }
+    }
+}
+
+impl Anywhere<2> for AddSilu {
+    fn plain(&self, [x, t]: [&Tensor; 2]) -> Result<Tensor> {
+        plain::silu(&x.broadcast_add(t)?)
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    const SPACED: Option<usize> = Some(1);
+
+    #[cfg(feature = "candle-cuda")]
+    fn fits<T: cuda::Float>(&self, _: &[usize]) -> bool {
+        self.width.is_multiple_of(T::LANES)
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn launch<T: cuda::Float>(&self, cuda: &Cuda, [x, t]: &[View<T>; 2], out: &Slice<T>) -> cuda::Result<()> {
+        let (addend, activation) = (Some(self.modulation.rows_of(t)), cuda::Activation::Silu);
+        cuda.add_rows(&cuda::AddRows { x: &x.slice, width: self.width, addend, activation, out })
     }
 }
 

@@ -3,8 +3,13 @@
 use candle_core::{Result, Tensor};
 use pulp::Simd;
 
+use crate::anywhere::Anywhere;
 use crate::cpu::element::Element;
 use crate::cpu::lanes::update;
+#[cfg(feature = "candle-cuda")]
+use crate::cuda::{self, Cuda, Slice};
+#[cfg(feature = "candle-cuda")]
+use crate::gpu::View;
 use crate::modulated_rows::{RowGradient, RowInputs, RowOp, map_sum};
 use crate::modulation::{Modulation, ModulationSource};
 use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
@@ -48,6 +53,33 @@ fn by_source(x: &Tensor, source: ModulationSource<'_>, y: &Tensor) -> Result<Ten
 struct GateResidual {
     width: usize,
     modulation: Modulation,
+}
+
+impl Anywhere<3> for GateResidual {
+    fn plain(&self, [x, gate, y]: [&Tensor; 3]) -> Result<Tensor> {
+        x + y.broadcast_mul(gate)?
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    const SPACED: Option<usize> = Some(1);
+
+    #[cfg(feature = "candle-cuda")]
+    fn fits<T: cuda::Float>(&self, dims: &[usize]) -> bool {
+        dims.last().is_some_and(|width| cuda::GateNorm::<T>::takes(*width))
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn launch<T: cuda::Float>(
+        &self,
+        cuda: &Cuda,
+        [x, gate, y]: &[View<T>; 3],
+        out: &Slice<T>,
+    ) -> cuda::Result<()> {
+        let gate = self.modulation.rows_of(gate);
+        let branch = Some(cuda::Branch { y: &y.slice, bias: None, gate, sum: out });
+        let (x, width) = (&x.slice, self.width);
+        cuda.gate_norm(&cuda::GateNorm { x, width, branch, modulate: None, forecast: None })
+    }
 }
 
 impl<T: Element> FusedOp<T, 3> for GateResidual {

@@ -3,11 +3,17 @@
 use candle_core::{Result, Tensor};
 use pulp::Simd;
 
+use crate::anywhere::Anywhere;
 use crate::cpu::element::Element;
 use crate::cpu::lanes::{fold, update};
+#[cfg(feature = "candle-cuda")]
+use crate::cuda::{self, Cuda, Slice};
+#[cfg(feature = "candle-cuda")]
+use crate::gpu::View;
 use crate::modulated_rows::{RowGradient, RowInputs, RowOp, map_sum};
 use crate::modulation::{Modulation, ModulationSource};
 use crate::op::{FusedOp, Gradient, apply, dims_bld};
+use crate::plain;
 
 const NAME: &str = "layer_norm_modulate";
 
@@ -61,6 +67,37 @@ struct LayerNormModulate {
 impl LayerNormModulate {
     fn rows<'a, T, const N: usize>(&self, inputs: [&'a [T]; N], values: &'a [T]) -> RowInputs<'a, T, N> {
         RowInputs { inputs, width: self.width, values: values.into(), modulation: self.modulation }
+    }
+}
+
+impl Anywhere<2> for LayerNormModulate {
+    fn plain(&self, [x, shift_scale]: [&Tensor; 2]) -> Result<Tensor> {
+        plain::modulate(&plain::layer_norm(x, f64::from(self.eps))?, shift_scale)
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    const SPACED: Option<usize> = Some(1);
+
+    #[cfg(feature = "candle-cuda")]
+    fn fits<T: cuda::Float>(&self, dims: &[usize]) -> bool {
+        dims.last().is_some_and(|width| cuda::GateNorm::<T>::takes(*width))
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn launch<T: cuda::Float>(
+        &self,
+        cuda: &Cuda,
+        [x, shift_scale]: &[View<T>; 2],
+        out: &Slice<T>,
+    ) -> cuda::Result<()> {
+        cuda.norm_modulate(
+            &x.slice,
+            cuda::Norm::Layer,
+            self.modulation.rows_of(shift_scale),
+            self.width,
+            self.eps,
+            out,
+        )
     }
 }
 

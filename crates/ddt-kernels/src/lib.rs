@@ -49,15 +49,19 @@
 #![deny(unsafe_code)]
 
 mod activation;
+mod anywhere;
+mod arguments;
 mod attention;
 #[cfg(any(feature = "cuda-emulation", feature = "nccl-stand-in"))]
 mod compiler;
 mod conv2d;
 mod cpu;
-#[cfg(any(feature = "cuda", feature = "cuda-emulation"))]
+#[cfg(any(feature = "driver", feature = "cuda-emulation"))]
 pub mod cuda;
 mod freed_memory;
 mod gate_residual;
+#[cfg(feature = "candle-cuda")]
+mod gpu;
 mod group_norm;
 mod instruction_set;
 mod layer_norm;
@@ -72,6 +76,7 @@ mod op;
 mod packed_block;
 mod packed_linear;
 mod packed_swiglu;
+mod plain;
 mod pool2d;
 mod rms_norm_modulate;
 mod rope;

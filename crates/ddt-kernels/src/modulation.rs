@@ -300,6 +300,15 @@ impl Modulation {
         source * self.row + self.first
     }
 
+    /// The rows of a view that has the operation's columns only.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn rows_of<'a, T: crate::cuda::Float>(
+        &self,
+        view: &'a crate::gpu::View<T>,
+    ) -> crate::cuda::Rows<'a, T> {
+        view.rows(if self.per_token { 1 } else { self.rows.len() })
+    }
+
     /// The modulation row of a row.
     #[inline(always)]
     pub(crate) fn source(&self, row: usize) -> usize {

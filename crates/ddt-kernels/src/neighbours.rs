@@ -3,8 +3,10 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::anywhere::Anywhere;
 use crate::cpu::element::Element;
 use crate::op::{FusedOp, Gradient, apply};
+use crate::plain;
 
 const NAME: &str = "neighbours";
 
@@ -36,6 +38,12 @@ struct Neighbours {
     rows: usize,
     columns: usize,
     d: usize,
+}
+
+impl Anywhere<1> for Neighbours {
+    fn plain(&self, [x]: [&Tensor; 1]) -> Result<Tensor> {
+        plain::neighbours(x)
+    }
 }
 
 impl<T: Element> FusedOp<T, 1> for Neighbours {
@@ -95,19 +103,11 @@ mod tests {
     use super::*;
     use crate::testing::filled;
 
-    /// The same of plain operations.
-    fn plain(x: &Tensor) -> Tensor {
-        let (_, rows, columns, _) = x.dims4().unwrap();
-        let padded = x.pad_with_zeros(1, 1, 1).unwrap().pad_with_zeros(2, 1, 1).unwrap();
-        let tap = |i: usize| padded.narrow(1, i / 3, rows).unwrap().narrow(2, i % 3, columns).unwrap();
-        Tensor::cat(&(0..9).map(tap).collect::<Vec<_>>(), 3).unwrap()
-    }
-
     #[test]
     fn values_and_gradients_are_those_of_shifted_copies() {
         for shape in [(2, 4, 5, 3), (1, 1, 1, 2), (3, 1, 4, 1), (1, 7, 2, 8), (0, 2, 2, 2), (1, 2, 2, 0)] {
             let x = Var::from_tensor(&filled(shape, 0.0)).unwrap();
-            let (got, want) = (neighbours(&x).unwrap(), plain(&x));
+            let (got, want) = (neighbours(&x).unwrap(), plain::neighbours(&x).unwrap());
             let list = |it: &Tensor| it.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(got.dims(), want.dims());
             assert_eq!(list(&got), list(&want), "{shape:?}");

@@ -6,16 +6,20 @@
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(feature = "candle-cuda")]
+use candle_core::CudaStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor,
     WithDType, bail,
 };
 use half::{bf16, f16};
 
+use crate::anywhere::{Anywhere, plain_result};
+pub(crate) use crate::arguments::{check_alike, check_frozen, check_shape, dims_bld, with_last};
 use crate::cpu::element::Element;
 
 /// A differentiable operation of `N` tensors with elements `T`.
-pub(crate) trait FusedOp<T, const N: usize>: Send + Sync + 'static {
+pub(crate) trait FusedOp<T, const N: usize>: Anywhere<N> + Send + Sync + 'static {
     /// The operation's and its inputs' names, for messages.
     const NAME: &'static str;
     const INPUTS: [&'static str; N];
@@ -46,6 +50,17 @@ pub(crate) trait WeightedOp<T, const N: usize, const W: usize>: Send + Sync + 's
         grad: &[T],
         wanted: [bool; N],
     ) -> ([Gradient<T>; N], [Vec<f32>; W]);
+
+    /// Input `i` with its elements where the operation reads them.
+    fn placed(&self, _i: usize, input: &Tensor) -> Result<Tensor> {
+        input.contiguous()
+    }
+
+    /// The result by a GPU's kernels.
+    #[cfg(feature = "candle-cuda")]
+    fn on_gpu(&self, _: [(&CudaStorage, &Layout); N], _: &Shape) -> Result<CudaStorage> {
+        bail!("{}: expected tensors on the CPU, got CUDA tensors", Self::NAME)
+    }
 }
 
 impl<O: FusedOp<T, N>, T, const N: usize> WeightedOp<T, N, 0> for O {
@@ -66,6 +81,19 @@ impl<O: FusedOp<T, N>, T, const N: usize> WeightedOp<T, N, 0> for O {
     ) -> ([Gradient<T>; N], [Vec<f32>; 0]) {
         (FusedOp::backward(self, inputs, grad, wanted), [])
     }
+
+    #[cfg(feature = "candle-cuda")]
+    fn placed(&self, i: usize, input: &Tensor) -> Result<Tensor> {
+        if input.device().is_cpu() {
+            return input.contiguous();
+        }
+        crate::gpu::placed(input, O::SPACED == Some(i))
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn on_gpu(&self, inputs: [(&CudaStorage, &Layout); N], shape: &Shape) -> Result<CudaStorage> {
+        crate::gpu::run::<O, T, N>(self, inputs, shape)
+    }
 }
 
 /// The gradient of one input.
@@ -78,15 +106,24 @@ pub(crate) enum Gradient<T> {
     Unwanted,
 }
 
-/// Applies an operation that is written for every float type.
+/// Applies an operation that is written for every float type: on the CPU, by kernels where it has some for the device
+/// and the tensors, otherwise by candle's operations.
 pub(crate) fn apply<O, const N: usize>(op: O, shape: impl Into<Shape>, inputs: [&Tensor; N]) -> Result<Tensor>
 where
     O: FusedOp<f32, N> + FusedOp<bf16, N> + FusedOp<f16, N>,
 {
+    let shape = shape.into();
+    if !inputs[0].device().is_cpu() {
+        let named: Vec<_> = <O as FusedOp<f32, N>>::INPUTS.into_iter().zip(inputs).collect();
+        check_alike(<O as FusedOp<f32, N>>::NAME, &named)?;
+    }
+    if let Some(result) = plain_result(&op, &shape, inputs)? {
+        return Ok(result);
+    }
     match inputs[0].dtype() {
-        DType::BF16 => Bridge::<O, bf16, N, 0>::apply(op, shape.into(), inputs, []),
-        DType::F16 => Bridge::<O, f16, N, 0>::apply(op, shape.into(), inputs, []),
-        _ => Bridge::<O, f32, N, 0>::apply(op, shape.into(), inputs, []),
+        DType::BF16 => Bridge::<O, bf16, N, 0>::apply(op, shape, inputs, []),
+        DType::F16 => Bridge::<O, f16, N, 0>::apply(op, shape, inputs, []),
+        _ => Bridge::<O, f32, N, 0>::apply(op, shape, inputs, []),
     }
 }
 
@@ -171,9 +208,9 @@ impl<O: WeightedOp<T, N, W>, T: Element, const N: usize, const W: usize> Bridge<
                 bail!("{op}: expected {name} in f32 on the CPU, got {dtype:?} on {at:?}");
             }
         }
-        let contiguous = |it: &&Tensor| it.contiguous();
-        let inputs = inputs.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
-        let weights = weights.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
+        let placed = |(i, it): (usize, &&Tensor)| op.placed(i, it);
+        let inputs = inputs.iter().enumerate().map(placed).collect::<Result<Vec<_>>>()?;
+        let weights = weights.iter().map(|it| it.contiguous()).collect::<Result<Vec<_>>>()?;
         let weight_grads = WeightGradients::default();
         let token = (W > 0).then(|| Weights::token(&weights, &weight_grads)).transpose()?;
         let bridge = Self { op, shape, weights, weight_grads, element: PhantomData };
@@ -185,6 +222,12 @@ impl<O: WeightedOp<T, N, W>, T: Element, const N: usize, const W: usize> Bridge<
             ([a, b, c], None) => a.apply_op3(b, c, bridge),
             _ => bail!("{}: expected fewer inputs, got {N} and {W} weights", O::NAME),
         }
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn forward_on_gpu(&self, direct: &[(&CudaStorage, &Layout)]) -> Result<(CudaStorage, Shape)> {
+        let inputs = array(direct.iter().copied().take(N).collect())?;
+        Ok((self.op.on_gpu(inputs, &self.shape)?, self.shape.clone()))
     }
 
     fn forward(&self, direct: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
@@ -241,6 +284,11 @@ where
         self.forward(&[(a, a_layout)])
     }
 
+    #[cfg(feature = "candle-cuda")]
+    fn cuda_fwd(&self, a: &CudaStorage, a_layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.forward_on_gpu(&[(a, a_layout)])
+    }
+
     fn bwd(&self, a: &Tensor, _res: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let [a] = array(self.backward(&[a], grad)?)?;
         Ok(a)
@@ -264,6 +312,17 @@ where
         b_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         self.forward(&[(a, a_layout), (b, b_layout)])
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        a_layout: &Layout,
+        b: &CudaStorage,
+        b_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.forward_on_gpu(&[(a, a_layout), (b, b_layout)])
     }
 
     fn bwd(
@@ -297,6 +356,19 @@ where
         c_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         self.forward(&[(a, a_layout), (b, b_layout), (c, c_layout)])
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        a_layout: &Layout,
+        b: &CudaStorage,
+        b_layout: &Layout,
+        c: &CudaStorage,
+        c_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.forward_on_gpu(&[(a, a_layout), (b, b_layout), (c, c_layout)])
     }
 
     fn bwd(
@@ -392,56 +464,6 @@ impl CustomOp3 for Weights {
         // The token has no value; its gradient only leads candle to the token before.
         Ok((self.take(0), self.take(1), Some(grad.clone())))
     }
-}
-
-/// Fails unless all tensors have a supported dtype, the first one's, and its device.
-pub(crate) fn check_alike(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
-    let Some(((first_name, first), others)) = tensors.split_first() else { return Ok(()) };
-    if !matches!(first.dtype(), DType::F32 | DType::BF16 | DType::F16) {
-        bail!("{op}: expected {first_name} in f32, bf16 or f16, got {:?}", first.dtype());
-    }
-    for (name, tensor) in others {
-        if tensor.dtype() != first.dtype() {
-            let (want, got) = (first.dtype(), tensor.dtype());
-            bail!("{op}: expected {name} in the dtype of {first_name}, {want:?}, got {got:?}");
-        }
-        if !tensor.device().same_device(first.device()) {
-            let (want, got) = (first.device().location(), tensor.device().location());
-            bail!("{op}: expected {name} on the device of {first_name}, {want:?}, got {got:?}");
-        }
-    }
-    Ok(())
-}
-
-/// Fails if a tensor depends on a variable.
-pub(crate) fn check_frozen(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
-    match tensors.iter().find(|it| it.1.track_op()) {
-        Some((name, _)) => {
-            bail!("{op}: expected {name} that depends on no variable, since there is no gradient; detach it")
-        }
-        None => Ok(()),
-    }
-}
-
-/// The shape of `x` as (B, L, D).
-pub(crate) fn dims_bld(op: &str, x: &Tensor) -> Result<(usize, usize, usize)> {
-    match x.dims3() {
-        Ok(dims) => Ok(dims),
-        Err(_) => bail!("{op}: expected x of shape (B, L, D), got {:?}", x.shape()),
-    }
-}
-
-/// Fails unless `tensor` has this shape.
-pub(crate) fn check_shape(op: &str, name: &str, tensor: &Tensor, shape: &[usize]) -> Result<()> {
-    if tensor.dims() != shape {
-        bail!("{op}: expected {name} of shape {shape:?}, got {:?}", tensor.dims());
-    }
-    Ok(())
-}
-
-/// `dims` with another last one.
-pub(crate) fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
-    dims.iter().take(dims.len().saturating_sub(1)).copied().chain([last]).collect()
 }
 
 /// The elements of a contiguous CPU storage.

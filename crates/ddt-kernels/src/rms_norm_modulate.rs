@@ -3,12 +3,18 @@
 use candle_core::{DType, Result, Tensor};
 use pulp::Simd;
 
+use crate::anywhere::Anywhere;
 use crate::cpu::element::Element;
 use crate::cpu::lanes::{fold, update};
 use crate::cpu::rows::sum_rows;
+#[cfg(feature = "candle-cuda")]
+use crate::cuda::{self, Cuda, Slice};
+#[cfg(feature = "candle-cuda")]
+use crate::gpu::View;
 use crate::modulated_rows::{RowGradient, RowInputs, RowOp, map_sum};
 use crate::modulation::{Modulation, ModulationSource, Values};
 use crate::op::{FusedOp, Gradient, apply, check_shape, dims_bld};
+use crate::plain;
 
 const NAME: &str = "rms_norm_modulate";
 
@@ -54,6 +60,31 @@ fn by_source(x: &Tensor, weight: &Tensor, source: ModulationSource<'_>, eps: f32
 struct RmsNormModulate {
     modulation: Modulation,
     eps: f32,
+}
+
+impl Anywhere<3> for RmsNormModulate {
+    fn plain(&self, [x, weight, shift_scale]: [&Tensor; 3]) -> Result<Tensor> {
+        plain::modulate(&plain::rms_norm(x, weight, f64::from(self.eps))?, shift_scale)
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    const SPACED: Option<usize> = Some(2);
+
+    #[cfg(feature = "candle-cuda")]
+    fn fits<T: cuda::Float>(&self, dims: &[usize]) -> bool {
+        dims.last().is_some_and(|width| cuda::GateNorm::<T>::takes(*width))
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn launch<T: cuda::Float>(
+        &self,
+        cuda: &Cuda,
+        [x, weight, shift_scale]: &[View<T>; 3],
+        out: &Slice<T>,
+    ) -> cuda::Result<()> {
+        let (norm, width) = (cuda::Norm::Rms(&weight.slice), weight.slice.len());
+        cuda.norm_modulate(&x.slice, norm, self.modulation.rows_of(shift_scale), width, self.eps, out)
+    }
 }
 
 impl<T: Element> FusedOp<T, 3> for RmsNormModulate {

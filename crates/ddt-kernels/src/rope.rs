@@ -18,6 +18,9 @@ use pulp::c32;
 pub struct RopeTable {
     cos: Tensor,
     sin: Tensor,
+    /// Cosine and sine of each pair side by side, (L, K/2, 2), for a GPU's kernels.
+    #[cfg(feature = "candle-cuda")]
+    turns: Tensor,
     /// `cos + i sin`, for the CPU.
     rotations: Arc<[c32]>,
     num_tokens: usize,
@@ -45,7 +48,15 @@ impl RopeTable {
         let real = cos.flatten_all()?.to_vec1::<f32>()?;
         let imaginary = sin.flatten_all()?.to_vec1::<f32>()?;
         let rotations = real.into_iter().zip(imaginary).map(|(re, im)| c32 { re, im }).collect();
-        Ok(Self { cos, sin, rotations, num_tokens, head_dim: 2 * pairs })
+        Ok(Self {
+            #[cfg(feature = "candle-cuda")]
+            turns: Tensor::stack(&[&cos, &sin], 2)?,
+            cos,
+            sin,
+            rotations,
+            num_tokens,
+            head_dim: 2 * pairs,
+        })
     }
 
     /// The cosines, (L, K/2).
@@ -56,6 +67,12 @@ impl RopeTable {
     /// The sines, (L, K/2).
     pub fn sin(&self) -> &Tensor {
         &self.sin
+    }
+
+    /// Both, (L, K/2, 2).
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn turns(&self) -> &Tensor {
+        &self.turns
     }
 
     /// The number of tokens, L.

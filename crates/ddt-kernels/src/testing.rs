@@ -1,10 +1,12 @@
-//! For tests: random tensors, and every operation written in plain, differentiable candle operations.
+//! For tests: random tensors, and blocks written in plain, differentiable candle operations.
 
 use candle_core::{D, DType, Device, Error, Result, Shape, Tensor, Var};
 
 use crate::packed_block::PackedBlockWeights;
 use crate::packed_linear::PackedLinear;
 use crate::packed_swiglu::PackedSwiGlu;
+use crate::plain;
+pub(crate) use crate::plain::{modulate as plain_modulate, silu as plain_silu};
 use crate::rope::RopeTable;
 
 pub(crate) const EPS: f64 = 1e-6;
@@ -137,24 +139,12 @@ pub(crate) fn zeros(shape: &[usize]) -> Result<Tensor> {
     Tensor::full(0f32, shape, &Device::Cpu)
 }
 
-pub(crate) fn plain_silu(x: &Tensor) -> Result<Tensor> {
-    x / (x.neg()?.exp()? + 1.0)?
-}
-
 pub(crate) fn plain_rms_norm(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let rms = (x.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
-    x.broadcast_div(&rms)?.broadcast_mul(weight)
-}
-
-pub(crate) fn plain_modulate(normed: &Tensor, shift_scale: &Tensor) -> Result<Tensor> {
-    let parts = shift_scale.chunk(2, D::Minus1)?;
-    normed.broadcast_mul(&(&parts[1] + 1.0)?)?.broadcast_add(&parts[0])
+    plain::rms_norm(x, weight, EPS)
 }
 
 pub(crate) fn plain_layer_norm(x: &Tensor) -> Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
-    centred.broadcast_div(&deviation)
+    plain::layer_norm(x, EPS)
 }
 
 /// `x weight^T`.
@@ -166,17 +156,6 @@ pub(crate) fn plain_linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
 pub(crate) fn rope(l: usize, k: usize) -> Result<RopeTable> {
     let angles = random(7, &[l, k / 2])?;
     RopeTable::new(angles.cos()?, angles.sin()?)
-}
-
-fn plain_rotate(x: &Tensor, rope: &RopeTable) -> Result<Tensor> {
-    let (b, l, n, k) = x.dims4()?;
-    let table = |table: &Tensor| table.to_dtype(x.dtype())?.reshape((1, l, 1, k / 2));
-    let (cos, sin) = (table(rope.cos())?, table(rope.sin())?);
-    let pairs = x.reshape((b, l, n, k / 2, 2))?;
-    let (re, im) = (pairs.narrow(4, 0, 1)?.squeeze(4)?, pairs.narrow(4, 1, 1)?.squeeze(4)?);
-    let rotated_re = (re.broadcast_mul(&cos)? - im.broadcast_mul(&sin)?)?;
-    let rotated_im = (re.broadcast_mul(&sin)? + im.broadcast_mul(&cos)?)?;
-    Tensor::stack(&[rotated_re, rotated_im], 4)?.reshape((b, l, n, k))
 }
 
 pub(crate) fn plain_attention(
@@ -197,21 +176,8 @@ pub(crate) fn attention_in(
     rope: &RopeTable,
     n: usize,
 ) -> Result<Tensor> {
-    let (b, l, width) = qkv.dims3()?;
-    let k = width / (3 * n);
     let rounded = |x: &Tensor| x.to_dtype(dtype)?.to_dtype(qkv.dtype());
-    let parts = qkv.reshape((b, l, 3, n, k))?;
-    let part = |i| parts.narrow(2, i, 1)?.squeeze(2);
-    let heads = |x: &Tensor| x.transpose(1, 2)?.contiguous(); // (B, N, L, K)
-    let normed = |i: usize| weights.map_or_else(|| part(i), |it| plain_rms_norm(&part(i)?, it[i]));
-    let query = heads(&(plain_rotate(&normed(0)?, rope)? / (k as f64).sqrt())?)?;
-    let key = heads(&plain_rotate(&normed(1)?, rope)?)?;
-    let value = heads(&part(2)?)?;
-    let logits = rounded(&query)?.matmul(&rounded(&key)?.t()?.contiguous()?)?;
-    let weights = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    let sums = weights.sum_keepdim(D::Minus1)?;
-    let probabilities = rounded(&weights)?.broadcast_div(&sums)?;
-    probabilities.matmul(&value)?.transpose(1, 2)?.reshape((b, l, n * k))
+    plain::attention(qkv, weights.map(|it| (it, EPS)), rope, n, rounded)
 }
 
 /// Input, modulation (one row for `rows` tokens each), and weights in the order of [`BlockWeights`](crate::BlockWeights).

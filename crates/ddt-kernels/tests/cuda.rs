@@ -43,7 +43,7 @@ mod emulated {
         assert!(message(40).contains("whole rows of the width"));
         let steps = cuda.steps(1).unwrap();
         let message = |sets, stride| {
-            let branch = Some(Branch { y: &x, bias: None, gate: Rows::one(&x) });
+            let branch = Some(Branch { y: &x, bias: None, gate: Rows::one(&x), sum: &x });
             let forecast = Some(Forecast { sets, stride, steps: &steps });
             let odd = GateNorm { x: &x, width: 8, branch, modulate: None, forecast };
             cuda.gate_norm(&odd).unwrap_err().to_string()

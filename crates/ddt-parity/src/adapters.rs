@@ -1,7 +1,7 @@
 //! Autoencoders, DINOv2 and Inception.
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::DType;
 use ddt_adapters::{
     DinoV2, DinoV2Config, DinoV2Mlp, Inception, InceptionFeatures, KlAutoencoder, KlConfig, TinyAutoencoder,
     inception::FoldedInception,
@@ -15,7 +15,7 @@ use crate::{Comparison, Fixture, Tolerance};
 pub(crate) fn vae_kl(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let cfg: KlConfig = fixture.json("config")?;
     let vae =
-        KlAutoencoder::load(&cfg, &fixture.checkpoint().with_prefix("model."), DType::F32, &Device::Cpu)?;
+        KlAutoencoder::load(&cfg, &fixture.checkpoint().with_prefix("model."), DType::F32, fixture.device())?;
     let posterior = vae.encoder.posterior(&fixture.tensor("in.image")?)?;
     let decoded = vae.decoder.decode_raw(&fixture.tensor("in.latent")?)?;
     Ok(vec![
@@ -29,7 +29,7 @@ pub(crate) fn vae_kl(fixture: &Fixture) -> Result<Vec<Comparison>> {
 pub(crate) fn tae(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let is_weight = |name: &str| name.starts_with("encoder.") || name.starts_with("decoder.");
     let weights = Renamed::new(fixture.checkpoint(), |name| is_weight(name).then(|| name.to_owned()))?;
-    let coder = TinyAutoencoder::load(&weights, DType::F32, &Device::Cpu)?;
+    let coder = TinyAutoencoder::load(&weights, DType::F32, fixture.device())?;
     let photo = fixture.tensor("in.image")?.to_dtype(DType::F32)?; // (H, W, 3)
     let pixels = (photo / 255.0)?.permute((2, 0, 1))?.unsqueeze(0)?.contiguous()?;
     let latent = coder.encoder.encode_raw(&pixels)?;
@@ -65,7 +65,7 @@ pub(crate) fn dinov2(fixture: &Fixture) -> Result<Vec<Comparison>> {
         mlp: if swiglu { DinoV2Mlp::SwiGlu } else { DinoV2Mlp::Gelu },
         mlp_ratio: 4,
     };
-    let dino = DinoV2::load(&cfg, &fixture.checkpoint().with_prefix("model."), DType::F32, &Device::Cpu)?;
+    let dino = DinoV2::load(&cfg, &fixture.checkpoint().with_prefix("model."), DType::F32, fixture.device())?;
     let resized = dino.preprocess(&fixture.tensor("in.image")?)?;
     let features = dino.forward(&resized)?;
     let mut all = vec![fixture.compare("out.features", &features.patch_tokens, Tolerance::FEATURES)?];
@@ -81,7 +81,7 @@ pub(crate) fn dinov2(fixture: &Fixture) -> Result<Vec<Comparison>> {
 
 /// Features and logits of images, on weights that follow from their names.
 pub(crate) fn inception(fixture: &Fixture) -> Result<Vec<Comparison>> {
-    let inception = Inception::from_folded(&FoldedInception::synthetic()?)?;
+    let inception = Inception::from_folded(&FoldedInception::synthetic(fixture.device())?)?;
     compare_features(fixture, &inception.forward(&fixture.tensor("in.image_u8")?)?)
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::{Result, ensure};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// Largest accepted difference of an output from the fixture's.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -80,8 +80,9 @@ impl Comparison {
             want.dims(),
             got.dims()
         );
-        let list =
-            |it: &Tensor| -> Result<Vec<f64>> { Ok(it.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?) };
+        let list = |it: &Tensor| -> Result<Vec<f64>> {
+            Ok(it.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+        };
         Self::numbers(name, &list(got)?, &list(want)?, tolerance)
     }
 

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use ddt_flow::{EULER, Guidance, TimeGrid};
 use ddt_model::{
     DdtConfig, DitDhConfig, Family, NetworkConfig, SampleOptions, VelocityNetwork, sample, sample_autoguided,
@@ -75,10 +75,7 @@ fn network(
     };
     let tables = cfg.fixed_tensors()?.into_iter().map(compare).collect::<Result<_>>()?;
     let vb = fixture.builder(prefix)?;
-    let network = match fixture.dtype() {
-        DType::F32 | DType::BF16 => cfg.build_frozen(vb)?,
-        _ => cfg.build(vb)?,
-    };
+    let network = if fixture.freezes() { cfg.build_frozen(vb)? } else { cfg.build(vb)? };
     Ok((network, tables))
 }
 

@@ -14,20 +14,36 @@ use crate::compare::{Comparison, Tolerance};
 pub struct Fixture {
     checkpoint: Checkpoint,
     dtype: DType,
+    device: Device,
 }
 
 impl Fixture {
-    /// Opens a file; its networks compute in f32.
+    /// Opens a file; its networks compute in f32 on the CPU.
     ///
     /// # Errors
     /// A file that is no checkpoint.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { checkpoint: Checkpoint::open(path)?, dtype: DType::F32 })
+        Ok(Self { checkpoint: Checkpoint::open(path)?, dtype: DType::F32, device: Device::Cpu })
     }
 
     /// The same fixture with its network's weights in another dtype.
     pub fn in_dtype(self, dtype: DType) -> Self {
         Self { dtype, ..self }
+    }
+
+    /// The same fixture with its tensors on a device, where its network computes.
+    pub fn on(self, device: &Device) -> Self {
+        Self { device: device.clone(), ..self }
+    }
+
+    /// Where the tensors are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether the network is built in the form that samples on the CPU.
+    pub(crate) fn freezes(&self) -> bool {
+        self.device.is_cpu() && matches!(self.dtype, DType::F32 | DType::BF16)
     }
 
     /// Dtype of the network's weights.
@@ -80,7 +96,7 @@ impl Fixture {
     /// # Errors
     /// No such tensor.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        Ok(self.checkpoint.tensor(name, &Device::Cpu)?)
+        Ok(self.checkpoint.tensor(name, &self.device)?)
     }
 
     /// Class labels as networks take them.

@@ -30,7 +30,8 @@ pub fn compare_on_gpu(fixture: &Fixture, cuda: &Cuda, precision: Precision) -> R
         "ddt_sample" | "ddt_forecast" => sample(fixture, cuda, precision, within(Tolerance::SAMPLE, 8e-2)),
         "vae_kl" => Ok(vec![decode(fixture, cuda, precision, within(Tolerance::AUTOENCODER, 3e-2))?]),
         "inception" if precision == Precision::F32 => {
-            let inception = CudaInception::new(cuda, &FoldedInception::synthetic()?)?;
+            let inception =
+                CudaInception::new(cuda, &FoldedInception::synthetic(&candle_core::Device::Cpu)?)?;
             adapters::compare_features(fixture, &inception.forward(&fixture.tensor("in.image_u8")?)?)
         }
         _ => Ok(Vec::new()),

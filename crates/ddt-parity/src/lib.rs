@@ -41,7 +41,7 @@ mod train;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::DType;
+use candle_core::{DType, Device};
 
 pub use compare::{Comparison, Tolerance, relative_rms};
 pub use fixture::Fixture;
@@ -119,7 +119,15 @@ const NETWORKS: &[&str] = &[
 /// # Errors
 /// A file that is no fixture of a known kind; a kind that `dtype` is not for; whatever computing fails with.
 pub fn compare(path: &Path, dtype: DType) -> Result<Vec<Comparison>> {
-    let fixture = Fixture::open(path)?.in_dtype(dtype);
+    compare_on(path, dtype, &Device::Cpu)
+}
+
+/// [`compare`] with the network on a device.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_on(path: &Path, dtype: DType, device: &Device) -> Result<Vec<Comparison>> {
+    let fixture = Fixture::open(path)?.in_dtype(dtype).on(device);
     let kind = fixture.text("kind")?;
     let Some((_, compute)) = KINDS.iter().find(|it| it.0 == kind) else {
         let known: Vec<&str> = KINDS.iter().map(|it| it.0).collect();

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::ControlFlow};
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::{Module, Tensor};
 use candle_nn::VarBuilder;
 use ddt_flow::{Guidance, TimeGrid, solver_by_name};
 use ddt_model::{
@@ -57,7 +57,7 @@ impl Fixture {
         let named = names.filter_map(|full| Some((full, full.strip_prefix(prefix)?)));
         let weights = named.map(|(full, name)| Ok((name.to_owned(), self.tensor(full)?)));
         let weights = weights.collect::<Result<HashMap<String, Tensor>>>()?;
-        Ok(VarBuilder::from_tensors(weights, self.dtype(), &Device::Cpu))
+        Ok(VarBuilder::from_tensors(weights, self.dtype(), self.device()))
     }
 
     /// Noisy latents, times and labels of one call.
@@ -69,10 +69,7 @@ impl Fixture {
 /// The network of a fixture, in the form that sampling uses.
 fn network(fixture: &Fixture, cfg: &NetworkConfig) -> Result<Box<dyn VelocityNetwork>> {
     let vb = fixture.builder("model.")?;
-    Ok(match fixture.dtype() {
-        DType::F32 | DType::BF16 => cfg.build_frozen(vb)?,
-        _ => cfg.build(vb)?,
-    })
+    Ok(if fixture.freezes() { cfg.build_frozen(vb)? } else { cfg.build(vb)? })
 }
 
 /// Velocity and self-condition of one call, and the velocity elsewhere under the same self-condition.
@@ -171,7 +168,7 @@ pub(crate) fn repa_sit_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
 pub(crate) fn checkpoint_forward(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let prefix = format!("{}.", fixture.text("weights")?);
     let file = DdtFile::open(fixture.beside("checkpoint")?)?.with_prefix(&prefix);
-    let network = file.load_network(Some(&fixture.sizes()?.into()), fixture.dtype(), &Device::Cpu)?;
+    let network = file.load_network(Some(&fixture.sizes()?.into()), fixture.dtype(), fixture.device())?;
     let (x, t, y) = fixture.call()?;
     Ok(vec![fixture.compare("out.velocity", &network.forward(&x, &t, &y)?, Tolerance::FORWARD)?])
 }

@@ -1,7 +1,7 @@
 //! Both halves of the representation autoencoder.
 
 use anyhow::Result;
-use candle_core::{DType, Device};
+use candle_core::DType;
 use ddt_adapters::{
     DinoV2Config, DinoV2Mlp, RaeDecoder, RaeDecoderConfig, RaeEncoder, RaeEncoderConfig, RaeStatistics,
 };
@@ -37,7 +37,7 @@ pub(crate) fn rae_encode(fixture: &Fixture) -> Result<Vec<Comparison>> {
     };
     let cfg = RaeEncoderConfig { dino, input_size: sizes.encoder_input_size, downscale: 16 };
     let weights = fixture.checkpoint().with_prefix("encoder.");
-    let encoder = RaeEncoder::load(&cfg, &weights, statistics(fixture)?, DType::F32, &Device::Cpu)?;
+    let encoder = RaeEncoder::load(&cfg, &weights, statistics(fixture)?, DType::F32, fixture.device())?;
     let image = fixture.tensor("in.image")?;
     let normalised = encoder.preprocess(&image)?;
     let features = encoder.network().forward(&normalised)?;
@@ -62,7 +62,7 @@ pub(crate) fn rae_decode(fixture: &Fixture) -> Result<Vec<Comparison>> {
     let sizes: DecoderSizes = fixture.json("config")?;
     let weights = fixture.checkpoint().with_prefix("decoder.");
     let cfg = RaeDecoderConfig::of(&weights, Some(sizes.decoder_num_attention_heads))?;
-    let decoder = RaeDecoder::load(&cfg, &weights, statistics(fixture)?, DType::F32, &Device::Cpu)?;
+    let decoder = RaeDecoder::load(&cfg, &weights, statistics(fixture)?, DType::F32, fixture.device())?;
     let latent = fixture.tensor("in.latent")?;
     let features = decoder.features(&latent)?.flatten_from(2)?.transpose(1, 2)?;
     Ok(vec![
@@ -76,5 +76,5 @@ fn statistics(fixture: &Fixture) -> Result<Option<RaeStatistics>> {
     if !fixture.has("in.stat.var") {
         return Ok(None);
     }
-    Ok(Some(RaeStatistics::load(&fixture.checkpoint().with_prefix("in.stat."), &Device::Cpu)?))
+    Ok(Some(RaeStatistics::load(&fixture.checkpoint().with_prefix("in.stat."), fixture.device())?))
 }

@@ -372,6 +372,9 @@ impl Rounding {
     }
 }
 
+/// Whether this build knows GPUs.
+const HAS_GPUS: bool = cfg!(any(feature = "cuda", feature = "candle-cuda"));
+
 /// Device: `cpu`, `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -385,11 +388,24 @@ pub enum Place {
 }
 
 impl Place {
+    /// Number of the GPU, 0 where none is said; `None` for the CPU.
+    #[must_use]
+    pub fn gpu(self) -> Option<usize> {
+        match self {
+            Self::Cpu => None,
+            Self::Cuda(number) => Some(number.unwrap_or_default()),
+        }
+    }
+
     /// The first GPU, where this build and this machine have one, else the CPU.
     #[must_use]
     pub fn best() -> Self {
         #[cfg(feature = "cuda")]
         if ddt_cuda::Cuda::open(0).is_ok() {
+            return Self::Cuda(None);
+        }
+        #[cfg(feature = "candle-cuda")]
+        if crate::engine::device(Self::Cuda(None)).is_ok() {
             return Self::Cuda(None);
         }
         Self::Cpu
@@ -410,7 +426,7 @@ impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = if cfg!(feature = "cuda") {
+        let expected = if HAS_GPUS {
             "expected cpu, cuda, or cuda:N for GPU N from 0"
         } else {
             "expected cpu, the only device of this build; for GPUs build with --features cuda, see docs/CUDA.md"
@@ -421,7 +437,7 @@ impl FromStr for Place {
             (_, Some(number)) => number.parse().ok().map(|it| Self::Cuda(Some(it))),
             _ => None,
         };
-        let place = place.filter(|it| cfg!(feature = "cuda") || *it == Self::Cpu);
+        let place = place.filter(|it| HAS_GPUS || *it == Self::Cpu);
         place.ok_or_else(|| format!("{expected}; got {text:?}"))
     }
 }
@@ -488,7 +504,7 @@ mod tests {
         assert_eq!("dopri5:1e-6".parse::<SolverName>().unwrap().as_str(), "dopri5:1e-6");
         let places =
             ["cpu", "cuda", "cuda:0", "cuda:3", "cuda:", "cuda:x", "cuda3", "gpu"].map(|it| it.parse().ok());
-        let gpu = |number| cfg!(feature = "cuda").then_some(Place::Cuda(number));
+        let gpu = |number| HAS_GPUS.then_some(Place::Cuda(number));
         assert_eq!(places, [Some(Place::Cpu), gpu(None), gpu(Some(0)), gpu(Some(3)), None, None, None, None]);
         assert_eq!(
             [Place::Cpu, Place::Cuda(None), Place::Cuda(Some(0)), Place::Cuda(Some(2))]

@@ -66,6 +66,20 @@ impl CudaEngine {
     }
 }
 
+/// Whether the GPU's programs do what the settings ask for.
+pub(crate) fn serves(config: &PipelineConfig, network: &NetworkConfig) -> bool {
+    let is_ddt = *network == NetworkConfig::from(network.sizes.clone());
+    is_ddt
+        && decodes(config)
+        && check_solver(config.solver.as_str()).is_ok()
+        && config.guiding_network.is_none()
+}
+
+/// Whether there are programs in the settings' type.
+pub(crate) fn decodes(config: &PipelineConfig) -> bool {
+    precision(config).is_ok()
+}
+
 /// Checks that the settings ask for what the GPU's programs have, and that there is such a GPU.
 pub(crate) fn check(config: &PipelineConfig, number: usize) -> Result<()> {
     precision(config)?;

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use ddt_adapters::{KlConfig, LoadError, PixelSpace, RaeDecoderConfig, RaeStatistics, TinyDecoder};
 use ddt_files::{Checkpoint, sha256};
 use ddt_hub::{Hub, HubFile, PublishedAutoencoder, Release};
 
 use crate::{
     config::PipelineConfig,
-    decoding::Decoder,
+    decoding::{self, Decoder},
     engine,
     error::{Context, Error, Result, invalid},
     weights::{Bytes, sha256_of, tiny_decoder},
@@ -114,7 +114,8 @@ impl DecoderFile {
         let broken = || format!("cannot read the autoencoder {}", file.path().display());
         if let Some((cfg, path)) = &self.rae {
             let statistics = Checkpoint::open(path).map_err(LoadError::from);
-            let statistics = statistics.and_then(|it| RaeStatistics::load(&it, &Device::Cpu));
+            let device = engine::decoder_device(config)?;
+            let statistics = statistics.and_then(|it| RaeStatistics::load(&it, &device));
             let statistics = statistics.context(format!("cannot read the statistics {}", path.display()))?;
             return engine::load_rae_decoder(cfg, &file, statistics, config).context(broken());
         }
@@ -122,7 +123,9 @@ impl DecoderFile {
             let cfg = KlConfig::sd_vae_ft_ema();
             return engine::load_kl_decoder(&cfg, &file, config).context(broken());
         }
-        Ok(Box::new(TinyDecoder::load(&file, DType::F32, &Device::Cpu).context(broken())?))
+        let device = engine::decoder_device(config)?;
+        let decoder = TinyDecoder::load(&file, DType::F32, &device).context(broken())?;
+        Ok(decoding::on(device, decoder))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Latents to images: the scale of each channel, the decoder, bytes.
 
 use candle_core::{DType, Device, Tensor};
-use ddt_adapters::{Decode, to_rgb8, to_rgb8_down};
+use ddt_adapters::{Decode, LatentSpace, to_rgb8, to_rgb8_down};
 use ddt_model::LatentInfo;
 use ddt_picture::Rgb8;
 
@@ -9,6 +9,33 @@ use crate::{config::Rounding, error::Result};
 
 /// A decoder that threads share.
 pub(crate) type Decoder = Box<dyn Decode + Send + Sync>;
+
+/// A decoder of latents and pixels on the CPU that computes on a device.
+struct OnDevice<D> {
+    decoder: D,
+    device: Device,
+}
+
+/// The decoder, which is on `device`, for latents on the CPU.
+pub(crate) fn on(device: Device, decoder: impl Decode + Send + Sync + 'static) -> Decoder {
+    if device.is_cpu() { Box::new(decoder) } else { Box::new(OnDevice { decoder, device }) }
+}
+
+impl<D: LatentSpace> LatentSpace for OnDevice<D> {
+    fn latent_channels(&self) -> usize {
+        self.decoder.latent_channels()
+    }
+
+    fn downscale(&self) -> usize {
+        self.decoder.downscale()
+    }
+}
+
+impl<D: Decode> Decode for OnDevice<D> {
+    fn decode(&self, latents: &Tensor) -> candle_core::Result<Tensor> {
+        self.decoder.decode(&latents.to_device(&self.device)?)?.to_device(&Device::Cpu)
+    }
+}
 
 /// Mean and standard deviation of each latent channel, (1, C, 1, 1): a network generates latents of mean 0 and
 /// standard deviation 1, whatever the autoencoder's own are.

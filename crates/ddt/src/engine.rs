@@ -1,4 +1,4 @@
-//! The device that runs the network: the CPU, or a GPU in a build with CUDA.
+//! The device that runs the network: the CPU, or a GPU in a build with CUDA: by programs for it, or through candle.
 
 use std::ops::ControlFlow;
 
@@ -14,7 +14,7 @@ use ddt_model::{
 use crate::cuda;
 use crate::{
     config::{Dtype, PipelineConfig, Place},
-    decoding::Decoder,
+    decoding::{self, Decoder},
     error::Result,
 };
 
@@ -23,14 +23,16 @@ pub(crate) type OnStep<'a> = dyn FnMut(Option<&StepReport<'_>>) -> ControlFlow<(
 
 /// A network that is ready to run.
 pub(crate) enum Engine {
-    /// A network on the CPU.
-    Cpu {
+    /// A network of candle's operations.
+    Candle {
         /// The network.
         network: Box<dyn VelocityNetwork>,
         /// The guiding network; `None` is "no class".
         guiding: Option<Box<dyn VelocityNetwork>>,
+        /// Where both are.
+        device: Device,
     },
-    /// A network on an NVIDIA GPU.
+    /// A network as programs of an NVIDIA GPU.
     #[cfg(feature = "cuda")]
     Cuda(cuda::CudaEngine),
 }
@@ -43,22 +45,18 @@ impl Engine {
         file: &DdtFile,
         guiding: Option<Box<dyn VelocityNetwork>>,
     ) -> Result<Self> {
-        match config.device {
-            Place::Cpu => {
-                let network = file.load_network(Some(network), config.dtype.into(), &Device::Cpu)?;
-                Ok(Self::Cpu { network, guiding })
-            }
-            #[cfg(feature = "cuda")]
-            Place::Cuda(number) => {
-                let number = number.unwrap_or_default();
-                Ok(Self::Cuda(cuda::CudaEngine::open(config, network, file, number)?))
-            }
-            #[cfg(not(feature = "cuda"))]
-            Place::Cuda(_) => no_gpus(),
+        #[cfg(feature = "cuda")]
+        if let Some(number) = config.device.gpu()
+            && (cuda::serves(config, network) || !cfg!(feature = "candle-cuda"))
+        {
+            return Ok(Self::Cuda(cuda::CudaEngine::open(config, network, file, number)?));
         }
+        let device = device(config.device)?;
+        let network = file.load_network(Some(network), config.dtype.into(), &device)?;
+        Ok(Self::Candle { network, guiding, device })
     }
 
-    /// Noise to latents; the outer error is the device's, the inner one the network's.
+    /// Noise to latents, both on the CPU; the outer error is the device's, the inner one the network's.
     pub(crate) fn sample(
         &self,
         noise: &Tensor,
@@ -67,14 +65,18 @@ impl Engine {
         on_step: &mut OnStep<'_>,
     ) -> Result<Result<Sampled, ModelError>> {
         match self {
-            Self::Cpu { network, guiding } => {
-                let mut on_step = |report: &StepReport<'_>| on_step(Some(report));
-                Ok(match guiding {
-                    None => sample(&**network, noise, labels, options, &mut on_step),
+            Self::Candle { network, guiding, device } => {
+                let noise = noise.to_device(device)?;
+                // Who looks at the latents expects them on the CPU.
+                let mut on_step = |report: &StepReport<'_>| on_step(device.is_cpu().then_some(report));
+                let sampled = match guiding {
+                    None => sample(&**network, &noise, labels, options, &mut on_step),
                     Some(guiding) => {
-                        sample_autoguided(&**network, &**guiding, noise, labels, options, &mut on_step)
+                        sample_autoguided(&**network, &**guiding, &noise, labels, options, &mut on_step)
                     }
-                })
+                };
+                let to_cpu = |it: Sampled| Ok(Sampled { latents: it.latents.to_device(&Device::Cpu)?, ..it });
+                sampled.map(to_cpu).map_or_else(|error| Ok(Err(error)), |it| it.map(Ok))
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(engine) => engine.sample(noise, labels, options, &mut || on_step(None)),
@@ -84,33 +86,65 @@ impl Engine {
     /// The network, where it is on the CPU.
     pub(crate) fn network(&self) -> Option<&dyn VelocityNetwork> {
         match self {
-            Self::Cpu { network, .. } => Some(&**network),
+            Self::Candle { network, device, .. } => device.is_cpu().then_some(&**network),
             #[cfg(feature = "cuda")]
             Self::Cuda(_) => None,
         }
     }
 }
 
-/// Checks that the device can do what the settings ask for.
-pub(crate) fn check(config: &PipelineConfig) -> Result<()> {
-    match config.device {
-        Place::Cpu => Ok(()),
-        #[cfg(feature = "cuda")]
-        Place::Cuda(number) => cuda::check(config, number.unwrap_or_default()),
-        #[cfg(not(feature = "cuda"))]
-        Place::Cuda(_) => no_gpus(),
+/// candle's device of a place, the same at every call.
+#[cfg(feature = "candle-cuda")]
+pub(crate) fn device(place: Place) -> Result<Device> {
+    use std::{
+        collections::{HashMap, hash_map::Entry},
+        sync::{Mutex, PoisonError},
+    };
+
+    use crate::error::Context;
+
+    static OPEN: Mutex<Option<HashMap<usize, Device>>> = Mutex::new(None);
+    let Some(number) = place.gpu() else { return Ok(Device::Cpu) };
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(match open.get_or_insert_default().entry(number) {
+        Entry::Occupied(found) => found.get().clone(),
+        Entry::Vacant(place) => {
+            let opened = Device::new_cuda_with_stream(number);
+            place.insert(opened.context(format!("the GPU {number}"))?).clone()
+        }
+    })
+}
+
+/// candle's device of a place, which is the CPU.
+#[cfg(not(feature = "candle-cuda"))]
+pub(crate) fn device(place: Place) -> Result<Device> {
+    match place {
+        Place::Cpu => Ok(Device::Cpu),
+        Place::Cuda(_) => crate::error::invalid(
+            "expected device cpu, the only one of this build; build with the feature cuda or candle-cuda for GPUs",
+        ),
     }
 }
 
-/// Reads the decoder of a representation autoencoder, which runs on the CPU.
+/// Checks that the device can do what the settings ask for.
+pub(crate) fn check(config: &PipelineConfig) -> Result<()> {
+    #[cfg(all(feature = "cuda", not(feature = "candle-cuda")))]
+    if let Some(number) = config.device.gpu() {
+        return cuda::check(config, number);
+    }
+    device(config.device).map(drop)
+}
+
+/// Reads the decoder of a representation autoencoder.
 pub(crate) fn load_rae_decoder(
     cfg: &RaeDecoderConfig,
     file: &Checkpoint,
     statistics: RaeStatistics,
     config: &PipelineConfig,
 ) -> Result<Decoder> {
-    let dtype = decoder_dtype(config);
-    Ok(Box::new(RaeDecoder::load(cfg, file, Some(statistics), dtype, &Device::Cpu)?))
+    let device = decoder_device(config)?;
+    let decoder = RaeDecoder::load(cfg, file, Some(statistics), decoder_dtype(config), &device)?;
+    Ok(decoding::on(device, decoder))
 }
 
 /// Dtype of the decoder: there is no fast one in f16.
@@ -118,20 +152,20 @@ fn decoder_dtype(config: &PipelineConfig) -> DType {
     if config.dtype == Dtype::Bf16 { DType::BF16 } else { DType::F32 }
 }
 
-/// Reads Stable Diffusion's decoder to where the settings say.
-pub(crate) fn load_kl_decoder(cfg: &KlConfig, file: &Checkpoint, config: &PipelineConfig) -> Result<Decoder> {
-    match config.device {
-        Place::Cpu => Ok(Box::new(KlDecoder::load(cfg, file, decoder_dtype(config), &Device::Cpu)?)),
-        #[cfg(feature = "cuda")]
-        Place::Cuda(number) => cuda::load_kl_decoder(cfg, file, config, number.unwrap_or_default()),
-        #[cfg(not(feature = "cuda"))]
-        Place::Cuda(_) => no_gpus(),
-    }
+/// Where decoders run that have no programs: on the CPU, unless candle has GPUs.
+pub(crate) fn decoder_device(config: &PipelineConfig) -> Result<Device> {
+    if cfg!(feature = "candle-cuda") { device(config.device) } else { Ok(Device::Cpu) }
 }
 
-#[cfg(not(feature = "cuda"))]
-fn no_gpus<T>() -> Result<T> {
-    crate::error::invalid(
-        "expected device cpu, the only one of this build; build with the feature cuda for GPUs",
-    )
+/// Reads Stable Diffusion's decoder to where the settings say.
+pub(crate) fn load_kl_decoder(cfg: &KlConfig, file: &Checkpoint, config: &PipelineConfig) -> Result<Decoder> {
+    #[cfg(feature = "cuda")]
+    if let Some(number) = config.device.gpu()
+        && (cuda::decodes(config) || !cfg!(feature = "candle-cuda"))
+    {
+        return cuda::load_kl_decoder(cfg, file, config, number);
+    }
+    let device = device(config.device)?;
+    let decoder = KlDecoder::load(cfg, file, decoder_dtype(config), &device)?;
+    Ok(decoding::on(device, decoder))
 }

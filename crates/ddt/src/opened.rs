@@ -5,7 +5,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::Device;
 use ddt_flow::Guidance;
 use ddt_hub::{Hub, PublishedAutoencoder, Release};
 use ddt_model::{DdtConfig, DdtFile, Family, NetworkConfig, VelocityNetwork};
@@ -291,7 +290,8 @@ impl GuidingFile {
     }
 
     fn load(&self, config: &PipelineConfig) -> Result<Box<dyn VelocityNetwork>> {
-        let loaded = self.file.load_network(self.like.as_ref(), config.dtype.into(), &Device::Cpu);
+        let loaded =
+            self.file.load_network(self.like.as_ref(), config.dtype.into(), &engine::device(config.device)?);
         loaded.context("the guiding network")
     }
 }

@@ -232,8 +232,8 @@ impl Mixed<FoldedConv> {
 
 /// Weights computed from their names only, so that the network can be compared and timed without its file: uniform
 /// numbers hashed from the name and the element's index, scaled so that activations keep their size.
-pub(super) fn synthetic_weights() -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Synthetic), DType::F32, Device::Cpu)
+pub(super) fn synthetic_weights(device: &Device) -> VarBuilder<'static> {
+    VarBuilder::from_backend(Box::new(Synthetic), DType::F32, device.clone())
 }
 
 struct Synthetic;

@@ -133,7 +133,9 @@ fn dinov2_names_all_that_is_wrong() {
 /// The network, made once.
 fn inception() -> &'static Inception {
     static INCEPTION: OnceLock<Inception> = OnceLock::new();
-    INCEPTION.get_or_init(|| Inception::from_folded(&FoldedInception::synthetic().unwrap()).unwrap())
+    INCEPTION.get_or_init(|| {
+        Inception::from_folded(&FoldedInception::synthetic(&candle_core::Device::Cpu).unwrap()).unwrap()
+    })
 }
 
 #[test]

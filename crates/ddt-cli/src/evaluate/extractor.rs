@@ -173,7 +173,7 @@ fn inception(
         #[cfg(not(feature = "cuda"))]
         Place::Cuda(_) => {
             let _ = (group, terminal);
-            bail!("expected cpu, the only device of this build, got {device}")
+            bail!("expected cpu, where this build computes features, got {device}")
         }
     }
 }

@@ -180,13 +180,15 @@ impl Launcher<'_> {
             None => None,
             Some(norm) => Some((norm.shift_scale, self.rows(norm.shift_scale)?, self.slice::<T>(norm.out)?)),
         };
+        let x = self.slice(xs)?;
         self.cuda.gate_norm(&GateNorm {
-            x: &self.slice(xs)?,
+            x: &x,
             width,
             branch: branch.as_ref().map(|(y, gate, data)| Branch {
                 y,
                 bias: None,
                 gate: columns(data, *gate, 0),
+                sum: &x,
             }),
             modulate: norm.as_ref().map(|(rows, data, out)| Modulate {
                 norm: weight.as_ref().map_or(KernelNorm::Layer, KernelNorm::Rms),

@@ -11,7 +11,7 @@ use crate::device;
 #[test]
 fn features_are_those_of_the_cpu() {
     let Some(cuda) = device() else { return };
-    let weights = FoldedInception::synthetic().unwrap();
+    let weights = FoldedInception::synthetic(&candle_core::Device::Cpu).unwrap();
     let (cpu, gpu) =
         (Inception::from_folded(&weights).unwrap(), CudaInception::new(&cuda, &weights).unwrap());
     let noise = noise_batch(4, &[0, 1], (3, 21, 34), &Device::Cpu).unwrap();

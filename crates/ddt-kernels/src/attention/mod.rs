@@ -2,8 +2,14 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::anywhere::Anywhere;
 use crate::cpu::element::Element;
+#[cfg(feature = "candle-cuda")]
+use crate::cuda::{self, Cuda, Slice};
+#[cfg(feature = "candle-cuda")]
+use crate::gpu::View;
 use crate::op::{FusedOp, Gradient, apply, check_shape};
+use crate::plain;
 use crate::rope::RopeTable;
 
 mod backward;
@@ -66,6 +72,34 @@ struct Attention {
     rope: RopeTable,
     sizes: Sizes,
     eps: f32,
+}
+
+impl Anywhere<3> for Attention {
+    fn plain(&self, [qkv, q_weight, k_weight]: [&Tensor; 3]) -> Result<Tensor> {
+        let norms = Some(([q_weight, k_weight], f64::from(self.eps)));
+        plain::attention(qkv, norms, &self.rope, self.sizes.heads, |it| Ok(it.clone()))
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn fits<T: cuda::Float>(&self, _: &[usize]) -> bool {
+        let Sizes { batch, tokens, heads, head_dim } = self.sizes;
+        cuda::Attention::<T>::takes(batch, tokens, heads, head_dim)
+    }
+
+    #[cfg(feature = "candle-cuda")]
+    fn launch<T: cuda::Float>(
+        &self,
+        cuda: &Cuda,
+        [qkv, q_weight, k_weight]: &[View<T>; 3],
+        out: &Slice<T>,
+    ) -> cuda::Result<()> {
+        let Sizes { tokens, heads, .. } = self.sizes;
+        crate::gpu::with_slice(cuda, self.rope.turns(), |rope| {
+            let [qkv, q_weight, k_weight] = [qkv, q_weight, k_weight].map(|it| &it.slice);
+            let eps = self.eps;
+            cuda.attention_of(&cuda::Attention { qkv, q_weight, k_weight, rope, tokens, heads, eps, out })
+        })
+    }
 }
 
 impl<T: Element> FusedOp<T, 3> for Attention {

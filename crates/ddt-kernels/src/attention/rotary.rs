@@ -3,8 +3,10 @@
 use candle_core::{Result, Tensor};
 
 use super::{Inputs, Sizes, backward, forward};
+use crate::anywhere::Anywhere;
 use crate::cpu::element::Element;
 use crate::op::{FusedOp, Gradient, apply};
+use crate::plain;
 use crate::rope::RopeTable;
 
 const NAME: &str = "rotary_attention";
@@ -34,6 +36,12 @@ pub fn rotary_attention(qkv: &Tensor, rope: &RopeTable, num_heads: usize) -> Res
 struct RotaryAttention {
     rope: RopeTable,
     sizes: Sizes,
+}
+
+impl Anywhere<1> for RotaryAttention {
+    fn plain(&self, [qkv]: [&Tensor; 1]) -> Result<Tensor> {
+        plain::attention(qkv, None, &self.rope, self.sizes.heads, |it| Ok(it.clone()))
+    }
 }
 
 impl<T: Element> FusedOp<T, 1> for RotaryAttention {

@@ -29,6 +29,12 @@ impl Rows {
         Self { batch, len }
     }
 
+    /// L.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.batch * self.len
     }

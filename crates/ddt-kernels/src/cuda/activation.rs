@@ -117,14 +117,47 @@ impl Cuda {
     pub fn swiglu<T: Float>(&self, arguments: &SwiGlu<'_, T>) -> Result<()> {
         const NAME: &str = "swiglu";
         let SwiGlu { ab, hidden, out } = *arguments;
-        expect(hidden > 0, NAME, "a hidden size above 0", hidden)?;
+        check_len(NAME, &self.device, ("ab", ab), 2 * out.len())?;
+        let b = ab.address() + (hidden * size_of::<T>()) as u64;
+        self.swiglu_rows::<T>([ab.address(), b], 2 * hidden, hidden, out)
+    }
+
+    /// [`swiglu`](Self::swiglu) of two results, each (T, F).
+    ///
+    /// # Errors
+    /// As [`swiglu`](Self::swiglu).
+    pub fn swiglu_of_two<T: Float>(
+        &self,
+        [a, b]: [&Slice<T>; 2],
+        hidden: usize,
+        out: &Slice<T>,
+    ) -> Result<()> {
+        check_len("swiglu", &self.device, ("a", a), out.len())?;
+        check_len("swiglu", &self.device, ("b", b), out.len())?;
+        self.swiglu_rows::<T>([a, b].map(Slice::address), hidden, hidden, out)
+    }
+
+    fn swiglu_rows<T: Float>(
+        &self,
+        [a, b]: [u64; 2],
+        stride: usize,
+        hidden: usize,
+        out: &Slice<T>,
+    ) -> Result<()> {
+        const NAME: &str = "swiglu";
+        expect(
+            hidden > 0 && stride <= u32::MAX as usize,
+            NAME,
+            "a hidden size above 0 and below 2^31",
+            hidden,
+        )?;
         let tokens = out.len() / hidden;
         check_len(NAME, &self.device, ("out, whole rows of the hidden size", out), tokens * hidden)?;
-        check_len(NAME, &self.device, ("ab", ab), 2 * out.len())?;
         let single = usize::from(!hidden.is_multiple_of(T::LANES));
         let lanes = if single == 1 { 1 } else { T::LANES };
         let mut values = Arguments::default();
-        values.address(ab.address()).address(out.address()).u32(tokens as u32).u32(hidden as u32);
+        values.address(a).address(b).address(out.address());
+        values.u32(tokens as u32).u32(hidden as u32).u32(stride as u32);
         self.each(NAME, kernels::SWIGLU[single][T::INDEX], out.len() / lanes, values)
     }
 }

@@ -41,7 +41,29 @@ pub(super) enum Tiling {
     Small,
 }
 
+impl<T> Attention<'_, T> {
+    /// Whether there is a kernel for these sizes: R, L, N and K.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn takes(images: usize, tokens: usize, heads: usize, head_dim: usize) -> bool {
+        let heads_fit =
+            head_dim > 0 && head_dim.is_multiple_of(2) && head_dim <= 128 && heads > 0 && heads <= 65_535;
+        heads_fit && tokens > 0 && tokens < 1 << 20 && images <= 65_535
+    }
+}
+
 impl Cuda {
+    /// By the fastest kernel that there is for the element type and the head size.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn attention_of<T: Float>(&self, arguments: &Attention<'_, T>) -> Result<()> {
+        let &Attention { qkv, q_weight, k_weight, rope, tokens, heads, eps, out } = arguments;
+        if T::INDEX != bf16::INDEX || !q_weight.len().is_multiple_of(8) {
+            return self.attention_plain(arguments);
+        }
+        let (qkv, q_weight, k_weight, out) =
+            (&qkv.cast()?, &q_weight.cast()?, &k_weight.cast()?, &out.cast()?);
+        self.attention(&Attention { qkv, q_weight, k_weight, rope, tokens, heads, eps, out })
+    }
+
     /// Self-attention with query-key norm and rotary positions, on tensor cores.
     ///
     /// ```text

@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaGraph, CudaStream, DriverError, result, sys};
 
-use super::backend::{Backend, ConvShape, GemmPlaces, GemmShape, Recording};
+#[cfg(feature = "cuda")]
+use super::backend::ConvShape;
+use super::backend::{Backend, GemmPlaces, GemmShape, Recording};
 use super::blas::Blas;
+#[cfg(feature = "cuda")]
 use super::cudnn::Cudnn;
 use super::device::Cuda;
 use super::error::{CudaError, Result};
@@ -34,6 +37,7 @@ struct Driver {
     // Both dropped before the context, which `stream` keeps.
     blas: Mutex<Option<Blas>>,
     /// Looked for once, when it is first needed.
+    #[cfg(feature = "cuda")]
     cudnn: Mutex<Option<Option<Cudnn>>>,
     module: Module,
     functions: HashMap<&'static str, sys::CUfunction>,
@@ -87,6 +91,12 @@ impl Cuda {
     pub fn open(ordinal: usize) -> Result<Self> {
         Ok(Self { device: Device::new(Driver::open(ordinal)?) })
     }
+
+    /// The kernels on another's stream: work is put on it between that of its owner.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn on(stream: Arc<CudaStream>) -> Result<Self> {
+        Ok(Self { device: Device::new(Driver::on(stream)?) })
+    }
 }
 
 /// Names the call that failed.
@@ -108,14 +118,11 @@ fn words(error: DriverError, words: std::result::Result<&std::ffi::CStr, DriverE
 
 impl Driver {
     fn open(ordinal: usize) -> Result<Self> {
-        // SAFETY: it opens a library by NVIDIA's names and closes it again; its initialisers are the driver's.
-        if !unsafe { sys::is_culib_present() } {
+        if !is_there() {
             return Err(CudaError::NoDriver);
         }
-        let version = version()?;
-        if version < OLDEST {
-            return Err(CudaError::OldDriver { version: shown(version) });
-        }
+        // Before any other call: an older driver may lack it.
+        supported_version()?;
         let count = match result::init().and_then(|()| CudaContext::device_count()) {
             Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => 0,
             outcome => usize::try_from(check("count devices", outcome)?).unwrap_or(0),
@@ -124,6 +131,18 @@ impl Driver {
             return Err(CudaError::NoDevice { ordinal, count });
         }
         let context = check("open the device", CudaContext::new(ordinal))?;
+        // SAFETY: this context's memory is used only here, on one stream; cudarc's events, which order
+        // streams, would break capturing.
+        unsafe { context.disable_event_tracking() };
+        // Not the default stream, which cannot be captured.
+        let stream = check("make a stream", context.new_stream())?;
+        Self::on(stream)
+    }
+
+    /// On a stream of the caller's, whose context has the kernels loaded into it.
+    fn on(stream: Arc<CudaStream>) -> Result<Self> {
+        let context = Arc::clone(stream.context());
+        let version = supported_version()?;
         let (major, minor) = check("ask for the compute capability", context.compute_capability())?;
         if major < 8 {
             return Err(CudaError::TooOld { major, minor });
@@ -131,16 +150,12 @@ impl Driver {
         let name = check("ask for the name", context.name())?;
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = check("ask for multiprocessors", context.attribute(attribute))?;
-        // SAFETY: this context's memory is used only here, on one stream; cudarc's events, which order
-        // streams, would break capturing.
-        unsafe { context.disable_event_tracking() };
-        // Not the default stream, which cannot be captured.
-        let stream = check("make a stream", context.new_stream())?;
         let module = load(&context, version)?;
         let functions = functions(&module)?;
         let multiprocessors = usize::try_from(multiprocessors).unwrap_or(1);
         Ok(Self {
             blas: Mutex::default(),
+            #[cfg(feature = "cuda")]
             cudnn: Mutex::default(),
             module,
             functions,
@@ -161,6 +176,7 @@ impl Driver {
         }
     }
 
+    #[cfg(feature = "cuda")]
     fn with_cudnn<R>(&self, work: impl FnOnce(&mut Cudnn) -> R) -> Option<R> {
         let mut cudnn = self.cudnn.lock().unwrap_or_else(PoisonError::into_inner);
         cudnn.get_or_insert_with(|| Cudnn::new(&self.stream)).as_mut().map(work)
@@ -309,11 +325,13 @@ impl Backend for Driver {
         })
     }
 
+    #[cfg(feature = "cuda")]
     fn conv(&self, shape: ConvShape, places: [u64; 3], scratch: u64) -> Result<bool> {
         let _turn = self.turn()?;
         self.with_cudnn(|cudnn| cudnn.conv(shape, places, scratch)).unwrap_or(Ok(false))
     }
 
+    #[cfg(feature = "cuda")]
     fn cudnn_version(&self) -> Option<usize> {
         self.bind().ok()?;
         self.with_cudnn(|cudnn| cudnn.version())
@@ -344,18 +362,47 @@ fn elapsed(
     milliseconds: &mut f32,
 ) -> std::result::Result<(), DriverError> {
     type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> sys::CUresult;
-    // SAFETY: the function has had this signature since CUDA 2.
-    let function = unsafe { sys::culib().get::<Elapsed>(b"cuEventElapsedTime\0") };
-    let function = function.map_err(|_| DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?;
+    #[cfg(not(feature = "candle-cuda"))]
+    let function: Elapsed = {
+        // SAFETY: the function has had this signature since CUDA 2.
+        let function = unsafe { sys::culib().get::<Elapsed>(b"cuEventElapsedTime\0") };
+        *function.map_err(|_| DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND))?
+    };
+    #[cfg(feature = "candle-cuda")]
+    let function: Elapsed = {
+        // SAFETY: the function has had this signature since CUDA 2; the program is linked with the driver.
+        unsafe extern "C" {
+            fn cuEventElapsedTime(
+                milliseconds: *mut f32,
+                start: sys::CUevent,
+                end: sys::CUevent,
+            ) -> sys::CUresult;
+        }
+        cuEventElapsedTime
+    };
     // SAFETY: both events are alive and of one context, and the driver writes one number.
     unsafe { function(milliseconds, start.cu_event(), end.cu_event()) }.result()
 }
 
-/// The version of CUDA that the driver serves: 12040 is 12.4.
-fn version() -> Result<i32> {
+/// Whether the driver's library is there. Without it a program that is linked with it, for candle, does not start.
+fn is_there() -> bool {
+    #[cfg(not(feature = "candle-cuda"))]
+    {
+        // SAFETY: it opens a library by NVIDIA's names and closes it again; its initialisers are the driver's.
+        unsafe { sys::is_culib_present() }
+    }
+    #[cfg(feature = "candle-cuda")]
+    true
+}
+
+/// The version of CUDA that the driver serves, 12040 is 12.4, if it is new enough.
+fn supported_version() -> Result<i32> {
     let mut version = 0;
     // SAFETY: the library is there, and writes one number.
     check("ask for the version", unsafe { sys::cuDriverGetVersion(&raw mut version) }.result())?;
+    if version < OLDEST {
+        return Err(CudaError::OldDriver { version: shown(version) });
+    }
     Ok(version)
 }
 

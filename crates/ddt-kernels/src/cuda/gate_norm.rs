@@ -16,7 +16,7 @@ const CHUNK: usize = 256;
 /// Arguments of [`Cuda::gate_norm`].
 #[derive(Debug, Clone, Copy)]
 pub struct GateNorm<'a, T> {
-    /// The residual stream, (T, D); what `branch` adds is written back.
+    /// The residual stream, (T, D).
     pub x: &'a Slice<T>,
     /// D.
     pub width: usize,
@@ -37,6 +37,8 @@ pub struct Branch<'a, T> {
     pub bias: Option<&'a Slice<T>>,
     /// The gate, D columns.
     pub gate: Rows<'a, T>,
+    /// The stream with the branch, (T, D); may be the stream.
+    pub sum: &'a Slice<T>,
 }
 
 /// How the stream is normed.
@@ -78,12 +80,36 @@ pub struct Forecast<'a> {
     pub steps: &'a Steps,
 }
 
+impl<T> GateNorm<'_, T> {
+    /// Whether there is a kernel for rows of this width.
+    pub fn takes(width: usize) -> bool {
+        width > 0 && width.is_multiple_of(8) && width <= CHUNK * kernels::GATE_NORM.len()
+    }
+}
+
 impl Cuda {
+    /// Norms and modulates a stream: [`gate_norm`](Self::gate_norm) without a branch. `shift_scale` has the shift in its
+    /// first half of columns, and the scale in the other.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) fn norm_modulate<T: Float>(
+        &self,
+        x: &Slice<T>,
+        norm: Norm<'_, T>,
+        shift_scale: Rows<'_, T>,
+        width: usize,
+        eps: f32,
+        out: &Slice<T>,
+    ) -> Result<()> {
+        let scale = Rows { first: shift_scale.first + width, ..shift_scale };
+        let modulate = Some(Modulate { norm, shift: shift_scale, scale, eps, out });
+        self.gate_norm(&GateNorm { x, width, branch: None, modulate, forecast: None })
+    }
+
     /// Joins a gated branch to the residual stream, and norms and modulates the stream.
     ///
     /// ```text
-    /// x = x + gate * (y + bias)
-    /// out = norm(x) * (1 + scale) + shift
+    /// sum = x + gate * (y + bias)
+    /// out = norm(sum) * (1 + scale) + shift
     /// ```
     ///
     /// The stream is normed before it is rounded to its type. Either half may be left out.
@@ -94,7 +120,7 @@ impl Cuda {
     pub fn gate_norm<T: Float>(&self, arguments: &GateNorm<'_, T>) -> Result<()> {
         let GateNorm { x, width, branch, modulate, forecast } = *arguments;
         expect(
-            width > 0 && width.is_multiple_of(8) && width <= CHUNK * kernels::GATE_NORM.len(),
+            GateNorm::<T>::takes(width),
             NAME,
             format_args!("a width that is a multiple of 8 up to {}", CHUNK * kernels::GATE_NORM.len()),
             width,
@@ -115,14 +141,16 @@ impl Cuda {
         };
         let mut flags = 0;
         let mut values = Arguments::default();
-        values.address(x.address()).u32(tokens as u32).u32(width as u32);
+        let sum = branch.map_or(0, |it| it.sum.address());
+        values.address(x.address()).address(sum).u32(tokens as u32).u32(width as u32);
         let nothing = Rows::one(x);
         let (gate, y, bias) = match branch {
             None => (nothing, None, None),
-            Some(Branch { y, bias, gate }) => {
+            Some(Branch { y, bias, gate, sum }) => {
                 flags |= 1;
                 check_sets(gate)?;
                 check_len(NAME, device, ("y", y), x.len())?;
+                check_len(NAME, device, ("sum", sum), x.len())?;
                 (gate, Some(y), bias)
             }
         };

@@ -79,7 +79,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The most dynamic shared memory that a kernel is started with, in bytes; 0 for those that take none.
-#[cfg(feature = "cuda")]
+#[cfg(feature = "driver")]
 pub(super) fn most_shared(name: &str) -> i32 {
     let most = |head_dim| attention_shared_bytes(head_dim, usize::MAX) as i32;
     let at = |names: &[&str]| names.iter().position(|&other| other == name);

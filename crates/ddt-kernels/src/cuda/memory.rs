@@ -113,7 +113,7 @@ impl Device {
         let address = self.backend.alloc(bytes)?;
         let mut deferred = self.deferred();
         deferred.allocations += 1;
-        Ok(Memory { device: Arc::clone(self), number: deferred.allocations, address, bytes })
+        Ok(Memory { device: Arc::clone(self), number: Some(deferred.allocations), address, bytes })
     }
 
     fn free(&self, number: u64, address: u64) {
@@ -159,18 +159,21 @@ impl Device {
     }
 }
 
-/// One allocation; freed with the last [`Slice`] of it.
+/// One allocation; freed with the last [`Slice`] of it, unless it is another's.
 #[derive(Debug)]
 pub(super) struct Memory {
     device: Arc<Device>,
-    number: u64,
+    /// None if it is another's.
+    number: Option<u64>,
     pub(super) address: u64,
     pub(super) bytes: usize,
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.device.free(self.number, self.address);
+        if let Some(number) = self.number {
+            self.device.free(number, self.address);
+        }
     }
 }
 
@@ -202,6 +205,16 @@ impl<T: Element> Slice<T> {
     pub(super) fn whole(memory: Memory) -> Self {
         let len = memory.bytes / size_of::<T>();
         Self { memory: Arc::new(memory), start: 0, len, element: PhantomData }
+    }
+
+    /// Memory of another's.
+    ///
+    /// # Safety
+    /// At the address are as many elements of the device, for as long as work that uses them is on its stream.
+    #[cfg(feature = "candle-cuda")]
+    pub(crate) unsafe fn borrowed(cuda: &super::device::Cuda, address: u64, len: usize) -> Self {
+        let device = Arc::clone(&cuda.device);
+        Self::whole(Memory { device, number: None, address, bytes: len * size_of::<T>() })
     }
 
     /// The number of elements.

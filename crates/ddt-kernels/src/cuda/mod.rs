@@ -44,14 +44,14 @@
 mod activation;
 mod attention;
 mod backend;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "driver")]
 mod blas;
 #[cfg(feature = "gpu-check")]
 pub mod checks;
 #[cfg(feature = "cuda")]
 mod cudnn;
 mod device;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "driver")]
 mod driver;
 #[cfg(feature = "cuda-emulation")]
 pub mod emulation;
@@ -64,12 +64,12 @@ mod kernels;
 mod launch;
 mod memory;
 mod rows;
-#[cfg(all(feature = "cuda", feature = "cuda-emulation"))]
+#[cfg(all(feature = "driver", feature = "cuda-emulation"))]
 pub mod stand_in;
 mod step;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "driver")]
 mod tuning;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "driver")]
 mod turn;
 
 pub use activation::{Activation, AddRows, ClassCondition, SwiGlu};

@@ -202,7 +202,7 @@ impl Bench<'_> {
         for (per, tokens_per_row, read) in [("an image", tokens, 0), ("a token", 1, 1)] {
             let part =
                 |nth| Rows { data: &modulation, stride: 6 * width, first: nth * width, tokens_per_row };
-            let branch = Branch { y: &y, bias: Some(&weight), gate: part(2) };
+            let branch = Branch { y: &y, bias: Some(&weight), gate: part(2), sum: &x };
             let modulate =
                 Modulate { norm: Norm::Rms(&weight), shift: part(3), scale: part(4), eps: 1e-6, out: &out };
             let layer = Modulate { norm: Norm::Layer, ..modulate };

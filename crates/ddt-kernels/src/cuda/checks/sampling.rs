@@ -32,7 +32,14 @@ pub(super) fn verify<T: Float>(cuda: &Cuda, checks: &mut Vec<Check>) -> Result<(
         cuda.swiglu(&SwiGlu { ab: &ab.device, hidden, out: &out })?;
         let want = support::swiglu(&ab.exact, hidden);
         let shape = format!("T {tokens}, F {hidden}");
-        checks.push(Check::rounded("swiglu", shape, &cuda.read(&out)?, &want));
+        checks.push(Check::rounded("swiglu", shape.clone(), &cuda.read(&out)?, &want));
+        let half = |nth: usize| {
+            let rows = (0..tokens).flat_map(|row| (row * 2 + nth) * hidden..(row * 2 + nth + 1) * hidden);
+            cuda.upload(&rows.map(|i| T::from_f32(ab.exact[i] as f32)).collect::<Vec<T>>())
+        };
+        let out = spoilt(cuda, tokens * hidden)?;
+        cuda.swiglu_of_two([&half(0)?, &half(1)?], hidden, &out)?;
+        checks.push(Check::rounded("swiglu, of two", shape, &cuda.read(&out)?, &want));
     }
     sums::<T>(cuda, checks)?;
     products::<T>(cuda, checks)?;
@@ -121,6 +128,8 @@ fn gate_norm<T: Float>(
     for (name, with_bias, rms) in cases {
         let stream = spoilt::<T>(cuda, tokens * width)?;
         cuda.copy(&x.device, &stream)?;
+        // In place, or elsewhere.
+        let sum = if with_bias == Some(true) { spoilt::<T>(cuda, tokens * width)? } else { stream.clone() };
         let out = spoilt::<T>(cuda, tokens * width)?;
         let norm = |rms| if rms { Norm::Rms(&weight.device) } else { Norm::Layer };
         cuda.gate_norm(&GateNorm {
@@ -130,6 +139,7 @@ fn gate_norm<T: Float>(
                 y: &y.device,
                 bias: with.then_some(&bias.device),
                 gate: part(1),
+                sum: &sum,
             }),
             modulate: rms.map(|rms| Modulate {
                 norm: norm(rms),
@@ -146,7 +156,7 @@ fn gate_norm<T: Float>(
             Some(false) => &unbiased,
         };
         let name_of = |part: &str| format!("{name}: {part}");
-        checks.push(Check::rounded(&name_of("stream"), shape.clone(), &cuda.read(&stream)?, joined));
+        checks.push(Check::rounded(&name_of("stream"), shape.clone(), &cuda.read(&sum)?, joined));
         if let Some(rms) = rms {
             let weight = rms.then_some(&weight.exact[..]);
             let want = support::norm_modulate(joined, width, weight, modulation, eps);

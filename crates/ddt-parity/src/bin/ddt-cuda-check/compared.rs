@@ -53,7 +53,7 @@ pub(crate) fn batches(cuda: &Cuda, scale: &Scale) -> Result<Vec<Row>> {
     }
     let (pictures, side) = scale.pictures;
     let pixels = ((batch(pictures, (3, side, side))? * 40.0)? + 128.0)?;
-    let inception = CudaInception::new(cuda, &FoldedInception::synthetic()?)?;
+    let inception = CudaInception::new(cuda, &FoldedInception::synthetic(&candle_core::Device::Cpu)?)?;
     let error = ends_alone(&pixels, &mut |it| Ok(inception.forward(it)?.pool))?;
     rows.push(row(format!("Inception, {pictures} of {side}^2"), Precision::F32, error, 1e-4));
 

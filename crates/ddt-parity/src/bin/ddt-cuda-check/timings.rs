@@ -157,7 +157,7 @@ fn decodes(cuda: &Cuda, scale: &Scale) -> Result<Vec<Timing>> {
 
 /// Times Inception from host to host, with synthetic weights.
 fn features(cuda: &Cuda, scale: &Scale) -> Result<Timing> {
-    let network = CudaInception::new(cuda, &FoldedInception::synthetic()?)?;
+    let network = CudaInception::new(cuda, &FoldedInception::synthetic(&candle_core::Device::Cpu)?)?;
     let side = scale.pictures.1;
     let pixels = Tensor::full(100f32, (scale.pictures.0, 3, side, side), &Device::Cpu)?;
     let mut best = f64::INFINITY;
