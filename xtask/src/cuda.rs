@@ -134,6 +134,17 @@ fn stand_in(home: Option<&Path>) -> Result<()> {
     Ok(cmd!(sh, "cargo build {features...} --bin {PROGRAM}").run()?)
 }
 
+/// Tests candle's CUDA devices where a toolkit can be had.
+pub(crate) fn test_candle_if_possible() -> Result<()> {
+    match toolkit::find_or_make() {
+        Ok(home) => test_candle(&home).map(drop),
+        Err(error) => {
+            println!("candle's CUDA devices were not tested: {error:#}");
+            Ok(())
+        }
+    }
+}
+
 /// Builds candle's CUDA backend with a toolkit whose libraries are the stand-in, and runs what is tested on its devices.
 fn test_candle(home: &Path) -> Result<ExitCode> {
     let (root, sh) = (root(), Shell::new()?);

@@ -39,7 +39,8 @@ enum Command {
         #[arg(long)]
         write: bool,
     },
-    /// Checks too long for continuous integration: every fault of the disk, each package by itself, and the next one
+    /// Checks too long for continuous integration: every fault of the disk, each package by itself, candle's
+    /// CUDA devices, and the next one
     Long,
     /// The kernels' tests under AddressSanitizer
     Asan,
@@ -89,6 +90,7 @@ fn long() -> Result<ExitCode> {
     // Of the workspace, so that nothing is compiled with other features than the other tests.
     cmd!(sh, "cargo test --workspace --test it faults -- --nocapture").env("DDT_FAULTS", "all").run()?;
     package::run(&package::Args { downstream: true, verify: true })?;
+    cuda::test_candle_if_possible()?;
     asan()
 }
 

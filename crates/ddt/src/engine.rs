@@ -75,8 +75,10 @@ impl Engine {
                         sample_autoguided(&**network, &**guiding, &noise, labels, options, &mut on_step)
                     }
                 };
-                let to_cpu = |it: Sampled| Ok(Sampled { latents: it.latents.to_device(&Device::Cpu)?, ..it });
-                sampled.map(to_cpu).map_or_else(|error| Ok(Err(error)), |it| it.map(Ok))
+                Ok(match sampled {
+                    Ok(it) => Ok(Sampled { latents: it.latents.to_device(&Device::Cpu)?, ..it }),
+                    Err(error) => Err(error),
+                })
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(engine) => engine.sample(noise, labels, options, &mut || on_step(None)),
