@@ -195,7 +195,7 @@ fn pack(root: &Path, program: &Path, folder: &Path) -> Result<()> {
     copy(&shared.join("peer"), &folder.join("peer"), |name| name.ends_with(".py"))?;
     let script = folder.join("run.sh");
     std::fs::write(&script, RUN)?;
-    make_executable(&script)?;
+    toolkit::make_executable(&script)?;
 
     let (pack, checkout) = (bytes_under(folder)?, checkout_bytes(root)?);
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
@@ -221,17 +221,6 @@ fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
             std::fs::write(to.join(name), std::fs::read(&path)?)?;
         }
     }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn make_executable(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
-}
-
-#[cfg(not(unix))]
-fn make_executable(_: &Path) -> Result<()> {
     Ok(())
 }
 

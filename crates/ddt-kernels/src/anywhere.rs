@@ -3,7 +3,40 @@
 use candle_core::{DType, Result, Shape, Tensor};
 
 #[cfg(feature = "candle-cuda")]
-use crate::gpu::has_kernels;
+use candle_core::{
+    CudaStorage, Layout, bail,
+    cuda_backend::CudaStorageSlice::{BF16, F32},
+};
+
+#[cfg(feature = "candle-cuda")]
+use crate::gpu;
+
+/// Whether the operation's kernels compute it for these tensors: there is no gradient to compute, and they have an
+/// element type and sizes that kernels have.
+#[cfg(feature = "candle-cuda")]
+fn has_kernels<const N: usize>(op: &impl Anywhere<N>, inputs: [&Tensor; N]) -> bool {
+    let first = inputs[0];
+    let typed = match first.dtype() {
+        DType::BF16 => op.fits::<half::bf16>(first.dims()),
+        DType::F32 => op.fits::<f32>(first.dims()),
+        _ => false,
+    };
+    typed && first.device().is_cuda() && inputs.iter().all(|it| !it.track_op() && it.elem_count() > 0)
+}
+
+/// The result, with `shape`, of an operation that [has kernels](has_kernels) for its inputs.
+#[cfg(feature = "candle-cuda")]
+pub(crate) fn kernel_result<const N: usize>(
+    op: &impl Anywhere<N>,
+    inputs: [(&CudaStorage, &Layout); N],
+    shape: &Shape,
+) -> Result<CudaStorage> {
+    match &inputs[0].0.slice {
+        BF16(_) => gpu::run::<half::bf16, N>(inputs, shape, |cuda, inputs, out| op.launch(cuda, inputs, out)),
+        F32(_) => gpu::run::<f32, N>(inputs, shape, |cuda, inputs, out| op.launch(cuda, inputs, out)),
+        _ => bail!("expected tensors in f32 or bf16 for kernels"),
+    }
+}
 
 #[cfg(not(feature = "candle-cuda"))]
 fn has_kernels<const N: usize>(_: &impl Anywhere<N>, _: [&Tensor; N]) -> bool {

@@ -7,12 +7,10 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop,
 };
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
-use candle_core::{DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
 
-use crate::anywhere::Anywhere;
 use crate::cuda::{self, Cuda, Float, Rows, Slice};
-use crate::op::FusedOp;
 
 /// An element of both, candle and the kernels.
 pub(crate) trait Element: Float + CudaDType + DeviceRepr {}
@@ -34,18 +32,6 @@ impl<T: Float> View<T> {
     pub(crate) fn rows(&self, tokens_per_row: usize) -> Rows<'_, T> {
         Rows { data: &self.slice, stride: self.stride, first: 0, tokens_per_row }
     }
-}
-
-/// Whether the operation's kernels compute it for these tensors: there is no gradient to compute, and they have an
-/// element type and sizes that kernels have.
-pub(crate) fn has_kernels<const N: usize>(op: &impl Anywhere<N>, inputs: [&Tensor; N]) -> bool {
-    let first = inputs[0];
-    let typed = match first.dtype() {
-        DType::BF16 => op.fits::<bf16>(first.dims()),
-        DType::F32 => op.fits::<f32>(first.dims()),
-        _ => false,
-    };
-    typed && first.device().is_cuda() && inputs.iter().all(|it| !it.track_op() && it.elem_count() > 0)
 }
 
 /// The tensor with its elements where kernels read them: without gaps, but for those between rows where `gaps` are
@@ -75,31 +61,12 @@ fn row_stride(layout: &Layout) -> Option<usize> {
     (even && stride >= width && (width <= 1 || strides.last() == Some(&1))).then_some(stride)
 }
 
-/// The result of an operation that [has kernels](has_kernels).
-pub(crate) fn run<O, T, const N: usize>(
-    op: &O,
+/// The result of a kernel that `launch` puts on the stream, with `shape`, all of which it writes.
+pub(crate) fn run<T: Element, const N: usize>(
     inputs: [(&CudaStorage, &Layout); N],
     shape: &Shape,
-) -> Result<CudaStorage>
-where
-    O: FusedOp<T, N>,
-{
-    match &inputs[0].0.slice {
-        candle_core::cuda_backend::CudaStorageSlice::BF16(_) => run_in::<O, T, bf16, N>(op, inputs, shape),
-        candle_core::cuda_backend::CudaStorageSlice::F32(_) => run_in::<O, T, f32, N>(op, inputs, shape),
-        _ => bail!("{}: expected tensors in f32 or bf16 on a CUDA device", <O as FusedOp<T, N>>::NAME),
-    }
-}
-
-fn run_in<O, C, T, const N: usize>(
-    op: &O,
-    inputs: [(&CudaStorage, &Layout); N],
-    shape: &Shape,
-) -> Result<CudaStorage>
-where
-    O: FusedOp<C, N>,
-    T: Element,
-{
+    launch: impl FnOnce(&Cuda, &[View<T>; N], &Slice<T>) -> cuda::Result<()>,
+) -> Result<CudaStorage> {
     let device = &inputs[0].0.device;
     let (cuda, stream) = (kernels(device)?, device.cuda_stream());
     // SAFETY: the kernel writes every element.
@@ -107,13 +74,11 @@ where
     let views = inputs.map(|(storage, layout)| view::<T>(&cuda, storage, layout, &stream));
     let (views, guards): (Vec<_>, Vec<_>) =
         views.into_iter().collect::<Result<Vec<_>>>()?.into_iter().unzip();
-    let Ok(views) = <[View<T>; N]>::try_from(views) else {
-        bail!("{}: expected {N} inputs", <O as FusedOp<C, N>>::NAME)
-    };
+    let Ok(views) = <[View<T>; N]>::try_from(views) else { bail!("expected {N} inputs of a kernel") };
     let (address, written) = out.device_ptr_mut(&stream);
     // SAFETY: just allocated on this stream, with so many elements.
     let slice = unsafe { Slice::borrowed(&cuda, address, shape.elem_count()) };
-    op.launch(&cuda, &views, &slice).map_err(candle_core::Error::wrap)?;
+    launch(&cuda, &views, &slice).map_err(candle_core::Error::wrap)?;
     drop((guards, written));
     Ok(CudaStorage::wrap_cuda_slice(out, device.clone()))
 }

@@ -92,7 +92,7 @@ impl<O: FusedOp<T, N>, T, const N: usize> WeightedOp<T, N, 0> for O {
 
     #[cfg(feature = "candle-cuda")]
     fn on_gpu(&self, inputs: [(&CudaStorage, &Layout); N], shape: &Shape) -> Result<CudaStorage> {
-        crate::gpu::run::<O, T, N>(self, inputs, shape)
+        crate::anywhere::kernel_result(self, inputs, shape)
     }
 }
 

@@ -405,7 +405,7 @@ impl Place {
             return Self::Cuda(None);
         }
         #[cfg(feature = "candle-cuda")]
-        if crate::engine::device(Self::Cuda(None)).is_ok() {
+        if crate::gpu_device::open(0).is_ok() {
             return Self::Cuda(None);
         }
         Self::Cpu

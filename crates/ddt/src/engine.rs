@@ -95,33 +95,13 @@ impl Engine {
     }
 }
 
-/// candle's device of a place, the same at every call.
-#[cfg(feature = "candle-cuda")]
-pub(crate) fn device(place: Place) -> Result<Device> {
-    use std::{
-        collections::{HashMap, hash_map::Entry},
-        sync::{Mutex, PoisonError},
-    };
-
-    use crate::error::Context;
-
-    static OPEN: Mutex<Option<HashMap<usize, Device>>> = Mutex::new(None);
-    let Some(number) = place.gpu() else { return Ok(Device::Cpu) };
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(match open.get_or_insert_default().entry(number) {
-        Entry::Occupied(found) => found.get().clone(),
-        Entry::Vacant(place) => {
-            let opened = Device::new_cuda_with_stream(number);
-            place.insert(opened.context(format!("the GPU {number}"))?).clone()
-        }
-    })
-}
-
-/// candle's device of a place, which is the CPU.
-#[cfg(not(feature = "candle-cuda"))]
+/// candle's device of a place.
 pub(crate) fn device(place: Place) -> Result<Device> {
     match place {
         Place::Cpu => Ok(Device::Cpu),
+        #[cfg(feature = "candle-cuda")]
+        Place::Cuda(number) => crate::gpu_device::open(number.unwrap_or_default()),
+        #[cfg(not(feature = "candle-cuda"))]
         Place::Cuda(_) => crate::error::invalid(
             "expected device cpu, the only one of this build; build with the feature cuda or candle-cuda for GPUs",
         ),

@@ -23,6 +23,8 @@ mod decoding;
 mod engine;
 mod error;
 mod generated;
+#[cfg(feature = "candle-cuda")]
+mod gpu_device;
 mod linear;
 mod opened;
 mod output;

@@ -67,7 +67,7 @@ pub(super) fn toolkit(root: &Path, home: &Path, folder: &Path) -> Result<()> {
     let script =
         NVCC.replace("$HERE", &folder.to_string_lossy()).replace("$HOME_OF_NVCC", &home.to_string_lossy());
     fs::write(&nvcc, script)?;
-    super::make_executable(&nvcc)?;
+    super::toolkit::make_executable(&nvcc)?;
     link(&home.join("include"), &folder.join("include"))?;
 
     for header in HEADERS {

@@ -38,6 +38,17 @@ pub(super) fn find_or_make() -> Result<PathBuf> {
     }
 }
 
+#[cfg(unix)]
+pub(super) fn make_executable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
+}
+
+#[cfg(not(unix))]
+pub(super) fn make_executable(_: &Path) -> Result<()> {
+    Ok(())
+}
+
 fn has_nvcc(home: &Path) -> bool {
     home.join("bin").join("nvcc").is_file()
 }
