@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use ddt_files::{Checkpoint, FileSystem, LoadOptions, TensorSource, load_exact};
+use ddt_files::{Checkpoint, FileSystem, LoadOptions, load_exact};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
