@@ -77,7 +77,7 @@ pub(crate) fn run<T: Element, const N: usize>(
     let Ok(views) = <[View<T>; N]>::try_from(views) else { bail!("expected {N} inputs of a kernel") };
     let (address, written) = out.device_ptr_mut(&stream);
     // SAFETY: just allocated on this stream, with so many elements.
-    let slice = unsafe { Slice::borrowed(&cuda, address, shape.elem_count()) };
+    let slice = unsafe { Slice::borrowed(&cuda.device, address, shape.elem_count()) };
     launch(&cuda, &views, &slice).map_err(candle_core::Error::wrap)?;
     drop((guards, written));
     Ok(CudaStorage::wrap_cuda_slice(out, device.clone()))
@@ -124,7 +124,7 @@ fn view<'a, T: Element>(
     let (address, guard) = elements.device_ptr(stream);
     // SAFETY: the range is inside the storage, which the caller borrows until its kernel is on the stream; candle frees
     // memory on the same stream, so not before that kernel has run.
-    let slice = unsafe { Slice::borrowed(cuda, address + (start * size_of::<T>()) as u64, len) };
+    let slice = unsafe { Slice::borrowed(&cuda.device, address + (start * size_of::<T>()) as u64, len) };
     Ok((View { slice, stride }, guard))
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use candle_core::DType;
 use ddt_flow::{FlowError, Guidance, NoiseSource, Solver, TimeGrid, solver_by_name};
-use ddt_model::{Family, NetworkConfig};
+use ddt_model::{DdtConfig, Family, NetworkConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::share::Sharing;
@@ -370,6 +370,16 @@ impl Rounding {
     fn is_nearest(&self) -> bool {
         *self == Self::Nearest
     }
+}
+
+/// The preset's name, or sizes in the same style.
+pub(crate) fn name_of(config: &NetworkConfig) -> String {
+    let preset = |name: &String| NetworkConfig::preset(name).is_ok_and(|preset| preset == *config);
+    NetworkConfig::preset_names().into_iter().find(preset).unwrap_or_else(|| {
+        let DdtConfig { hidden_size, num_encoder_blocks, num_decoder_blocks, .. } = config.sizes;
+        let family = if config.family == Family::DitDh { "ditdh" } else { "ddt" };
+        format!("{family}-{hidden_size}-{num_encoder_blocks}en{num_decoder_blocks}de")
+    })
 }
 
 /// Whether this build knows GPUs.

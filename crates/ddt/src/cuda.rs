@@ -13,10 +13,9 @@ use ddt_files::Checkpoint;
 use ddt_model::{DdtFile, ModelError, NetworkConfig, SampleOptions, Sampled};
 
 use crate::{
-    config::{Dtype, PipelineConfig},
+    config::{Dtype, PipelineConfig, name_of},
     decoding::Decoder,
     error::{Context, Result, invalid},
-    opened::name_of,
 };
 
 const BLAME: &str = "the GPU";

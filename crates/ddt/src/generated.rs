@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     classes::ClassTable,
-    config::{PipelineConfig, Request},
+    config::{PipelineConfig, Request, name_of},
     error::{Context, Result, invalid},
-    opened::{Opened, name_of},
+    opened::Opened,
     share::Sharing,
 };
 

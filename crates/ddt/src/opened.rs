@@ -12,7 +12,7 @@ use ddt_sharing::MadeFor;
 
 use crate::{
     classes::ClassTable,
-    config::{Image, PipelineConfig, Place, Request, Source, USUAL_STEPS, usual_grid},
+    config::{Image, PipelineConfig, Place, Request, Source, USUAL_STEPS, name_of, usual_grid},
     decoder_file::{DecoderFile, cached, downscale_of},
     decoding::Decoder,
     engine::{self, Engine},
@@ -378,14 +378,4 @@ fn identify(source: &Source, sha256: Option<String>, name: Option<&str>) -> Resu
         }
         _ => Ok(Source { from, sha256 }),
     }
-}
-
-/// The preset's name, or sizes in the same style.
-pub(crate) fn name_of(config: &NetworkConfig) -> String {
-    let preset = |name: &String| NetworkConfig::preset(name).is_ok_and(|preset| preset == *config);
-    NetworkConfig::preset_names().into_iter().find(preset).unwrap_or_else(|| {
-        let DdtConfig { hidden_size, num_encoder_blocks, num_decoder_blocks, .. } = config.sizes;
-        let family = if config.family == Family::DitDh { "ditdh" } else { "ddt" };
-        format!("{family}-{hidden_size}-{num_encoder_blocks}en{num_decoder_blocks}de")
-    })
 }

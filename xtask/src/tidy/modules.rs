@@ -228,7 +228,11 @@ impl<'a> Parser<'a> {
                 ("#", "[") => {
                     let attribute = self.attribute();
                     let has = |word: &str| attribute.iter().any(|it| it == word);
-                    if attribute.first().is_some_and(|it| it == "cfg") && has("test") && !has("not") {
+                    if attribute.first().is_some_and(|it| it == "cfg")
+                        && has("test")
+                        && !has("not")
+                        && !has("any")
+                    {
                         self.skip_item();
                     } else if let [name, _, path] = attribute
                         && name == "path"

@@ -118,10 +118,10 @@ pub(crate) fn run(args: &Args, terminal: &Terminal) -> Result<String> {
     for (file, path) in networks.iter().map(|it| &it.1).chain(autoencoder.files()) {
         lines.push(files::check_hash(file, path, terminal)?);
     }
-    lines.push(autoencoder.read(terminal)?);
     for (release, (file, path)) in &networks {
         lines.push(files::check_network(*release, path, terminal).with_context(|| file.to_string())?);
     }
+    lines.push(autoencoder.read(terminal)?);
     lines.push(match protocol {
         Some(protocol) => protocol.run(terminal)?,
         None => "no images were generated and measured; add --references PATH for that".to_owned(),

@@ -13,7 +13,7 @@ use super::memory::{Device, Element, RECORDED_NOW, Slice, bytes_of, bytes_of_mut
 /// Cloning is cheap and shares the device.
 #[derive(Debug, Clone)]
 pub struct Cuda {
-    pub(super) device: Arc<Device>,
+    pub(crate) device: Arc<Device>,
 }
 
 impl Cuda {

@@ -85,7 +85,7 @@ pub(super) fn bytes_of_mut<T: Element>(values: &mut [T]) -> &mut [u8] {
 
 /// A device and the addresses whose release is deferred.
 #[derive(Debug)]
-pub(super) struct Device {
+pub(crate) struct Device {
     pub(super) backend: Box<dyn Backend>,
     deferred: Mutex<Deferred>,
 }
@@ -212,8 +212,8 @@ impl<T: Element> Slice<T> {
     /// # Safety
     /// At the address are as many elements of the device, for as long as work that uses them is on its stream.
     #[cfg(feature = "candle-cuda")]
-    pub(crate) unsafe fn borrowed(cuda: &super::device::Cuda, address: u64, len: usize) -> Self {
-        let device = Arc::clone(&cuda.device);
+    pub(crate) unsafe fn borrowed(device: &Arc<Device>, address: u64, len: usize) -> Self {
+        let device = Arc::clone(device);
         Self::whole(Memory { device, number: None, address, bytes: len * size_of::<T>() })
     }
 

@@ -30,10 +30,13 @@ const OLDEST: c_int = 21_400;
 /// A handle of either library.
 pub(super) type Handle = *mut c_void;
 
+/// Bytes of [`unique_id`](super::unique_id).
+pub const ID_BYTES: usize = 128;
+
 /// `ncclUniqueId`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct UniqueId(pub(super) [u8; super::ID_BYTES]);
+pub(super) struct UniqueId(pub(super) [u8; ID_BYTES]);
 
 /// `ncclConfig_t` of NCCL 2.14: later versions read as much as its size says, and as its version had.
 #[repr(C)]

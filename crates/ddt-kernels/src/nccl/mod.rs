@@ -21,13 +21,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub use error::NcclError;
+pub use library::ID_BYTES;
 
 use self::device::Device;
 use self::error::Result;
 use self::library::{BYTES, Config, Handle, IN_PROGRESS, Libraries, UniqueId};
-
-/// Bytes of [`unique_id`].
-pub const ID_BYTES: usize = 128;
 
 /// The most bytes that one exchange takes in each direction: the device's memory and the memory that it reaches have as many,
 /// twice each.
