@@ -34,7 +34,7 @@ pub(crate) enum Engine {
     },
     /// A network as programs of an NVIDIA GPU.
     #[cfg(feature = "cuda")]
-    Cuda(cuda::CudaEngine),
+    Cuda(Box<cuda::CudaEngine>),
 }
 
 impl Engine {
@@ -49,7 +49,7 @@ impl Engine {
         if let Some(number) = config.device.gpu()
             && (cuda::serves(config, network) || !cfg!(feature = "candle-cuda"))
         {
-            return Ok(Self::Cuda(cuda::CudaEngine::open(config, network, file, number)?));
+            return Ok(Self::Cuda(Box::new(cuda::CudaEngine::open(config, network, file, number)?)));
         }
         let device = device(config.device)?;
         let network = file.load_network(Some(network), config.dtype.into(), &device)?;
